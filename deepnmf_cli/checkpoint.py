@@ -1,0 +1,86 @@
+"""Tensors and JSON in one .safetensors file, written atomically and read without pickle."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from deepnmf_cli.errors import ModelError
+
+FORMAT = 1
+"""Number of the file layout; a reader refuses a newer one instead of guessing."""
+
+_META_KEY = "deepnmf"
+
+
+@contextmanager
+def atomic_path(final: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `final`; rename it to `final` on success, delete it on any error.
+
+    The temporary name keeps the suffix of `final`, because audio libraries choose the container by it. The content
+    reaches the disk before the rename, so a power cut leaves either the old file or the new one.
+    """
+    final = Path(final)
+    handle, name = tempfile.mkstemp(prefix=f".{final.stem}-", suffix=final.suffix, dir=final.parent)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        with open(partial, "rb") as written:
+            os.fsync(written.fileno())
+        # mkstemp makes private files; the result gets the permissions that a plain open() would have given it.
+        partial.chmod(final.stat().st_mode & 0o777 if final.exists() else 0o666 & ~_umask())
+        os.replace(partial, final)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def save(path: str | Path, tensors: dict, meta: dict) -> None:
+    """Write `tensors` (name -> torch.Tensor) and `meta` (JSON-serialisable) to `path`, atomically."""
+    from safetensors.torch import save_file
+
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as partial:
+        save_file(contiguous, partial, metadata={_META_KEY: json.dumps({"format": FORMAT, **meta})})
+
+
+def load(path: str | Path) -> tuple[dict, dict]:
+    """Read (tensors, meta) as `save` wrote them.
+
+    Raises ModelError when the file is missing, damaged, of another kind, of a newer format, or holds weights that
+    are not finite.
+    """
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(path, "no file", "a model file ending in .safetensors", "Check the path or run `deepnmf models`.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = json.loads((file.metadata() or {}).get(_META_KEY, "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise ModelError(
+            path, f"a damaged or truncated file ({error})", "a complete .safetensors file", "Copy or train the model again."
+        ) from error
+    if not isinstance(meta, dict):
+        raise ModelError(
+            path, "a .safetensors file of another program", "a model written by `deepnmf train`", "Choose another file."
+        )
+    if meta.get("format", 0) > FORMAT:
+        raise ModelError(
+            path, f"format {meta['format']}", f"format {FORMAT} or older", "Update with `pip install --upgrade deepnmf`."
+        )
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ModelError(path, f"weights that are not finite in {name!r}", "finite weights", "Train the model again.")
+    return tensors, meta

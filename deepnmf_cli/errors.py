@@ -1,0 +1,51 @@
+"""What can go wrong, as types, and the exit code each one ends with."""
+
+from pathlib import Path
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_SOME_FAILED = 3
+EXIT_INTERRUPTED = 130
+
+
+class DeepnmfError(Exception):
+    """An error a user can act on: where, what was found, what was expected, and the remedy.
+
+    `str(error)` is the sentence shown to the user, for example
+    "speech.wav: found no samples; expected at least one sample. Record it again, or leave the file out."
+    """
+
+    exit_code = EXIT_FAILED
+
+    def __init__(self, where: str | Path, found: str, expected: str, remedy: str) -> None:
+        self.where, self.found, self.expected, self.remedy = str(where), found, expected, remedy
+        super().__init__(f"{where}: found {found}; expected {expected}. {remedy}")
+
+    def __reduce__(self):
+        # Errors travel between worker processes, so they must be rebuilt from all four parts.
+        return type(self), (self.where, self.found, self.expected, self.remedy)
+
+
+class AudioError(DeepnmfError):
+    """An audio file that cannot be read or written."""
+
+
+class ModelError(DeepnmfError):
+    """A model file that is damaged, of another kind, or unknown."""
+
+
+class CorpusError(DeepnmfError):
+    """A folder or manifest that holds too little, or does not pair."""
+
+
+class RecipeError(DeepnmfError):
+    """A setting that does not exist or has an impossible value."""
+
+    exit_code = EXIT_USAGE
+
+
+class UsageError(DeepnmfError):
+    """A command line that asks for something impossible, such as an output that equals its input."""
+
+    exit_code = EXIT_USAGE
