@@ -1,0 +1,1 @@
+"""Classical inference as pure functions of tensors: start, step, readout, objective."""
