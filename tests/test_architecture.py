@@ -1,0 +1,198 @@
+"""The rules of the house: who may import whom, and what the library never does."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import deepnmf_cli
+from deepnmf_cli.main import COMMANDS
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "deepnmf_cli"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+LAYERS = [
+    {"errors"},
+    {"checkpoint"},
+    {"inference", "signal"},
+    {"unfold", "scoring"},
+    {"networks", "corpus"},
+    {"streaming"},
+    {"enhancer"},
+    {"training"},
+    {"recipe"},
+    {"library"},
+    {"commands", "main"},
+]
+"""Rooms from the ground up. A module imports from its own room and from rooms of lower layers."""
+
+HEIGHT = {room: height for height, layer in enumerate(LAYERS) for room in layer}
+
+HEAVY = {"torch", "torchaudio", "numpy", "scipy", "soundfile", "librosa", "soxr", "safetensors", "matplotlib"}
+HEAVY |= {"pesq", "pystoi", "fast_bss_eval"}
+"""Packages that cost start-up time."""
+
+
+def room_of(path: Path) -> str:
+    """The first name below the package: a folder, or a module beside __init__.py. "" is the package itself."""
+    name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "" if name == "__init__" else name
+
+
+def imports(tree: ast.AST, path: Path, deferred: bool = True) -> Iterator[str]:
+    """Dotted names that a module imports; without those inside functions and `if TYPE_CHECKING:` unless `deferred`."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parent = path.relative_to(ROOT).parts[: -node.level]
+                base = ".".join([*parent, base] if base else parent)
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif deferred or not is_deferred(node):
+            yield from imports(node, path, deferred)
+
+
+def is_deferred(node: ast.AST) -> bool:
+    """Whether the code below a node does not run when the module is imported."""
+    if isinstance(node, ast.If):
+        return "TYPE_CHECKING" in ast.unparse(node.test)
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def packages(path: Path, deferred: bool = True) -> set[str]:
+    """Top-level names that a module imports."""
+    return {name.split(".")[0] for name in imports(parse(path), path, deferred)}
+
+
+def imported_rooms(path: Path) -> set[str]:
+    names = [name.split(".") for name in imports(parse(path), path)]
+    # Everybody may take `__version__` from the package itself.
+    return {parts[1] for parts in names if parts[0] == "deepnmf_cli" and len(parts) > 1} - {"__version__"}
+
+
+def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    """(dotted name, node) of every call in a module."""
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def test_every_form_of_import_is_seen():
+    tree = ast.parse(
+        "import torch.nn, deepnmf_cli.library\n"
+        "from .stft import StftPair\n"
+        "from .. import errors\n"
+        "def f():\n    from deepnmf_cli.corpus import mixing\n"
+        "if TYPE_CHECKING:\n    import numpy\n"
+    )
+    module = PACKAGE / "signal" / "audio.py"
+    at_once = ["torch.nn", "deepnmf_cli.library", "deepnmf_cli.signal.stft.StftPair", "deepnmf_cli.errors"]
+    assert list(imports(tree, module, deferred=False)) == at_once
+    assert list(imports(tree, module)) == [*at_once, "deepnmf_cli.corpus.mixing", "numpy"]
+
+
+def test_every_module_belongs_to_a_layer():
+    assert {room_of(path) for path in MODULES} - {""} <= HEIGHT.keys()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_strictly_downward(path):
+    room = room_of(path)
+    allowed = {lower for lower in HEIGHT if room and HEIGHT[lower] < HEIGHT[room]} | {room}
+    assert imported_rooms(path) <= allowed
+
+
+def test_inference_knows_only_torch():
+    for path in MODULES:
+        if room_of(path) == "inference":
+            assert packages(path) <= {"torch", "deepnmf_cli"} | sys.stdlib_module_names
+            assert imported_rooms(path) <= {"inference"}
+
+
+def test_networks_never_see_waveforms():
+    for path in MODULES:
+        if room_of(path) == "networks":
+            assert not packages(path) & {"soundfile", "librosa", "torchaudio", "soxr"}
+            assert not [name for name in imports(parse(path), path) if name.startswith("deepnmf_cli.signal.audio")]
+
+
+def test_start_up_modules_import_nothing_heavy_at_module_level():
+    for path in MODULES:
+        if room_of(path) in {"commands", "main", "errors", "checkpoint", ""}:
+            assert not packages(path, deferred=False) & HEAVY, path
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--version", *(f"{name} --help" for name in COMMANDS)])
+def test_help_imports_nothing_heavy(arguments):
+    program = (
+        "import sys\n"
+        "from deepnmf_cli.main import main\n"
+        f"main.main({arguments.split()!r}, prog_name='deepnmf', standalone_mode=False)\n"
+        f"print('HEAVY', sorted(set(sys.modules) & {HEAVY!r}))\n"
+    )
+    # The parent of the package under test, be it a checkout or an installation.
+    home = Path(deepnmf_cli.__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", program], cwd=home, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_nothing_is_pickled():
+    for path in MODULES:
+        assert not packages(path) & {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}, path
+        for name, call in calls(path):
+            options = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+            assert options.get("allow_pickle", "False") == "False", path
+            if name in {"torch.load", "torch.save"}:
+                # Only the file that resumes one's own training run may hold more than tensors and JSON.
+                assert room_of(path) == "training", path
+                assert name == "torch.save" or options.get("weights_only") == "True", path
+
+
+def test_the_library_never_prints_exits_or_draws_progress():
+    for path in MODULES:
+        if room_of(path) not in {"commands", "main"}:
+            assert not {name for name, _ in calls(path)} & {"print", "exit", "quit", "sys.exit", "os._exit"}, path
+            assert not packages(path) & {"tqdm", "click", "rich"}, path
+
+
+def test_every_python_file_fits_on_a_few_screens():
+    long = {path.name: length for path in python_files() if (length := len(path.read_text("utf-8").splitlines())) > 320}
+    assert not long
+
+
+def python_files() -> Iterator[Path]:
+    return (path for path in text_files() if path.suffix == ".py")
+
+
+def text_files() -> Iterator[Path]:
+    """Every file of the project that people write, wherever it lies."""
+    written = {".py", ".md", ".toml", ".json", ".csv", ".svg", ".txt", ""}
+    for top in (".ci", "data", "deepnmf_cli", "docs", "models", "tests"):
+        for path in sorted((ROOT / top).rglob("*")):
+            if path.is_file() and path.suffix in written and "__pycache__" not in path.parts:
+                yield path
+    yield from (ROOT / name for name in ("README.md", "CONTRIBUTING.md", "LICENSE", "pyproject.toml", ".gitignore"))
+
+
+def test_no_file_mentions_one_machine():
+    path_on_a_machine = r"(^|[^A-Za-z0-9])/(work|farm|root|tmp|opt|home)/"
+    address_of_a_mirror = r"https?://[a-z.]*(registry|mirror)[a-z.]*"
+    machine = re.compile(f"{path_on_a_machine}|{address_of_a_mirror}", re.MULTILINE)
+    found = {path.relative_to(ROOT): machine.search(path.read_text("utf-8")) for path in text_files()}
+    assert not {str(path): match[0] for path, match in found.items() if match}
+
+
+def test_tests_and_package_stay_inside_the_checkout():
+    outside = re.compile(r"\.\./shared")
+    assert not [path for path in [*MODULES, *(ROOT / "tests").rglob("*.py")] if outside.search(path.read_text("utf-8"))]
