@@ -26,7 +26,7 @@ LAYERS = [
     {"enhancer"},
     {"training"},
     {"recipe"},
-    {"library"},
+    {"library", "experiment"},
     {"commands", "main"},
 ]
 """Rooms from the ground up. A module imports from its own room and from rooms of lower layers."""
