@@ -1,0 +1,124 @@
+"""`deepnmf train`."""
+
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+from deepnmf_cli.commands.options import device_option
+from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
+
+FOLDER = click.Path(path_type=Path)
+MODELS = ("deep-nmf", "dnmf", "sparse-nmf", "dnn")
+
+
+@click.command()
+@click.argument("recipe", required=False, type=click.Path(path_type=Path))
+@click.option("--speech", type=FOLDER, help="Folder of clean speech, best one subfolder per speaker.")
+@click.option("--noise", type=FOLDER, help="Folder of noise recordings.")
+@click.option("--rir", type=FOLDER, help="Folder of room impulse responses.")
+@click.option("--manifest", type=FOLDER, help="CSV with the columns path, role, speaker, split, in place of folders.")
+@click.option("--pairs", type=FOLDER, help="Folder with clean/ and noisy/ files of equal names, in place of mixing.")
+@click.option("--dev", type=FOLDER, help="Folder with clean/ and noisy/ to score on; else part of the material is kept.")
+@click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the run.")
+@click.option("--model", type=click.Choice(MODELS), help="Network to train.  [default: the recipe's, or deep-nmf]")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, e.g. training.steps=500.")
+@click.option("--resume", is_flag=True, help="Continue the run in the output folder.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Threads that prepare mixtures.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of the matrix products.  [default: all cores]")
+@device_option
+def command(
+    recipe: Path | None,
+    speech: Path | None,
+    noise: Path | None,
+    rir: Path | None,
+    manifest: Path | None,
+    pairs: Path | None,
+    dev: Path | None,
+    output: Path,
+    model: str | None,
+    overrides: tuple[str, ...],
+    resume: bool,
+    workers: int,
+    threads: int | None,
+    device: str,
+) -> int:
+    """Train a model on folders of speech and noise.
+
+    Mixtures are made on the fly. The run folder gets recipe.json, history.csv, curves.png, best.safetensors (the model
+    for `deepnmf enhance --model`) and a resume point. Ctrl-C stops after the current step; --resume continues exactly.
+
+    \b
+    Examples:
+      deepnmf train --speech speech/ --noise noise/ -o run/
+      deepnmf train --speech speech/ --noise noise/ -o run/ --resume
+      deepnmf train --pairs pairs/ -o paired/ --model dnn --set training.steps=500
+    """
+    _require_one_source(speech, noise, manifest, pairs)
+    import torch
+
+    from deepnmf_cli.experiment import Recordings, train
+    from deepnmf_cli.library import resolve_device
+    from deepnmf_cli.recipe import read_recipe
+
+    if threads:
+        torch.set_num_threads(threads)
+    settings = read_recipe(recipe, model, overrides)
+    recordings = Recordings(speech, noise, rir, dev, manifest, pairs)
+    interrupted: list[bool] = []
+
+    def stop_after_step(number: int, frame: object) -> None:
+        interrupted.append(True)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
+        click.echo("\nStopping after this step; continue with --resume.", err=True)
+
+    before = signal.signal(signal.SIGINT, stop_after_step)
+    try:
+        with _ProgressBar(settings.training.steps) as progress:
+            complete = train(
+                settings, recordings, output, resume, resolve_device(device), workers, progress, lambda: bool(interrupted)
+            )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if not complete:
+        return EXIT_INTERRUPTED
+    click.echo(f"Best model: {output / 'best.safetensors'}")
+    return EXIT_DONE
+
+
+class _ProgressBar:
+    """Shows what `train` reports: first the dictionaries of NMF models, then steps with loss and best dev score."""
+
+    def __init__(self, steps: int) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=steps, unit="step", file=sys.stderr, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+
+    def __enter__(self) -> "_ProgressBar":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def __call__(self, report: dict) -> None:
+        if "dictionary" in report:
+            self._bar.set_description(f"{report['dictionary']} dictionary, batch {report['step']}")
+            return
+        self._bar.set_description("training")
+        self._bar.update(report["step"] - self._bar.n)
+        shown = {"loss": f"{report['loss']:.4f}"}
+        if report["best"] is not None:
+            shown["best dev SI-SDR"] = f"{report['best']:.2f} dB"
+        self._bar.set_postfix(shown)
+
+
+def _require_one_source(speech: Path | None, noise: Path | None, manifest: Path | None, pairs: Path | None) -> None:
+    ways = [bool(speech or noise), bool(manifest), bool(pairs)]
+    if sum(ways) != 1 or bool(speech) != bool(noise):
+        raise UsageError(
+            "deepnmf train",
+            "no complete source of recordings" if sum(ways) <= 1 else "more than one source of recordings",
+            "--speech with --noise, or --manifest, or --pairs",
+            "See `deepnmf train --help`.",
+        )

@@ -1,0 +1,241 @@
+"""Mixtures on the fly: example i of a seed is a pure function of both, so any run can be resumed exactly."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Protocol
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from deepnmf_cli.corpus.manifest import Clip
+from deepnmf_cli.corpus.mixing import Samples, in_room, is_silent, scale_to_level, scale_to_snr
+from deepnmf_cli.errors import CorpusError
+
+CACHE_BYTES = 4 << 30
+"""Decoded audio kept in memory, as 16-bit samples: 35 hours at 16 kHz. What is used least recently goes first."""
+
+ATTEMPTS = 20
+"""Draws after which a corpus that gives nothing but silence is given up."""
+
+
+@dataclass(frozen=True)
+class MixingSettings:
+    """How mixtures are made."""
+
+    segment_s: float = 4.0
+    snr_db: tuple[float, float] = (-8.0, 12.0)
+    level_db: tuple[float, float] = (-35.0, -15.0)
+    room_probability: float = 0.3
+    """Share of the mixtures whose speech is heard through a room response, where responses are given."""
+    room_target: str = "early"
+    """What to recover from reverberant speech: "early" (with early reflections) or "reverberant" (all of it)."""
+    second_noise_probability: float = 0.3
+    """Share of the mixtures that hold two noises at once."""
+    clean_probability: float = 0.03
+    """Share of the mixtures with noise 40 dB below speech, so that clean input stays clean."""
+
+
+class ExampleSource(Protocol):
+    """Anything that gives example `index` as (speech, noise), each (samples,) float32, the mixture being their sum."""
+
+    length: int
+    """Samples per example."""
+
+    def __getitem__(self, index: int) -> tuple[Samples, Samples]: ...
+
+
+class ClipCache:
+    """Whole clips decoded to one channel at one sampling rate, kept as 16-bit samples up to a number of bytes."""
+
+    def __init__(self, rate_hz: int, capacity_bytes: int = CACHE_BYTES) -> None:
+        self.rate_hz, self.capacity_bytes = rate_hz, capacity_bytes
+        self._held: OrderedDict[Path, tuple[np.ndarray, np.float32]] = OrderedDict()
+        self._bytes = 0
+        self._lock = Lock()
+
+    def length(self, path: Path) -> int:
+        """Samples of the clip."""
+        return len(self._clip(path)[0])
+
+    def read(self, path: Path, start: int = 0, stop: int | None = None) -> Samples:
+        """Samples start..stop of the clip as float32."""
+        integers, step = self._clip(path)
+        return integers[start:stop] * step
+
+    def _clip(self, path: Path) -> tuple[np.ndarray, np.float32]:
+        """The clip as 16-bit integers and the size of one step: 2^-15, or more where the recording exceeds 1."""
+        with self._lock:
+            if path in self._held:
+                self._held.move_to_end(path)
+                return self._held[path]
+        samples = decode(path, self.rate_hz)
+        step = np.float32(max(1.0, float(np.abs(samples).max(initial=0))) / 32767)
+        clip = np.round(samples / step).astype(np.int16), step
+        with self._lock:
+            if path not in self._held:
+                self._held[path] = clip
+                self._bytes += clip[0].nbytes
+            while self._bytes > self.capacity_bytes and len(self._held) > 1:
+                self._bytes -= self._held.popitem(last=False)[1][0].nbytes
+        return clip
+
+
+def decode(path: Path, rate_hz: int) -> Samples:
+    """A whole file as float32 (samples,) at `rate_hz`, channels averaged. Raises CorpusError naming the file."""
+    try:
+        samples, own_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise CorpusError(path, f"a file that cannot be read ({error})", "an audio file", "Remove it.") from error
+    if not np.isfinite(samples).all():
+        raise CorpusError(path, "samples that are not finite", "finite samples", "Remove or repair the file.")
+    mono = samples.mean(1)
+    if own_rate != rate_hz and len(mono):
+        import soxr
+
+        mono = soxr.resample(mono, own_rate, rate_hz)
+    return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+class MixtureDataset:
+    """Speech of a random speaker in a random noise: speakers are drawn evenly, noises by their duration.
+
+    Clips differ a hundredfold in number per speaker and in length per noise; drawing files evenly would let the largest
+    folder and the shortest noises dominate.
+    """
+
+    def __init__(
+        self,
+        speech: Sequence[Clip],
+        noise: Sequence[Clip],
+        rooms: Sequence[Clip],
+        settings: MixingSettings,
+        rate_hz: int,
+        seed: int,
+        cache: ClipCache | None = None,
+    ) -> None:
+        self.settings, self.rate_hz, self.seed = settings, rate_hz, seed
+        self.length = round(settings.segment_s * rate_hz)
+        self.cache = cache or ClipCache(rate_hz)
+        groups: dict[str, list[Clip]] = {}
+        for clip in speech:
+            groups.setdefault(clip.group, []).append(clip)
+        self._speakers = [_Drawing(clips) for _, clips in sorted(groups.items())]
+        self._noise = _Drawing(noise)
+        self._rooms = list(rooms)
+
+    def __getitem__(self, index: int) -> tuple[Samples, Samples]:
+        """Example `index` as (speech, noise), each float32 (segment,)."""
+        draw = np.random.default_rng([self.seed, index])
+        s = self.settings
+        speech = self.speech(draw)
+        snr_db = 40.0 if draw.random() < s.clean_probability else draw.uniform(*s.snr_db)
+        wet = target = speech
+        if self._rooms and draw.random() < s.room_probability:
+            response = self.cache.read(self._rooms[draw.integers(len(self._rooms))].path)
+            wet = in_room(speech, response, self.rate_hz)
+            target = in_room(speech, response, self.rate_hz, early_only=True) if s.room_target == "early" else wet
+        noise = self.noise(draw)
+        if draw.random() < s.second_noise_probability:
+            noise = noise + scale_to_snr(noise, self.noise(draw), draw.uniform(-6, 6))
+        # What is not the target is noise: the mixture stays the sum of both, late reverberation included.
+        noise = scale_to_snr(wet, noise, snr_db) + (wet - target)
+        return scale_to_level((target, noise), draw.uniform(*s.level_db))
+
+    def speech(self, draw: np.random.Generator) -> Samples:
+        """A segment of one speaker (segment,), utterances joined where one is too short."""
+
+        def segment() -> Samples:
+            speaker = self._speakers[draw.integers(len(self._speakers))]
+            return self._fill(lambda: speaker.clip(draw).path, draw)
+
+        return _not_silent(segment, "speech")
+
+    def noise(self, draw: np.random.Generator) -> Samples:
+        """A segment of one noise (segment,), repeated where the clip is too short."""
+
+        def segment() -> Samples:
+            path = self._noise.clip(draw).path
+            return self._fill(lambda: path, draw)
+
+        return _not_silent(segment, "noise")
+
+    def _fill(self, next_path: Callable[[], Path], draw: np.random.Generator) -> Samples:
+        pieces, missing = [], self.length
+        while missing > 0:
+            path = next_path()
+            start = int(draw.integers(max(1, self.cache.length(path) - missing + 1)))
+            pieces.append(self.cache.read(path, start, start + missing))
+            if not len(pieces[-1]):
+                raise CorpusError(path, "no samples", "at least one sample", "Remove the file.")
+            missing -= len(pieces[-1])
+        return np.concatenate(pieces)
+
+
+class _Drawing:
+    """Clips drawn with probability proportional to their duration."""
+
+    def __init__(self, clips: Sequence[Clip]) -> None:
+        self._clips = list(clips)
+        self._ends = np.cumsum([c.seconds for c in clips])
+
+    def clip(self, draw: np.random.Generator) -> Clip:
+        return self._clips[int(np.searchsorted(self._ends, draw.random() * self._ends[-1], side="right"))]
+
+
+class PairDataset:
+    """Segments of ready pairs: the noise is what the noisy recording has beyond the clean one."""
+
+    def __init__(self, pairs: Sequence[tuple[Path, Path]], segment_s: float, rate_hz: int, seed: int) -> None:
+        self._pairs, self.seed = list(pairs), seed
+        self.length = round(segment_s * rate_hz)
+        self._cache = ClipCache(rate_hz)
+
+    def __getitem__(self, index: int) -> tuple[Samples, Samples]:
+        draw = np.random.default_rng([self.seed, index])
+
+        def segment() -> Samples:
+            pair = self._pairs[draw.integers(len(self._pairs))]
+            start = int(draw.integers(max(1, self._cache.length(pair[0]) - self.length + 1)))
+            clean, noisy = (self._cache.read(path, start, start + self.length) for path in pair)
+            return np.pad(np.stack([clean, noisy - clean]), ((0, 0), (0, self.length - len(clean))))
+
+        speech, noise = _not_silent(segment, "speech")
+        return speech, noise
+
+
+def _not_silent(segment: Callable[[], Samples], what: str) -> Samples:
+    for _ in range(ATTEMPTS):
+        samples = segment()
+        if not is_silent(samples[0] if samples.ndim == 2 else samples):
+            return samples
+    raise CorpusError(what, f"only silence in {ATTEMPTS} segments", f"audible {what}", "Check the recordings.")
+
+
+def batches(source: ExampleSource, size: int, first: int, last: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches `first`..`last` - 1 as (speech, noise), each (size, samples), prepared ahead by `workers` threads.
+
+    Batch b holds the examples b * size .. (b + 1) * size - 1, whatever the number of workers.
+    """
+    ahead = max(2, workers)
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+
+        def prepare(batch: int) -> tuple[Tensor, Tensor]:
+            examples = [source[batch * size + i] for i in range(size)]
+            return tuple(torch.from_numpy(np.stack(part)) for part in zip(*examples))
+
+        waiting = [pool.submit(prepare, b) for b in range(first, min(first + ahead, last))]
+        try:
+            for batch in range(first, last):
+                ready = waiting.pop(0).result()
+                if batch + ahead < last:
+                    waiting.append(pool.submit(prepare, batch + ahead))
+                yield ready
+        finally:
+            for future in waiting:
+                future.cancel()

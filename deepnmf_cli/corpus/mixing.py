@@ -1,0 +1,52 @@
+"""Arithmetic of mixtures: levels, signal-to-noise ratios and rooms, on arrays."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Samples = NDArray[np.float32]
+
+SILENT_RMS = 1e-4
+"""Segments below -80 dBFS count as silent: scaling them to an SNR would turn coding noise into a burst."""
+
+EARLY_S = 0.05
+"""Reflections within 50 ms of the direct sound add to speech (Haas effect) and belong to an "early" target."""
+
+
+def rms(samples: Samples) -> float:
+    """Root mean square of samples of any shape."""
+    return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
+
+
+def is_silent(samples: Samples) -> bool:
+    """Whether a segment is too quiet to be scaled."""
+    return rms(samples) < SILENT_RMS
+
+
+def scale_to_snr(speech: Samples, noise: Samples, snr_db: float) -> Samples:
+    """Noise scaled so that 10 log10(power(speech) / power(noise)) equals `snr_db`; neither may be silent."""
+    return noise * np.float32(rms(speech) / rms(noise) * 10 ** (-snr_db / 20))
+
+
+def scale_to_level(signals: tuple[Samples, ...], level_db: float) -> tuple[Samples, ...]:
+    """Scale all signals by the gain that brings their sum to an RMS of `level_db` dBFS."""
+    gain = np.float32(10 ** (level_db / 20) / max(rms(np.sum(signals, axis=0)), SILENT_RMS))
+    return tuple(s * gain for s in signals)
+
+
+def in_room(dry: Samples, response: Samples, rate_hz: int, early_only: bool = False) -> Samples:
+    """Speech (n,) as heard through a room response (m,), aligned with the dry speech and of its length and power.
+
+    The direct sound, the response's largest peak, is moved to time zero. With `early_only` what arrives later than
+    `EARLY_S` after it is left out; both versions have the same gain, so that their difference is late reverberation.
+    """
+    start = int(np.argmax(np.abs(response)))
+    response = response[start:]
+    size = 1 << int(len(dry) + len(response)).bit_length()
+    spectrum = np.fft.rfft(dry, size)
+
+    def heard(through: Samples) -> Samples:
+        return np.fft.irfft(spectrum * np.fft.rfft(through, size), size)[: len(dry)].astype(np.float32)
+
+    wet = heard(response)
+    gain = np.float32(rms(dry) / max(rms(wet), SILENT_RMS))
+    return gain * (heard(response[: max(1, round(EARLY_S * rate_hz))]) if early_only else wet)

@@ -1,0 +1,40 @@
+"""Waveform to waveform: a trained network applied to whole recordings or to a sequence of blocks."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+
+from deepnmf_cli.networks.base import MaskNetwork
+from deepnmf_cli.signal.stft import FrontEnd
+from deepnmf_cli.streaming import StreamingEnhancer
+
+BLOCK_S = 8.0
+"""Seconds processed at once: long enough for efficient matrix products, short enough for memory that does not grow."""
+
+
+class Enhancer:
+    """A network with its front end on a device, ready for recordings of any rate, length and number of channels."""
+
+    def __init__(self, network: MaskNetwork, front_end: FrontEnd, device: str | torch.device = "cpu") -> None:
+        self.network = network.to(device).eval().requires_grad_(False)
+        self.front_end, self.device = front_end, device
+
+    def stream(self, rate_hz: int, channels: int, max_attenuation_db: float | None = None) -> StreamingEnhancer:
+        """Begin one recording that arrives by pieces."""
+        return StreamingEnhancer(self.network, self.front_end, rate_hz, channels, max_attenuation_db, self.device)
+
+    def enhance_blocks(
+        self, blocks: Iterable[np.ndarray], rate_hz: int, channels: int, max_attenuation_db: float | None = None
+    ) -> Iterator[np.ndarray]:
+        """Enhance blocks (C, n) float32 of one recording; the yielded blocks (C, m) have the same total length."""
+        stream = self.stream(rate_hz, channels, max_attenuation_db)
+        for block in blocks:
+            yield stream.feed(torch.from_numpy(block)).cpu().numpy()
+        yield stream.flush().cpu().numpy()
+
+    def enhance(self, samples: np.ndarray, rate_hz: int, max_attenuation_db: float | None = None) -> np.ndarray:
+        """Enhance a recording (C, N) float32 in [-1, 1] (larger values are fine); returns speech (C, N), aligned."""
+        size = max(1, round(BLOCK_S * rate_hz))
+        blocks = (np.ascontiguousarray(samples[:, i : i + size]) for i in range(0, samples.shape[1], size))
+        return np.concatenate(list(self.enhance_blocks(blocks, rate_hz, samples.shape[0], max_attenuation_db)), -1)

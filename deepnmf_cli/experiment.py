@@ -1,0 +1,134 @@
+"""From a recipe and recordings to a trained model: what `deepnmf train` does, as functions."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from deepnmf_cli import __version__
+from deepnmf_cli.corpus.dataset import ClipCache, ExampleSource, MixtureDataset, PairDataset, decode
+from deepnmf_cli.corpus.manifest import SMALLEST_CORPUS, Clip, find_pairs, read_manifest, scan
+from deepnmf_cli.errors import CorpusError
+from deepnmf_cli.networks import build
+from deepnmf_cli.networks.base import MaskNetwork
+from deepnmf_cli.networks.deep_nmf import DeepNmf
+from deepnmf_cli.recipe import Recipe
+from deepnmf_cli.training.journal import Journal
+from deepnmf_cli.training.sparse_nmf import learn_source_dictionaries
+from deepnmf_cli.training.trainer import Pair, Trainer
+
+HELD_OUT_EVERY = 20
+"""Without a dev folder every 20th speaker and noise is held out for dev mixtures, where there are that many."""
+
+HELD_OUT_MIXTURES = 40
+"""Dev mixtures made from what is held out: about three minutes."""
+
+Progress = Callable[[dict], None]
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """Where the material of a run lies: speech and noise folders, or a manifest, or ready pairs; and what else helps."""
+
+    speech: Path | None = None
+    noise: Path | None = None
+    rooms: Path | None = None
+    dev: Path | None = None
+    manifest: Path | None = None
+    pairs: Path | None = None
+
+
+def open_corpus(recordings: Recordings, recipe: Recipe) -> tuple[ExampleSource, list[Pair]]:
+    """The training mixtures and the dev pairs. Raises CorpusError when there is too little of something."""
+    rate_hz, seed = recipe.front_end.rate_hz, recipe.training.seed
+    if recordings.pairs is not None:
+        pairs = find_pairs(recordings.pairs)
+        _require(recordings.pairs, len(pairs), "pairs")
+        held_out = [] if recordings.dev else pairs[::HELD_OUT_EVERY]
+        kept = [p for p in pairs if p not in held_out]
+        source = PairDataset(kept, recipe.mixing.segment_s, rate_hz, seed)
+        return source, _load(find_pairs(recordings.dev) if recordings.dev else held_out, rate_hz)
+
+    speech, noise, rooms = _clips(recordings)
+    cache = ClipCache(rate_hz)
+    if recordings.dev:
+        source = MixtureDataset(speech, noise, rooms, recipe.mixing, rate_hz, seed, cache)
+        return source, _load(find_pairs(recordings.dev), rate_hz)
+    (speech, dev_speech), (noise, dev_noise) = _hold_out(speech), _hold_out(noise)
+    source = MixtureDataset(speech, noise, rooms, recipe.mixing, rate_hz, seed, cache)
+    # One fixed seed for all runs: their dev scores can be compared whatever their own seed is.
+    dev = MixtureDataset(dev_speech, dev_noise, [], recipe.mixing, rate_hz, seed=0, cache=cache)
+    return source, [(s, s + n) for s, n in (dev[i] for i in range(HELD_OUT_MIXTURES))]
+
+
+def initial_network(recipe: Recipe, source: ExampleSource, progress: Progress = lambda row: None) -> MaskNetwork:
+    """The network where training starts: NMF networks begin with learned dictionaries, the others at random."""
+    torch.manual_seed(recipe.training.seed)
+    kind = type(build(recipe.model, recipe.network))
+    if not issubclass(kind, DeepNmf):
+        return build(recipe.model, recipe.network)
+    dictionary = learn_source_dictionaries(
+        source, recipe.network, recipe.front_end, recipe.dictionary, recipe.training.seed, progress
+    )
+    return kind(recipe.network, dictionary)
+
+
+def train(
+    recipe: Recipe,
+    recordings: Recordings,
+    folder: Path,
+    resume: bool = False,
+    device: str = "cpu",
+    workers: int = 1,
+    progress: Progress = lambda row: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Train a model into the run folder; returns whether it is complete (False: stopped, to be resumed)."""
+    journal = Journal(folder)
+    source, dev = open_corpus(recordings, recipe)
+    journal.begin(recipe.to_dict(), resume)
+    network = build(recipe.model, recipe.network) if resume else initial_network(recipe, source, progress)
+
+    def describe(network: MaskNetwork, step: int, score: float) -> tuple[dict[str, Tensor], dict]:
+        trained = {"steps": step, "dev_score": score, "version": __version__}
+        return network.weights(), {"recipe": recipe.to_dict(), "trained": trained}
+
+    trainer = Trainer(network, recipe.front_end, recipe.objective, recipe.training, journal, describe, device)
+    if resume:
+        trainer.resume()
+    return trainer.train(source, dev, workers, progress, stop)
+
+
+def _clips(recordings: Recordings) -> tuple[list[Clip], list[Clip], list[Clip]]:
+    if recordings.manifest is not None:
+        by_role = read_manifest(recordings.manifest)
+        speech, noise, rooms = (by_role.get((role, "train"), []) for role in ("speech", "noise", "rir"))
+        where = (recordings.manifest, recordings.manifest)
+    else:
+        speech, noise = scan(recordings.speech), scan(recordings.noise)
+        rooms = scan(recordings.rooms) if recordings.rooms else []
+        where = (recordings.speech, recordings.noise)
+    _require(where[0], len(speech), "clips of speech")
+    if not noise:
+        raise CorpusError(where[1], "no noise", "at least one clip of noise", "Add recordings of noise.")
+    return speech, noise, rooms
+
+
+def _require(where: Path, count: int, what: str) -> None:
+    if count < SMALLEST_CORPUS:
+        raise CorpusError(where, f"{count} {what}", f"at least {SMALLEST_CORPUS}", "Add recordings, or name another folder.")
+
+
+def _hold_out(clips: list[Clip]) -> tuple[list[Clip], list[Clip]]:
+    """(kept, held out) by group; too few groups to spare one serve both purposes."""
+    held = set(sorted({c.group for c in clips})[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY])
+    if not held:
+        return clips, clips
+    return [c for c in clips if c.group not in held], [c for c in clips if c.group in held]
+
+
+def _load(pairs: list[tuple[Path, Path]], rate_hz: int) -> list[Pair]:
+    return [(decode(clean, rate_hz), decode(noisy, rate_hz)) for clean, noisy in pairs]

@@ -1,0 +1,23 @@
+"""Networks from magnitudes to masks, found by name."""
+
+from typing import Any
+
+from deepnmf_cli.errors import RecipeError
+from deepnmf_cli.networks.base import MaskNetwork
+from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings, Dnmf, DnmfSettings, SparseNmf, SparseNmfSettings
+from deepnmf_cli.networks.dnn import Dnn, DnnSettings
+
+NETWORKS: dict[str, tuple[type[MaskNetwork], type]] = {
+    "deep-nmf": (DeepNmf, DeepNmfSettings),
+    "dnmf": (Dnmf, DnmfSettings),
+    "sparse-nmf": (SparseNmf, SparseNmfSettings),
+    "dnn": (Dnn, DnnSettings),
+}
+"""Name -> (network, its settings)."""
+
+
+def build(name: str, settings: Any) -> MaskNetwork:
+    """The untrained network called `name`."""
+    if name not in NETWORKS:
+        raise RecipeError(name, "an unknown model name", f"one of {', '.join(NETWORKS)}", "Choose with --model.")
+    return NETWORKS[name][0](settings)

@@ -1,0 +1,53 @@
+"""What every network of the product is: magnitudes in, masks out, with a state that carries over from block to block."""
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from deepnmf_cli.signal.features import normalise_level
+
+SPEECH, NOISE = 0, 1
+"""Order of the sources in every mask tensor."""
+
+
+class MaskNetwork(nn.Module):
+    """Base of the networks: level normalisation first, so that no network depends on the gain of a recording.
+
+    A subclass implements `masks` and describes itself by `settings`, a frozen dataclass of plain values from which it can
+    be built again.
+    """
+
+    name: ClassVar[str]
+    settings: Any
+
+    def forward(self, magnitude: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Masks (B, 2, F, T) of magnitudes (B, F, T) >= 0, speech first, summing to one over the sources.
+
+        `state` is None at the start of a recording and otherwise what the previous block returned: blocks of any
+        length give the same masks as the whole recording.
+        """
+        level, inner = (None, None) if state is None else state
+        evidence, level = normalise_level(magnitude, level)
+        masks, inner = self.masks(evidence, inner)
+        return masks, (level, inner)
+
+    def masks(self, evidence: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """As `forward`, for magnitudes already divided by their running level."""
+        raise NotImplementedError
+
+    def macs_per_frame(self) -> int:
+        """Multiply-adds of one frame."""
+        raise NotImplementedError
+
+    def parameter_counts(self) -> tuple[int, int]:
+        """(all, trained) numbers of scalar weights that inference needs."""
+        trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        return sum(t.numel() for t in self.weights().values()), trained
+
+    def weights(self) -> dict[str, Tensor]:
+        """Tensors that rebuild this network: what a model file holds."""
+        return self.state_dict()
+
+    def load_weights(self, tensors: dict[str, Tensor]) -> None:
+        """Take the tensors that `weights` gave. Raises RuntimeError when names or shapes differ."""
+        self.load_state_dict(tensors)

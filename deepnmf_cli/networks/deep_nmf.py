@@ -1,0 +1,140 @@
+"""Deep NMF: sparse-NMF inference on context frames, unfolded, with a dictionary of its own for each of the last layers."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deepnmf_cli.inference import nmf
+from deepnmf_cli.networks.base import MaskNetwork
+from deepnmf_cli.signal import wiener
+from deepnmf_cli.signal.features import stack_context
+from deepnmf_cli.unfold.network import Bank, Parameters, Unfolded
+from deepnmf_cli.unfold.ties import Ties
+
+DICTIONARY = "dictionary"
+
+
+@dataclass(frozen=True)
+class DeepNmfSettings:
+    """Shape and algorithm of a `DeepNmf`; the paper's values where the comment says nothing else."""
+
+    bins: int = 257
+    context: int = 9
+    """Frames of left context stacked as evidence, the present one included (T)."""
+    atoms: int = 100
+    """Atoms per source (R)."""
+    iterations: int = 25
+    """Iterations, that is analysis layers (K)."""
+    trained_layers: int = 2
+    """Layers trained discriminatively, counted from the readout (C): 0 sparse NMF, 1 discriminative NMF, K + 1 all."""
+    tied: bool = False
+    """One trained dictionary for all layers in place of `trained_layers` separate ones."""
+    beta: float = 1.0
+    """Divergence of the inference (beta1)."""
+    sparsity: float = 5.0
+    """Weight of the L1 penalty (mu), for evidence divided by its running level."""
+    parameterisation: str = "log"
+    """How dictionaries stay non-negative: "log" or "softplus"."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.trained_layers <= self.iterations + 1:
+            raise ValueError(f"trained_layers must lie between 0 and iterations + 1 = {self.iterations + 1}")
+        if min(self.bins, self.context, self.atoms, self.iterations) < 1:
+            raise ValueError("bins, context, atoms and iterations must be at least 1")
+        if not -1 <= self.beta <= 3 or self.sparsity < 0:
+            raise ValueError("beta must lie in [-1, 3] and sparsity must not be negative")
+
+    @property
+    def ties(self) -> Ties:
+        """Which of the K + 1 layers share a dictionary."""
+        layers = self.iterations + 1
+        return Ties.tied(layers) if self.tied else Ties.last(layers, self.trained_layers)
+
+
+@dataclass(frozen=True)
+class SparseNmfSettings(DeepNmfSettings):
+    """C = 0: the classical algorithm, nothing trained discriminatively."""
+
+    trained_layers: int = 0
+
+
+@dataclass(frozen=True)
+class DnmfSettings(DeepNmfSettings):
+    """C = 1: discriminative NMF, only the reconstruction dictionary trained."""
+
+    trained_layers: int = 1
+
+
+@dataclass(frozen=True)
+class SparseNmfInference:
+    """Sparse NMF as an `Algorithm`: evidence m (B, T F, N), state h (B, 2R, N), one dictionary per layer.
+
+    Analysis dictionaries (T F, 2R) have the speech atoms first; the readout uses the rows of the present frame only,
+    its last F rows, so that a readout of its own is stored as (F, 2R).
+    """
+
+    bins: int
+    atoms: int
+    beta: float
+    sparsity: float
+
+    def start(self, evidence: Tensor, parameters: Parameters) -> Tensor:
+        return nmf.start(evidence, parameters[DICTIONARY])
+
+    def step(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
+        return nmf.step(state, evidence, parameters[DICTIONARY], self.beta, self.sparsity)
+
+    def readout(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
+        """Wiener-like masks (B, 2, F, N), equation (34) without the mixture."""
+        present = parameters[DICTIONARY][-self.bins :]
+        return wiener.masks(nmf.readout(state, present, (self.atoms, self.atoms)))
+
+    def objective(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
+        return nmf.objective(state, evidence, parameters[DICTIONARY], self.beta, self.sparsity).sum()
+
+
+class DeepNmf(MaskNetwork):
+    """Equation (33) for K layers and (34) as readout, over a bank of dictionaries; section 4 of the paper."""
+
+    name = "deep-nmf"
+
+    def __init__(self, settings: DeepNmfSettings = DeepNmfSettings(), dictionary: Tensor | None = None) -> None:
+        """`dictionary` (T F, 2R), unit-norm columns, speech atoms first; None draws a random one."""
+        super().__init__()
+        self.settings = settings
+        s, ties = settings, settings.ties
+        if dictionary is None:
+            dictionary = torch.rand(s.context * s.bins, 2 * s.atoms)
+            dictionary = dictionary / dictionary.norm(dim=0)
+        readout = ties.slots[-1]
+        has_own_readout = ties.slots.index(readout) == s.iterations
+        initial = [dictionary[-s.bins :] if k == readout and has_own_readout else dictionary for k in range(ties.count)]
+        bank = Bank({DICTIONARY: ties}, {DICTIONARY: initial}, {DICTIONARY: s.parameterisation})
+        self.unfolded = Unfolded(SparseNmfInference(s.bins, s.atoms, s.beta, s.sparsity), s.iterations, bank)
+
+    def masks(self, evidence: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        stacked, state = stack_context(evidence, self.settings.context, state)
+        return self.unfolded(stacked), state
+
+    def macs_per_frame(self) -> int:
+        s = self.settings
+        return s.iterations * 2 * (s.context * s.bins) * (2 * s.atoms) + s.bins * 2 * s.atoms
+
+    def weights(self) -> dict[str, Tensor]:
+        return self.unfolded.bank.values()
+
+    def load_weights(self, tensors: dict[str, Tensor]) -> None:
+        self.unfolded.bank.load_values(tensors)
+
+
+class SparseNmf(DeepNmf):
+    """Sparse NMF: the same network with nothing untied."""
+
+    name = "sparse-nmf"
+
+
+class Dnmf(DeepNmf):
+    """Discriminative NMF: the same network with the readout untied."""
+
+    name = "dnmf"

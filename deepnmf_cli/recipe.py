@@ -1,0 +1,126 @@
+"""An experiment as data: which network, front end, mixtures, objective and training, from TOML and the command line."""
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from deepnmf_cli.corpus.dataset import MixingSettings
+from deepnmf_cli.errors import RecipeError
+from deepnmf_cli.networks import NETWORKS
+from deepnmf_cli.signal.stft import FrontEnd
+from deepnmf_cli.training.objectives import ObjectiveSettings
+from deepnmf_cli.training.sparse_nmf import DictionarySettings
+from deepnmf_cli.training.trainer import TrainingSettings
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the outcome of a training run, apart from the recordings."""
+
+    model: str
+    network: Any
+    front_end: FrontEnd = field(default_factory=FrontEnd)
+    mixing: MixingSettings = field(default_factory=MixingSettings)
+    dictionary: DictionarySettings = field(default_factory=DictionarySettings)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any], where: str = "recipe") -> "Recipe":
+        """Build from nested tables such as {"model": "dnn", "network": {"context": 5}}; defaults fill the rest.
+
+        Raises RecipeError naming an unknown key and the nearest known one, or a value of the wrong kind.
+        """
+        sections = {f.name for f in dataclasses.fields(cls)}
+        _refuse_unknown(table, sections, where)
+        model = table.get("model", "deep-nmf")
+        if model not in NETWORKS:
+            raise RecipeError(where, f"model {model!r}", f"one of {', '.join(NETWORKS)}", _nearest(model, NETWORKS))
+        types = {f.name: f.default_factory for f in dataclasses.fields(cls) if f.name not in ("model", "network")}
+        types["network"] = NETWORKS[model][1]
+        built = {name: _section(kind, table.get(name, {}), f"{where} [{name}]") for name, kind in types.items()}
+        if hasattr(built["network"], "bins") and "bins" not in table.get("network", {}):
+            built["network"] = dataclasses.replace(built["network"], bins=built["front_end"].bins)
+        return cls(model=model, **built)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested tables of plain values, from which `from_dict` builds the same recipe."""
+        return dataclasses.asdict(self)
+
+
+def read_recipe(path: str | Path | None, model: str | None = None, overrides: Iterable[str] = ()) -> Recipe:
+    """The recipe in a TOML file (None: all defaults), with `model` and "section.key=value" overrides on top."""
+    table: dict[str, Any] = {}
+    if path is not None:
+        try:
+            table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RecipeError(path, "no file", "a recipe in TOML", "Check the path.") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise RecipeError(path, f"text that is not TOML ({error})", "a recipe in TOML", "Mend that line.") from error
+    if model is not None:
+        table["model"] = model
+    for override in overrides:
+        _apply(table, override)
+    return Recipe.from_dict(table, where=str(path or "recipe"))
+
+
+def _apply(table: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    *sections, name = key.strip().split(".")
+    if not equals or not name:
+        raise RecipeError(f"--set {override}", "no value", "section.key=value", "For example --set training.steps=500.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word: strings need no quotes on the command line
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"--set {override}", f"{section!r}, which is no section", "section.key=value", "Mend it.")
+    table[name] = value
+
+
+def _section(kind: type, table: Any, where: str) -> Any:
+    if not isinstance(table, Mapping):
+        raise RecipeError(where, repr(table), "a table of settings", "Write it as a [section].")
+    hints = get_type_hints(kind)
+    _refuse_unknown(table, hints, where)
+    try:
+        return kind(**{key: _value(hints[key], value, f"{where} {key}") for key, value in table.items()})
+    except ValueError as error:
+        raise RecipeError(where, str(error), "values in range", "Mend the recipe.") from error
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    """Convert what TOML gives (lists, integers for floats) to the type of the field, or refuse it."""
+    if get_origin(kind) is UnionType or get_origin(kind) is not None and type(None) in get_args(kind):
+        if value is None:
+            return None
+        kind = next(k for k in get_args(kind) if k is not type(None))
+    if get_origin(kind) is tuple and isinstance(value, (list, tuple)):
+        inner = get_args(kind)
+        if inner[-1] is Ellipsis:
+            return tuple(_value(inner[0], v, where) for v in value)
+        if len(inner) == len(value):
+            return tuple(_value(k, v, where) for k, v in zip(inner, value))
+    elif kind is float and type(value) in (int, float) or type(value) is kind:
+        return kind(value)
+    name = str(kind) if get_origin(kind) else kind.__name__
+    raise RecipeError(where, repr(value), f"a value of type {name}", "Mend the recipe.")
+
+
+def _refuse_unknown(table: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise RecipeError(where, f"unknown key {key!r}", f"one of {', '.join(sorted(known))}", _nearest(key, known))
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
+    return f"Did you mean {near[0]!r}?" if near else "Remove it."

@@ -1,0 +1,47 @@
+"""What all networks do to magnitudes first: make them independent of the level, and look back in time."""
+
+import torch
+from torch import Tensor
+
+SILENCE = 1e-8
+"""Magnitude below which a frame counts as digital silence: 40 dB below the quantisation noise of 24-bit audio, spread
+over the bins of a frame. Above it everything scales exactly with the input."""
+
+LEVEL_TIME_CONSTANT_FRAMES = 250
+"""How far the level looks back: 4 s at 16 ms hops, longer than pauses between sentences, shorter than a change of room."""
+
+
+def normalise_level(magnitude: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Divide magnitudes (B, F, T) by their running level, so that networks are independent of the recording's gain.
+
+    The level is the root of an exponentially forgetting mean of the frames' power, over the frames that are not digitally
+    silent: causal, exact from the first frame on, and proportional to the input. Returns the normalised magnitudes
+    (B, F, T) and the state (B, 2): weighted power and weight, to be passed with the next block.
+    """
+    keep = 1 - 1 / LEVEL_TIME_CONSTANT_FRAMES
+    power = magnitude.square().mean(-2)
+    heard = (power > SILENCE**2).to(magnitude.dtype)
+    increments = torch.stack([power * heard, heard], -1)
+    state = magnitude.new_zeros(magnitude.shape[0], 2) if state is None else state
+    sums = []
+    for increment, sounding in zip(increments.unbind(1), heard.unbind(1)):
+        # Silent frames neither add nor forget: a pause of digital zeros leaves the level as it was.
+        state = torch.where(sounding[:, None] > 0, keep * state + increment, state)
+        sums.append(state)
+    power_sum, weight = torch.stack(sums, -1).unbind(1)
+    level = (power_sum / weight.clamp_min(1)).sqrt().clamp_min(SILENCE)
+    return magnitude / level[:, None, :], state
+
+
+def stack_context(frames: Tensor, context: int, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Stack each frame with its predecessors: (B, F, T) -> (B, context * F, T), oldest first, the frame itself last.
+
+    `past` (B, F, context - 1) holds the frames before the block; before the start of a recording they are zero. Returns
+    the stacked frames and the `past` for the next block.
+    """
+    if past is None:
+        past = frames.new_zeros(*frames.shape[:2], context - 1)
+    extended = torch.cat([past, frames], -1)
+    length = frames.shape[-1]
+    stacked = torch.cat([extended[..., lag : lag + length] for lag in range(context)], -2)
+    return stacked, extended[..., length:]

@@ -1,0 +1,107 @@
+"""The record of a training run: recipe, history, curves, best weights and a resume point, each written atomically."""
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepnmf_cli import checkpoint
+from deepnmf_cli.errors import ModelError, UsageError
+
+COLUMNS = ("step", "hours", "loss", "dev_score", "learning_rate", "seconds")
+
+
+class Journal:
+    """The folder of one run."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.rows: list[dict[str, float]] = []
+
+    @property
+    def best_path(self) -> Path:
+        """The model with the best dev score so far."""
+        return self.folder / "best.safetensors"
+
+    @property
+    def resume_path(self) -> Path:
+        """Everything a continued run needs."""
+        return self.folder / "resume.safetensors"
+
+    def begin(self, recipe: Mapping[str, Any], resume: bool) -> None:
+        """Make the folder, or find the one to continue; the recipe must then be the same.
+
+        Raises UsageError when a run is there and `resume` is not asked for, or the other way round, or the recipes differ.
+        """
+        written = self.folder / "recipe.json"
+        if resume:
+            if not self.resume_path.is_file():
+                raise UsageError(self.folder, "no run to resume", "a folder with resume.safetensors", "Leave out --resume.")
+            before, now = json.loads(written.read_text()), json.loads(json.dumps(recipe))
+            if changed := _differences(before, now):
+                raise UsageError(
+                    written, f"other values of {', '.join(changed)}", "the recipe that the run began with",
+                    "Resume with the same settings, or start a new run folder.",
+                )
+        elif self.resume_path.exists():
+            raise UsageError(self.folder, "a run", "an empty or new folder", "Continue it with --resume, or choose another.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with checkpoint.atomic_path(written) as partial:
+            partial.write_text(json.dumps(recipe, indent=2) + "\n")
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """Append one line of history and rewrite history.csv."""
+        self.rows.append({name: row[name] for name in COLUMNS})
+        with checkpoint.atomic_path(self.folder / "history.csv") as partial, open(partial, "w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def plot(self) -> None:
+        """Draw loss and dev score over hours of audio into curves.png."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7, 5), layout="constrained")
+        axes = figure.subplots(2, 1, sharex=True)
+        hours = [row["hours"] for row in self.rows]
+        for axis, column, label in zip(axes, ("loss", "dev_score"), ("training loss", "dev SI-SDR (dB)")):
+            axis.plot(hours, [row[column] for row in self.rows], marker="." if len(hours) < 40 else None)
+            axis.set_ylabel(label)
+            axis.grid(alpha=0.3)
+        axes[-1].set_xlabel("audio seen (hours)")
+        with checkpoint.atomic_path(self.folder / "curves.png") as partial:
+            figure.savefig(partial, dpi=120)
+
+    def save_resume(self, model: dict[str, Tensor], average: dict[str, Tensor], optimiser: dict, progress: dict) -> None:
+        """Write weights, their average, the optimiser's state and the progress to the resume file."""
+        tensors = {f"model.{k}": v for k, v in model.items()} | {f"average.{k}": v for k, v in average.items()}
+        for index, held in optimiser["state"].items():
+            tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in held.items()}
+        checkpoint.save(self.resume_path, tensors, {"progress": progress, "history": self.rows})
+
+    def load_resume(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[int, dict[str, Tensor]], dict]:
+        """(model, average, optimiser state, progress) as saved; the history is restored."""
+        tensors, meta = checkpoint.load(self.resume_path)
+        if "progress" not in meta:
+            raise ModelError(self.resume_path, "a model", "a resume file", "Name the run folder, not a model.")
+        self.rows = meta["history"]
+        parts: dict[str, dict] = {"model": {}, "average": {}, "optimiser": {}}
+        for key, tensor in tensors.items():
+            part, name = key.split(".", 1)
+            if part == "optimiser":
+                index, name = name.split(".", 1)
+                parts[part].setdefault(int(index), {})[name] = tensor
+            else:
+                parts[part][name] = tensor
+        return parts["model"], parts["average"], parts["optimiser"], meta["progress"]
+
+
+def _differences(before: Any, now: Any, prefix: str = "") -> list[str]:
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return [] if before == now else [prefix]
+    keys = sorted(before.keys() | now.keys())
+    return [d for k in keys for d in _differences(before.get(k), now.get(k), f"{prefix}.{k}".lstrip("."))]

@@ -1,0 +1,97 @@
+"""What training minimises: weighted terms on masked magnitudes and on the synthesised waveform.
+
+Each term is divided by the energy of its target, so that loud and quiet mixtures count alike.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deepnmf_cli.networks.base import NOISE, SPEECH
+from deepnmf_cli.signal.stft import StftPair
+
+TINY = 1e-8
+"""Keeps divisions finite for silent targets: 80 dB below the mixture, to which everything is scaled first."""
+
+COMPRESSION_FLOOR = 1e-4
+"""Added to magnitudes before a power below one, whose slope at zero is infinite: 80 dB below the mixture."""
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """Weights of the terms; a term of weight zero is not computed."""
+
+    magnitude: float = 0.0
+    """Masked magnitude, equation (37) with beta2 = 2."""
+    noise_weight: float = 0.0
+    """gamma of the noise estimate in (37), beside 1 for speech."""
+    phase_sensitive: bool = False
+    """In `magnitude`, use the target |S| max(0, cos(angle(S) - angle(M))) in place of |S|."""
+    compressed_half: float = 1.0
+    """Squared error of magnitudes to the power 0.5."""
+    compressed_third: float = 0.5
+    """Squared error of magnitudes to the power 0.3, which weighs quiet bins more."""
+    snr: float = 0.02
+    """Weight per dB of the signal-to-noise ratio of the synthesised waveform."""
+
+
+def objective(
+    settings: ObjectiveSettings, masks: Tensor, spectra: Tensor, waveforms: Tensor, pair: StftPair
+) -> Tensor:
+    """The mean loss of a batch.
+
+    masks (B, 2, F, T) of the mixture; spectra (B, 2, F, T) complex of the true speech and noise, which sum to the
+    mixture's; waveforms (B, 2, N) of the same. Source of the default weights: chosen by the dev score.
+    """
+    mixture = spectra.sum(1)
+    level = mixture.abs().square().mean((-1, -2)).sqrt().clamp_min(TINY)[:, None, None]
+    mixture, spectra, waveforms = mixture / level, spectra / level[:, None], waveforms / level
+    estimates = masks * mixture.abs()[:, None]
+    truth = spectra.abs()
+    loss = masks.new_zeros(())
+    if settings.magnitude:
+        target = phase_sensitive(spectra, mixture) if settings.phase_sensitive else truth
+        error = relative_error(estimates[:, SPEECH], target[:, SPEECH])
+        if settings.noise_weight:
+            error = error + settings.noise_weight * relative_error(estimates[:, NOISE], target[:, NOISE])
+        loss = loss + settings.magnitude * error
+    for weight, power in ((settings.compressed_half, 0.5), (settings.compressed_third, 0.3)):
+        if weight:
+            loss = loss + weight * compressed_error(estimates[:, SPEECH], truth[:, SPEECH], power)
+    if settings.snr:
+        estimate = pair.synthesis(masks[:, SPEECH] * mixture, waveforms.shape[-1])
+        loss = loss - settings.snr * snr_db(estimate, waveforms[:, SPEECH]).mean()
+    return loss
+
+
+def phase_sensitive(spectra: Tensor, mixture: Tensor) -> Tensor:
+    """|S| cos(angle(S) - angle(M)), clipped at zero: what a non-negative mask can at best recover, (B, 2, F, T)."""
+    return ((spectra * mixture[:, None].conj()).real / mixture.abs()[:, None].clamp_min(TINY)).clamp_min(0)
+
+
+def relative_error(estimate: Tensor, target: Tensor) -> Tensor:
+    """Squared error (B, F, T) over the energy of the target, mean over the batch."""
+    energy = target.square().sum((-1, -2))
+    return ((estimate - target).square().sum((-1, -2)) / (energy + TINY)).mean()
+
+
+def compressed_error(estimate: Tensor, target: Tensor, power: float) -> Tensor:
+    """`relative_error` of magnitudes raised to `power`; the floor keeps the slope at zero finite."""
+    return relative_error((estimate + COMPRESSION_FLOOR).pow(power), (target + COMPRESSION_FLOOR).pow(power))
+
+
+def snr_db(estimate: Tensor, target: Tensor) -> Tensor:
+    """10 log10(|s|^2 / |s - s^|^2) of waveforms (B, N), (B,), bounded to about +-60 dB."""
+    energy = target.square().sum(-1)
+    error = (estimate - target).square().sum(-1)
+    return 10 * torch.log10((energy + TINY) / (error + 1e-6 * energy + TINY))
+
+
+def si_sdr_db(estimate: Tensor, target: Tensor) -> Tensor:
+    """Scale-invariant SDR in dB of zero-mean waveforms (..., N): the dev score. Le Roux et al., ICASSP 2019."""
+    estimate, target = (x - x.mean(-1, keepdim=True) for x in (estimate.double(), target.double()))
+    energy = target.square().sum(-1, keepdim=True)
+    projection = (estimate * target).sum(-1, keepdim=True) / (energy + 1e-12) * target
+    error = (estimate - projection).square().sum(-1)
+    return 10 * torch.log10((projection.square().sum(-1) + 1e-12) / (error + 1e-12))

@@ -1,0 +1,88 @@
+"""Dictionaries of speech and of noise, learned separately on the training material: where NMF networks start."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deepnmf_cli.corpus.dataset import ExampleSource
+from deepnmf_cli.networks.deep_nmf import DeepNmfSettings
+from deepnmf_cli.signal.features import SILENCE, normalise_level, stack_context
+from deepnmf_cli.signal.stft import FrontEnd
+
+
+@dataclass(frozen=True)
+class DictionarySettings:
+    """How the dictionaries are learned."""
+
+    method: str = "learned"
+    """"learned" by sparse NMF, or "exemplars": frames drawn from the material."""
+    batches: int = 150
+    """Mini-batches, each of new frames."""
+    batch_frames: int = 2000
+    iterations: int = 10
+    """Activation updates per mini-batch."""
+
+    def __post_init__(self) -> None:
+        if self.method not in ("learned", "exemplars"):
+            raise ValueError(f"method {self.method!r} is neither learned nor exemplars")
+        if min(self.batches, self.batch_frames, self.iterations) < 1:
+            raise ValueError("batches, batch_frames and iterations must be at least 1")
+
+
+def learn_source_dictionaries(
+    source: ExampleSource,
+    network: DeepNmfSettings,
+    front_end: FrontEnd,
+    settings: DictionarySettings,
+    seed: int,
+    progress: Callable[[dict], None] = lambda row: None,
+) -> Tensor:
+    """Unit-norm dictionary (T F, 2R), speech atoms first, from the clean speech and the noise of training mixtures."""
+    from deepnmf_cli.inference.dictionary import draw_exemplars, learn_dictionary
+
+    parts = []
+    for index, name in enumerate(("speech", "noise")):
+
+        def frames(batch: int, index: int = index) -> Tensor:
+            return context_frames(source, index, batch, settings.batch_frames, network.context, front_end)
+
+        if settings.method == "exemplars":
+            parts.append(draw_exemplars(frames(0), network.atoms, seed))
+            continue
+        parts.append(
+            learn_dictionary(
+                frames,
+                network.atoms,
+                beta=network.beta,
+                mu=network.sparsity,
+                batches=settings.batches,
+                iterations=settings.iterations,
+                seed=seed,
+                progress=lambda done, cost: progress({"dictionary": name, "step": done, "loss": cost}),
+            )
+        )
+    return torch.cat(parts, 1)
+
+
+def context_frames(
+    source: ExampleSource, index: int, batch: int, count: int, context: int, front_end: FrontEnd
+) -> Tensor:
+    """Mini-batch `batch` of stacked frames (context * F, count) of the speech (index 0) or noise (1) of mixtures.
+
+    A few frames are taken from each of many segments: neighbouring frames share most of their context, and a mini-batch
+    should hold many voices.
+    """
+    pair = front_end.pair(front_end.rate_hz)
+    per_segment = max(1, source.length // pair.hop_samples // 4)
+    segments = -(-count // per_segment)
+    draw = torch.Generator().manual_seed(batch)
+    chosen = []
+    for i in range(segments):
+        samples = torch.from_numpy(source[batch * segments + i][index])
+        evidence, _ = normalise_level(pair.analysis(samples).abs()[None])
+        stacked = stack_context(evidence, context)[0][0]
+        sounding = stacked[:, stacked.square().mean(0) > SILENCE]
+        chosen.append(sounding[:, torch.randperm(sounding.shape[1], generator=draw)[:per_segment]])
+    return torch.cat(chosen, 1)[:, :count]

@@ -1,0 +1,200 @@
+"""The training loop: batches in, gradient steps, dev scores, a journal; interrupted at any time, resumed exactly."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepnmf_cli import checkpoint
+from deepnmf_cli.corpus.dataset import ExampleSource, Samples, batches
+from deepnmf_cli.networks.base import SPEECH, MaskNetwork
+from deepnmf_cli.scoring.sdr import si_sdr
+from deepnmf_cli.signal.stft import FrontEnd
+from deepnmf_cli.training.journal import Journal
+from deepnmf_cli.training.objectives import ObjectiveSettings, objective
+
+Pair = tuple[Samples, Samples]
+"""A clean and a noisy recording of equal length at the front end's sampling rate."""
+
+RESUME_EVERY_S = 120
+"""Seconds between resume points: what a crash costs at most."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How long, how fast and with what the weights are trained."""
+
+    seed: int = 1
+    steps: int = 3000
+    batch: int = 16
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    schedule: str = "cosine"
+    """Learning rate after the warm-up: "cosine" (to one hundredth at the last step) or "constant"."""
+    clip_norm: float = 5.0
+    """Gradients are scaled down to this norm."""
+    average: float = 0.999
+    """Decay of the running mean of the weights, which is what is scored and kept; 0 keeps the weights themselves."""
+    score_every: int = 250
+    """Steps between dev scores and resume points."""
+    patience: int = 0
+    """Stop after this many dev scores without a new best; 0 never stops early."""
+    mixed_precision: bool = True
+    """bfloat16 matrix products on CUDA; CPU training is always float32."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or self.score_every < 1:
+            raise ValueError("steps, batch and score_every must be at least 1")
+        if self.schedule not in ("cosine", "constant"):
+            raise ValueError(f"schedule {self.schedule!r} is neither cosine nor constant")
+
+
+class Trainer:
+    """Trains one network on one source of mixtures; everything it needs to continue is in the journal."""
+
+    def __init__(
+        self,
+        network: MaskNetwork,
+        front_end: FrontEnd,
+        objective_settings: ObjectiveSettings,
+        settings: TrainingSettings,
+        journal: Journal,
+        describe: Callable[[MaskNetwork, int, float], tuple[dict[str, Tensor], dict]],
+        device: str = "cpu",
+    ) -> None:
+        """`describe(network, step, dev score)` gives the tensors and the metadata of a model file."""
+        self.network, self.front_end, self.settings, self.journal = network.to(device), front_end, settings, journal
+        self.objective_settings, self.describe, self.device = objective_settings, describe, device
+        self.pair = front_end.pair(front_end.rate_hz)
+        self.trained = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.Adam(self.trained, lr=settings.learning_rate)
+        self.average = [p.detach().clone() for p in self.trained]
+        self.step, self.best, self.seconds, self.since_best = 0, -math.inf, 0.0, 0
+        self.losses: list[float] = []
+
+    def train(
+        self,
+        source: ExampleSource,
+        dev: Sequence[Pair],
+        workers: int = 1,
+        progress: Callable[[dict], None] = lambda row: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Run until the last step; returns False when `stop` ended it before, True when it is complete.
+
+        The journal gets a resume point at every dev score, every `RESUME_EVERY_S` seconds and when stopped, always
+        between two steps, so that a resumed run repeats the uninterrupted one.
+        """
+        began, saved = time.monotonic() - self.seconds, time.monotonic()
+        self.hours_per_step = self.settings.batch * source.length / self.front_end.rate_hz / 3600
+        stream = batches(source, self.settings.batch, self.step, self.settings.steps, workers)
+        with closing(stream):
+            for speech, noise in stream:
+                loss = self._update(torch.stack([speech, noise], 1))
+                self.losses.append(loss)
+                self.step += 1
+                self.seconds = time.monotonic() - began
+                due = self.step % self.settings.score_every == 0 or self.step == self.settings.steps
+                if due:
+                    self._score(dev)
+                best = self.best if math.isfinite(self.best) else None
+                progress({"step": self.step, "loss": loss, "best": best})
+                stopped = stop()
+                if due or stopped or time.monotonic() - saved > RESUME_EVERY_S:
+                    self._save()
+                    saved = time.monotonic()
+                if self.settings.patience and self.since_best >= self.settings.patience:
+                    return True
+                if stopped:
+                    return self.step == self.settings.steps
+        return True
+
+    def resume(self) -> None:
+        """Continue where the journal's resume file ends."""
+        model, average, optimiser, progress = self.journal.load_resume()
+        self.network.load_state_dict(model)
+        self.average = [average[str(i)].to(self.device) for i in range(len(self.trained))]
+        held = self.optimiser.state_dict()
+        self.optimiser.load_state_dict({"state": optimiser, "param_groups": held["param_groups"]})
+        self.step, self.best = progress["step"], progress["best"]
+        self.seconds, self.since_best, self.losses = progress["seconds"], progress["since_best"], progress["losses"]
+
+    def _update(self, waveforms: Tensor) -> float:
+        """One gradient step on (B, 2, N) speech and noise; returns the loss."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._learning_rate()
+        waveforms = waveforms.to(self.device, non_blocking=True)
+        with torch.no_grad():
+            spectra = self.pair.analysis(waveforms)
+            magnitude = spectra.sum(1).abs()
+        mixed = self.settings.mixed_precision and self.device.startswith("cuda")
+        with torch.autocast("cuda", torch.bfloat16, enabled=mixed):
+            masks, _ = self.network(magnitude)
+        loss = objective(self.objective_settings, masks.float(), spectra, waveforms, self.pair)
+        self.optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.trained, self.settings.clip_norm)
+        self.optimiser.step()
+        with torch.no_grad():
+            # The mean must not remember the untrained weights for long: short runs start with a short memory.
+            decay = min(self.settings.average, (1 + self.step) / (10 + self.step))
+            torch._foreach_lerp_(self.average, self.trained, 1 - decay if self.settings.average else 1.0)
+        return float(loss.detach())
+
+    def _learning_rate(self) -> float:
+        s = self.settings
+        if self.step < s.warmup_steps:
+            return s.learning_rate * (self.step + 1) / s.warmup_steps
+        if s.schedule == "constant":
+            return s.learning_rate
+        part = (self.step - s.warmup_steps) / max(1, s.steps - s.warmup_steps)
+        return s.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * part)))
+
+    def _score(self, dev: Sequence[Pair]) -> None:
+        """Score the averaged weights on the dev pairs, keep them if they are the best so far, write the history."""
+        own = [p.detach().clone() for p in self.trained]
+        with torch.no_grad():
+            torch._foreach_copy_(self.trained, self.average)
+            score = dev_score(self.network, self.front_end, dev, self.device)
+            self.since_best += 1
+            if score > self.best:
+                self.best, self.since_best = score, 0
+                checkpoint.save(self.journal.best_path, *self.describe(self.network, self.step, score))
+            torch._foreach_copy_(self.trained, own)
+        self.journal.add(
+            {
+                "step": self.step,
+                "hours": self.step * self.hours_per_step,
+                "loss": sum(self.losses) / len(self.losses),
+                "dev_score": score,
+                "learning_rate": self._learning_rate(),
+                "seconds": round(self.seconds, 1),
+            }
+        )
+        self.losses.clear()
+        self.journal.plot()
+
+    def _save(self) -> None:
+        progress = {"step": self.step, "best": self.best, "seconds": self.seconds}
+        progress |= {"since_best": self.since_best, "losses": self.losses}
+        average = {str(i): tensor for i, tensor in enumerate(self.average)}
+        self.journal.save_resume(self.network.state_dict(), average, self.optimiser.state_dict(), progress)
+
+
+@torch.no_grad()
+def dev_score(network: MaskNetwork, front_end: FrontEnd, pairs: Sequence[Pair], device: str = "cpu") -> float:
+    """Mean SI-SDR in dB of the network on pairs of clean and noisy recordings."""
+    pair, scores = front_end.pair(front_end.rate_hz), []
+    network.eval()
+    for clean, noisy in pairs:
+        spectrum = pair.analysis(torch.from_numpy(noisy).to(device))
+        masks, _ = network(spectrum.abs()[None])
+        estimate = pair.synthesis(masks[0, SPEECH] * spectrum, len(noisy))
+        scores.append(si_sdr(clean.astype(np.float64), estimate.double().cpu().numpy()))
+    network.train()
+    return float(np.nanmean(scores))
