@@ -1,0 +1,1 @@
+"""The subcommands: each module parses, calls the library, and reports. Heavy imports happen inside the functions."""

@@ -1,0 +1,97 @@
+"""What the terminal shows: the outcome of a batch with its exit code, the progress bar, and small tables."""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deepnmf_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, DeepnmfError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+
+class Outcome:
+    """What became of every file of a batch. Errors and warnings are shown at once, counts at the end.
+
+    `rows` holds one JSON-serialisable dict per file, in the order of their completion; its "error" is None or a
+    sentence. Everything but the JSON document goes to standard error, so standard output stays free for data.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def done(self, row: dict[str, Any], warnings: Sequence[str] = ()) -> None:
+        self.rows.append({**row, "error": None})
+        for warning in warnings:
+            say(f"Warning: {warning}")
+
+    def failed(self, row: dict[str, Any], error: DeepnmfError) -> None:
+        self.rows.append({**row, "error": str(error)})
+        say(f"Error: {error}")
+
+    @property
+    def failures(self) -> int:
+        return sum(row["error"] is not None for row in self.rows)
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every file was done, 1 when none was, 3 when only some were."""
+        if self.failures == 0:
+            return EXIT_DONE
+        return EXIT_FAILED if self.failures == len(self.rows) else EXIT_SOME_FAILED
+
+    def summary(self, verb: str) -> str:
+        """For example "Enhanced 3 files. 1 of 4 files failed."; empty when the only file failed."""
+        total, failures = len(self.rows), self.failures
+        sentences = [f"{verb} {count(total - failures, 'file')}."] if failures < total else []
+        if failures and total > 1:
+            sentences.append(f"{failures} of {count(total, 'file')} failed.")
+        return " ".join(sentences)
+
+
+def say(text: str) -> None:
+    """Print a line on standard error, above a progress bar if one is shown."""
+    from tqdm import tqdm
+
+    tqdm.write(text, file=sys.stderr)
+
+
+def echo_json(document: Any) -> None:
+    """Print one JSON document on standard output."""
+    click.echo(json.dumps(document, indent=2))
+
+
+def progress(hidden: bool) -> "tqdm":
+    """A bar on standard error that counts seconds of audio; never shown where standard error is no terminal.
+
+    Give it the total with `reset(total=...)`, which is worth finding out only when it is not `disable`d.
+    """
+    from tqdm import tqdm
+
+    layout = "{desc}{percentage:3.0f} %|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
+    hidden = hidden or not sys.stderr.isatty()
+    return tqdm(bar_format=layout, file=sys.stderr, disable=hidden, leave=False, dynamic_ncols=True)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell; those that hold numbers (or "-") only are aligned to the right."""
+    columns = list(zip(header, *rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    numeric = [bool(rows) and all(map(_is_number, column[1:])) for column in columns]
+    lines = [
+        "  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(line, widths, numeric))
+        for line in (header, ["-" * width for width in widths], *rows)
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def count(number: int, noun: str) -> str:
+    """ "1 file", "2 files"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _is_number(cell: str) -> bool:
+    return cell == "-" or cell.lstrip("+-")[:1].isdigit()

@@ -1,0 +1,22 @@
+"""Options that several commands share, so that they read and behave alike."""
+
+import click
+
+model_option = click.option(
+    "--model",
+    metavar="NAME|FILE",
+    help="A model of `deepnmf models`, or a .safetensors file that `deepnmf train` wrote.",
+    show_default="the one marked * in `deepnmf models`",
+)
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where the network runs; auto takes a GPU when there is one.",
+)
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace outputs that exist already.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document on standard output instead of text."
+)
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show errors only: no progress bar, no summary.")

@@ -1,0 +1,1 @@
+"""Sound as samples: audio files, the STFT pair and features."""

@@ -1,0 +1,274 @@
+"""Audio files of any format, rate and length, read and written in blocks of samples (channels, frames)."""
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from deepnmf_cli.checkpoint import atomic_path
+from deepnmf_cli.errors import AudioError
+from deepnmf_cli.signal.formats import (
+    PCM_BITS,
+    UNBOUNDED,
+    WRITABLE,
+    AudioInfo,
+    announced_frames,
+    check_shape,
+    data_bytes,
+    is_writable,
+    output_format,
+)
+
+BLOCK_FRAMES = 1 << 16
+"""Frames read or written at once: small in memory, and libvorbis overflows its stack beyond about a million."""
+
+WAV_LIMIT_BYTES = (1 << 32) - (1 << 16)
+"""Sizes in a WAV header have 32 bits; a larger file becomes RF64, its 64-bit extension, under the same name."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_INCOMPLETE = "The file is incomplete: copy it again, or save what is there with `ffmpeg -i FILE repaired.wav`."
+
+
+class _SequentialFile(soundfile.SoundFile):
+    """A SoundFile that is never sought: seeking after each block, as soundfile does, breaks the MP3 decoder's state."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class AudioReader:
+    """An open audio file; a context manager.
+
+    Raises AudioError when the file is missing, empty, cut short, not audio, or outside 1-64 channels and 1-768 kHz.
+    `name` stands for the path in messages.
+    """
+
+    def __init__(self, path: str | Path, name: str | None = None) -> None:
+        self.name = str(path) if name is None else name
+        _check_regular(Path(path), self.name)
+        try:
+            self._file = _SequentialFile(path)
+        except soundfile.SoundFileError as error:
+            raise AudioError(
+                self.name,
+                f"no audio that can be read ({_reason(error)})",
+                "WAV, FLAC, OGG, MP3, AIFF, AU or another format of libsndfile",
+                "Convert it first, for example with `ffmpeg -i FILE converted.wav`.",
+            ) from error
+        file = self._file
+        self.info = AudioInfo(file.samplerate, file.channels, file.frames, file.format, file.subtype)
+        try:
+            self._check()
+        except AudioError:
+            file.close()
+            raise
+
+    def __enter__(self) -> "AudioReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def blocks(self, dtype: str = "float32", frames: int = BLOCK_FRAMES) -> Iterator[np.ndarray]:
+        """Yield the rest of the file as arrays (channels, n), 1 <= n <= frames, full scale being [-1, 1).
+
+        "float32" holds up to 24 bits exactly; "float64" every sample format. Raises AudioError at a sample that is not
+        finite in float32, and when the file ends before its header says.
+        """
+        found = 0
+        while len(block := self._read(frames, dtype, found)):
+            self._check_finite(block, found)
+            found += len(block)
+            yield np.ascontiguousarray(block.T)
+        if found < self.info.frames:
+            raise self._cut_short(found, self.info.frames)
+
+    def _read(self, frames: int, dtype: str, found: int) -> np.ndarray:
+        try:
+            return self._file.read(frames, dtype=dtype, always_2d=True)
+        except soundfile.SoundFileError as error:
+            raise self._cut_short(found, self.info.frames, _reason(error)) from error
+
+    def _check(self) -> None:
+        info = self.info
+        check_shape(self.name, info.channels, info.rate_hz)
+        announced = announced_frames(self._file.extra_info, info)
+        if announced > info.frames:
+            raise self._cut_short(info.frames, announced)
+        if info.frames == 0:
+            raise AudioError(self.name, "no samples", "at least one sample", "Record it again, or leave the file out.")
+
+    def _check_finite(self, block: np.ndarray, start: int) -> None:
+        # One comparison finds NaN, infinity, and doubles that single precision cannot hold.
+        finite = np.abs(block) <= np.finfo(np.float32).max
+        if not finite.all():
+            frame, channel = np.argwhere(~finite)[0]
+            raise AudioError(
+                self.name,
+                f"a sample that is not finite ({block[frame, channel]}) at {(start + frame) / self.info.rate_hz:.3f} s "
+                f"(sample {start + frame}, channel {channel + 1})",
+                "finite samples",
+                "Export the recording again, or replace such samples by zeros.",
+            )
+
+    def _cut_short(self, found: int, expected: int, reason: str = "") -> AudioError:
+        because = f" ({reason})" if reason else ""
+        return AudioError(self.name, f"{found} frames{because}", f"{expected} frames as the header says", _INCOMPLETE)
+
+
+class AudioWriter:
+    """An output under way, made by `open_writer`. `info.frames` counts what was written, `clipped` the samples cut."""
+
+    def __init__(self, path: Path, partial: Path, info: AudioInfo) -> None:
+        self.path, self.frames, self.clipped = path, 0, 0
+        self.rate_hz, self.subtype = info.rate_hz, info.subtype
+        large = info.container == "WAV" and data_bytes(info) > WAV_LIMIT_BYTES
+        try:
+            self._file = _SequentialFile(
+                partial, "w", info.rate_hz, info.channels, info.subtype, format="RF64" if large else info.container
+            )
+        except soundfile.SoundFileError as error:
+            raise AudioError(
+                path,
+                f"{info.channels} channel(s) at {info.rate_hz} Hz ({_reason(error)})",
+                f"a signal that {info.container} ({info.subtype}) can hold",
+                "Choose a name that ends in .wav.",
+            ) from error
+
+    def write(self, samples: np.ndarray) -> np.ndarray:
+        """Append samples (channels, n); returns them as a reader will find them, float64 (channels, n).
+
+        Integer formats round to their grid and clip to [-1, 1 - one step]; values that lossy codecs (OGG, MP3, mu-law,
+        A-law) will change are returned as given.
+        """
+        if not np.isfinite(samples).all():
+            remedy = "Check the input's level and the model."
+            raise AudioError(self.path, "samples that are not finite to write", "finite samples", remedy)
+        stored = samples.astype(np.float64)
+        bits = PCM_BITS.get(self.subtype)
+        if bits:
+            # libsndfile scales floats by 2^(bits-1) - 1 and truncates; left-justified integers are stored as they are.
+            scale = 1 << (bits - 1)
+            steps = np.rint(stored * scale)
+            limited = np.clip(steps, -scale, scale - 1)
+            self.clipped += int(np.count_nonzero(limited != steps))
+            stored = limited / scale
+            encoded = limited.astype(np.int32) << (32 - bits)
+        else:
+            if self.subtype not in UNBOUNDED:
+                self.clipped += int(np.count_nonzero(np.abs(stored) > 1))
+                stored = np.clip(stored, -1, 1)
+            encoded = stored if self.subtype == "DOUBLE" else stored.astype(np.float32)
+        for start in range(0, samples.shape[1], BLOCK_FRAMES):
+            with _explaining(self.path):
+                self._file.write(encoded[:, start : start + BLOCK_FRAMES].T)
+        self.frames += samples.shape[1]
+        return stored
+
+    def close(self) -> None:
+        self._file.close()
+
+    def discard(self) -> None:
+        """Close after a failure, which has its own message and must not be replaced by that of the closing."""
+        with suppress(soundfile.SoundFileError):
+            self._file.close()
+
+
+@contextmanager
+def open_writer(path: str | Path, info: AudioInfo) -> Iterator[AudioWriter]:
+    """Write `path` atomically in the container and subtype of `info`; `info.frames` is the length planned.
+
+    The file appears when the block ends without an error. Raises AudioError when the folder cannot be written, when
+    the container cannot hold the signal, and when the disk is, or is going to be, full.
+    """
+    path = Path(path)
+    check_shape(path, info.channels, info.rate_hz)
+    with ExitStack() as stack:
+        with _explaining(path):
+            _check_space(path, data_bytes(info))
+            partial = stack.enter_context(atomic_path(path))
+        writer = AudioWriter(path, partial, info)
+        stack.callback(writer.discard)
+        yield writer
+        with _explaining(path):
+            writer.close()
+            # Buffers reach the disk at closing, where libsndfile does not always report that it was full.
+            if (arrived := soundfile.info(partial).frames) != writer.frames:
+                raise OSError(errno.ENOSPC, f"{arrived} of {writer.frames} frames arrived on the disk")
+            stack.close()
+
+
+def info(path: str | Path) -> AudioInfo:
+    """Rate, channels, length and format of a file, from its header. Raises AudioError as `AudioReader` does."""
+    with AudioReader(path) as reader:
+        return reader.info
+
+
+def read(path: str | Path, dtype: str = "float32") -> tuple[np.ndarray, int]:
+    """All samples (channels, frames) of a file, full scale being [-1, 1), and its rate in Hz. Raises AudioError."""
+    with AudioReader(path) as reader:
+        return np.concatenate(list(reader.blocks(dtype)), axis=1), reader.info.rate_hz
+
+
+def write(path: str | Path, samples: np.ndarray, rate_hz: int, subtype: str = "PCM_16") -> None:
+    """Write samples (channels, frames) in the container of the suffix, as `subtype` or what comes nearest to it.
+
+    Raises AudioError for an unknown suffix, a shape that is not (channels, frames), and as `open_writer` does.
+    """
+    if not is_writable(path):
+        expected = f"one that ends in {', '.join(WRITABLE)}"
+        raise AudioError(path, "a name of no audio format", expected, "Change the suffix.")
+    if samples.ndim != 2:
+        raise AudioError(path, f"an array of shape {samples.shape}", "(channels, frames)", "Add a channel axis.")
+    channels, frames = samples.shape
+    wanted = AudioInfo(rate_hz, channels, frames, "", subtype)
+    container, subtype = output_format(path, wanted)
+    with open_writer(path, AudioInfo(rate_hz, channels, frames, container, subtype)) as writer:
+        writer.write(samples)
+
+
+def _check_regular(path: Path, name: str) -> None:
+    """Raise AudioError unless `path` is a file that can be opened and is not empty."""
+    remedy = "Check the path."
+    try:
+        # libsndfile says only "System error."; the operating system knows more. Asked first, for a pipe would block.
+        if path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "a pipe or device"
+            raise AudioError(name, kind, "a regular file", "To read from a pipe, pass - as the input.")
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except OSError as error:
+        raise AudioError(name, f"no readable file ({error.strerror})", "an audio file", remedy) from error
+    if empty:
+        raise AudioError(name, "an empty file", "an audio file with at least one sample", "Record or copy it again.")
+
+
+def _check_space(path: Path, needed: int) -> None:
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        found, expected = f"{free / 1e6:.0f} MB free on the disk", f"at least {needed / 1e6:.0f} MB"
+        raise AudioError(path, found, expected, "Free some space, or choose an output on another disk.")
+
+
+@contextmanager
+def _explaining(path: Path) -> Iterator[None]:
+    """Turn what a failing write raises into an AudioError that says why the output could not be written."""
+    try:
+        yield
+    # soundfile asserts that all frames were written, which is how a full disk shows.
+    except (OSError, soundfile.SoundFileError, AssertionError) as error:
+        if isinstance(error, AssertionError) or getattr(error, "errno", None) in _FULL:
+            found, remedy = "a full disk, or an exceeded quota", "Free some space, or use another disk."
+        else:
+            found, remedy = f"an output that cannot be written ({_reason(error)})", "Choose an output in another folder."
+        raise AudioError(path, found, "room for the output in a folder that can be written", remedy) from error
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without the path that libsndfile's and the system's messages repeat."""
+    text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+    return text.strip().rstrip(".").removeprefix("Error : ")

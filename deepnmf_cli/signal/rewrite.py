@@ -1,0 +1,80 @@
+"""One audio file into another through a process, block by block, with what the process removed on the side."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from deepnmf_cli.signal.audio import AudioReader, open_writer
+from deepnmf_cli.signal.formats import AudioInfo, output_format
+
+Process = Callable[[Iterable[np.ndarray], int, int], Iterator[np.ndarray]]
+"""(blocks (channels, n) float32, rate_hz, channels) -> blocks (channels, m) float32; aligned, of the same total length."""
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """What `rewrite` did: the source, and how many samples it had to clip in each output."""
+
+    info: AudioInfo
+    clipped: dict[Path, int]
+
+
+class _Waiting:
+    """Samples read but not yet answered by the process: first in, first out."""
+
+    def __init__(self, channels: int) -> None:
+        self._samples = np.empty((channels, 0))
+
+    def put(self, block: np.ndarray) -> None:
+        self._samples = np.concatenate([self._samples, block], axis=1)
+
+    def take(self, count: int) -> np.ndarray:
+        taken, self._samples = self._samples[:, :count], self._samples[:, count:]
+        return taken
+
+
+def rewrite(
+    source: str | Path,
+    target: str | Path,
+    process: Process,
+    removed: str | Path | None = None,
+    *,
+    name: str | None = None,
+    progress: Callable[[float], object] = lambda seconds: None,
+) -> Rewritten:
+    """Write process(source) to `target` and, when asked, source - target to `removed`, in bounded memory.
+
+    Rate, channels and length are kept, the sample format as `output_format` says. The difference is taken after
+    `target` has been rounded and clipped to its sample format, so target + removed = source exactly where all three
+    hold integers and the difference fits; else to the precision of the formats (lossy codecs excepted).
+    `progress` receives the seconds of audio done since its last call. Raises AudioError; nothing half-written stays.
+    """
+    with AudioReader(source, name) as reader, ExitStack() as outputs:
+        info = reader.info
+        writer = outputs.enter_context(open_writer(target, _like(info, target)))
+        rest = outputs.enter_context(open_writer(removed, _like(info, removed))) if removed else None
+        waiting = _Waiting(info.channels)
+
+        def blocks() -> Iterator[np.ndarray]:
+            # Single precision is what networks take; the difference needs all the bits of the source.
+            for block in reader.blocks("float64" if rest else "float32"):
+                if rest:
+                    waiting.put(block)
+                yield block.astype(np.float32, copy=False)
+
+        for block in process(blocks(), info.rate_hz, info.channels):
+            stored = writer.write(block)
+            if rest:
+                rest.write(waiting.take(block.shape[1]) - stored)
+            progress(block.shape[1] / info.rate_hz)
+        if writer.frames != info.frames:
+            raise ValueError(f"the process returned {writer.frames} frames for {info.frames}")
+        return Rewritten(info, {out.path: out.clipped for out in (writer, rest) if out is not None})
+
+
+def _like(info: AudioInfo, path: str | Path) -> AudioInfo:
+    container, subtype = output_format(path, info)
+    return replace(info, container=container, subtype=subtype)
