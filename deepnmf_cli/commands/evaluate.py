@@ -1,0 +1,206 @@
+"""`deepnmf evaluate`: score enhanced recordings, or models, against clean references."""
+
+import os
+import shlex
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deepnmf_cli.commands import console
+from deepnmf_cli.commands.options import device_option, json_option, quiet_option
+from deepnmf_cli.errors import DeepnmfError, UsageError
+
+if TYPE_CHECKING:
+    from deepnmf_cli.scoring.pairing import Pair
+    from deepnmf_cli.scoring.report import System
+    from deepnmf_cli.scoring.scorer import ScoringPool
+
+DEFAULT = "default"
+"""The word that stands for the default model in --model, whose value cannot be left out."""
+
+FILES_PER_JOB = 16
+"""A scoring process takes seconds to start, in which it could have scored about so many files."""
+
+
+@click.command()
+@click.option("--reference", metavar="DIR", required=True, type=click.Path(), help="The clean recordings.")
+@click.option("--noisy", metavar="DIR", type=click.Path(), help="The noisy recordings: scored too, and input of --model.")
+@click.option(
+    "--estimate", "estimates", metavar="DIR", multiple=True, type=click.Path(),
+    help="Enhanced recordings. Repeat to compare several.",
+)  # fmt: skip
+@click.option(
+    "--model", "models", metavar="NAME|FILE", multiple=True,
+    help="A model to enhance --noisy with: a name of `deepnmf models`, a .safetensors file, or the word default. "
+    "Repeat to compare several.",
+)  # fmt: skip
+@click.option(
+    "--snr-csv", metavar="FILE", type=click.Path(), show_default="the file names, as in 003_+3dB_street.wav",
+    help="Input SNRs, a CSV file with the columns name and snr_db.",
+)  # fmt: skip
+@click.option(
+    "--report", "report_folder", metavar="DIR", type=click.Path(),
+    help="Also write files.csv, report.json, report.md and figures there.",
+)  # fmt: skip
+@click.option(
+    "--jobs", type=click.IntRange(min=1), show_default=f"one for every {FILES_PER_JOB} files, at most one for each CPU",
+    help="Processes that score.",
+)  # fmt: skip
+@device_option
+@json_option
+@quiet_option
+@click.pass_context
+def command(
+    context: click.Context,
+    reference: str,
+    noisy: str | None,
+    estimates: tuple[str, ...],
+    models: tuple[str, ...],
+    snr_csv: str | None,
+    report_folder: str | None,
+    jobs: int | None,
+    device: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Score enhanced recordings, or models, against clean references.
+
+    Recordings pair by their names below the folders; the suffix may differ. For each file: SDR (BSS-eval v3, 512 taps),
+    SI-SDR, PESQ (wide band; narrow band at 8 kHz), STOI and ESTOI; for each system the mean with its 95 % confidence
+    interval, also by input SNR where that is known. Higher is better.
+
+    \b
+    Examples:
+      deepnmf evaluate --reference clean/ --estimate enhanced/
+      deepnmf evaluate --reference clean/ --noisy noisy/ --model default --report report/
+
+    Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted. A file that is missing or cannot be read fails all.
+    """
+    _check_usage(noisy, estimates, models)
+    if report_folder:
+        _make_folder(Path(report_folder))
+
+    from deepnmf_cli.scoring import pairing, report, scorer
+
+    folders = [noisy, *estimates] if noisy else list(estimates)
+    paired = {folder: pairing.pair_folders(reference, folder) for folder in folders}
+    pairs = paired[folders[0]][0]
+    names = [pair.name for pair in pairs]
+    snrs_db = pairing.input_snrs(names, snr_csv)
+    runners = [_model_runner(model, device) for model in models]
+
+    with console.progress(hidden=as_json or quiet) as bar, scorer.ScoringPool(jobs or _jobs(len(names))) as pool:
+        if not bar.disable:
+            bar.reset(total=_seconds(pairs) * (len(folders) + len(models)))
+        systems = _score_folders(noisy, {folder: pairs for folder, (pairs, _) in paired.items()}, pool, bar.update)
+        systems += [run(pairs, pool, bar.update) for run in runners]
+    remarks = [f"{folder}: {_left_out(extra)}" for folder, (_, extra) in paired.items() if extra]
+    sha256 = pairing.corpus_hash(pair.reference for pair in pairs)
+    result = report.make_report(systems, snrs_db, sha256, _command_line(context), remarks)
+
+    written = report.write_report(result, report_folder) if report_folder else []
+    _show(result, as_json)
+    if written and not quiet:
+        console.say(f"Wrote {', '.join(path.name for path in written)} to {report_folder}.")
+
+
+def _check_usage(noisy: str | None, estimates: tuple[str, ...], models: tuple[str, ...]) -> None:
+    if models and not noisy:
+        expected = "--noisy DIR, the recordings that the model enhances"
+        raise UsageError("--model", "no noisy recordings", expected, "Add --noisy DIR.")
+    if not (noisy or estimates):
+        expected = "--estimate DIR, or --noisy DIR with --model NAME|FILE"
+        raise UsageError("deepnmf evaluate", "nothing to score", expected, "Add one of them.")
+    given = Counter([noisy, *estimates, *models])
+    if repeated := [name for name, times in given.items() if name and times > 1]:
+        raise UsageError(repeated[0], "it twice", "each folder and each model once", "Leave one of the two out.")
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder of the report before the work begins; raises DeepnmfError when it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(13, "permission denied")
+    except OSError as error:
+        found = f"that it cannot be written ({error.strerror})"
+        raise DeepnmfError(folder, found, "a folder for the report", "Choose another folder.") from error
+
+
+def _score_folders(
+    noisy: str | None, paired: "dict[str, list[Pair]]", pool: "ScoringPool", progress: Callable[[float], object]
+) -> "list[System]":
+    from deepnmf_cli.scoring.report import ESTIMATE, NOISY, System
+    from deepnmf_cli.scoring.scorer import score_files
+
+    last_parts = Counter(Path(folder).resolve().name for folder in paired)
+    systems = []
+    for folder, pairs in paired.items():
+        name = Path(folder).resolve().name
+        if folder == noisy:
+            name, kind = NOISY, NOISY
+        else:
+            name, kind = (name if last_parts[name] == 1 and name != NOISY else folder), ESTIMATE
+        systems.append(System(name, kind, folder, score_files(pairs, pool, progress)))
+    return systems
+
+
+def _model_runner(model: str, device: str) -> "Callable[[list[Pair], ScoringPool, Callable[[float], object]], System]":
+    """Load a model now, so that a wrong name fails before any work, and return what scores it later."""
+    from deepnmf_cli import library
+    from deepnmf_cli.scoring.pairing import file_hash
+    from deepnmf_cli.scoring.report import MODEL, System
+    from deepnmf_cli.scoring.scorer import score_enhanced
+
+    path = library.find(None if model == DEFAULT else model)
+    enhancer, info = library.load_enhancer(path, device), library.info(path)
+    facts = {"parameters": info.parameters, "macs_per_s": info.macs_per_s, "sha256": file_hash(path)}
+    name = info.name if model == DEFAULT else model
+
+    def run(pairs: "list[Pair]", pool: "ScoringPool", progress: Callable[[float], object]) -> "System":
+        return System(name, MODEL, model, score_enhanced(pairs, enhancer.enhance, pool, progress), facts)
+
+    return run
+
+
+def _jobs(files: int) -> int:
+    return max(1, min(os.cpu_count() or 1, files // FILES_PER_JOB))
+
+
+def _seconds(pairs: "list[Pair]") -> float:
+    from deepnmf_cli.signal import audio
+
+    return sum(audio.info(pair.reference).seconds for pair in pairs)
+
+
+def _left_out(names: list[str]) -> str:
+    return f"{console.count(len(names), 'file')} without a reference left out, the first being {names[0]}"
+
+
+def _command_line(context: click.Context) -> str:
+    """The command as typed, less the options that were left at their defaults."""
+    words = ["deepnmf", context.info_name or ""]
+    for option in context.command.params:
+        value = context.params.get(option.name)
+        if value == option.get_default(context) or value in (None, (), False):
+            continue
+        for one in value if isinstance(value, tuple) else (value,):
+            words += [option.opts[0]] if one is True else [option.opts[0], str(one)]
+    return shlex.join(words)
+
+
+def _show(result: dict[str, Any], as_json: bool) -> None:
+    from deepnmf_cli.scoring import report
+
+    if as_json:
+        console.echo_json(result)
+        return
+    click.echo(console.table(*report.overall_table(result)))
+    if (by_snr := report.snr_table(result))[1]:
+        click.echo("\n" + console.table(*by_snr))
+    click.echo(f"\n{report.caption(result)}")
+    for remark in result["remarks"]:
+        click.echo(f"Note: {remark}.")

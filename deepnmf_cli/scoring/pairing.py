@@ -1,0 +1,148 @@
+"""Which recordings are compared: files of two folders that pair by name, their input SNR, and the hash of a corpus."""
+
+import csv
+import hashlib
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deepnmf_cli.errors import CorpusError
+from deepnmf_cli.signal import audio
+from deepnmf_cli.signal.formats import audio_suffixes, find
+
+LENGTH_TOLERANCE_S = 0.01
+"""Lossy codecs and framing add or drop a few milliseconds; a larger difference means another recording."""
+
+SNR_IN_NAME = re.compile(r"(?:^|_)([+-]?\d+(?:\.\d+)?)dB(?:_|$)")
+"""The input SNR as part of a file name, as in 003_+3dB_street."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A reference and what is compared with it; `name` is the path below the folder, without its suffix."""
+
+    name: str
+    reference: Path
+    estimate: Path
+
+
+def pair_folders(reference_folder: str | Path, estimate_folder: str | Path) -> tuple[list[Pair], list[str]]:
+    """The pairs of two folders in the order of their names, and the names of estimates without a reference.
+
+    Raises CorpusError when a folder is missing, holds two files of one name, or lacks the partner of a reference, and
+    AudioError when it holds no audio.
+    """
+    references, estimates = _index(reference_folder), _index(estimate_folder)
+    missing = [name for name in references if name not in estimates]
+    if missing:
+        raise CorpusError(
+            estimate_folder,
+            f"no partner for {len(missing)} of {len(references)} references, the first being {missing[0]!r}",
+            f"a file of the same name (the suffix may differ) for each file in {reference_folder}",
+            "Add the missing files, or take their references away.",
+        )
+    pairs = [Pair(name, references[name], estimates[name]) for name in references]
+    return pairs, [name for name in estimates if name not in references]
+
+
+def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, int]:
+    """(reference, estimate, rate_hz): float64 arrays of one shape (channels, samples), cut to the shorter file.
+
+    Raises AudioError for a file that cannot be read or holds samples that are not finite, and CorpusError where the
+    two files differ in rate, in channels, or by more than 10 ms in length.
+    """
+    reference, rate_hz = audio.read(pair.reference, "float64")
+    estimate, found_hz = audio.read(pair.estimate, "float64")
+    if found_hz != rate_hz:
+        _refuse(pair, f"a sampling rate of {found_hz} Hz", f"{rate_hz} Hz", "Resample one of the two folders.")
+    if len(estimate) != len(reference):
+        _refuse(pair, f"{len(estimate)} channel(s)", f"{len(reference)} channel(s)", "Mix down or split one of the two.")
+    found, expected = estimate.shape[1], reference.shape[1]
+    if abs(found - expected) > LENGTH_TOLERANCE_S * rate_hz:
+        remedy = "Cut or align the recordings: they must start and end together."
+        _refuse(pair, f"{found} samples", f"{expected} samples, give or take {LENGTH_TOLERANCE_S * 1e3:.0f} ms", remedy)
+    frames = min(found, expected)
+    return reference[:, :frames], estimate[:, :frames], rate_hz
+
+
+def input_snrs(names: Sequence[str], table: str | Path | None = None) -> dict[str, float]:
+    """Name -> input SNR in dB, from a CSV file with the columns `name` and `snr_db`, or else from the names themselves.
+
+    Names without an SNR (see SNR_IN_NAME) are left out. The table must hold all names, with or without the suffix of
+    an audio file; CorpusError otherwise, and when it cannot be read.
+    """
+    if table is None:
+        found = {name: SNR_IN_NAME.search(Path(name).name) for name in names}
+        return {name: float(match[1]) for name, match in found.items() if match}
+    known = _read_table(Path(table))
+    missing = [name for name in names if name not in known]
+    if missing:
+        found = f"no row for {len(missing)} of {len(names)} files, the first being {missing[0]!r}"
+        raise CorpusError(table, found, "one row for each reference", "Add the rows that are missing.")
+    return {name: known[name] for name in names}
+
+
+def corpus_hash(paths: Iterable[Path]) -> str:
+    """SHA-256 over the contents and names of files: what `sha256sum * | sha256sum` prints for a flat folder."""
+    total = hashlib.sha256()
+    for path in sorted(paths, key=lambda path: path.as_posix().encode()):
+        total.update(f"{file_hash(path)}  {path.name}\n".encode())
+    return total.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _index(folder: str | Path) -> dict[str, Path]:
+    """Name -> file for all audio below `folder`."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing there"
+        raise CorpusError(folder, found, "a folder of audio files", "Check the path.")
+    index: dict[str, Path] = {}
+    for path in find(folder):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in index:
+            found = f"{index[name].name} and {path.name}"
+            raise CorpusError(folder, found, "one file of each name", "Take one of the two away.")
+        index[name] = path
+    return index
+
+
+def _refuse(pair: Pair, found: str, expected: str, remedy: str) -> None:
+    raise CorpusError(pair.estimate, found, f"{expected}, as {pair.reference} has", remedy)
+
+
+def _read_table(path: Path) -> dict[str, float]:
+    columns, remedy = "the columns name and snr_db", "Write a CSV file as docs/evaluation.md shows."
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            if not {"name", "snr_db"} <= set(rows.fieldnames or ()):
+                found = f"the columns {', '.join(rows.fieldnames or ['(none)'])}"
+                raise CorpusError(path, found, columns, remedy)
+            return {_without_suffix(row["name"]): _snr(path, rows.line_num, row["snr_db"]) for row in rows}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CorpusError(path, f"no readable CSV file ({error})", columns, remedy) from error
+
+
+def _snr(path: Path, line: int, text: str | None) -> float:
+    try:
+        snr_db = float(text or "")
+    except ValueError:
+        snr_db = math.nan
+    if not math.isfinite(snr_db):
+        raise CorpusError(path, f"{text!r} as snr_db in line {line}", "a number", "Correct the line.")
+    return snr_db
+
+
+def _without_suffix(name: str | None) -> str:
+    name = name or ""
+    return name[: -len(suffix)] if (suffix := Path(name).suffix) and suffix.lower() in audio_suffixes() else name

@@ -1,0 +1,267 @@
+"""From scores to a report: means with intervals, by input SNR, as one dict that every table and file is made of."""
+
+import csv
+import importlib.metadata
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from deepnmf_cli import __version__
+from deepnmf_cli.checkpoint import atomic_path
+from deepnmf_cli.errors import DeepnmfError
+from deepnmf_cli.scoring.scorer import METRICS, Scores
+
+FORMAT = 1
+"""Number of the layout of report.json."""
+
+CONFIDENCE = 0.95
+INTERVAL = "95 % confidence interval of the mean, Student t over files"
+NOISY, ESTIMATE, MODEL = "noisy", "estimate", "model"
+"""Kinds of systems."""
+
+DECIMALS = {"SDR": 2, "SI-SDR": 2, "PESQ": 2, "STOI": 3, "ESTOI": 3}
+LABELS = {metric: f"{metric} [dB]" if "SDR" in metric else metric for metric in METRICS}
+FILES_CSV, REPORT_JSON, REPORT_MD = "files.csv", "report.json", "report.md"
+
+_PACKAGES = ("fast-bss-eval", "pesq", "pystoi")
+
+
+@dataclass(frozen=True)
+class System:
+    """One row of the comparison: who made the estimates, and what each file scored."""
+
+    name: str
+    kind: str
+    """NOISY, ESTIMATE or MODEL."""
+    source: str
+    """The folder or model, as the user named it."""
+    scores: Sequence[Scores]
+    model: Mapping[str, Any] | None = None
+    """For a model: parameters, multiply-adds per second (macs_per_s) and the hash of its file (sha256)."""
+
+
+def summarise(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, half-width of its 95 % confidence interval (ci95), and count of the values that are not NaN.
+
+    ci95 = t(0.975, n - 1) s / sqrt(n), s being the sample's standard deviation: the spread over files, taken as
+    independent draws. None stands for a mean without values and an interval with fewer than two.
+    """
+    from scipy.special import stdtrit
+
+    defined = [value for value in values if not math.isnan(value)]
+    count = len(defined)
+    mean = math.fsum(defined) / count if count else None
+    ci95 = None
+    if count > 1:
+        variance = math.fsum((value - mean) ** 2 for value in defined) / (count - 1)
+        ci95 = float(stdtrit(count - 1, 0.5 + CONFIDENCE / 2)) * math.sqrt(variance / count)
+    return {"mean": mean, "ci95": ci95, "count": count}
+
+
+def make_report(
+    systems: Sequence[System],
+    snrs_db: Mapping[str, float],
+    reference_sha256: str,
+    command: str,
+    remarks: Sequence[str] = (),
+) -> dict[str, Any]:
+    """All of an evaluation as JSON-serialisable data, documented in docs/evaluation.md.
+
+    Every system holds the same files in the same order. `snrs_db` maps names to input SNRs; files that it lacks count
+    in the overall means only. When a system of the kind NOISY is there, the others get "gain": the mean over files
+    of their improvement on it, with the interval of these differences, which is narrower than that of the means.
+    With one model, its means are also the report's "figures".
+    """
+    files = systems[0].scores
+    noisy = next((system for system in systems if system.kind == NOISY), None)
+    models = [system for system in systems if system.kind == MODEL]
+    described = [_describe(system, noisy, snrs_db) for system in systems]
+    return {
+        "format": FORMAT,
+        "deepnmf": __version__,
+        "command": command,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {"platform": platform.platform(), "python": platform.python_version(), "cpus": os.cpu_count()},
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "reference": {
+            "files": len(files),
+            "seconds": math.fsum(one.seconds for one in files),
+            "rates_hz": sorted({one.rate_hz for one in files}),
+            "sha256": reference_sha256,
+        },
+        "interval": INTERVAL,
+        "remarks": [*remarks, *_remarks(systems)],
+        "figures": {metric: _mean(models[0].scores, metric) for metric in METRICS} if len(models) == 1 else {},
+        "systems": described,
+    }
+
+
+def overall_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """(header, rows): one row of means with intervals for each system."""
+    rows = [[system["name"], *_cells(system["summary"], report)] for system in report["systems"]]
+    return ["system", *LABELS.values()], rows
+
+
+def snr_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """(header, rows): one row for each input SNR and system; no rows where no SNR is known."""
+    levels = zip(*(system["by_snr"] for system in report["systems"]), strict=True)
+    rows = [
+        [f"{level['snr_db']:+g} dB", system["name"], str(level["files"]), *_cells(level["summary"], level)]
+        for group in levels
+        for system, level in zip(report["systems"], group, strict=True)
+    ]
+    return ["input SNR", "system", "files", *LABELS.values()], rows
+
+
+def caption(report: Mapping[str, Any]) -> str:
+    """What the numbers of the tables are, in one sentence."""
+    reference = report["reference"]
+    rates = " and ".join(f"{rate / 1000:g}" for rate in reference["rates_hz"])
+    files = "1 file" if reference["files"] == 1 else f"{reference['files']} files"
+    return f"{files}, {reference['seconds'] / 60:.1f} minutes at {rates} kHz; mean ± {report['interval']}."
+
+
+def write_report(report: Mapping[str, Any], folder: str | Path) -> list[Path]:
+    """Write files.csv, report.json, report.md and the figures (PNG) to an existing folder; returns their paths.
+
+    Raises DeepnmfError when the folder cannot be written.
+    """
+    from deepnmf_cli.scoring.figures import draw
+
+    folder = Path(folder)
+    figures = draw(report)
+    writers = {
+        FILES_CSV: lambda path: _write_csv(report, path),
+        REPORT_JSON: lambda path: path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8"),
+        REPORT_MD: lambda path: path.write_text(markdown(report, list(figures)), encoding="utf-8"),
+    } | {name: lambda path, figure=figure: figure.savefig(path, dpi=150) for name, figure in figures.items()}
+    try:
+        for name, write in writers.items():
+            with atomic_path(folder / name) as partial:
+                write(partial)
+    except OSError as error:
+        found = f"that it cannot be written ({error.strerror})"
+        raise DeepnmfError(folder, found, "a folder for the report", "Choose another, or free some space.") from error
+    return [folder / name for name in writers]
+
+
+def markdown(report: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
+    """The report as a page: tables, figures (file names), remarks, and where the numbers come from."""
+    reference, machine = report["reference"], report["machine"]
+    parts = ["# Evaluation", caption(report), _markdown_table(*overall_table(report))]
+    if (by_snr := snr_table(report))[1]:
+        parts += ["## By input SNR", _markdown_table(*by_snr)]
+    parts += [f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in figures]
+    if report["remarks"]:
+        parts += ["## Remarks", "\n".join(f"* {remark}" for remark in report["remarks"])]
+    parts += [
+        "## Origin",
+        f"* Command: `{report['command']}`\n"
+        f"* Reference: {reference['files']} files, SHA-256 `{reference['sha256']}`\n"
+        f"* deepnmf {report['deepnmf']}, {', '.join(f'{k} {v}' for k, v in report['packages'].items())}, "
+        f"Python {machine['python']}\n"
+        f"* {report['date']} on {machine['platform']}, {machine['cpus']} CPUs",
+    ]
+    parts += [_model_line(system) for system in report["systems"] if system["model"]]
+    return "\n\n".join(parts) + "\n"
+
+
+def _describe(system: System, noisy: System | None, snrs_db: Mapping[str, float]) -> dict[str, Any]:
+    gains = _gains(system, noisy) if noisy and system is not noisy else None
+    levels = sorted({snrs_db[one.name] for one in system.scores if one.name in snrs_db})
+    by_snr = []
+    for level in levels:
+        chosen = [i for i, one in enumerate(system.scores) if snrs_db.get(one.name) == level]
+        by_snr.append({"snr_db": level, "files": len(chosen), **_summaries(system, gains, chosen)})
+    return {
+        "name": system.name,
+        "kind": system.kind,
+        "source": system.source,
+        "model": dict(system.model) if system.model else None,
+        **_summaries(system, gains, range(len(system.scores))),
+        "by_snr": by_snr,
+        "files": [_file_row(one, snrs_db.get(one.name)) for one in system.scores],
+    }
+
+
+def _gains(system: System, noisy: System) -> list[dict[str, float]]:
+    """Improvement of each file on the noisy input; NaN where either has no score."""
+    pairs = zip(system.scores, noisy.scores, strict=True)
+    return [{metric: after.values[metric] - before.values[metric] for metric in METRICS} for after, before in pairs]
+
+
+def _summaries(system: System, gains: list[dict[str, float]] | None, chosen: Sequence[int]) -> dict[str, Any]:
+    summary = {metric: summarise([system.scores[i].values[metric] for i in chosen]) for metric in METRICS}
+    if gains is None:
+        return {"summary": summary, "gain": None}
+    return {"summary": summary, "gain": {m: summarise([gains[i][m] for i in chosen]) for m in METRICS}}
+
+
+def _file_row(one: Scores, snr_db: float | None) -> dict[str, Any]:
+    values = {metric: None if math.isnan(one.values[metric]) else one.values[metric] for metric in METRICS}
+    return {"name": one.name, "snr_db": snr_db, "seconds": one.seconds, **values, "notes": list(one.notes)}
+
+
+def _mean(scores: Sequence[Scores], metric: str) -> float | None:
+    return summarise([one.values[metric] for one in scores])["mean"]
+
+
+def _remarks(systems: Sequence[System]) -> list[str]:
+    """What a reader of the means must know: scores that are missing from them, and two kinds of PESQ in one mean."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for system in systems:
+        for one in system.scores:
+            for note in one.notes:
+                found.setdefault((system.name, note), []).append(one.name)
+    total = len(systems[0].scores)
+    remarks = [
+        f"{system}: no score in {len(names)} of {total} files ({note}), the first being {names[0]}"
+        for (system, note), names in found.items()
+    ]
+    rates = {one.rate_hz for one in systems[0].scores}
+    if 8000 in rates and len(rates) > 1:
+        remarks.append("PESQ is narrow band for the files at 8 kHz and wide band for the others: its mean mixes the two")
+    return remarks
+
+
+def _cells(summary: Mapping[str, Any], of: Mapping[str, Any]) -> list[str]:
+    """Cells such as "7.32 ± 0.41"; with the count in brackets where some of the files have no score."""
+    files = of["files"] if "files" in of else of["reference"]["files"]
+    return [_cell(summary[metric], DECIMALS[metric], files) for metric in METRICS]
+
+
+def _cell(value: Mapping[str, Any], decimals: int, files: int) -> str:
+    if value["mean"] is None:
+        return "-"
+    text = f"{value['mean']:.{decimals}f}"
+    if value["ci95"] is not None:
+        text += f" ± {value['ci95']:.{decimals}f}"
+    return text if value["count"] == files else f"{text} (n={value['count']})"
+
+
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    first_number = header.index(LABELS[METRICS[0]])
+    rule = ["---" if column < first_number else "---:" for column in range(len(header))]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in [header, rule, *rows])
+
+
+def _model_line(system: Mapping[str, Any]) -> str:
+    model = system["model"]
+    size = f"{model['parameters']:,} parameters, {model['macs_per_s'] / 1e6:,.1f} million multiply-adds per second"
+    return f"* Model {system['name']}: {size}, SHA-256 `{model['sha256']}`"
+
+
+def _write_csv(report: Mapping[str, Any], path: Path) -> None:
+    columns = ["system", "name", "snr_db", "seconds", *METRICS, "notes"]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        for system in report["systems"]:
+            for row in system["files"]:
+                writer.writerow({**row, "system": system["name"], "notes": "; ".join(row["notes"])})

@@ -1,0 +1,164 @@
+"""Scores of recordings, one after the other or spread over processes."""
+
+import math
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+
+import numpy as np
+
+from deepnmf_cli.errors import DeepnmfError, ModelError
+from deepnmf_cli.scoring.pairing import Pair, read_pair
+from deepnmf_cli.scoring.perceptual import NoScore, pesq_score, stoi_score
+from deepnmf_cli.scoring.sdr import sdr, si_sdr
+
+METRICS = ("SDR", "SI-SDR", "PESQ", "STOI", "ESTOI")
+"""The scores in the order of every table. Higher is better for all; SDR and SI-SDR are in dB."""
+
+Progress = Callable[[float], object]
+"""Called with the seconds of audio in each recording that has been scored."""
+
+Enhance = Callable[[np.ndarray, int], np.ndarray]
+"""(samples (C, N) float32, rate_hz) -> speech (C, N)."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one recording scored: NaN where a measure is not defined for it, and then a note that says why."""
+
+    name: str
+    values: dict[str, float]
+    notes: tuple[str, ...]
+    seconds: float
+    rate_hz: int
+
+
+def score(reference: np.ndarray, estimate: np.ndarray, rate_hz: int, name: str = "") -> Scores:
+    """Compare two float64 arrays of one shape (C, N), N >= 1, with finite samples.
+
+    The score of several channels is the mean over those channels that have one. A channel that is silent in either
+    array has none: SDR and SI-SDR are then 0/0, and the perceptual measures compare with nothing.
+    """
+    channels = [_score_channel(*pair, rate_hz) for pair in zip(reference, estimate, strict=True)]
+    values = {metric: _mean([values[metric] for values, _ in channels]) for metric in METRICS}
+    notes = dict.fromkeys(note for _, notes in channels for note in notes)  # each once, in order
+    return Scores(name, values, tuple(notes), reference.shape[1] / rate_hz, rate_hz)
+
+
+def score_pair(pair: Pair) -> Scores:
+    """Read and compare two files. Raises AudioError and CorpusError as `read_pair` does."""
+    return score(*read_pair(pair), name=pair.name)
+
+
+def score_files(pairs: Sequence[Pair], pool: "ScoringPool", progress: Progress | None = None) -> list[Scores]:
+    """The scores of all pairs, in their order."""
+    return _gather(pool.map(score_pair, ((pair,) for pair in pairs)), progress)
+
+
+def score_enhanced(
+    pairs: Sequence[Pair], enhance: Enhance, pool: "ScoringPool", progress: Progress | None = None
+) -> list[Scores]:
+    """The scores of what `enhance` makes of each pair's second file, in their order.
+
+    `enhance` runs in this process, so that a network is loaded once, while other processes score what it has done.
+    Raises ModelError when it returns another shape or samples that are not finite.
+    """
+
+    def tasks() -> Iterator[tuple[np.ndarray, np.ndarray, int, str]]:
+        for pair in pairs:
+            reference, noisy, rate_hz = read_pair(pair)
+            speech = enhance(noisy.astype(np.float32), rate_hz)
+            if speech.shape != noisy.shape or not np.isfinite(speech).all():
+                found = f"an enhanced signal of shape {speech.shape}, or samples in it that are not finite"
+                expected = f"finite samples of shape {noisy.shape}"
+                raise ModelError(pair.estimate, found, expected, "Choose another model, or train it again.")
+            yield reference, speech.astype(np.float64), rate_hz, pair.name
+
+    return _gather(pool.map(score, tasks()), progress)
+
+
+class ScoringPool:
+    """A context manager that calls a function for many arguments, in `jobs` processes or, for one job, in this one.
+
+    The processes are spawned and not forked: PyTorch's threads do not survive a fork.
+    """
+
+    def __init__(self, jobs: int = 1) -> None:
+        self.jobs = jobs
+        self._executor: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "ScoringPool":
+        if self.jobs > 1:
+            spawn = multiprocessing.get_context("spawn")
+            self._executor = ProcessPoolExecutor(self.jobs, mp_context=spawn, initializer=_leave_interrupts_to_the_parent)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._executor:
+            self._executor.shutdown(cancel_futures=True)
+
+    def map(self, function: Callable[..., Scores], tasks: Iterable[tuple]) -> Iterator[Scores]:
+        """Yield `function(*task)` for each task in order, raising what a call raises.
+
+        Tasks are taken only as fast as they are done, so that audio does not pile up in memory.
+        """
+        if self._executor is None:
+            yield from (function(*task) for task in tasks)
+            return
+        pending: deque = deque()
+        try:
+            for task in tasks:
+                pending.append(self._executor.submit(function, *task))
+                if len(pending) > 2 * self.jobs:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        except BrokenProcessPool as error:
+            found, expected = "a scoring process that ended unexpectedly", f"{self.jobs} processes that last"
+            remedy = "Memory may have run out: use fewer with --jobs."
+            raise DeepnmfError("scoring", found, expected, remedy) from error
+
+
+def _score_channel(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) -> tuple[dict[str, float], list[str]]:
+    values, notes = dict.fromkeys(METRICS, math.nan), []
+    for samples, role in ((reference, "reference"), (estimate, "estimate")):
+        if not samples.any():
+            return values, [f"all: the {role} is silent"]
+    measures: dict[str, Callable[[], float]] = {
+        "SDR": lambda: sdr(reference, estimate),
+        "SI-SDR": lambda: si_sdr(reference, estimate),
+        "PESQ": lambda: pesq_score(reference, estimate, rate_hz),
+        "STOI": lambda: stoi_score(reference, estimate, rate_hz),
+        "ESTOI": lambda: stoi_score(reference, estimate, rate_hz, extended=True),
+    }
+    for metric, measure in measures.items():
+        try:
+            values[metric] = measure()
+        except NoScore as reason:
+            notes.append(str(reason))
+    if math.isnan(values["SI-SDR"]):
+        notes.append("SI-SDR: a constant signal")
+    return values, notes
+
+
+def _mean(values: list[float]) -> float:
+    defined = [value for value in values if not math.isnan(value)]
+    return math.fsum(defined) / len(defined) if defined else math.nan
+
+
+def _gather(scores: Iterable[Scores], progress: Progress | None) -> list[Scores]:
+    gathered = []
+    for one in scores:
+        gathered.append(one)
+        if progress:
+            progress(one.seconds)
+    return gathered
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    # Ctrl-C reaches every process of the terminal; only the one that talks to the user shall answer.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
