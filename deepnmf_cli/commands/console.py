@@ -71,21 +71,30 @@ def progress(hidden: bool) -> "tqdm":
     """
     from tqdm import tqdm
 
-    layout = "{desc}{percentage:3.0f} %|{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
+    class AudioBar(tqdm):
+        """tqdm that shows its count and total as times; the total may be unknown, or turn out too small."""
+
+        @property
+        def format_dict(self) -> dict[str, Any]:
+            known = super().format_dict
+            total = tqdm.format_interval(known["total"]) if known["total"] else "?"
+            return {**known, "done": tqdm.format_interval(known["n"]), "whole": total}
+
+    layout = "{desc}{percentage:3.0f} %|{bar}| {done}/{whole} of audio [{elapsed}<{remaining}]"
     hidden = hidden or not sys.stderr.isatty()
-    return tqdm(bar_format=layout, file=sys.stderr, disable=hidden, leave=False, dynamic_ncols=True)
+    return AudioBar(bar_format=layout, file=sys.stderr, disable=hidden, leave=False, dynamic_ncols=True)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as their widest cell; those that hold numbers (or "-") only are aligned to the right."""
     columns = list(zip(header, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
-    numeric = [bool(rows) and all(map(_is_number, column[1:])) for column in columns]
-    lines = [
-        "  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(line, widths, numeric))
-        for line in (header, ["-" * width for width in widths], *rows)
-    ]
-    return "\n".join(line.rstrip() for line in lines)
+    aligned = [str.rjust if rows and all(map(_is_number, column[1:])) else str.ljust for column in columns]
+
+    def line(cells: Sequence[str]) -> str:
+        return "  ".join(align(cell, width) for align, cell, width in zip(aligned, cells, widths)).rstrip()
+
+    return "\n".join(map(line, [header, ["-" * width for width in widths], *rows]))
 
 
 def count(number: int, noun: str) -> str:

@@ -92,7 +92,9 @@ def command(
     return outcome.exit_code
 
 
-def _enhance_all(jobs: list[Job], process: "Process", model: str | None, outcome: console.Outcome, hidden: bool) -> None:
+def _enhance_all(
+    jobs: list[Job], process: "Process", model: str | None, outcome: console.Outcome, hidden: bool
+) -> None:
     with console.progress(hidden) as bar:
         if not bar.disable:
             bar.reset(total=sum(map(_seconds, jobs)))

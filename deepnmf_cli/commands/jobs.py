@@ -79,16 +79,17 @@ def _place(output: str, file: _Input, several: bool) -> str:
         if file.path == STREAM:
             raise UsageError(output, "a folder", "a file name, as standard input has none", "Name the file.")
         if output == STREAM or (path.exists() and not path.is_dir()):
-            raise UsageError(output, "no folder", "a folder, as there are several inputs", "Name a folder.")
+            because = ", as there are several inputs" if several else ""
+            raise UsageError(output, "no folder", f"a folder{because}", "Name a folder.")
         return str(path / (file.relative if is_writable(file.relative) else file.relative.with_suffix(".wav")))
     if not is_writable(path):
         found = f"the suffix {path.suffix!r}" if path.suffix else "a name without a suffix"
         remedy = "Choose such a name, or an existing folder."
         raise UsageError(output, found, f"one of {' '.join(WRITABLE)}", remedy)
     if not path.parent.is_dir():
-        missing = path.parent
-        found, remedy = ("a file", "Choose another.") if missing.exists() else ("no folder", f"Run `mkdir -p {missing}`.")
-        raise UsageError(missing, found, f"the folder of the output {path.name}", remedy)
+        parent = path.parent
+        found, remedy = ("a file", "Choose another.") if parent.exists() else ("no folder", f"Run `mkdir -p {parent}`.")
+        raise UsageError(parent, found, f"the folder of the output {path.name}", remedy)
     return output
 
 

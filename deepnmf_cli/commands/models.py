@@ -6,6 +6,7 @@ import click
 
 from deepnmf_cli.commands import console
 from deepnmf_cli.commands.options import json_option
+from deepnmf_cli.errors import EXIT_DONE
 
 if TYPE_CHECKING:
     from deepnmf_cli.library import ModelInfo
@@ -16,11 +17,11 @@ FIGURES = {"SDR": "{:.2f}", "SI-SDR": "{:.2f}", "PESQ": "{:.2f}", "ESTOI": "{:.3
 
 @click.command()
 @json_option
-def command(as_json: bool) -> None:
+def command(as_json: bool) -> int:
     """List the models that ship with the program.
 
-    The scores are means over the test mixtures of each model's card: SDR and SI-SDR in dB, PESQ in MOS points, ESTOI from
-    0 to 1; higher is better. The model marked * is the default of --model.
+    The scores are means over the test mixtures of each model's card: SDR and SI-SDR in dB, PESQ in MOS points, ESTOI
+    from 0 to 1; higher is better. The model marked * is the default of --model.
 
     \b
     Examples:
@@ -32,9 +33,10 @@ def command(as_json: bool) -> None:
     models = library.available()
     if as_json:
         console.echo_json([_row(model) for model in models])
-        return
-    header = ["model", "parameters", "multiply-adds/s", *FIGURES, "description"]
-    click.echo(console.table(header, [_cells(model) for model in models]))
+    else:
+        header = ["model", "parameters", "multiply-adds/s", *FIGURES, "description"]
+        click.echo(console.table(header, [_cells(model) for model in models]))
+    return EXIT_DONE
 
 
 def _row(model: "ModelInfo") -> dict[str, Any]:
@@ -51,7 +53,7 @@ def _row(model: "ModelInfo") -> dict[str, Any]:
 
 def _cells(model: "ModelInfo") -> list[str]:
     figures = [
-        form.format(model.figures[name]) if model.figures.get(name) is not None else "-" for name, form in FIGURES.items()
+        form.format(model.figures[name]) if name in model.figures else "-" for name, form in FIGURES.items()
     ]
     name = f"{model.name} *" if model.default else model.name
     return [name, _magnitude(model.parameters), _magnitude(model.macs_per_s), *figures, model.description]

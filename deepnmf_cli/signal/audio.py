@@ -259,12 +259,12 @@ def _explaining(path: Path) -> Iterator[None]:
     """Turn what a failing write raises into an AudioError that says why the output could not be written."""
     try:
         yield
-    # soundfile asserts that all frames were written, which is how a full disk shows.
+    # A disk that fills up shows as a "System error" of libsndfile or as a failed assertion of soundfile.
     except (OSError, soundfile.SoundFileError, AssertionError) as error:
-        if isinstance(error, AssertionError) or getattr(error, "errno", None) in _FULL:
-            found, remedy = "a full disk, or an exceeded quota", "Free some space, or use another disk."
+        if isinstance(error, OSError) and error.errno not in _FULL:
+            found, remedy = f"an output that cannot be written ({_reason(error)})", "Choose another folder."
         else:
-            found, remedy = f"an output that cannot be written ({_reason(error)})", "Choose an output in another folder."
+            found, remedy = "a full disk, or an exceeded quota", "Free some space, or use another disk."
         raise AudioError(path, found, "room for the output in a folder that can be written", remedy) from error
 
 

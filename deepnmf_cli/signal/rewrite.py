@@ -11,7 +11,7 @@ from deepnmf_cli.signal.audio import AudioReader, open_writer
 from deepnmf_cli.signal.formats import AudioInfo, output_format
 
 Process = Callable[[Iterable[np.ndarray], int, int], Iterator[np.ndarray]]
-"""(blocks (channels, n) float32, rate_hz, channels) -> blocks (channels, m) float32; aligned, of the same total length."""
+"""(blocks (channels, n) float32, rate_hz, channels) -> blocks (channels, m) float32, aligned, as long in all."""
 
 
 @dataclass(frozen=True)

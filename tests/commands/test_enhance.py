@@ -1,0 +1,212 @@
+"""`deepnmf enhance`: what goes where, and what is kept."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from deepnmf_cli.commands import console
+from deepnmf_cli.errors import EXIT_FAILED, EXIT_SOME_FAILED, EXIT_USAGE
+from deepnmf_cli.signal import audio
+
+RATE_HZ = 16000
+
+
+def listing():
+    return sorted(str(path) for path in Path().rglob("*") if path.is_file())
+
+
+def read(name):
+    return soundfile.read(name, always_2d=True)[0]
+
+
+# One file
+
+
+def test_one_file(deepnmf, stub, noisy):
+    result = deepnmf("enhance", "noisy.wav", "-o", "clean.wav")
+    assert result.code == 0 and result.out == b""
+    assert "Enhanced 1 file. 1.0 s of audio in" in result.err
+    np.testing.assert_allclose(read("clean.wav"), read("noisy.wav") / 2, atol=1 / 32768)
+    assert listing() == ["clean.wav", "noisy.wav"]
+
+
+@pytest.mark.parametrize("container", ["WAV", "FLAC", "AIFF", "AU", "OGG", "MP3", "CAF", "W64"])
+@pytest.mark.parametrize(("rate_hz", "channels"), [(8000, 1), (44100, 2)])
+def test_rate_channels_length_and_format_are_kept(deepnmf, stub, folder, hiss, container, rate_hz, channels):
+    name = f"in.{container.lower()}"
+    soundfile.write(name, np.stack([hiss(0.2, rate_hz, seed) for seed in range(channels)], 1), rate_hz)
+    assert deepnmf("enhance", name, "-o", "out/").code == 0
+    assert audio.info(f"out/{name}") == audio.info(name)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+def test_bit_depth_is_kept_and_noise_completes_speech(deepnmf, stub, folder, hiss, subtype):
+    soundfile.write("in.wav", hiss(), 22050, subtype)
+    result = deepnmf("enhance", "in.wav", "-o", "speech.wav", "--noise-out", "noise.wav")
+    assert result.code == 0
+    assert {soundfile.info(name).subtype for name in ("speech.wav", "noise.wav")} == {subtype}
+    # Integer formats complete each other exactly; float ones to the rounding of their last bit.
+    atol = {"FLOAT": 1e-8, "DOUBLE": 1e-16}.get(subtype, 0)
+    np.testing.assert_allclose(read("speech.wav") + read("noise.wav"), read("in.wav"), rtol=0, atol=atol)
+    assert np.abs(read("noise.wav")).max() > 0.05
+
+
+def test_options_reach_the_enhancer(deepnmf, monkeypatch, stub, noisy):
+    from deepnmf_cli import library
+
+    seen = []
+    monkeypatch.setattr(library, "load_enhancer", lambda name, device: seen.append((name, device)) or stub)
+    process = stub.enhance_blocks
+    monkeypatch.setattr(stub, "enhance_blocks", lambda *args: seen.append(args[1:]) or process(*args))
+    options = ["--model", "some.safetensors", "--device", "cpu", "--max-attenuation", "15"]
+    assert deepnmf("enhance", "noisy.wav", "-o", "clean.wav", *options).code == 0
+    assert seen == [("some.safetensors", "cpu"), (RATE_HZ, 1, 15.0)]
+
+
+def test_json_has_a_row_per_file(deepnmf, stub, noisy):
+    Path("bad.wav").write_text("not sound")
+    result = deepnmf("enhance", "noisy.wav", "bad.wav", "-o", "out", "--json", "--model", "some")
+    good, bad = result.json["files"]
+    assert result.code == EXIT_SOME_FAILED and result.json["failed"] == 1
+    assert 0 < good.pop("real_time_factor") < 10
+    assert good == {
+        "input": "noisy.wav", "output": "out/noisy.wav", "noise": None, "seconds": 1.0, "rate_hz": RATE_HZ,
+        "channels": 1, "model": "some", "clipped": 0, "error": None,
+    }  # fmt: skip
+    assert bad.keys() == {*good, "real_time_factor"} and "no audio that can be read" in bad["error"]
+    assert "Enhanced" not in result.err
+
+
+def test_quiet_shows_errors_only(deepnmf, stub, noisy):
+    assert deepnmf("enhance", "noisy.wav", "-o", "clean.wav", "-q").err == ""
+    assert "none.wav" in deepnmf("enhance", "none.wav", "-o", "clean2.wav", "-q").err
+
+
+def test_clipping_is_reported(deepnmf, stub, folder):
+    soundfile.write("hot.wav", np.full(1000, 3.0), RATE_HZ, "FLOAT")
+    assert "Warning" not in deepnmf("enhance", "hot.wav", "-o", "float.wav").err
+    result = deepnmf("enhance", "hot.wav", "-o", "clean.flac", "--json")
+    assert "Warning: clean.flac: 1000 samples beyond full scale clipped." in result.err
+    assert result.code == 0 and result.json["files"][0]["clipped"] == 1000
+
+
+def test_progress_is_shown_on_a_terminal_only(deepnmf, stub, noisy, terminal):
+    assert "%" not in deepnmf("enhance", "noisy.wav", "-o", "piped.wav").err
+    for name, options, shown in (("bar", [], True), ("json", ["--json"], False), ("quiet", ["--quiet"], False)):
+        screen = terminal("stderr")
+        assert deepnmf("enhance", "noisy.wav", "-o", f"{name}.wav", *options).code == 0
+        assert ("noisy.wav   0 %" in screen.getvalue()) == ("00:00/00:01 of audio" in screen.getvalue()) == shown
+
+
+def test_progress_of_a_pipe_has_no_total(deepnmf, stub, noisy, terminal):
+    screen = terminal("stderr")
+    assert deepnmf("enhance", "-", "-o", "clean.wav", stdin=noisy.read_bytes()).code == 0
+    assert "00:00/? of audio" in screen.getvalue() and "Enhanced 1 file." in screen.getvalue()
+
+
+@pytest.mark.parametrize(("total_s", "shown"), [(120.0, "01:15/02:00"), (None, "01:15/?"), (50.0, "01:15/00:50")])
+def test_progress_survives_any_total(terminal, total_s, shown):
+    screen = terminal("stderr")
+    with console.progress(hidden=False) as bar:
+        bar.reset(total=total_s)
+        bar.update(75.0)
+        bar.refresh()
+    assert shown in screen.getvalue()
+
+
+# Pipes
+
+
+def test_standard_input_and_output(deepnmf, stub, noisy):
+    result = deepnmf("enhance", "-", "-o", "-", stdin=noisy.read_bytes())
+    assert result.code == 0 and result.out[:4] == b"RIFF"
+    np.testing.assert_allclose(soundfile.read(io.BytesIO(result.out))[0], read("noisy.wav")[:, 0] / 2, atol=1 / 32768)
+    assert listing() == ["noisy.wav"]
+
+
+def test_a_pipe_to_a_file_and_a_file_to_a_pipe(deepnmf, stub, noisy):
+    assert deepnmf("enhance", "-", "-o", "a.wav", stdin=noisy.read_bytes()).code == 0
+    Path("b.wav").write_bytes(deepnmf("enhance", "noisy.wav", "-o", "-").out)
+    np.testing.assert_array_equal(read("a.wav"), read("b.wav"))
+
+
+def test_bad_standard_input_is_called_by_its_name(deepnmf, stub, folder):
+    result = deepnmf("enhance", "-", "-o", "-", stdin=b"")
+    assert result.code == EXIT_FAILED and result.out == b""
+    assert "Error: standard input: found an empty file" in result.err
+
+
+# Folders
+
+
+def test_a_folder_keeps_its_tree(deepnmf, stub, recordings):
+    result = deepnmf("enhance", "recordings/", "-o", "new/enhanced", "--noise-out", "noise")
+    names = ["day/night/three.wav", "day/two.flac", "one.wav"]
+    assert result.code == 0 and "Enhanced 3 files." in result.err
+    for root in ("new/enhanced", "noise"):
+        assert sorted(str(p.relative_to(root)) for p in Path(root).rglob("*") if p.is_file()) == names
+
+
+def test_outputs_inside_the_input_folder_are_not_enhanced_again(deepnmf, stub, recordings):
+    for _ in range(2):
+        result = deepnmf("enhance", "recordings", "-o", "recordings/out", "--overwrite", "--json")
+        assert result.code == 0 and len(result.json["files"]) == 3
+
+
+def test_one_bad_file_does_not_stop_the_rest(deepnmf, stub, recordings):
+    Path("recordings/day/bad.wav").write_text("not sound")
+    result = deepnmf("enhance", "recordings", "-o", "out")
+    assert result.code == EXIT_SOME_FAILED
+    assert "Error: recordings/day/bad.wav: found no audio" in result.err
+    assert "Enhanced 3 files. 1 of 4 files failed." in result.err
+    assert not Path("out/day/bad.wav").exists()
+
+
+def test_files_and_folders_together(deepnmf, stub, recordings, hiss):
+    soundfile.write("four.wav", hiss(0.1), RATE_HZ)
+    result = deepnmf("enhance", "four.wav", "recordings", "none.wav", "-o", "out")
+    assert result.code == EXIT_SOME_FAILED and "Error: none.wav: found no readable file" in result.err
+    assert {"four.wav", "one.wav"} <= set(os.listdir("out"))
+
+
+def test_all_files_failing_is_a_failure(deepnmf, stub, folder):
+    result = deepnmf("enhance", "a.wav", "b.wav", "-o", "out")
+    assert result.code == EXIT_FAILED and "2 of 2 files failed." in result.err
+
+
+def test_two_inputs_never_share_an_output(deepnmf, stub, recordings):
+    soundfile.write("one.wav", np.zeros(10), RATE_HZ)
+    result = deepnmf("enhance", "one.wav", "recordings", "-o", "out")
+    assert result.code == EXIT_USAGE and "out/one.wav: found two outputs of this name" in result.err
+    assert not Path("out").exists()
+
+
+# With a network
+
+
+@pytest.mark.parametrize(("rate_hz", "channels"), [(8000, 1), (11025, 2), (48000, 1), (192000, 6)])
+def test_any_rate_and_channels_through_a_network(deepnmf, tiny_model, folder, voice, hiss, rate_hz, channels):
+    clean = voice(0.3, rate_hz)
+    soundfile.write("in.wav", np.stack([clean + hiss(0.3, rate_hz, seed) for seed in range(channels)], 1), rate_hz)
+    result = deepnmf("enhance", "in.wav", "-o", "out.wav", "--noise-out", "noise.wav", "--model", tiny_model)
+    assert result.code == 0, result.err
+    assert audio.info("out.wav") == audio.info("in.wav")
+    np.testing.assert_array_equal(read("out.wav") + read("noise.wav"), read("in.wav"))
+
+
+@pytest.mark.parametrize("samples", [1, 16000])
+def test_digital_silence_stays_digital_silence(deepnmf, tiny_model, folder, samples):
+    soundfile.write("silence.wav", np.zeros(samples), RATE_HZ, "FLOAT")
+    result = deepnmf("enhance", "silence.wav", "-o", "out.wav", "--model", tiny_model)
+    assert result.code == 0, result.err
+    assert read("out.wav").shape == (samples, 1) and not read("out.wav").any()
+
+
+def test_one_sample_is_enough(deepnmf, tiny_model, folder):
+    soundfile.write("one.wav", np.array([0.25]), RATE_HZ)
+    assert deepnmf("enhance", "one.wav", "-o", "out.wav", "--model", tiny_model).code == 0
+    assert read("out.wav").shape == (1, 1)

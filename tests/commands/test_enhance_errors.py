@@ -1,0 +1,196 @@
+"""`deepnmf enhance`: what a user is told when something is wrong, and that nothing is left behind or lost then."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from deepnmf_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, AudioError
+
+RATE_HZ = 16000
+ROOT = Path(__file__).parents[2]
+
+
+def listing():
+    return sorted(str(path) for path in Path().rglob("*") if path.is_file())
+
+
+def read(name):
+    return soundfile.read(name, always_2d=True)[0]
+
+
+# Impossible streams
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-", "-o", "-", "--json"], "--json: found the audio on standard output too"),
+        (["-", "-o", "folder/"], "standard input has none"),
+        (["-", "noisy.wav", "-o", "out"], "standard input: found other inputs beside it"),
+        (["noisy.wav", "-o", "a.wav", "--noise-out", "-"], "--noise-out: found -"),
+        (["noisy.wav", "noisy.wav", "-o", "-"], "as there are several inputs"),
+    ],
+)
+def test_impossible_uses_of_pipes(deepnmf, stub, noisy, arguments, message):
+    result = deepnmf("enhance", *arguments, stdin=noisy.read_bytes())
+    assert result.code == EXIT_USAGE and message in result.err
+    assert listing() == ["noisy.wav"]
+
+
+@pytest.mark.parametrize(
+    ("stream", "arguments", "message"),
+    [
+        ("stdin", ["-", "-o", "a.wav"], "standard input: found a terminal; expected audio from a pipe or a file"),
+        ("stdout", ["noisy.wav", "-o", "-"], "standard output: found a terminal; expected a pipe or a file"),
+    ],
+)
+def test_audio_is_never_read_from_or_written_to_a_terminal(deepnmf, stub, noisy, terminal, stream, arguments, message):
+    terminal(stream)
+    result = deepnmf("enhance", *arguments)
+    assert result.code == EXIT_USAGE and message in result.err
+
+
+# Outputs that must not be written
+
+
+def test_an_existing_output_needs_overwrite(deepnmf, stub, noisy):
+    Path("clean.wav").write_bytes(b"precious")
+    result = deepnmf("enhance", "noisy.wav", "-o", "clean.wav")
+    assert result.code == EXIT_USAGE and "Pass --overwrite" in result.err
+    assert Path("clean.wav").read_bytes() == b"precious"
+    assert deepnmf("enhance", "noisy.wav", "-o", "clean.wav", "--overwrite").code == 0
+    assert len(read("clean.wav")) == RATE_HZ
+
+
+@pytest.mark.parametrize("link", ["noisy.wav", "./noisy.wav", "symbolic.wav", "hard.wav"])
+@pytest.mark.parametrize("option", ["-o", "--noise-out"])
+def test_an_output_is_never_an_input(deepnmf, stub, noisy, link, option):
+    Path("symbolic.wav").symlink_to("noisy.wav")
+    Path("hard.wav").hardlink_to("noisy.wav")
+    before = noisy.read_bytes()
+    output = [] if option == "-o" else ["-o", "speech.wav"]
+    result = deepnmf("enhance", "noisy.wav", option, link, *output, "--overwrite")
+    assert result.code == EXIT_USAGE and "found an output that is an input" in result.err
+    assert noisy.read_bytes() == before
+
+
+def test_a_folder_is_never_enhanced_onto_itself(deepnmf, stub, recordings):
+    soundfile.write("recordings/other.wav", np.zeros(10), RATE_HZ)
+    before = listing()
+    result = deepnmf("enhance", "recordings", "-o", "recordings", "--overwrite")
+    assert result.code == EXIT_USAGE and "an output that is an input" in result.err
+    assert listing() == before
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "message"),
+    [
+        ("none/clean.wav", 2, "none: found no folder; expected the folder of the output clean.wav. Run `mkdir -p no"),
+        ("noisy.wav/clean.wav", 2, "noisy.wav: found a file; expected the folder of the output clean.wav."),
+        ("clean.m4a", 2, "clean.m4a: found the suffix '.m4a'; expected one of .wav"),
+        ("clean", 2, "clean: found a name without a suffix; expected one of .wav"),
+        ("noisy.wav/", 2, "noisy.wav/: found no folder; expected a folder"),
+        ("noisy.wav/deeper/", 1, "noisy.wav/deeper: found that it cannot be made (Not a directory)"),
+    ],
+)
+def test_outputs_that_cannot_be(deepnmf, stub, noisy, output, code, message):
+    result = deepnmf("enhance", "noisy.wav", "-o", output)
+    assert result.code == code and message in result.err
+    assert listing() == ["noisy.wav"]
+
+
+def test_a_device_is_never_replaced(deepnmf, stub, noisy):
+    os.mkfifo("clean.wav")
+    result = deepnmf("enhance", "noisy.wav", "-o", "clean.wav", "--overwrite")
+    assert result.code == EXIT_USAGE and "found a folder or a device" in result.err
+    assert Path("clean.wav").is_fifo()
+
+
+def test_speech_and_noise_need_two_names(deepnmf, stub, noisy):
+    result = deepnmf("enhance", "noisy.wav", "-o", "a.wav", "--noise-out", "./a.wav")
+    assert result.code == EXIT_USAGE and "two outputs of this name" in result.err
+
+
+# Bad inputs
+
+
+def write_nan():
+    soundfile.write("bad.wav", np.array([0, 0, np.nan]), RATE_HZ, "FLOAT")
+
+
+def write_truncated():
+    soundfile.write("bad.wav", np.zeros(1000), RATE_HZ)
+    Path("bad.wav").write_bytes(Path("bad.wav").read_bytes()[:1044])
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda: None, "bad.wav: found no readable file (No such file or directory); expected an audio file."),
+        (lambda: Path("bad.wav").touch(), "bad.wav: found an empty file; expected an audio file"),
+        (lambda: Path("bad.wav").write_text("text " * 99), "bad.wav: found no audio that can be read"),
+        (lambda: Path("bad.wav").mkdir(), "bad.wav: found no audio files; expected files ending in .wav"),
+        (lambda: soundfile.write("bad.wav", np.empty(0), RATE_HZ), "bad.wav: found no samples; expected at least one"),
+        (write_truncated, "bad.wav: found 500 frames; expected 1000 frames as the header says. The file is incomplete"),
+        (write_nan, "bad.wav: found a sample that is not finite (nan) at 0.000 s (sample 2, channel 1)"),
+        (lambda: soundfile.write("bad.wav", np.zeros((9, 65)), RATE_HZ), "bad.wav: found 65 channels; expected 1 to"),
+    ],
+)
+def test_a_single_bad_input_fails_with_a_sentence(deepnmf, stub, folder, prepare, message):
+    prepare()
+    before = listing()
+    result = deepnmf("enhance", "bad.wav", "-o", "clean.wav", "--noise-out", "noise.wav")
+    assert result.code == EXIT_FAILED and result.err.startswith("Error: ") and message in result.err
+    assert listing() == before
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), AudioError("x", "a", "b", "c")])
+def test_an_output_that_fails_leaves_nothing_behind(deepnmf, stub, noisy, monkeypatch, error):
+    def fail(self, data):
+        raise error
+
+    monkeypatch.setattr(soundfile.SoundFile, "write", fail)
+    result = deepnmf("enhance", "noisy.wav", "-o", "clean.wav", "--noise-out", "noise.wav")
+    assert result.code == EXIT_FAILED and len(result.err.splitlines()) == 1
+    assert listing() == ["noisy.wav"]
+
+
+def test_interruption_leaves_nothing_behind(deepnmf, stub, noisy, monkeypatch):
+    def interrupt(blocks, *_):
+        yield next(iter(blocks))[:, :100]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stub, "enhance_blocks", interrupt)
+    result = deepnmf("enhance", "noisy.wav", "-o", "clean.wav", "--noise-out", "noise.wav")
+    assert result.code == EXIT_INTERRUPTED and "Interrupted." in result.err
+    assert listing() == ["noisy.wav"]
+
+
+def test_control_c_in_a_real_process(noisy):
+    script = """
+import sys, time, types
+def enhance_blocks(blocks, *_):
+    yield next(blocks)[:, :100]
+    print("at work", flush=True)
+    time.sleep(60)
+stub = types.SimpleNamespace(enhance_blocks=enhance_blocks)
+library = types.SimpleNamespace(load_enhancer=lambda *_: stub, available=list)
+sys.modules["deepnmf_cli.library"] = library  # the real one takes seconds to import
+from deepnmf_cli.main import run
+run(["enhance", "noisy.wav", "-o", "clean.wav"])
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", script], env=environment, **pipes) as process:
+        assert process.stdout.readline() == "at work\n"
+        assert len(list(Path().glob(".clean-*.wav"))) == 1
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == EXIT_INTERRUPTED
+        assert process.stderr.read().strip() == "Interrupted."
+    assert os.listdir() == ["noisy.wav"]

@@ -1,0 +1,70 @@
+"""The program itself: quick to start, clear about mistakes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import deepnmf_cli
+from deepnmf_cli.errors import EXIT_FAILED, EXIT_USAGE
+from deepnmf_cli.main import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["enhance", "--help"], ["models", "--help"]])
+def test_help_imports_nothing_heavy(arguments):
+    script = f"""
+import sys
+from deepnmf_cli.main import run
+try:
+    run({arguments!r})
+except SystemExit as end:
+    assert not end.code, end.code
+heavy = {{"torch", "numpy", "soundfile", "librosa", "scipy", "matplotlib", "safetensors", "tqdm"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_version(deepnmf):
+    assert deepnmf("--version").out.decode() == f"deepnmf, version {deepnmf_cli.__version__}\n"
+
+
+def test_help_lists_every_command(deepnmf):
+    text = deepnmf("--help").out.decode()
+    assert all(f"  {name} " in text for name in COMMANDS)
+    assert deepnmf("-h").out.decode() == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["enhanse"], "No such command 'enhanse'"),
+        (["enhance"], "Missing argument 'INPUT...'"),
+        (["enhance", "x.wav"], "Missing option '-o'"),
+        (["enhance", "x.wav", "-o", "y.wav", "--device", "abacus"], "'abacus' is not one of"),
+        (["enhance", "x.wav", "-o", "y.wav", "--max-attenuation", "-3"], "x>=0"),
+    ],
+)
+def test_wrong_usage_exits_with_two(deepnmf, arguments, message):
+    result = deepnmf(*arguments)
+    assert result.code == EXIT_USAGE and message in result.err and result.out == b""
+
+
+def test_an_unknown_model_is_named(deepnmf, tmp_path):
+    result = deepnmf("enhance", "x.wav", "-o", tmp_path / "y.wav", "--model", "nonesuch")
+    assert result.code == EXIT_FAILED
+    assert result.err.startswith("Error: nonesuch: found no model") and "deepnmf models" in result.err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shell_completion_offers_the_commands(shell):
+    script = "from deepnmf_cli.main import run; run()"
+    environment = {"_DEEPNMF_COMPLETE": f"{shell}_complete", "COMP_WORDS": "deepnmf en", "COMP_CWORD": "1"}
+    if shell == "fish":
+        environment["COMP_CWORD"] = "en"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert "enhance" in done.stdout

@@ -1,0 +1,123 @@
+"""What the tests share: deterministic signals, a command line to call, and cheap models."""
+
+import io
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deepnmf_cli import library, main
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a call of the program left: exit code, standard output, standard error."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class StubEnhancer:
+    """Halves every sample, in pieces that come late and in odd sizes, as those of a real enhancer do."""
+
+    gain = np.float32(0.5)
+
+    def enhance_blocks(self, blocks, rate_hz, channels, max_attenuation_db=None):
+        held = np.empty((channels, 0), np.float32)
+        for block in blocks:
+            held = np.concatenate([held, block], axis=1)
+            ready = max(0, held.shape[1] - 777)
+            yield self.gain * held[:, :ready]
+            held = held[:, ready:]
+        yield self.gain * held
+
+
+@pytest.fixture(scope="session")
+def voice():
+    """voice(seconds, rate_hz) -> (N,) float32 in [-0.5, 0.5]: a gliding harmonic tone, syllable by syllable."""
+
+    def make(seconds: float = 1.0, rate_hz: int = 16000) -> np.ndarray:
+        time = np.arange(round(seconds * rate_hz)) / rate_hz
+        phase = 2 * np.pi * (140 * time + 6 * np.sin(2 * np.pi * 0.7 * time))
+        harmonics = [np.sin(k * phase) / k for k in range(1, 20) if k * 190 < rate_hz / 2]
+        syllables = np.clip(np.sin(2 * np.pi * 2.5 * time), 0, 1)
+        sound = syllables * sum(harmonics)
+        return (0.5 * sound / max(1e-9, np.abs(sound).max(initial=0))).astype(np.float32)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def hiss():
+    """hiss(seconds, rate_hz, seed) -> (N,) float32: white noise of standard deviation 0.05."""
+
+    def make(seconds: float = 1.0, rate_hz: int = 16000, seed: int = 0) -> np.ndarray:
+        return (0.05 * np.random.default_rng(seed).standard_normal(round(seconds * rate_hz))).astype(np.float32)
+
+    return make
+
+
+@pytest.fixture
+def deepnmf(monkeypatch, capsysbinary):
+    """deepnmf(*arguments, stdin=b"") -> Result: the program as its user calls it, in this process."""
+
+    def call(*arguments: object, stdin: bytes = b"") -> Result:
+        if not isinstance(sys.stdin, Terminal):
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        capsysbinary.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main.run([str(argument) for argument in arguments])
+        captured = capsysbinary.readouterr()
+        return Result(ended.value.code or 0, captured.out, captured.err.decode())
+
+    return call
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """terminal("stdin") -> Terminal: a terminal in the place of a standard stream."""
+
+    def replace(stream: str) -> Terminal:
+        monkeypatch.setattr(sys, stream, replaced := Terminal())
+        return replaced
+
+    return replace
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """A StubEnhancer in the place of every model."""
+    enhancer = StubEnhancer()
+    monkeypatch.setattr(library, "load_enhancer", lambda name=None, device="auto": enhancer)
+    return enhancer
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """The file of an untrained network, for what must hold whatever the weights are."""
+    import torch
+
+    from deepnmf_cli import checkpoint
+    from deepnmf_cli.networks import build
+    from deepnmf_cli.recipe import Recipe
+
+    torch.manual_seed(0)
+    recipe = Recipe.from_dict({"model": "dnn"})
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    checkpoint.save(path, build(recipe.model, recipe.network).weights(), {"recipe": recipe.to_dict()})
+    return path
