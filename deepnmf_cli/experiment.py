@@ -1,6 +1,5 @@
 """From a recipe and recordings to a trained model: what `deepnmf train` does, as functions."""
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deepnmf_cli import __version__
+from deepnmf_cli import __version__, checkpoint
 from deepnmf_cli.corpus.dataset import ClipCache, ExampleSource, MixtureDataset, PairDataset, decode
 from deepnmf_cli.corpus.manifest import SMALLEST_CORPUS, Clip, find_pairs, read_manifest, scan
 from deepnmf_cli.errors import CorpusError
@@ -18,7 +17,7 @@ from deepnmf_cli.networks.deep_nmf import DeepNmf
 from deepnmf_cli.recipe import Recipe
 from deepnmf_cli.training.journal import Journal
 from deepnmf_cli.training.sparse_nmf import learn_source_dictionaries
-from deepnmf_cli.training.trainer import Pair, Trainer
+from deepnmf_cli.training.trainer import Pair, Trainer, dev_score
 
 HELD_OUT_EVERY = 20
 """Without a dev folder every 20th speaker and noise is held out for dev mixtures, where there are that many."""
@@ -96,6 +95,10 @@ def train(
         trained = {"steps": step, "dev_score": score, "version": __version__}
         return network.weights(), {"recipe": recipe.to_dict(), "trained": trained}
 
+    if not any(p.requires_grad for p in network.parameters()):  # sparse NMF is complete once its dictionaries are
+        score = dev_score(network.to(device), recipe.front_end, dev, device)
+        checkpoint.save(journal.best_path, *describe(network, 0, score))
+        return True
     trainer = Trainer(network, recipe.front_end, recipe.objective, recipe.training, journal, describe, device)
     if resume:
         trainer.resume()

@@ -10,7 +10,7 @@ from deepnmf_cli.commands.options import device_option
 from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 
 FOLDER = click.Path(path_type=Path)
-MODELS = ("deep-nmf", "dnmf", "sparse-nmf", "dnn")
+MODELS = ("deep-nmf", "dnmf", "sparse-nmf", "dnn", "grid")
 
 
 @click.command()

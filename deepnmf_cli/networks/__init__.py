@@ -6,12 +6,14 @@ from deepnmf_cli.errors import RecipeError
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings, Dnmf, DnmfSettings, SparseNmf, SparseNmfSettings
 from deepnmf_cli.networks.dnn import Dnn, DnnSettings
+from deepnmf_cli.networks.grid import Grid, GridSettings
 
 NETWORKS: dict[str, tuple[type[MaskNetwork], type]] = {
     "deep-nmf": (DeepNmf, DeepNmfSettings),
     "dnmf": (Dnmf, DnmfSettings),
     "sparse-nmf": (SparseNmf, SparseNmfSettings),
     "dnn": (Dnn, DnnSettings),
+    "grid": (Grid, GridSettings),
 }
 """Name -> (network, its settings)."""
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from deepnmf_cli.corpus.dataset import ExampleSource
+from deepnmf_cli.inference.dictionary import exemplars, learn_dictionary
 from deepnmf_cli.networks.deep_nmf import DeepNmfSettings
 from deepnmf_cli.signal.features import SILENCE, normalise_level, stack_context
 from deepnmf_cli.signal.stft import FrontEnd
@@ -40,8 +41,6 @@ def learn_source_dictionaries(
     progress: Callable[[dict], None] = lambda row: None,
 ) -> Tensor:
     """Unit-norm dictionary (T F, 2R), speech atoms first, from the clean speech and the noise of training mixtures."""
-    from deepnmf_cli.inference.dictionary import draw_exemplars, learn_dictionary
-
     parts = []
     for index, name in enumerate(("speech", "noise")):
 
@@ -49,18 +48,18 @@ def learn_source_dictionaries(
             return context_frames(source, index, batch, settings.batch_frames, network.context, front_end)
 
         if settings.method == "exemplars":
-            parts.append(draw_exemplars(frames(0), network.atoms, seed))
+            parts.append(exemplars(frames(0), network.atoms, torch.Generator().manual_seed(seed)))
             continue
         parts.append(
             learn_dictionary(
                 frames,
+                settings.batches,
                 network.atoms,
-                beta=network.beta,
-                mu=network.sparsity,
-                batches=settings.batches,
-                iterations=settings.iterations,
+                network.beta,
+                network.sparsity,
+                activation_steps=settings.iterations,
                 seed=seed,
-                progress=lambda done, cost: progress({"dictionary": name, "step": done, "loss": cost}),
+                progress=lambda done, cost, name=name: progress({"dictionary": name, "step": done, "loss": cost}),
             )
         )
     return torch.cat(parts, 1)
