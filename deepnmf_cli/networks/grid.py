@@ -1,0 +1,200 @@
+"""Mean-field inference on the time-frequency grid, unfolded: a few shared weights, many messages.
+
+A grid-shaped Markov random field has a node for every pair of bands and every frame, each with C spins +-1. Mean field
+updates the expectation of a spin to tanh(weighted neighbours + evidence); a schedule g in [0, 1] says how far an update
+goes, (14)-(15). Layer k passes messages forward in time (causal) and then both ways along frequency. Weights are shared
+by all nodes of a layer, untied between layers, and the schedule is trained and depends on the data.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, pad
+
+from deepnmf_cli.networks.base import MaskNetwork
+from deepnmf_cli.signal.bands import band_matrix
+from deepnmf_cli.signal.features import stack_context
+from deepnmf_cli.unfold.network import Bank, Parameters, Unfolded
+from deepnmf_cli.unfold.relaxation import relax
+from deepnmf_cli.unfold.ties import Ties
+
+COMPRESSION = 0.3
+"""Power applied to band magnitudes: about the loudness of hearing, and bounded where a logarithm is not."""
+
+BANDS_PER_NODE = 2
+NEIGHBOURS = 2
+"""Bands beyond its own that a node sees on either side."""
+
+SLOWEST = -4.0
+FASTEST = 1.0
+"""Range of the initial logits of the time schedule: memories between one and about fifty frames."""
+
+
+@dataclass(frozen=True)
+class GridSettings:
+    """Shape of a `Grid`."""
+
+    bins: int = 257
+    rate_hz: int = 16000
+    single_bands: int = 64
+    """Lowest bins that are bands of their own."""
+    wide_bands: int = 32
+    """ERB bands above them."""
+    channels: int = 24
+    """Spins per node (C), an even number."""
+    iterations: int = 4
+    """Layers (K)."""
+    context: int = 3
+    """Frames that a node's evidence covers, the present one included."""
+    tied: bool = False
+    """One set of weights for all layers."""
+
+    def __post_init__(self) -> None:
+        if self.channels % 2 or self.channels < 2:
+            raise ValueError("channels must be an even number, at least 2")
+        if (self.single_bands + self.wide_bands) % BANDS_PER_NODE or self.single_bands >= self.bins:
+            raise ValueError("single_bands + wide_bands must be even, and single_bands below bins")
+        if min(self.iterations, self.context, self.wide_bands) < 1:
+            raise ValueError("iterations, context and wide_bands must be at least 1")
+
+    @property
+    def nodes(self) -> int:
+        """Nodes per frame (N)."""
+        return (self.single_bands + self.wide_bands) // BANDS_PER_NODE
+
+
+@dataclass(frozen=True)
+class GridInference:
+    """Scheduled mean field as an `Algorithm`.
+
+    Evidence (T, B, N, E): what each node observes. State: the field u (T, B, N, C), the spins with which each remaining
+    layer begins in time, and those with which the finished layers ended: what a stream carries over.
+    """
+
+    def start(self, evidence: tuple[Tensor, tuple], parameters: Parameters) -> tuple[Tensor, tuple, tuple]:
+        observed, begin = evidence
+        field = linear(observed, parameters["observe_weight"]) + parameters["observe_bias"]
+        return field, begin, ()
+
+    def step(self, evidence: tuple[Tensor, tuple], state: tuple[Tensor, tuple, tuple], parameters: Parameters) -> tuple:
+        """One iteration on all nodes: messages forward in time, then along frequency."""
+        field, (begin, *later), ended = state
+        target, schedule = _messages(field, parameters["time_weight"], parameters["time_bias"])
+        spins = relax(target, schedule, begin)
+        field = field + spins
+        return field + self._along_frequency(field, parameters), tuple(later), (*ended, spins[-1])
+
+    @staticmethod
+    def _along_frequency(field: Tensor, parameters: Parameters) -> Tensor:
+        """What spins informed by all bands below, and spins informed by all bands above, add to the field."""
+        chain = field.movedim(2, 0).contiguous()  # the chain comes first, so that each step of it is contiguous
+        weights, biases, joins = (parameters[f"frequency_{name}"] for name in ("weight", "bias", "join"))
+        added = 0
+        for weight, bias, join, downwards in zip(weights.chunk(2), biases.chunk(2), joins.chunk(2, -1), (False, True)):
+            target, schedule = _messages(chain, weight, bias)
+            # Zero spins, neither up nor down, are the neighbours beyond the lowest and the highest band.
+            spins = relax(target, schedule, torch.zeros_like(target[0]), reverse=downwards)
+            added = added + linear(spins, join)
+        return added.movedim(0, 2)
+
+    def readout(self, evidence: tuple[Tensor, tuple], state: tuple, parameters: Parameters) -> Tensor:
+        """Marginals (T, B, N, bands per node) of one more binary unit per band: speech dominates here."""
+        return torch.sigmoid(linear(state[0], parameters["read_weight"], parameters["read_bias"]))
+
+
+def _messages(field: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Updated expectations in (-1, 1) and their schedule in (0, 1), from the two halves of a weight's rows.
+
+    Two products in place of one that is split: the gradient of a split is a copy of everything.
+    """
+    (couple, gate), (field_bias, gate_bias) = weight.chunk(2), bias.chunk(2)
+    return linear(field, couple, field_bias).tanh(), linear(field, gate, gate_bias).sigmoid()
+
+
+class Grid(MaskNetwork):
+    """Scheduled mean field on the time-frequency grid; see the module's text and docs/theory/grid.md."""
+
+    name = "grid"
+
+    def __init__(self, settings: GridSettings = GridSettings()) -> None:
+        super().__init__()
+        self.settings = s = settings
+        width = BANDS_PER_NODE + 2 * NEIGHBOURS
+        bank = _initial_bank(s, s.context * width)
+        self.unfolded = Unfolded(GridInference(), s.iterations, bank)
+        to_bins = band_matrix(s.bins, s.single_bands, s.wide_bands, s.rate_hz)
+        self.register_buffer("to_bins", to_bins.T.contiguous(), persistent=False)
+        self.register_buffer("to_bands", to_bins / to_bins.sum(1, keepdim=True), persistent=False)
+
+    def masks(self, evidence: Tensor, state: tuple | None) -> tuple[Tensor, tuple]:
+        s = self.settings
+        bands = (self.to_bands @ evidence).pow(COMPRESSION)
+        past, begin = (None, None) if state is None else state
+        stacked, past = stack_context(bands, s.context, past)
+        observed = self._observe(stacked)
+        if begin is None:
+            begin = (observed.new_zeros(*observed.shape[1:3], s.channels),) * s.iterations
+        field = self._run((observed, begin))
+        marginals, begin = field
+        per_band = marginals.flatten(2).permute(1, 2, 0)
+        speech = self.to_bins @ per_band
+        return torch.stack([speech, 1 - speech], 1), (past, begin)
+
+    def _run(self, evidence: tuple[Tensor, tuple]) -> tuple[Tensor, tuple]:
+        """Marginals, and the spins at the last frame of every layer."""
+        state = self.unfolded.trajectory(evidence)[-1]
+        return self.unfolded.algorithm.readout(evidence, state, self.unfolded.bank.layer(self.settings.iterations)), state[2]
+
+    def _observe(self, stacked: Tensor) -> Tensor:
+        """Evidence (T, B, N, E) of stacked bands (B, context * bands, T): each node's bands and their neighbours."""
+        s = self.settings
+        bands = stacked.unflatten(1, (s.context, -1))
+        windows = pad(bands.movedim(-1, 0), (NEIGHBOURS, NEIGHBOURS)).unfold(
+            -1, BANDS_PER_NODE + 2 * NEIGHBOURS, BANDS_PER_NODE
+        )
+        return windows.transpose(2, 3).flatten(3)
+
+    def macs_per_frame(self) -> int:
+        s = self.settings
+        evidence = s.context * (BANDS_PER_NODE + 2 * NEIGHBOURS)
+        per_node = evidence * s.channels + s.iterations * 5 * s.channels**2 + BANDS_PER_NODE * s.channels
+        bands = s.single_bands + 2 * (s.bins - s.single_bands) * 2  # the matrices are sparse: two bands per bin
+        return s.nodes * per_node + bands
+
+    def weights(self) -> dict[str, Tensor]:
+        return self.unfolded.bank.values()
+
+    def load_weights(self, tensors: dict[str, Tensor]) -> None:
+        self.unfolded.bank.load_values(tensors)
+
+
+def _initial_bank(s: GridSettings, evidence: int) -> Bank:
+    """Small random couplings; the time schedule begins with memories of many lengths."""
+    layers, c = s.iterations + 1, s.channels
+    per_layer = Ties.tied(layers) if s.tied else Ties.untied(s.iterations)
+    if not s.tied:
+        # The readout is layer K and uses none of these weights; its table entry repeats the last layer's.
+        per_layer = Ties((*per_layer.slots, s.iterations - 1), per_layer.trained)
+    once = Ties.tied(layers)
+
+    def couplings(rows: int, columns: int) -> Tensor:
+        return torch.randn(rows, columns) / columns**0.5
+
+    def schedule_bias() -> Tensor:
+        return torch.cat([torch.zeros(c), torch.linspace(SLOWEST, FASTEST, c)])
+
+    makers = {
+        "observe_weight": (once, lambda: couplings(c, evidence)),
+        "observe_bias": (once, lambda: torch.zeros(s.nodes, c)),
+        "time_weight": (per_layer, lambda: couplings(2 * c, c)),
+        "time_bias": (per_layer, schedule_bias),
+        "frequency_weight": (per_layer, lambda: couplings(2 * c, c)),
+        "frequency_bias": (per_layer, lambda: torch.zeros(2 * c)),
+        "frequency_join": (per_layer, lambda: couplings(c, c)),
+        "read_weight": (once, lambda: couplings(BANDS_PER_NODE, c)),
+        "read_bias": (once, lambda: torch.zeros(BANDS_PER_NODE)),
+    }
+    ties = {name: table for name, (table, _) in makers.items()}
+    initial = {name: [make() for _ in range(table.count)] for name, (table, make) in makers.items()}
+    return Bank(ties, initial, dict.fromkeys(makers, "free"))

@@ -1,0 +1,57 @@
+"""Relaxed updates along a chain: h_t = (1 - g_t) h_{t-1} + g_t f_t, the paper's message schedule (14)-(15) with p = 1.
+
+With data-dependent g this is a gated recurrence whose gates are step sizes. Since g and f do not depend on h, the loop
+is one fused multiply-add per step, and so is its adjoint.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def _path(target: Tensor, schedule: Tensor, start: Tensor, reverse: bool) -> Tensor:
+    path = torch.empty_like(target, memory_format=torch.contiguous_format)
+    order = range(target.shape[0])
+    state = start
+    for t in reversed(order) if reverse else order:
+        state = torch.lerp(state, target[t], schedule[t], out=path[t])
+    return path
+
+
+class _Relaxation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, target: Tensor, schedule: Tensor, start: Tensor, reverse: bool) -> Tensor:
+        path = _path(target, schedule, start, reverse)
+        ctx.save_for_backward(target, schedule, start, path)
+        ctx.reverse = reverse
+        return path
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        target, schedule, start, path = ctx.saved_tensors
+        length = target.shape[0]
+        first, last, towards_last = (length - 1, 0, -1) if ctx.reverse else (0, length - 1, 1)
+        # total_t = dE/dh_t including all later steps: total_t = gradient_t + (1 - g_{t+1}) total_{t+1}
+        keep = 1 - schedule
+        total = torch.empty_like(path)
+        total[last] = gradient[last]
+        for t in range(last - towards_last, first - towards_last, -towards_last):
+            later = t + towards_last
+            torch.addcmul(gradient[t], keep[later], total[later], out=total[t])
+        moved = torch.empty_like(path)  # f_t - h_{t-1}
+        torch.sub(target[first], start, out=moved[first])
+        after, before = (slice(None, -1), slice(1, None)) if ctx.reverse else (slice(1, None), slice(None, -1))
+        torch.sub(target[after], path[before], out=moved[after])
+        return total * schedule, moved.mul_(total), keep[first] * total[first], None
+
+
+def relax(target: Tensor, schedule: Tensor, start: Tensor, reverse: bool = False) -> Tensor:
+    """The path h (T, ...) of h_t = h_{t-1} + g_t (f_t - h_{t-1}), h_0 = `start`.
+
+    target f (T, ...) and schedule g (T, ...) in [0, 1]; start (...). T >= 1. With g = 1 the result is `target`
+    (synchronous updates), with g = 0 it stays at `start`. `reverse` runs from the last t to the first.
+    """
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (target, schedule, start)):
+        return _Relaxation.apply(target, schedule, start, reverse)
+    return _path(target, schedule, start, reverse)
