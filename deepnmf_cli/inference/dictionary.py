@@ -22,6 +22,10 @@ SPREAD = 0.01
 UNUSED = 1e-3
 """An atom with less than this share of the mean activation is drawn anew."""
 
+NEVER_ACTIVE = 1e-20
+"""Added to both parts of the gradient, so that their quotient is one for an atom that no frame uses; far below the parts
+of any atom in use."""
+
 SETTLING = 0.2
 """Share of the mini-batches, the last ones, in which no atom is drawn anew, so that all have time to settle."""
 
@@ -51,7 +55,7 @@ def gradient_parts(h: Tensor, m: Tensor, w: Tensor, beta: float = 1.0) -> tuple[
     descending = G- + w o 1 1^T(G+ o w),  ascending = G+ + w o 1 1^T(G- o w).
 
     Args: h (R, N), m (F, N), w (F, R) with unit-norm columns. Both parts are sums over frames, hence additive over
-    blocks of frames. FLOOR is added to both, so that the quotient for an atom that is never active is one.
+    blocks of frames (but for NEVER_ACTIVE, which each result contains once).
     """
     v = (w @ h).clamp_min(FLOOR)
     if beta == 1:
@@ -60,7 +64,7 @@ def gradient_parts(h: Tensor, m: Tensor, w: Tensor, beta: float = 1.0) -> tuple[
         minus, plus = (m.clamp_min(FLOOR) * v.pow(beta - 2)) @ h.mT, v.pow(beta - 1) @ h.mT
     descending = minus + w * (plus * w).sum(0)
     ascending = plus + w * (minus * w).sum(0)
-    return descending + FLOOR, ascending + FLOOR
+    return descending + NEVER_ACTIVE, ascending + NEVER_ACTIVE
 
 
 def update(h: Tensor, m: Tensor, w: Tensor, beta: float = 1.0) -> Tensor:
@@ -75,7 +79,7 @@ def update(h: Tensor, m: Tensor, w: Tensor, beta: float = 1.0) -> Tensor:
 
 
 def learn_dictionary(block: Callable[[int], Tensor], iterations: int, atoms: int, beta: float = 1.0, mu: float = 0.0, *,
-                     activation_steps: int = 15, memory: float = 0.8, seed: int = 0, initial: Tensor | None = None,
+                     activation_steps: int = 15, memory: float = 0.5, seed: int = 0, initial: Tensor | None = None,
                      progress: Callable[[int, float], None] | None = None) -> Tensor:
     """Dictionary (F, atoms) learned from mini-batches: one block of frames at a time, seen once and dropped.
 

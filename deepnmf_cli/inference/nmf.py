@@ -118,7 +118,8 @@ def readout(h: Tensor, w: Tensor, atoms: Sequence[int]) -> Tensor:
     sources is the model of the mixture, w h; `deepnmf_cli.signal.wiener` makes masks of them.
     """
     pairs = zip(w.split(list(atoms), 1), h.split(list(atoms), -2), strict=True)
-    return torch.stack([part_w @ part_h for part_w, part_h in pairs], -3)
+    models = [split_frames(part_w @ join_frames(part_h), h.shape[:-2]) for part_w, part_h in pairs]
+    return torch.stack(models, -3)
 
 
 @torch.no_grad()

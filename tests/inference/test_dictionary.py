@@ -1,0 +1,179 @@
+"""Dictionary learning: the update of TR2015-023, its mini-batch form, and what both keep."""
+
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from tests.reference import nmf_loops
+
+from deepnmf_cli.inference import nmf
+from deepnmf_cli.inference.dictionary import exemplars, gradient_parts, learn_dictionary, unit_columns, update
+
+BETAS = [-1, 0, 0.5, 1, 1.5, 2, 3]
+
+
+def problem(bins=12, frames=40, atoms=6, seed=0, dtype=torch.float64):
+    """Frames made of a few true atoms, a starting dictionary and activations."""
+    generator = torch.Generator().manual_seed(seed)
+    true = torch.rand(bins, atoms, generator=generator, dtype=dtype) ** 4
+    m = true @ torch.rand(atoms, frames, generator=generator, dtype=dtype) ** 6 + 1e-3
+    w = unit_columns(torch.rand(bins, atoms, generator=generator, dtype=dtype))
+    return m, w, nmf.start(m, w)
+
+
+def norms(w):
+    return w.norm(dim=0)
+
+
+@pytest.mark.parametrize("mu", [0, 0.1, 1])
+@pytest.mark.parametrize("beta", BETAS)
+def test_penalised_cost_never_increases(beta, mu):
+    """Proved for the activation step, measured for the dictionary step: see `update`."""
+    for seed in range(2):
+        m, w, h = problem(seed=seed)
+        cost = first = nmf.objective(h, m, w, beta, mu)
+        for _ in range(50):
+            h = nmf.step(h, m, w, beta, mu)
+            w = update(h, m, w, beta)
+            previous, cost = cost, nmf.objective(h, m, w, beta, mu)
+            assert cost <= previous + 1e-12 * previous.abs()
+        assert cost < first
+
+
+def test_normalising_afterwards_only_would_raise_the_cost():
+    """Guards the test above: the update without the norm's gradient fails it."""
+    m, w, h = problem()
+    rises = 0
+    for _ in range(50):
+        h = nmf.step(h, m, w, 1.0, 1.0)
+        before = nmf.objective(h, m, w, 1.0, 1.0)
+        w = unit_columns(w * ((m / (w @ h)) @ h.T / h.sum(-1)))
+        rises += bool(nmf.objective(h, m, w, 1.0, 1.0) > before * (1 + 1e-9))
+    assert rises > 0
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_update_equals_its_loop_written_twin(beta):
+    m, w, h = problem(6, 8, 3)
+    twin = nmf_loops.dictionary_update(h.numpy(), m.numpy(), w.numpy(), beta)
+    np.testing.assert_allclose(update(h, m, w, beta).numpy(), twin, rtol=1e-10)
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_parts_differ_by_the_gradient_of_the_normalised_cost(beta):
+    m, w, h = problem()
+    h = nmf.step(h, m, w, beta, 0.1)
+    w.requires_grad_()
+    nmf.objective(h, m, w / norms(w), beta).backward()
+    descending, ascending = gradient_parts(h, m, w.detach(), beta)
+    assert (descending > 0).all() and (ascending > 0).all()
+    torch.testing.assert_close(ascending - descending, w.grad, rtol=1e-8, atol=1e-9 * float(ascending.max()))
+
+
+@pytest.mark.parametrize("beta", [0, 1, 2])
+def test_parts_add_up_over_blocks_of_frames(beta):
+    m, w, h = problem()
+    whole = gradient_parts(h, m, w, beta)
+    halves = [gradient_parts(h[:, part], m[:, part], w, beta) for part in (slice(0, 15), slice(15, None))]
+    for part, first, second in zip(whole, *halves, strict=True):
+        torch.testing.assert_close(first + second, part, rtol=1e-10, atol=1e-18)
+
+
+@pytest.mark.parametrize("beta", [0, 1, 2])
+def test_mini_batch_that_holds_everything_equals_the_full_batch(beta):
+    m, w, _ = problem()
+    learned = learn_dictionary(lambda index: m, 8, 6, beta, 0.1, activation_steps=5, memory=0, initial=w)
+    for _ in range(8):
+        w = update(nmf.infer(m, w, 5, beta, 0.1), m, w, beta)
+    torch.testing.assert_close(learned, w, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("memory", [0, 0.5, 0.8])
+@pytest.mark.parametrize("beta", [0, 1, 1.5, 2])
+def test_learning_from_mini_batches_lowers_the_cost_of_unseen_frames(beta, memory):
+    m, _, _ = problem(frames=1200)
+    seen, unseen = m[:, :1000], m[:, 1000:]
+    blocks = seen.split(100, -1)
+
+    def cost(w):
+        return nmf.objective(nmf.infer(unseen, w, 50, beta), unseen, w, beta)
+
+    drawn = exemplars(seen, 6, torch.Generator().manual_seed(0))
+    learned = learn_dictionary(lambda index: blocks[index % 10], 60, 6, beta, 0, memory=memory)
+    assert cost(learned) < 0.7 * cost(drawn)
+
+
+@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_learned_columns_have_unit_norm_positive_entries_and_the_dtype(beta, dtype):
+    m, _, _ = problem(dtype=dtype)
+    m[3], m[:, 5] = 0, 0
+    w = learn_dictionary(lambda index: m, 6, 5, beta, 0.1)
+    assert w.shape == (12, 5) and w.dtype == dtype
+    torch.testing.assert_close(norms(w), torch.ones(5, dtype=dtype))
+    assert w.isfinite().all() and (w > 0).all() and w.log().isfinite().all()
+
+
+def test_equal_seeds_give_equal_dictionaries_and_others_differ():
+    m, _, _ = problem(frames=300)
+
+    def learn(seed):
+        return learn_dictionary(lambda index: m.roll(50 * index, 1)[:, :50], 6, 5, seed=seed)
+
+    assert torch.equal(learn(1), learn(1))
+    assert not torch.allclose(learn(1), learn(2), atol=1e-3)
+
+
+def test_keeps_no_block_but_the_present_one():
+    alive = []
+
+    def block(index):
+        assert sum(reference() is not None for reference in alive) <= 1
+        m = problem(seed=index)[0]
+        alive.append(weakref.ref(m))
+        return m
+
+    learn_dictionary(block, 5, 6)
+    assert len(alive) == 5
+
+
+def test_unused_atom_is_drawn_anew():
+    m, w, _ = problem()
+    m[:3] = 1e-6
+    w[:, 2] = 0
+    w[:3, 2] = 1  # explains bins in which next to nothing happens
+    learned = learn_dictionary(lambda index: m, 10, 6, initial=w)
+    assert learned[3:, 2].norm() > 0.9
+
+
+def test_does_not_change_the_dictionary_it_starts_from():
+    m, w, _ = problem()
+    before = w.clone()
+    learn_dictionary(lambda index: m, 3, 6, initial=w)
+    assert torch.equal(w, before)
+
+
+def test_progress_gets_the_cost_per_frame():
+    m, w, _ = problem()
+    rows = []
+    learn_dictionary(lambda index: m, 3, 6, 1.0, 0.1, initial=w, progress=lambda index, cost: rows.append((index, cost)))
+    expected = nmf.objective(nmf.infer(m, w, 15, 1.0, 0.1), m, w, 1.0, 0.1).item() / 40
+    assert [index for index, _ in rows] == [0, 1, 2]
+    assert rows[0][1] == pytest.approx(expected) and rows[2][1] < rows[0][1]
+
+
+def test_exemplars_are_distinct_audible_frames():
+    m, _, _ = problem(frames=50)
+    m[:, :20] = 1e-9
+    w = exemplars(m, 30, torch.Generator().manual_seed(0))
+    frames = unit_columns(m[:, 20:])
+    matches = (w.T @ frames) > 1 - 1e-12
+    assert (matches.sum(0) == 1).all() and (matches.sum(1) == 1).all()
+
+
+def test_too_few_audible_frames_is_said():
+    m, _, _ = problem(frames=50)
+    m[:, 10:] = 0
+    with pytest.raises(ValueError, match="found 10 audible frames.*expected at least 11"):
+        learn_dictionary(lambda index: m, 3, 11)
