@@ -45,7 +45,10 @@ def main() -> None:
 
 
 def run(arguments: list[str] | None = None) -> None:
-    """Entry point of the installed program: every expected error becomes one message and its exit code."""
+    """Entry point of the installed program: every expected error becomes one message and its exit code.
+
+    A closed pipe (`deepnmf ... | head`) is click's business: it ends the program silently with code 1.
+    """
     try:
         code = main.main(args=arguments, prog_name="deepnmf", standalone_mode=False)
     except click.ClickException as error:
@@ -57,10 +60,6 @@ def run(arguments: list[str] | None = None) -> None:
     except DeepnmfError as error:
         click.echo(f"Error: {error}", err=True)
         code = error.exit_code
-    except BrokenPipeError:
-        # The reader of our standard output went away (`deepnmf ... | head`): not our failure, but nothing more to say.
-        sys.stderr.close()
-        code = 0
     sys.exit(code)
 
 

@@ -1,5 +1,6 @@
 """The program itself: quick to start, clear about mistakes."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,15 @@ def test_an_unknown_model_is_named(deepnmf, tmp_path):
     result = deepnmf("enhance", "x.wav", "-o", tmp_path / "y.wav", "--model", "nonesuch")
     assert result.code == EXIT_FAILED
     assert result.err.startswith("Error: nonesuch: found no model") and "deepnmf models" in result.err
+
+
+def test_a_reader_that_went_away_causes_no_traceback():
+    reading, writing = os.pipe()
+    os.close(reading)
+    script = "from deepnmf_cli.main import run; run(['--help'])"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (EXIT_FAILED, b"")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
