@@ -1,0 +1,136 @@
+"""Properties that every network has, and what is particular to each."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from deepnmf_cli.inference import nmf
+from deepnmf_cli.networks import NETWORKS, build
+from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings, Dnmf, DnmfSettings, SparseNmf, SparseNmfSettings
+from deepnmf_cli.signal import wiener
+from deepnmf_cli.signal.features import normalise_level, stack_context
+
+SMALL = {
+    "deep-nmf": {"bins": 33, "context": 3, "atoms": 5, "iterations": 4},
+    "dnmf": {"bins": 33, "context": 3, "atoms": 5, "iterations": 4},
+    "sparse-nmf": {"bins": 33, "context": 3, "atoms": 5, "iterations": 4},
+    "dnn": {"bins": 33, "context": 3, "hidden": (16, 16)},
+    "grid": {"bins": 33, "single_bands": 8, "wide_bands": 8, "channels": 6, "iterations": 2},
+}
+
+
+def small(name: str):
+    torch.manual_seed(5)
+    return build(name, NETWORKS[name][1](**SMALL[name])).eval().requires_grad_(False)
+
+
+def magnitude(frames: int = 40, batch: int = 2) -> torch.Tensor:
+    return torch.rand(batch, 33, frames, generator=torch.Generator().manual_seed(1)) ** 3
+
+
+def test_every_network_is_tested_here() -> None:
+    assert SMALL.keys() == NETWORKS.keys()
+    assert all(NETWORKS[name][0].name == name for name in SMALL)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_masks_are_nonnegative_and_sum_to_one(name: str) -> None:
+    masks, _ = small(name)(magnitude())
+    assert masks.shape == (2, 2, 33, 40)
+    assert (masks >= 0).all()
+    torch.testing.assert_close(masks.sum(1), torch.ones(2, 33, 40), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("cut", [1, 17, 39])
+def test_blocks_with_carried_state_equal_the_whole(name: str, cut: int) -> None:
+    network, whole = small(name), magnitude()
+    first, state = network(whole[..., :cut])
+    second, _ = network(whole[..., cut:], state)
+    torch.testing.assert_close(torch.cat([first, second], -1), network(whole)[0], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_masks_are_causal(name: str) -> None:
+    network, heard = small(name), magnitude()
+    changed = heard.clone()
+    changed[..., 25:] = 1.0
+    torch.testing.assert_close(network(changed)[0][..., :25], network(heard)[0][..., :25], rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("gain_db", [-40, 20])
+def test_masks_do_not_depend_on_the_level(name: str, gain_db: float) -> None:
+    network, heard = small(name), magnitude()
+    louder = network(heard * 10 ** (gain_db / 20))[0]
+    torch.testing.assert_close(louder, network(heard)[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_silence_gives_finite_masks_before_and_after_sound(name: str) -> None:
+    heard = magnitude()
+    heard[..., :10] = 0
+    heard[..., 20:30] = 0
+    masks, _ = small(name)(heard)
+    assert torch.isfinite(masks).all()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_weights_rebuild_the_network_exactly(name: str) -> None:
+    network = small(name)
+    other = build(name, NETWORKS[name][1](**SMALL[name]))
+    other.load_weights(network.weights())
+    assert torch.equal(other.eval()(magnitude())[0], network(magnitude())[0])
+
+
+@pytest.mark.parametrize("name", set(SMALL) - {"sparse-nmf"})
+def test_every_trained_parameter_gets_a_finite_gradient(name: str) -> None:
+    network = build(name, NETWORKS[name][1](**SMALL[name]))
+    network(magnitude())[0][:, 0].square().sum().backward()
+    trained = [p for p in network.parameters() if p.requires_grad]
+    assert trained and all(p.grad is not None and torch.isfinite(p.grad).all() for p in trained)
+
+
+def test_no_trained_layer_is_sparse_nmf_bit_for_bit() -> None:
+    settings = SparseNmfSettings(**SMALL["sparse-nmf"])
+    dictionary = torch.rand(99, 10)
+    dictionary = dictionary / dictionary.norm(dim=0)
+    evidence, _ = normalise_level(magnitude())
+    stacked, _ = stack_context(evidence, 3)
+    activations = nmf.infer(stacked, dictionary, 4, settings.beta, settings.sparsity)
+    expected = wiener.masks(nmf.readout(activations, dictionary[-33:], (5, 5)))
+    for network in (SparseNmf(settings, dictionary), Dnmf(DnmfSettings(**SMALL["dnmf"]), dictionary)):
+        assert torch.equal(network(magnitude())[0], expected)
+    assert not any(p.requires_grad for p in SparseNmf(settings, dictionary).parameters())
+
+
+@pytest.mark.parametrize("layers,trained", [(1, 33 * 10), (2, 33 * 10 + 990), (5, 33 * 10 + 4 * 990)])
+def test_number_of_trained_parameters_follows_the_trained_layers(layers: int, trained: int) -> None:
+    settings = DeepNmfSettings(**SMALL["deep-nmf"], trained_layers=layers)
+    assert DeepNmf(settings).parameter_counts()[1] == trained
+
+
+def test_one_tied_dictionary_is_trained_once() -> None:
+    assert DeepNmf(DeepNmfSettings(**SMALL["deep-nmf"], tied=True)).parameter_counts() == (990, 990)
+
+
+@pytest.mark.parametrize("wrong", [{"trained_layers": 99}, {"atoms": 0}, {"beta": 4.0}, {"sparsity": -1.0}])
+def test_impossible_settings_are_refused(wrong: dict) -> None:
+    with pytest.raises(ValueError):
+        dataclasses.replace(DeepNmfSettings(), **wrong)
+
+
+def test_grid_without_schedule_or_couplings_in_time_forgets_the_past() -> None:
+    network = small("grid")
+    for name, value in network.weights().items():
+        if name.startswith("time_weight"):
+            value[value.shape[0] // 2 :] = 0
+        if name.startswith("time_bias"):
+            value[value.shape[0] // 2 :] = 100.0  # logit of a schedule of one: synchronous updates
+        network.load_weights(network.weights() | {name: value})
+    heard = magnitude()
+    late = network(heard)[0][..., -1]
+    evidence, _ = normalise_level(heard)
+    alone = network.masks(evidence[..., -network.settings.context :], None)[0][..., -1]
+    torch.testing.assert_close(alone, late, rtol=0, atol=1e-5)

@@ -1,0 +1,84 @@
+"""The analysis/synthesis pair, the level and the context."""
+
+import math
+
+import pytest
+import torch
+
+from deepnmf_cli.signal.bands import band_matrix
+from deepnmf_cli.signal.features import normalise_level, stack_context
+from deepnmf_cli.signal.stft import FrontEnd
+
+FRONT_END = FrontEnd()
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return 0.2 * torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 11025, 16000, 22050, 44100, 48000, 96000, 192000])
+@pytest.mark.parametrize("length", [1, 255, 256, 257, 5000])
+def test_synthesis_of_the_analysis_is_the_signal(rate_hz: int, length: int) -> None:
+    pair, samples = FRONT_END.pair(rate_hz), noise(2, length)
+    spectrum = pair.analysis(samples)
+    assert spectrum.shape == (2, pair.bins, math.ceil(length / pair.hop_samples) + 1)
+    torch.testing.assert_close(pair.synthesis(spectrum, length), samples, rtol=0, atol=1e-6)
+
+
+def test_analysis_equals_the_transform_by_its_definition() -> None:
+    pair, samples = FRONT_END.pair(8000), noise(1000)
+    window = torch.hann_window(256, dtype=torch.float64).sqrt()
+    padded = torch.cat([torch.zeros(128), samples, torch.zeros(400)]).double()
+    spectrum = pair.analysis(samples)
+    for frame in (0, 3, 8):
+        expected = torch.fft.rfft(padded[frame * 128 : frame * 128 + 256] * window) / window.sum()
+        torch.testing.assert_close(spectrum[:, frame].to(torch.complex128), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate_hz", [16000, 22050, 44100, 48000])
+def test_a_tone_falls_into_the_same_bin_and_level_at_every_rate(rate_hz: int) -> None:
+    time_s = torch.arange(rate_hz, dtype=torch.float64) / rate_hz
+    magnitude = FRONT_END.pair(rate_hz).analysis(torch.sin(2 * math.pi * 1000 * time_s)).abs()
+    assert int(magnitude[:, 20].argmax()) == 32  # 1000 Hz / 31.25 Hz
+    assert float(magnitude[32, 20]) == pytest.approx(0.5, abs=0.002)
+
+
+def test_level_scales_with_the_input_and_is_causal() -> None:
+    magnitude = noise(1, 10, 50).abs()
+    normal, _ = normalise_level(magnitude)
+    quiet, _ = normalise_level(magnitude * 1e-4)
+    torch.testing.assert_close(quiet, normal, rtol=1e-5, atol=0)
+    louder_later = torch.cat([magnitude[..., :25], 100 * magnitude[..., 25:]], -1)
+    assert torch.equal(normalise_level(louder_later)[0][..., :25], normal[..., :25])
+
+
+def test_first_frame_has_level_one_and_digital_silence_is_skipped() -> None:
+    magnitude = noise(1, 10, 6).abs()
+    silence = torch.zeros(1, 10, 4)
+    normal, _ = normalise_level(torch.cat([silence, magnitude], -1))
+    assert float(normal[..., 4].square().mean()) == pytest.approx(1.0, abs=1e-5)
+    assert torch.equal(normal[..., 4:], normalise_level(magnitude)[0])
+    assert torch.equal(normal[..., :4], silence)
+
+
+def test_context_is_oldest_first_with_the_present_frame_last() -> None:
+    frames = torch.arange(1.0, 9.0).reshape(1, 2, 4)
+    stacked, past = stack_context(frames, 3)
+    assert stacked[0, :, 0].tolist() == [0, 0, 0, 0, 1, 5]
+    assert stacked[0, :, 3].tolist() == [2, 6, 3, 7, 4, 8]
+    assert torch.equal(past, frames[..., 2:])
+
+
+@pytest.mark.parametrize("context", [1, 4])
+def test_context_in_blocks_equals_context_of_the_whole(context: int) -> None:
+    frames = noise(2, 3, 11)
+    first, past = stack_context(frames[..., :2], context)
+    second, _ = stack_context(frames[..., 2:], context, past)
+    assert torch.equal(torch.cat([first, second], -1), stack_context(frames, context)[0])
+
+
+def test_bands_share_out_every_bin() -> None:
+    matrix = band_matrix(257, 64, 32, 16000)
+    assert (matrix >= 0).all() and (matrix.sum(1) > 0).all()
+    torch.testing.assert_close(matrix.sum(0), torch.ones(257))
+    assert torch.equal(matrix[:64, :64], torch.eye(64))

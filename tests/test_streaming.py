@@ -1,0 +1,164 @@
+"""Enhancement by pieces and as a whole: alignment, level, channels, rates."""
+
+import numpy as np
+import pytest
+import torch
+
+from deepnmf_cli.enhancer import Enhancer
+from deepnmf_cli.networks import NETWORKS, build
+from deepnmf_cli.networks.base import MaskNetwork
+from deepnmf_cli.signal.stft import FrontEnd
+from deepnmf_cli.streaming import StreamingEnhancer
+
+FRONT_END = FrontEnd()
+SETTINGS = {
+    "deep-nmf": {"context": 3, "atoms": 4, "iterations": 3},
+    "dnmf": {"context": 3, "atoms": 4, "iterations": 3},
+    "sparse-nmf": {"context": 3, "atoms": 4, "iterations": 3},
+    "dnn": {"context": 3, "hidden": (16,)},
+    "grid": {"channels": 4, "iterations": 2},
+}
+
+
+class PassAll(MaskNetwork):
+    """Speech everywhere: what comes out must be what went in."""
+
+    def masks(self, evidence, state):
+        ones = torch.ones_like(evidence)
+        return torch.stack([ones, 0 * ones], 1), None
+
+
+class PassNone(MaskNetwork):
+    """Noise everywhere."""
+
+    def masks(self, evidence, state):
+        ones = torch.ones_like(evidence)
+        return torch.stack([0 * ones, ones], 1), None
+
+
+def random_network(name: str) -> MaskNetwork:
+    torch.manual_seed(2)
+    return build(name, NETWORKS[name][1](**SETTINGS[name])).eval()
+
+
+def recording(seconds: float = 0.7, rate_hz: int = 16000, channels: int = 1, seed: int = 0) -> np.ndarray:
+    draw = np.random.default_rng(seed)
+    length = round(seconds * rate_hz)
+    envelope = 0.1 + np.sin(np.linspace(0, 9, length)) ** 2
+    return (0.1 * draw.standard_normal((channels, length)) * envelope).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("seed", range(3))
+def test_any_partition_gives_the_offline_output(name: str, seed: int) -> None:
+    samples = recording(channels=2)
+    network = random_network(name)
+    whole = Enhancer(network, FRONT_END).enhance(samples, 16000)
+    draw, stream, start, pieces = np.random.default_rng(seed), StreamingEnhancer(network, FRONT_END, 16000, 2), 0, []
+    while start < samples.shape[1]:
+        size = int(draw.choice([0, 1, 7, 255, 256, 257, 3000]))
+        pieces.append(stream.feed(torch.from_numpy(samples[:, start : start + size])))
+        start += size
+    pieces.append(stream.flush())
+    streamed = torch.cat(pieces, -1).numpy()
+    assert streamed.shape == samples.shape
+    np.testing.assert_allclose(streamed, whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 11025, 16000, 44100, 48000, 192000])
+@pytest.mark.parametrize("length", [1, 100, 12345])
+def test_passing_everything_returns_the_input_at_every_rate_and_length(rate_hz: int, length: int) -> None:
+    samples = recording(1.6, rate_hz)[:, :length]
+    np.testing.assert_allclose(Enhancer(PassAll(), FRONT_END).enhance(samples, rate_hz), samples, atol=1e-6)
+
+
+def test_flush_starts_a_new_recording() -> None:
+    stream = StreamingEnhancer(random_network("grid"), FRONT_END, 16000, 1)
+    samples = torch.from_numpy(recording())
+    twice = [torch.cat([stream.feed(samples), stream.flush()], -1) for _ in range(2)]
+    assert torch.equal(*twice)
+
+
+def test_latency_is_one_window() -> None:
+    stream = StreamingEnhancer(PassAll(), FRONT_END, 16000, 1)
+    samples = torch.zeros(1, 4096)
+    samples[0, 1024] = 1.0
+    outputs = [stream.feed(samples[:, i : i + 1]) for i in range(4096)]
+    heard_after = next(i for i, out in enumerate(outputs) if out.numel() and out.abs().max() > 0.5)
+    assert stream.latency_samples == 512
+    assert heard_after - 1024 == stream.latency_samples - 1  # the window's last sample is the one that completes it
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("gain_db", [-40.0, 20.0])
+def test_gain_of_the_input_is_the_gain_of_the_output(name: str, gain_db: float) -> None:
+    samples, gain = recording(), np.float32(10 ** (gain_db / 20))
+    enhancer = Enhancer(random_network(name), FRONT_END)
+    expected = gain * enhancer.enhance(samples, 16000)
+    np.testing.assert_allclose(enhancer.enhance(gain * samples, 16000), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_channels_share_one_mask() -> None:
+    left = recording()
+    samples = np.concatenate([left, -0.5 * left])  # opposite phase: a sum of channels would nearly cancel
+    enhancer = Enhancer(random_network("grid"), FRONT_END)
+    out = enhancer.enhance(samples, 16000)
+    np.testing.assert_allclose(out[1], -0.5 * out[0], atol=1e-6)
+    np.testing.assert_allclose(out[0], enhancer.enhance(left, 16000)[0], atol=1e-6)
+
+
+def test_silence_stays_digital_silence() -> None:
+    for name in SETTINGS:
+        out = Enhancer(random_network(name), FRONT_END).enhance(np.zeros((2, 5000), np.float32), 16000)
+        assert not out.any()
+
+
+@pytest.mark.parametrize("limit_db", [0.0, 6.0, 20.0])
+def test_attenuation_is_limited(limit_db: float) -> None:
+    samples = recording(rate_hz=48000)
+    out = Enhancer(PassNone(), FRONT_END).enhance(samples, 48000, max_attenuation_db=limit_db)
+    np.testing.assert_allclose(out, samples * 10 ** (-limit_db / 20), atol=1e-6)
+
+
+def test_band_above_the_network_follows_its_highest_band() -> None:
+    class HighestBand(MaskNetwork):
+        """A quarter in the upper half of what the network hears, everything below."""
+
+        def masks(self, evidence, state):
+            speech = torch.ones_like(evidence)
+            speech[:, evidence.shape[1] // 2 :] = 0.25
+            return torch.stack([speech, 1 - speech], 1), None
+
+    time_s = np.arange(48000) / 48000
+    high = np.sin(2 * np.pi * 15000 * time_s)[None].astype(np.float32)
+    low = np.sin(2 * np.pi * 1000 * time_s)[None].astype(np.float32)
+    out = Enhancer(HighestBand(), FRONT_END).enhance(high + low, 48000)
+    np.testing.assert_allclose(out[:, 2000:-2000], (0.25 * high + low)[:, 2000:-2000], atol=1e-3)
+
+
+def test_long_recordings_are_processed_in_blocks_with_the_same_result() -> None:
+    enhancer, samples = Enhancer(random_network("dnn"), FRONT_END), recording(9.5)
+    blocks = [samples[:, i : i + 1000] for i in range(0, samples.shape[1], 1000)]
+    streamed = np.concatenate(list(enhancer.enhance_blocks(blocks, 16000, 1)), -1)
+    np.testing.assert_allclose(enhancer.enhance(samples, 16000), streamed, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "rate_hz,tolerance",  # of the highest peak; windows of whole samples move a tone by up to 0.2 bins at 2.9 kHz
+    [(8000, 0.01), (11025, 0.25), (22050, 0.06), (44100, 0.06), (48000, 0.01)],
+)
+def test_network_hears_the_same_at_every_rate(rate_hz: int, tolerance: float) -> None:
+    heard: list[torch.Tensor] = []
+
+    class Listener(PassAll):
+        def forward(self, magnitude, state=None):
+            heard.append(magnitude)
+            return super().forward(magnitude, state)
+
+    for rate in (16000, rate_hz):
+        time_s = np.arange(rate) / rate
+        tones = sum(np.sin(2 * np.pi * f * time_s + f) for f in (300, 1100, 2900))[None].astype(np.float32)
+        Enhancer(Listener(), FRONT_END).enhance(0.2 * tones, rate)
+    steady = [magnitude[0, :, 20:40].mean(-1) for magnitude in heard if magnitude.shape[-1] > 40]
+    assert len(steady) == 2 and steady[0].shape == steady[1].shape == (257,)
+    torch.testing.assert_close(steady[1], steady[0], rtol=0, atol=tolerance * float(steady[0].max()))
