@@ -52,7 +52,8 @@ class AudioReader:
         _check_regular(Path(path), self.name)
         try:
             self._file = _SequentialFile(path)
-        except soundfile.SoundFileError as error:
+        # soundfile raises TypeError for header-less .raw files, whose rate nobody knows.
+        except (soundfile.SoundFileError, TypeError) as error:
             raise AudioError(
                 self.name,
                 f"no audio that can be read ({_reason(error)})",
@@ -121,11 +122,11 @@ class AudioReader:
 
 
 class AudioWriter:
-    """An output under way, made by `open_writer`. `info.frames` counts what was written, `clipped` the samples cut."""
+    """An output under way, made by `open_writer`. `frames` counts what was written, `clipped` the samples cut."""
 
     def __init__(self, path: Path, partial: Path, info: AudioInfo) -> None:
         self.path, self.frames, self.clipped = path, 0, 0
-        self.rate_hz, self.subtype = info.rate_hz, info.subtype
+        self.subtype = info.subtype
         large = info.container == "WAV" and data_bytes(info) > WAV_LIMIT_BYTES
         try:
             self._file = _SequentialFile(

@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import soundfile
@@ -147,7 +147,7 @@ def announced_frames(log: str, info: AudioInfo) -> int:
     if match := _ANNOUNCED_FRAMES.search(log):
         return int(match[1] or match[2])
     match = _ANNOUNCED_BYTES.search(log)
-    frame_bytes = data_bytes(info) // info.frames if info.frames else 1
+    frame_bytes = data_bytes(replace(info, frames=1))
     if not match or _is_placeholder(int(match[1])):
         return 0
     return info.frames + math.ceil((int(match[1]) - int(match[2])) / frame_bytes)

@@ -111,6 +111,13 @@ def test_a_file_cut_short_says_how_much_is_there(tmp_path, kind):
         audio.read(cut)
 
 
+def test_a_header_without_samples_is_a_file_cut_short(tmp_path):
+    audio.write(tmp_path / "x.wav", noise(1000, 2), RATE_HZ)
+    (tmp_path / "x.wav").write_bytes((tmp_path / "x.wav").read_bytes()[:44])
+    with raises("x.wav", "found 0 frames", "expected 1000 frames"):
+        audio.info(tmp_path / "x.wav")
+
+
 @pytest.mark.parametrize("size", [0x7FFFFFFF, 0x80000000, 0xFFFFFFFF])
 def test_a_wav_header_written_to_a_pipe_announces_nothing(tmp_path, size):
     audio.write(tmp_path / "x.wav", noise(1000), RATE_HZ)
@@ -122,8 +129,10 @@ def test_a_wav_header_written_to_a_pipe_announces_nothing(tmp_path, size):
 
 def test_text_renamed_to_wav(tmp_path):
     (tmp_path / "x.wav").write_text("This is no sound at all. " * 20)
-    with raises("x.wav", "no audio that can be read", "expected WAV, FLAC", "ffmpeg"):
-        audio.info(tmp_path / "x.wav")
+    shutil.copy(tmp_path / "x.wav", tmp_path / "x.raw")
+    for suffix in ("wav", "raw"):
+        with raises(f"x.{suffix}", "no audio that can be read", "expected WAV, FLAC", "ffmpeg"):
+            audio.info(tmp_path / f"x.{suffix}")
 
 
 def test_missing_empty_and_irregular_files(tmp_path):
