@@ -153,10 +153,7 @@ def test_nothing_is_pickled():
         for name, call in calls(path):
             options = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
             assert options.get("allow_pickle", "False") == "False", path
-            if name in {"torch.load", "torch.save"}:
-                # Only the file that resumes one's own training run may hold more than tensors and JSON.
-                assert room_of(path) == "training", path
-                assert name == "torch.save" or options.get("weights_only") == "True", path
+            assert name not in {"torch.load", "torch.save"}, path
 
 
 def test_the_library_never_prints_exits_or_draws_progress():
@@ -167,12 +164,9 @@ def test_the_library_never_prints_exits_or_draws_progress():
 
 
 def test_every_python_file_fits_on_a_few_screens():
-    long = {path.name: length for path in python_files() if (length := len(path.read_text("utf-8").splitlines())) > 320}
-    assert not long
-
-
-def python_files() -> Iterator[Path]:
-    return (path for path in text_files() if path.suffix == ".py")
+    lengths = {path: len(path.read_text("utf-8").splitlines()) for path in text_files() if path.suffix == ".py"}
+    # Tests are read one by one, modules as a whole.
+    assert not [path for path, length in lengths.items() if length > (400 if "tests" in path.parts else 320)]
 
 
 def text_files() -> Iterator[Path]:
