@@ -136,10 +136,10 @@ def _score_folders(
     from deepnmf_cli.scoring.report import ESTIMATE, NOISY, System
     from deepnmf_cli.scoring.scorer import score_files
 
-    last_parts = Counter(Path(folder).resolve().name for folder in paired)
+    last_parts = Counter(Path(folder).absolute().name for folder in paired)
     systems = []
     for folder, pairs in paired.items():
-        name = Path(folder).resolve().name
+        name = Path(folder).absolute().name
         if folder == noisy:
             name, kind = NOISY, NOISY
         else:

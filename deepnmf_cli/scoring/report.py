@@ -21,7 +21,7 @@ FORMAT = 1
 """Number of the layout of report.json."""
 
 CONFIDENCE = 0.95
-INTERVAL = "95 % confidence interval of the mean, Student t over files"
+INTERVAL = "95 % confidence interval (Student t over files)"
 NOISY, ESTIMATE, MODEL = "noisy", "estimate", "model"
 """Kinds of systems."""
 
@@ -103,8 +103,10 @@ def make_report(
 
 
 def overall_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """(header, rows): one row of means with intervals for each system."""
-    rows = [[system["name"], *_cells(system["summary"], report)] for system in report["systems"]]
+    """(header, rows): one row of means with intervals for each system, then one of its gain over the noisy input."""
+    files = report["reference"]["files"]
+    rows = [[system["name"], *_cells(system["summary"], files)] for system in report["systems"]]
+    rows += [[f"gain of {s['name']}", *_cells(s["gain"], files, "+")] for s in report["systems"] if s["gain"]]
     return ["system", *LABELS.values()], rows
 
 
@@ -112,7 +114,7 @@ def snr_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """(header, rows): one row for each input SNR and system; no rows where no SNR is known."""
     levels = zip(*(system["by_snr"] for system in report["systems"]), strict=True)
     rows = [
-        [f"{level['snr_db']:+g} dB", system["name"], str(level["files"]), *_cells(level["summary"], level)]
+        [f"{level['snr_db']:+g} dB", system["name"], str(level["files"]), *_cells(level["summary"], level["files"])]
         for group in levels
         for system, level in zip(report["systems"], group, strict=True)
     ]
@@ -230,18 +232,17 @@ def _remarks(systems: Sequence[System]) -> list[str]:
     return remarks
 
 
-def _cells(summary: Mapping[str, Any], of: Mapping[str, Any]) -> list[str]:
+def _cells(summary: Mapping[str, Any], files: int, sign: str = "") -> list[str]:
     """Cells such as "7.32 ± 0.41"; with the count in brackets where some of the files have no score."""
-    files = of["files"] if "files" in of else of["reference"]["files"]
-    return [_cell(summary[metric], DECIMALS[metric], files) for metric in METRICS]
+    return [_cell(summary[metric], f"{sign}.{DECIMALS[metric]}f", files) for metric in METRICS]
 
 
-def _cell(value: Mapping[str, Any], decimals: int, files: int) -> str:
+def _cell(value: Mapping[str, Any], form: str, files: int) -> str:
     if value["mean"] is None:
         return "-"
-    text = f"{value['mean']:.{decimals}f}"
+    text = f"{value['mean']:{form}}"
     if value["ci95"] is not None:
-        text += f" ± {value['ci95']:.{decimals}f}"
+        text += f" ± {value['ci95']:{form.lstrip('+')}}"
     return text if value["count"] == files else f"{text} (n={value['count']})"
 
 

@@ -1,0 +1,201 @@
+"""`deepnmf evaluate`: systems side by side, reports, exit codes."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+
+from deepnmf_cli import library
+from deepnmf_cli.commands import evaluate
+
+RATE_HZ = 16000
+NAMES = ["1_+3dB_a", "2_+3dB_b", "3_-6dB_a"]
+
+
+@pytest.fixture
+def sets(folder, voice, hiss):
+    """clean/, noisy/ and enhanced/ in the current folder: three recordings of one second each, named with SNRs."""
+    for number, name in enumerate(NAMES):
+        clean, noise = voice(1.2)[number * 1600 :][:RATE_HZ], hiss(1.0, seed=number)
+        for kind, samples in (("clean", clean), ("noisy", clean + noise), ("enhanced", clean + 0.2 * noise)):
+            write(f"{kind}/{name}.wav", samples)
+    return folder
+
+
+@pytest.fixture
+def models(monkeypatch, tmp_path):
+    """Models called "best" (the default) and "other", which remove 0.9 and none of the noise they know."""
+    cleaned = {}
+
+    class Enhancer:
+        def __init__(self, share: float) -> None:
+            self.share = share
+
+        def enhance(self, samples, rate_hz):
+            for name in NAMES:
+                noisy, clean = (soundfile.read(f"{kind}/{name}.wav", dtype="float32")[0] for kind in ("noisy", "clean"))
+                if np.array_equal(noisy, samples[0]):
+                    cleaned[name] = rate_hz
+                    return samples - np.float32(self.share) * (noisy - clean)
+            raise AssertionError("an unknown recording")
+
+    shares = {"best": 0.9, "other": 0.0}
+    files = {name: tmp_path / "models" / name / "model.safetensors" for name in shares}
+    for path in files.values():
+        path.parent.mkdir(parents=True)
+        path.write_text(path.parent.name)
+    info = SimpleNamespace(parameters=1000, macs_per_s=2e6)
+    monkeypatch.setattr(library, "find", lambda name: files[name or "best"])
+    monkeypatch.setattr(library, "info", lambda path: SimpleNamespace(name=path.parent.name, **vars(info)))
+    monkeypatch.setattr(library, "load_enhancer", lambda path, device: Enhancer(shares[path.parent.name]))
+    return cleaned
+
+
+def write(name: str, samples: np.ndarray, rate_hz: int = RATE_HZ) -> None:
+    Path(name).parent.mkdir(exist_ok=True)
+    soundfile.write(name, samples, rate_hz, "FLOAT")
+
+
+def means(result, metric: str = "SI-SDR") -> dict[str, float]:
+    return {system["name"]: system["summary"][metric]["mean"] for system in result.json["systems"]}
+
+
+def test_estimates_are_scored_in_a_table(deepnmf, sets):
+    result = deepnmf("evaluate", "--reference", "clean", "--estimate", "enhanced")
+    assert result.code == 0 and result.err == ""
+    lines = result.out.decode().splitlines()
+    assert lines[0].split("  ")[0] == "system" and lines[2].startswith("enhanced")
+    assert [line.split()[:4] for line in lines if " dB  enhanced" in line] == [
+        ["-6", "dB", "enhanced", "1"], ["+3", "dB", "enhanced", "2"],
+    ]  # fmt: skip
+    assert lines[-1] == "3 files, 0.1 minutes at 16 kHz; mean ± 95 % confidence interval (Student t over files)."
+
+
+def test_models_stand_beside_the_noisy_input_and_estimates(deepnmf, sets, models):
+    result = deepnmf(
+        "evaluate", "--reference", "clean", "--noisy", "noisy", "--estimate", "enhanced",
+        "--model", "default", "--model", "other", "--json",
+    )  # fmt: skip
+    assert result.code == 0 and models == dict.fromkeys(NAMES, RATE_HZ)
+    found = means(result)
+    assert list(found) == ["noisy", "enhanced", "best", "other"]
+    assert found["other"] == pytest.approx(found["noisy"], abs=1e-4)
+    assert found["enhanced"] - found["noisy"] == pytest.approx(20 * np.log10(5), abs=0.5)
+    assert found["best"] - found["noisy"] == pytest.approx(20, abs=1)
+    best = result.json["systems"][2]
+    assert best["model"]["parameters"] == 1000 and len(best["model"]["sha256"]) == 64
+
+
+def test_the_noisy_input_alone_can_be_scored(deepnmf, sets):
+    result = deepnmf("evaluate", "--reference", "clean", "--noisy", "noisy", "--json")
+    assert list(means(result)) == ["noisy"]
+
+
+def test_a_real_model_file_is_run(deepnmf, sets, tiny_model, monkeypatch):
+    monkeypatch.setattr(library, "DEFAULT_MODEL", str(tiny_model))
+    words = ["--reference", "clean", "--noisy", "noisy", "--model", tiny_model, "--device", "cpu"]
+    result = deepnmf("evaluate", *words, "--json")
+    noisy, tiny = result.json["systems"]
+    assert result.code == 0 and tiny["name"] == str(tiny_model) and tiny["model"]["parameters"] > 0
+    assert np.isfinite(tiny["summary"]["SDR"]["mean"]) and tiny["gain"]["SDR"]["count"] == 3
+
+
+def test_the_report_holds_the_command_and_the_same_numbers(deepnmf, sets, models):
+    words = ["evaluate", "--reference", "clean", "--noisy", "noisy", "--model", "best", "--report", "new folder/report"]
+    result = deepnmf(*words, "--json", "--jobs", "1")
+    report = json.loads(Path("new folder/report/report.json").read_text("utf-8"))
+    assert report == result.json
+    assert report["command"] == (
+        "deepnmf evaluate --reference clean --noisy noisy --model best --report 'new folder/report' --jobs 1 --json"
+    )
+    assert {path.name for path in Path("new folder/report").iterdir()} == {
+        "files.csv", "report.json", "report.md", "scores.png", "gain_by_snr.png",
+    }  # fmt: skip
+    assert "Wrote files.csv, report.json, report.md" in result.err
+
+
+def test_snrs_come_from_a_table_when_given(deepnmf, sets):
+    Path("snr.csv").write_text("name,snr_db\n" + "".join(f"{name}.wav,{10 + i}\n" for i, name in enumerate(NAMES)))
+    result = deepnmf("evaluate", "--reference", "clean", "--estimate", "enhanced", "--snr-csv", "snr.csv", "--json")
+    assert [level["snr_db"] for level in result.json["systems"][0]["by_snr"]] == [10, 11, 12]
+
+
+def test_estimates_without_a_reference_are_remarked(deepnmf, sets, hiss):
+    write("enhanced/extra.wav", hiss())
+    result = deepnmf("evaluate", "--reference", "clean", "--estimate", "enhanced")
+    assert result.code == 0
+    assert "Note: enhanced: 1 file without a reference left out, the first being extra." in result.out.decode()
+
+
+def test_folders_of_one_name_are_told_apart(deepnmf, sets):
+    Path("runs").mkdir()
+    Path("runs/enhanced").symlink_to(Path("noisy").resolve(), target_is_directory=True)
+    Path("old").mkdir()
+    Path("enhanced").rename("old/enhanced")
+    Path("runs/noisy").symlink_to(Path("old/enhanced").resolve(), target_is_directory=True)
+    words = ["evaluate", "--reference", "clean", "--json", "--estimate", "old/enhanced", "--estimate"]
+    assert list(means(deepnmf(*words, "noisy"))) == ["enhanced", "noisy"]
+    assert list(means(deepnmf(*words, "runs/enhanced", "--noisy", "noisy"))) == ["noisy", "old/enhanced", "runs/enhanced"]
+
+
+def test_a_silent_reference_is_a_note_and_no_crash(deepnmf, sets):
+    write(f"clean/{NAMES[0]}.wav", np.zeros(RATE_HZ))
+    result = deepnmf("evaluate", "--reference", "clean", "--estimate", "enhanced")
+    assert result.code == 0 and "(n=2)" in result.out.decode()
+    assert f"Note: enhanced: no score in 1 of 3 files (all: the reference is silent), the first being {NAMES[0]}." in (
+        result.out.decode()
+    )
+
+
+@pytest.mark.parametrize(
+    "words, code, message",
+    [
+        (["--estimate", "enhanced"], 2, "Missing option '--reference'"),
+        (["--reference", "clean"], 2, "deepnmf evaluate: found nothing to score"),
+        (["--reference", "clean", "--model", "best"], 2, "--model: found no noisy recordings"),
+        (["--reference", "clean", "--estimate", "noisy", "--estimate", "noisy"], 2, "noisy: found it twice"),
+        (["--reference", "clean", "--estimate", "noisy", "--jobs", "0"], 2, "Invalid value for '--jobs'"),
+        (["--reference", "nowhere", "--estimate", "noisy"], 1, "nowhere: found nothing there"),
+        (["--reference", "clean", "--estimate", "empty"], 1, "empty: found no audio files"),
+        (["--reference", "clean", "--estimate", "noisy", "--snr-csv", "gone.csv"], 1, "gone.csv: found no readable CSV"),
+        (["--reference", "clean", "--estimate", "noisy", "--report", "clean/1_+3dB_a.wav"], 1, "cannot be written"),
+        (["--reference", "clean", "--noisy", "noisy", "--model", "gone"], 1, "gone: found no model of that name"),
+    ],
+)
+def test_what_cannot_be_done_is_said_with_its_exit_code(deepnmf, sets, words, code, message):
+    Path("empty").mkdir()
+    result = deepnmf("evaluate", *words)
+    assert result.code == code and message in result.err and result.out == b""
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda path: path.unlink(), "enhanced: found no partner for 1 of 3 references, the first being '2_+3dB_b'"),
+        (lambda path: path.write_text("text"), "no audio that can be read"),
+        (lambda path: write(str(path), np.full(RATE_HZ, np.nan)), "a sample that is not finite"),
+        (lambda path: write(str(path), np.ones(RATE_HZ // 2)), "found 8000 samples; expected 16000 samples"),
+        (lambda path: write(str(path), np.ones(8000), 8000), "found a sampling rate of 8000 Hz; expected 16000 Hz"),
+        (lambda path: write(str(path), np.ones((RATE_HZ, 2))), "found 2 channel(s); expected 1 channel(s)"),
+    ],
+)
+def test_one_bad_file_fails_all_and_leaves_no_report(deepnmf, sets, spoil, message):
+    spoil(Path(f"enhanced/{NAMES[1]}.wav"))
+    result = deepnmf("evaluate", "--reference", "clean", "--estimate", "enhanced", "--report", "report")
+    assert result.code == 1 and message in result.err and result.out == b""
+    assert list(Path("report").iterdir()) == []
+
+
+def test_a_bar_shows_progress_on_a_terminal_only(deepnmf, sets, terminal):
+    screen = terminal("stderr")
+    assert deepnmf("evaluate", "--reference", "clean", "--estimate", "enhanced").code == 0
+    assert "of audio" in screen.getvalue()
+
+
+@pytest.mark.parametrize("files, cpus, jobs", [(3, 8, 1), (31, 8, 1), (32, 8, 2), (1000, 8, 8), (1000, None, 1)])
+def test_processes_are_as_many_as_pay_off(files, cpus, jobs, monkeypatch):
+    monkeypatch.setattr(evaluate.os, "cpu_count", lambda: cpus)
+    assert evaluate._jobs(files) == jobs

@@ -1,0 +1,151 @@
+"""Pairs of files, their input SNR, the hash of a corpus; and what is refused."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deepnmf_cli.errors import AudioError, CorpusError
+from deepnmf_cli.scoring.pairing import Pair, corpus_hash, input_snrs, pair_folders, read_pair
+
+TONE = 0.1 * np.sin(np.arange(1600) / 5)
+
+
+@pytest.fixture
+def pair(write):
+    """pair(reference, estimate, rate_hz, estimate's rate_hz) -> a Pair of files."""
+
+    def make(reference, estimate, rate_hz=16000, estimate_hz=16000):
+        return Pair("a", write("clean/a.wav", reference, rate_hz), write("noisy/a.wav", estimate, estimate_hz))
+
+    return make
+
+
+def test_files_pair_by_path_below_the_folder_whatever_their_suffix(write, tmp_path):
+    for name in ("clean/b.wav", "clean/town/a.flac", "enhanced/b.flac", "enhanced/town/a.wav", "enhanced/c.wav"):
+        write(name, TONE)
+    (tmp_path / "clean/notes.txt").write_text("hello")
+    pairs, extra = pair_folders(tmp_path / "clean", tmp_path / "enhanced")
+    assert [pair.name for pair in pairs] == ["b", "town/a"]
+    assert [pair.estimate.relative_to(tmp_path).as_posix() for pair in pairs] == ["enhanced/b.flac", "enhanced/town/a.wav"]
+    assert extra == ["c"]
+
+
+def test_dots_in_names_are_no_suffixes(write, tmp_path):
+    for name in ("clean/a.1.wav", "clean/a.2.wav", "noisy/a.1.flac", "noisy/a.2.flac"):
+        write(name, TONE)
+    assert [pair.name for pair in pair_folders(tmp_path / "clean", tmp_path / "noisy")[0]] == ["a.1", "a.2"]
+
+
+def test_a_missing_partner_is_named(write, tmp_path):
+    for name in ("clean/a.wav", "clean/b.wav", "noisy/a.wav"):
+        write(name, TONE)
+    with pytest.raises(CorpusError, match="noisy: found no partner for 1 of 2 references, the first being 'b'"):
+        pair_folders(tmp_path / "clean", tmp_path / "noisy")
+
+
+def test_two_files_of_one_name_are_refused(write, tmp_path):
+    for name in ("clean/a.wav", "clean/a.flac", "noisy/a.wav"):
+        write(name, TONE)
+    with pytest.raises(CorpusError, match="found a.flac and a.wav; expected one file of each name"):
+        pair_folders(tmp_path / "clean", tmp_path / "noisy")
+
+
+def test_a_missing_folder_a_file_and_an_empty_folder_are_refused(write, tmp_path):
+    path = write("clean/a.wav", TONE)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CorpusError, match="nowhere: found nothing there"):
+        pair_folders(path.parent, tmp_path / "nowhere")
+    with pytest.raises(CorpusError, match="a.wav: found a file; expected a folder"):
+        pair_folders(path, path.parent)
+    with pytest.raises(AudioError, match="empty: found no audio files"):
+        pair_folders(path.parent, tmp_path / "empty")
+
+
+def test_a_pair_is_read_in_double_and_cut_to_the_shorter(pair):
+    reference, estimate, rate_hz = read_pair(pair(TONE, TONE[:-160] / 3))
+    assert reference.dtype == estimate.dtype == np.float64 and rate_hz == 16000
+    np.testing.assert_array_equal(reference, TONE[None, :-160])
+    np.testing.assert_array_equal(estimate, TONE[None, :-160] / 3)
+
+
+@pytest.mark.parametrize("rate_hz, allowed", [(16000, 160), (8000, 80), (44100, 441)])
+def test_lengths_may_differ_by_10_ms_and_no_more(pair, rate_hz, allowed):
+    for reference, estimate in ((TONE, TONE[:-allowed]), (TONE[:-allowed], TONE)):
+        assert read_pair(pair(reference, estimate, rate_hz, rate_hz))[0].shape == (1, 1600 - allowed)
+    with pytest.raises(CorpusError, match=f"found {1599 - allowed} samples; expected 1600 samples, give or take 10 ms"):
+        read_pair(pair(TONE, TONE[: -allowed - 1], rate_hz, rate_hz))
+
+
+def test_different_rates_are_refused_with_both_files_and_rates(pair):
+    with pytest.raises(CorpusError) as caught:
+        read_pair(pair(TONE, TONE, 16000, 8000))
+    error = caught.value
+    assert Path(error.where).parts[-2:] == ("noisy", "a.wav") and error.found == "a sampling rate of 8000 Hz"
+    assert error.expected.startswith("16000 Hz, as ") and error.expected.endswith("a.wav has")
+    assert error.remedy == "Resample one of the two folders."
+
+
+def test_different_channels_are_refused(pair):
+    with pytest.raises(CorpusError, match="found 2 channel.s.; expected 1 channel.s., as"):
+        read_pair(pair(TONE, np.stack([TONE, TONE])))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_samples_that_are_not_finite_are_refused(pair, bad):
+    with pytest.raises(AudioError, match="noisy.a.wav: found a sample that is not finite"):
+        read_pair(pair(TONE, np.where(np.arange(1600) == 800, bad, TONE)))
+
+
+def test_files_that_hold_no_audio_are_refused(write, tmp_path):
+    reference = write("clean/a.wav", TONE)
+    (text := tmp_path / "text.wav").write_text("no audio at all")
+    empty = write("empty.wav", np.zeros(0))
+    for path in (text, empty, tmp_path / "gone.wav"):
+        with pytest.raises(AudioError, match=path.name):
+            read_pair(Pair("a", reference, path))
+
+
+def test_input_snrs_are_read_from_names():
+    snrs_db = {"003_+3dB_street": 3, "004_-6dB_a": -6, "a_2.5dB_b": 2.5, "9dB": 9, "town/1_0dB": 0}
+    assert input_snrs([*snrs_db, "street", "3dBA", "x+3dB"]) == snrs_db
+
+
+def test_input_snrs_are_read_from_a_table(tmp_path):
+    table = tmp_path / "snr.csv"
+    table.write_text("\ufeffname,speaker,snr_db\na.wav,p1,17.5\nb.1,p2,-2\nother,p3,0\n", encoding="utf-8")
+    assert input_snrs(["a", "b.1"], table) == {"a": 17.5, "b.1": -2}
+    with pytest.raises(CorpusError, match="no row for 1 of 2 files, the first being 'c'"):
+        input_snrs(["a", "c"], table)
+
+
+@pytest.mark.parametrize(
+    "content, found",
+    [
+        ("", r"the columns \(none\)"),
+        ("file,snr_db\na,3\n", "the columns file, snr_db"),
+        ("name,snr_db\na,3\nb,loud\n", "'loud' as snr_db in line 3"),
+        ("name,snr_db\na\n", "None as snr_db in line 2"),
+        ("name,snr_db\na,nan\n", "'nan' as snr_db in line 2"),
+        (b"\xff\xfe\x00", "no readable CSV file"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(tmp_path, content, found):
+    table = tmp_path / "snr.csv"
+    table.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(CorpusError, match=f"snr.csv: found {found}"):
+        input_snrs(["a"], table)
+
+
+def test_a_missing_table_is_refused(tmp_path):
+    with pytest.raises(CorpusError, match="no readable CSV file"):
+        input_snrs(["a"], tmp_path / "gone.csv")
+
+
+def test_the_corpus_hash_is_that_of_a_list_of_sha256sum(tmp_path):
+    contents = {"b.wav": b"two", "a.wav": b"one"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    listing = "".join(f"{hashlib.sha256(contents[name]).hexdigest()}  {name}\n" for name in sorted(contents))
+    assert corpus_hash(tmp_path.iterdir()) == hashlib.sha256(listing.encode()).hexdigest()
