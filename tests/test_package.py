@@ -19,7 +19,8 @@ def wheel(tmp_path_factory):
     """The wheel as users get it, built from the checkout without a network."""
     folder = tmp_path_factory.mktemp("dist")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    built = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
     (path,) = folder.glob("*.whl")
     with ZipFile(path) as opened:
         yield opened
