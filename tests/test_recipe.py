@@ -1,0 +1,79 @@
+"""Recipes: defaults, overrides, and what is said about mistakes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from deepnmf_cli.commands.train import MODELS
+from deepnmf_cli.errors import EXIT_USAGE, RecipeError
+from deepnmf_cli.networks import NETWORKS
+from deepnmf_cli.recipe import Recipe, read_recipe
+
+RECIPES = sorted((Path(__file__).parent.parent / "data" / "recipes").rglob("*.toml"))
+
+
+def test_defaults_are_deep_nmf_as_published() -> None:
+    recipe = read_recipe(None)
+    assert recipe.model == "deep-nmf"
+    assert (recipe.network.iterations, recipe.network.atoms, recipe.network.context) == (25, 100, 9)
+    assert (recipe.network.beta, recipe.network.sparsity) == (1.0, 5.0)
+
+
+def test_file_then_model_then_overrides(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('model = "deep-nmf"\n[training]\nsteps = 7\nbatch = 3\n')
+    recipe = read_recipe(
+        tmp_path / "a.toml", "dnn", ["training.steps=9", "network.hidden=[4, 5]", "training.schedule=constant"]
+    )
+    assert recipe.model == "dnn" and recipe.network.hidden == (4, 5)
+    assert (recipe.training.steps, recipe.training.batch, recipe.training.schedule) == (9, 3, "constant")
+
+
+@pytest.mark.parametrize("model", NETWORKS)
+def test_recipe_survives_json(model: str) -> None:
+    recipe = read_recipe(None, model)
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_bins_follow_the_front_end() -> None:
+    assert read_recipe(None, "dnn", ["front_end.rate_hz=8000"]).network.bins == 129
+
+
+@pytest.mark.parametrize(
+    "override,found,remedy",
+    [
+        ("training.stepz=5", "unknown key 'stepz'", "Did you mean 'steps'?"),
+        ("trainig.steps=5", "unknown key 'trainig'", "Did you mean 'training'?"),
+        ("network.iteration=5", "unknown key 'iteration'", "Did you mean 'iterations'?"),
+        ("model=deepnmf", "model 'deepnmf'", "Did you mean 'deep-nmf'?"),
+        ("training.steps=many", "'many'", "Mend the recipe."),
+        ("training.steps=1.5", "1.5", "Mend the recipe."),
+        ("mixing.snr_db=[1]", "[1]", "Mend the recipe."),
+        ("training.schedule=linear", "schedule 'linear'", "Mend the recipe."),
+        ("training.steps", "no value", "For example"),
+        ("model.x=1", "'model', which is no section", "Mend it."),
+    ],
+)
+def test_mistakes_name_what_was_found_and_the_remedy(override: str, found: str, remedy: str, tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('model = "deep-nmf"\n')
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(tmp_path / "a.toml", overrides=[override])
+    assert found in caught.value.found and remedy in caught.value.remedy
+    assert caught.value.exit_code == EXIT_USAGE
+
+
+def test_missing_and_damaged_recipes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no file"):
+        read_recipe(tmp_path / "nowhere.toml")
+    (tmp_path / "bad.toml").write_text("steps = = 3")
+    with pytest.raises(RecipeError, match="not TOML"):
+        read_recipe(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_shipped_recipes_are_valid(path: Path) -> None:
+    assert read_recipe(path).model in NETWORKS
+
+
+def test_command_offers_every_network() -> None:
+    assert set(MODELS) == NETWORKS.keys()

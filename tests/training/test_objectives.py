@@ -1,0 +1,73 @@
+"""Terms of the objective on signals whose value is known."""
+
+import math
+
+import pytest
+import torch
+
+from deepnmf_cli.signal.stft import FrontEnd
+from deepnmf_cli.training.objectives import ObjectiveSettings, compressed_error, objective, phase_sensitive, snr_db
+
+PAIR = FrontEnd(rate_hz=8000).pair(8000)
+ONLY = {"magnitude": 0.0, "compressed_half": 0.0, "compressed_third": 0.0, "snr": 0.0}
+
+
+def scene(batch: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Waveforms (B, 2, N) and their spectra."""
+    waveforms = 0.1 * torch.randn(batch, 2, 4000, generator=torch.Generator().manual_seed(0))
+    return waveforms, PAIR.analysis(waveforms)
+
+
+def masks_for(spectra: torch.Tensor, speech: torch.Tensor | float) -> torch.Tensor:
+    speech = torch.as_tensor(speech).expand_as(spectra[:, 0].real)
+    return torch.stack([speech, 1 - speech], 1)
+
+
+@pytest.mark.parametrize("term", ["magnitude", "compressed_half", "compressed_third"])
+def test_true_magnitudes_cost_nothing_and_silence_costs_its_weight(term: str) -> None:
+    waveforms, spectra = scene()
+    settings = ObjectiveSettings(**ONLY | {term: 3.0})
+    ideal = spectra[:, 0].abs() / spectra.sum(1).abs()
+    assert float(objective(settings, masks_for(spectra, ideal), spectra, waveforms, PAIR)) == pytest.approx(0, abs=1e-5)
+    assert float(objective(settings, masks_for(spectra, 0.0), spectra, waveforms, PAIR)) == pytest.approx(3.0, rel=0.15)
+
+
+@pytest.mark.parametrize("gain", [1e-3, 30.0])
+def test_objective_does_not_depend_on_the_level(gain: float) -> None:
+    waveforms, spectra = scene()
+    settings = ObjectiveSettings(magnitude=1.0, noise_weight=0.5)
+    values = [float(objective(settings, masks_for(spectra, 0.6), g * spectra, g * waveforms, PAIR)) for g in (1.0, gain)]
+    assert values[0] == pytest.approx(values[1], rel=1e-4)
+
+
+def test_snr_term_counts_decibels() -> None:
+    waveforms, _ = scene()
+    target = waveforms[:, 0]
+    torch.testing.assert_close(snr_db(0.9 * target, target), torch.full((2,), 20.0), rtol=0, atol=1e-3)
+    _, spectra = scene()
+    passed = objective(ObjectiveSettings(**ONLY | {"snr": 1.0}), masks_for(spectra, 1.0), spectra, waveforms, PAIR)
+    expected = 10 * math.log10(float(waveforms[:, 0].square().sum() / waveforms[:, 1].square().sum()))
+    assert -float(passed) == pytest.approx(expected, abs=0.1)
+
+
+def test_phase_sensitive_target_is_the_projection_clipped_at_zero() -> None:
+    spectra = torch.tensor([1 + 1j, -2 + 0j]).reshape(1, 2, 1, 1)
+    mixture = spectra.sum(1)  # -1 + 1j: speech is orthogonal to it, noise at 45 degrees
+    target = phase_sensitive(spectra, mixture)
+    torch.testing.assert_close(target.flatten(), torch.tensor([0.0, math.sqrt(2)]), rtol=0, atol=1e-6)
+    assert float(phase_sensitive(torch.tensor([1 + 0j, -3 + 0j]).reshape(1, 2, 1, 1), mixture * 0 - 2)[0, 0]) == 0
+
+
+def test_gradients_are_finite_for_silent_targets() -> None:
+    waveforms, spectra = scene()
+    waveforms, spectra = waveforms.clone(), spectra.clone()
+    waveforms[0], spectra[0] = 0, 0
+    masks = masks_for(spectra, 0.5).clone().requires_grad_()
+    objective(ObjectiveSettings(magnitude=1.0, phase_sensitive=True), masks, spectra, waveforms, PAIR).backward()
+    assert torch.isfinite(masks.grad).all()
+
+
+def test_compression_weighs_quiet_bins_more() -> None:
+    target = torch.tensor([1.0, 0.01]).reshape(1, 1, 2)
+    quiet_wrong = target * torch.tensor([1.0, 0.5])
+    assert compressed_error(quiet_wrong, target, 0.3) > 50 * compressed_error(quiet_wrong, target, 1.0)

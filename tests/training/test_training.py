@@ -1,0 +1,172 @@
+"""Training as a whole: exact resumption, the journal, dictionaries, errors."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from deepnmf_cli import checkpoint, library
+from deepnmf_cli.errors import CorpusError, ModelError, UsageError
+from deepnmf_cli.experiment import Recordings, open_corpus, train
+from deepnmf_cli.recipe import Recipe
+from deepnmf_cli.training.journal import COLUMNS
+
+NETWORKS = {
+    "dnn": {"context": 2, "hidden": [8]},
+    "deep-nmf": {"context": 2, "atoms": 4, "iterations": 3, "trained_layers": 2},
+    "grid": {"bins": 129, "rate_hz": 8000, "single_bands": 16, "wide_bands": 8, "channels": 4, "iterations": 2},
+}
+
+
+def recipe(model: str = "dnn", **training) -> Recipe:
+    return Recipe.from_dict(
+        {
+            "model": model,
+            "network": NETWORKS[model],
+            "front_end": {"rate_hz": 8000},
+            "mixing": {"segment_s": 0.5},
+            "dictionary": {"batches": 3, "batch_frames": 60, "iterations": 2},
+            "training": {"steps": 6, "batch": 2, "score_every": 2, "warmup_steps": 2} | training,
+        }
+    )
+
+
+def recordings(corpus: Path) -> Recordings:
+    return Recordings(speech=corpus / "speech", noise=corpus / "noise", dev=corpus / "dev")
+
+
+@pytest.mark.parametrize("model", NETWORKS)
+@pytest.mark.parametrize("stopped_after", [2, 3])
+def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
+    tiny_corpus: Path, tmp_path: Path, model: str, stopped_after: int
+) -> None:
+    chosen, where = recipe(model), recordings(tiny_corpus)
+    assert train(chosen, where, tmp_path / "whole")
+    steps: list[dict] = []
+    complete = train(
+        chosen,
+        where,
+        tmp_path / "cut",
+        progress=lambda row: "loss" in row and "best" in row and steps.append(row),
+        stop=lambda: len(steps) == stopped_after,
+    )
+    assert not complete and len(steps) == stopped_after
+    assert train(chosen, where, tmp_path / "cut", resume=True)
+    for name in ("resume.safetensors", "best.safetensors"):
+        (one, _), (two, _) = (checkpoint.load(tmp_path / run / name) for run in ("whole", "cut"))
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[key], two[key]) for key in one)
+    histories = []
+    for run in ("whole", "cut"):
+        with open(tmp_path / run / "history.csv", newline="") as file:
+            histories.append([{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)])
+    assert histories[0] == histories[1] and [row["step"] for row in histories[0]] == ["2", "4", "6"]
+
+
+def test_run_folder_holds_recipe_history_curves_and_a_loadable_model(tiny_corpus: Path, tmp_path: Path) -> None:
+    train(recipe(), recordings(tiny_corpus), tmp_path / "run")
+    run = tmp_path / "run"
+    assert sorted(p.name for p in run.iterdir()) == [
+        "best.safetensors", "curves.png", "history.csv", "recipe.json", "resume.safetensors",
+    ]  # fmt: skip
+    assert Recipe.from_dict(json.loads((run / "recipe.json").read_text())) == recipe()
+    with open(run / "history.csv", newline="") as file:
+        assert next(csv.reader(file)) == list(COLUMNS)
+    network, loaded = library.load(run)
+    assert loaded == recipe() and network.name == "dnn"
+
+
+def test_training_lowers_the_loss_and_raises_the_dev_score(tiny_corpus: Path, tmp_path: Path) -> None:
+    chosen = recipe(steps=60, batch=4, score_every=20, learning_rate=0.01, average=0.5)
+    train(chosen, recordings(tiny_corpus), tmp_path / "run")
+    with open(tmp_path / "run/history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["loss"]) < 0.8 * float(rows[0]["loss"])
+    assert float(rows[-1]["dev_score"]) > float(rows[0]["dev_score"]) + 1.0
+
+
+def test_early_stop_after_scores_without_a_new_best(tiny_corpus: Path, tmp_path: Path) -> None:
+    chosen = recipe(steps=40, learning_rate=0.0, patience=2)
+    train(chosen, recordings(tiny_corpus), tmp_path / "run")
+    with open(tmp_path / "run/history.csv", newline="") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["2", "4", "6"]
+
+
+def test_sparse_nmf_is_complete_with_its_dictionaries(tiny_corpus: Path, tmp_path: Path) -> None:
+    settings = {"context": 2, "atoms": 4, "iterations": 3}
+    chosen = Recipe.from_dict(recipe().to_dict() | {"model": "sparse-nmf", "network": settings})
+    reports: list[dict] = []
+    assert train(chosen, recordings(tiny_corpus), tmp_path / "run", progress=reports.append)
+    assert [r["dictionary"] for r in reports] == ["speech"] * 3 + ["noise"] * 3
+    network, _ = library.load(tmp_path / "run")
+    dictionary = network.weights()["dictionary_0"]
+    assert dictionary.shape == (2 * 129, 8)
+    torch.testing.assert_close(dictionary.norm(dim=0), torch.ones(8), rtol=1e-4, atol=0)
+
+
+def test_exemplar_dictionaries_are_frames_of_the_material(tiny_corpus: Path, tmp_path: Path) -> None:
+    table = recipe("deep-nmf").to_dict() | {"dictionary": {"method": "exemplars", "batch_frames": 60}}
+    assert train(Recipe.from_dict(table), recordings(tiny_corpus), tmp_path / "run")
+
+
+def test_existing_run_is_not_overwritten_and_a_missing_one_not_resumed(tiny_corpus: Path, tmp_path: Path) -> None:
+    train(recipe(), recordings(tiny_corpus), tmp_path / "run")
+    before = (tmp_path / "run/best.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="--resume"):
+        train(recipe(), recordings(tiny_corpus), tmp_path / "run")
+    with pytest.raises(UsageError, match="no run to resume"):
+        train(recipe(), recordings(tiny_corpus), tmp_path / "other", resume=True)
+    assert (tmp_path / "run/best.safetensors").read_bytes() == before
+    assert not (tmp_path / "other").exists()
+
+
+def test_resuming_with_another_recipe_names_what_differs(tiny_corpus: Path, tmp_path: Path) -> None:
+    train(recipe(), recordings(tiny_corpus), tmp_path / "run")
+    with pytest.raises(UsageError, match="other values of training.batch"):
+        train(recipe(batch=3), recordings(tiny_corpus), tmp_path / "run", resume=True)
+
+
+def test_speech_folder_with_five_files_is_too_small(tiny_corpus: Path, tmp_path: Path) -> None:
+    for path in sorted((tiny_corpus / "speech").rglob("*.wav"))[:5]:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(CorpusError, match="found 5 clips of speech; expected at least 6"):
+        train(recipe(), Recordings(speech=tmp_path, noise=tiny_corpus / "noise"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_a_dev_folder_material_is_kept_for_scoring(tiny_corpus: Path) -> None:
+    source, dev = open_corpus(Recordings(speech=tiny_corpus / "speech", noise=tiny_corpus / "noise"), recipe())
+    assert len(dev) == 40 and all(clean.shape == noisy.shape == (4000,) for clean, noisy in dev)
+    assert source.length == 4000
+
+
+def test_pairs_and_manifest_are_sources_too(tiny_corpus: Path, tmp_path: Path) -> None:
+    for i in range(6):
+        for kind in ("clean", "noisy"):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            (tmp_path / kind / f"{i}.wav").write_bytes((tiny_corpus / "dev" / kind / f"{i % 2}.wav").read_bytes())
+    assert train(recipe(), Recordings(pairs=tmp_path, dev=tiny_corpus / "dev"), tmp_path / "paired")
+    lines = [f"{p},speech,{p.parent.name},train" for p in (tiny_corpus / "speech").rglob("*.wav")]
+    lines += [f"{p},noise,,train" for p in (tiny_corpus / "noise").rglob("*.wav")]
+    (tmp_path / "all.csv").write_text("\n".join(["path,role,speaker,split", *lines]))
+    assert train(recipe(), Recordings(manifest=tmp_path / "all.csv", dev=tiny_corpus / "dev"), tmp_path / "listed")
+
+
+def test_resume_file_is_no_model_and_a_model_no_resume_file(tiny_corpus: Path, tmp_path: Path) -> None:
+    train(recipe(), recordings(tiny_corpus), tmp_path / "run")
+    with pytest.raises(ModelError, match="no recipe"):
+        library.load(tmp_path / "run/resume.safetensors")
+    (tmp_path / "run/resume.safetensors").write_bytes((tmp_path / "run/best.safetensors").read_bytes())
+    with pytest.raises(ModelError, match="expected a resume file"):
+        train(recipe(), recordings(tiny_corpus), tmp_path / "run", resume=True)
+
+
+def test_model_with_weights_of_another_shape_is_refused(tiny_corpus: Path, tmp_path: Path) -> None:
+    train(recipe(), recordings(tiny_corpus), tmp_path / "run")
+    tensors, meta = checkpoint.load(tmp_path / "run/best.safetensors")
+    meta["recipe"]["network"]["hidden"] = [9]
+    checkpoint.save(tmp_path / "other.safetensors", tensors, meta)
+    with pytest.raises(ModelError, match="do not fit"):
+        library.load(tmp_path / "other.safetensors")
