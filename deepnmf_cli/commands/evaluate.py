@@ -27,7 +27,7 @@ FILES_PER_JOB = 16
 
 @click.command()
 @click.option("--reference", metavar="DIR", required=True, type=click.Path(), help="The clean recordings.")
-@click.option("--noisy", metavar="DIR", type=click.Path(), help="The noisy recordings: scored too, and input of --model.")
+@click.option("--noisy", metavar="DIR", type=click.Path(), help="The noisy recordings: scored, and input of --model.")
 @click.option(
     "--estimate", "estimates", metavar="DIR", multiple=True, type=click.Path(),
     help="Enhanced recordings. Repeat to compare several.",

@@ -60,7 +60,7 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, int]:
     if found_hz != rate_hz:
         _refuse(pair, f"a sampling rate of {found_hz} Hz", f"{rate_hz} Hz", "Resample one of the two folders.")
     if len(estimate) != len(reference):
-        _refuse(pair, f"{len(estimate)} channel(s)", f"{len(reference)} channel(s)", "Mix down or split one of the two.")
+        _refuse(pair, f"{len(estimate)} channel(s)", f"{len(reference)} channel(s)", "Mix down one of the two.")
     found, expected = estimate.shape[1], reference.shape[1]
     if abs(found - expected) > LENGTH_TOLERANCE_S * rate_hz:
         remedy = "Cut or align the recordings: they must start and end together."

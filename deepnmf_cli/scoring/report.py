@@ -228,7 +228,7 @@ def _remarks(systems: Sequence[System]) -> list[str]:
     ]
     rates = {one.rate_hz for one in systems[0].scores}
     if 8000 in rates and len(rates) > 1:
-        remarks.append("PESQ is narrow band for the files at 8 kHz and wide band for the others: its mean mixes the two")
+        remarks.append("PESQ is narrow band for files at 8 kHz and wide band for the others: its mean mixes the two")
     return remarks
 
 
@@ -249,7 +249,8 @@ def _cell(value: Mapping[str, Any], form: str, files: int) -> str:
 def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     first_number = header.index(LABELS[METRICS[0]])
     rule = ["---" if column < first_number else "---:" for column in range(len(header))]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in [header, rule, *rows])
+    lines = [" | ".join(cell.replace("|", r"\|") for cell in row) for row in [header, rule, *rows]]
+    return "\n".join(f"| {line} |" for line in lines)
 
 
 def _model_line(system: Mapping[str, Any]) -> str:

@@ -94,7 +94,7 @@ class ScoringPool:
     def __enter__(self) -> "ScoringPool":
         if self.jobs > 1:
             spawn = multiprocessing.get_context("spawn")
-            self._executor = ProcessPoolExecutor(self.jobs, mp_context=spawn, initializer=_leave_interrupts_to_the_parent)
+            self._executor = ProcessPoolExecutor(self.jobs, spawn, initializer=_leave_interrupts_to_the_parent)
         return self
 
     def __exit__(self, *_: object) -> None:
