@@ -1,8 +1,8 @@
 """Learning a sparse-NMF dictionary, unit-norm columns w (F, R), from as many frames as there are, in bounded memory.
 
-The update is that of Le Roux, Weninger & Hershey, "Sparse NMF - half-baked or well done?" (MERL TR2015-023): the norm of
-the columns is part of the cost, D_beta(m | (w/|w|) h) + mu |h|_1, so its derivative takes part in the gradient. Updating
-as if columns were free and normalising afterwards can raise the cost, because h would have to shrink to pay for it.
+The update is that of Le Roux, Weninger & Hershey, "Sparse NMF - half-baked or well done?" (MERL TR2015-023): the norm
+of the columns is part of the cost, D_beta(m | (w/|w|) h) + mu |h|_1, so its derivative takes part in the gradient.
+Updating as if columns were free and normalising afterwards can raise the cost, because h stays what it was.
 """
 
 from collections.abc import Callable
@@ -23,8 +23,8 @@ UNUSED = 1e-3
 """An atom with less than this share of the mean activation is drawn anew."""
 
 NEVER_ACTIVE = 1e-20
-"""Added to both parts of the gradient, so that their quotient is one for an atom that no frame uses; far below the parts
-of any atom in use."""
+"""Added to both parts of the gradient, so that their quotient is one for an atom that no frame uses; far below the
+parts of any atom in use."""
 
 SETTLING = 0.2
 """Share of the mini-batches, the last ones, in which no atom is drawn anew, so that all have time to settle."""
@@ -70,9 +70,9 @@ def gradient_parts(h: Tensor, m: Tensor, w: Tensor, beta: float = 1.0) -> tuple[
 def update(h: Tensor, m: Tensor, w: Tensor, beta: float = 1.0) -> Tensor:
     """One dictionary update on all frames: w o (descending / ascending)^gamma(beta), then unit norm.
 
-    TR2015-023 gives no proof of descent and claims none. Tried on 25,200 updates of random problems (beta in
-    {-1, 0, .5, 1, 1.5, 2, 3}, mu in {0, .1, 1, 5}, alternating with activation updates), it never raised the penalised
-    cost; without the exponent gamma it is the report's own update, of which they studied beta in [0, 2].
+    Without the exponent gamma, which is 1 for 1 <= beta <= 2, it is the update of TR2015-023. No proof of descent is
+    known to us. In 50,400 updates of random problems (beta in {-1, 0, .5, 1, 1.5, 2, 3}, mu in {0, .1, 1, 5},
+    alternating with activation updates) it never raised the penalised cost.
     """
     descending, ascending = gradient_parts(h, m, w, beta)
     return unit_columns(w * (descending / ascending).pow(exponent(beta)))
@@ -92,7 +92,7 @@ def learn_dictionary(block: Callable[[int], Tensor], iterations: int, atoms: int
     block, and averages over 1/(1 - memory) blocks. Atoms that fall out of use are drawn anew from the current block.
 
     Args:
-        block: block(i) is the i-th mini-batch, magnitudes (F, N) >= 0, float32 or float64 and on any device; N may vary.
+        block: block(i) is the i-th mini-batch, magnitudes (F, N) >= 0, float32 or float64, on any device; N may vary.
         iterations: number of mini-batches. Time: about 4 F R N (activation_steps + 2) operations each.
         atoms: R. The first block must hold at least as many audible frames, unless `initial` is given.
         beta, mu: divergence and weight of the L1 penalty on activations. Unless beta = 1, mu depends on the level of m.

@@ -18,8 +18,8 @@ from torch.nn.functional import threshold
 from deepnmf_cli.inference.divergence import FLOOR, divergence
 
 BLOCK_FRAMES = 512
-"""Frames updated at once by a single CPU thread: w h, the ratio and both products of a block stay in the cache (measured
-for 513 bins: 256 to 1024 alike, all 6000 frames at once a third slower). Several threads, which must meet after every
+"""Frames updated at once by a single CPU thread: w h, the ratio and both products of a block stay in the cache
+(measured for 513 bins: 256 to 1024 alike, all 6000 frames at once a third slower). Several threads, which must meet after every
 operation, and other devices take all frames at once: on a busy machine the meetings cost more than the cache gains."""
 
 INACTIVE = 1e-30
@@ -121,8 +121,8 @@ def objective(h: Tensor, m: Tensor, w: Tensor, beta: float = 1.0, mu: float | Te
 def readout(h: Tensor, w: Tensor, atoms: Sequence[int]) -> Tensor:
     """Models of the sources w^l h^l, the numerators of (34): (..., S, F, T) for S = len(atoms).
 
-    The columns of w, and the rows of h, are the atoms of the first source, then of the second, and so on. Their sum over
-    sources is the model of the mixture, w h; `deepnmf_cli.signal.wiener` makes masks of them.
+    The columns of w, and the rows of h, are the atoms of the first source, then of the second, and so on. Their sum
+    over sources is the model of the mixture, w h; `deepnmf_cli.signal.wiener` makes masks of them.
     """
     pairs = zip(w.split(list(atoms), 1), h.split(list(atoms), -2), strict=True)
     models = [split_frames(part_w @ join_frames(part_h), h.shape[:-2]) for part_w, part_h in pairs]

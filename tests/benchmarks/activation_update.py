@@ -21,7 +21,8 @@ from threadpoolctl import threadpool_limits
 
 from deepnmf_cli.inference import nmf
 
-OURS, PLAIN, SKLEARN, TORCHNMF, PRODUCTS = "deepnmf", "plain torch", "scikit-learn", "torchnmf", "the two products alone"
+OURS, PLAIN, SKLEARN, TORCHNMF = "deepnmf", "plain torch", "scikit-learn", "torchnmf"
+PRODUCTS = "the two products alone"
 
 
 def problem(bins: int, frames: int, atoms: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

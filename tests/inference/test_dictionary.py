@@ -157,7 +157,7 @@ def test_does_not_change_the_dictionary_it_starts_from():
 def test_progress_gets_the_cost_per_frame():
     m, w, _ = problem()
     rows = []
-    learn_dictionary(lambda index: m, 3, 6, 1.0, 0.1, initial=w, progress=lambda index, cost: rows.append((index, cost)))
+    learn_dictionary(lambda index: m, 3, 6, 1.0, 0.1, initial=w, progress=lambda *row: rows.append(row))
     expected = nmf.objective(nmf.infer(m, w, 15, 1.0, 0.1), m, w, 1.0, 0.1).item() / 40
     assert [index for index, _ in rows] == [0, 1, 2]
     assert rows[0][1] == pytest.approx(expected) and rows[2][1] < rows[0][1]
