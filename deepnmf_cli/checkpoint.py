@@ -49,7 +49,7 @@ def save(path: str | Path, tensors: dict, meta: dict) -> None:
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as partial:
-        save_file(contiguous, partial, metadata={_META_KEY: json.dumps({"format": FORMAT, **meta})})
+        save_file(contiguous, partial, metadata={_META_KEY: json.dumps({**meta, "format": FORMAT})})
 
 
 def load(path: str | Path) -> tuple[dict, dict]:
@@ -72,11 +72,11 @@ def load(path: str | Path) -> tuple[dict, dict]:
         raise ModelError(
             path, f"a damaged or truncated file ({error})", "a complete .safetensors file", "Copy or train the model again."
         ) from error
-    if not isinstance(meta, dict):
+    if not isinstance(meta, dict) or not isinstance(meta.get("format"), int):
         raise ModelError(
             path, "a .safetensors file of another program", "a model written by `deepnmf train`", "Choose another file."
         )
-    if meta.get("format", 0) > FORMAT:
+    if meta["format"] > FORMAT:
         raise ModelError(
             path, f"format {meta['format']}", f"format {FORMAT} or older", "Update with `pip install --upgrade deepnmf`."
         )

@@ -51,13 +51,17 @@ def open_corpus(recordings: Recordings, recipe: Recipe) -> tuple[ExampleSource, 
         source = PairDataset(kept, recipe.mixing.segment_s, rate_hz, seed)
         return source, _load(find_pairs(recordings.dev) if recordings.dev else held_out, rate_hz)
 
-    speech, noise, rooms = _clips(recordings)
+    clips = _clips(recordings)
     cache = ClipCache(rate_hz)
+    speech, noise = clips.speech, clips.noise
     if recordings.dev:
-        source = MixtureDataset(speech, noise, rooms, recipe.mixing, rate_hz, seed, cache)
+        source = MixtureDataset(speech, noise, clips.rooms, recipe.mixing, rate_hz, seed, cache)
         return source, _load(find_pairs(recordings.dev), rate_hz)
-    (speech, dev_speech), (noise, dev_noise) = _hold_out(speech), _hold_out(noise)
-    source = MixtureDataset(speech, noise, rooms, recipe.mixing, rate_hz, seed, cache)
+    if clips.dev_speech and clips.dev_noise:
+        dev_speech, dev_noise = clips.dev_speech, clips.dev_noise
+    else:
+        (speech, dev_speech), (noise, dev_noise) = _hold_out(speech), _hold_out(noise)
+    source = MixtureDataset(speech, noise, clips.rooms, recipe.mixing, rate_hz, seed, cache)
     # One fixed seed for all runs: their dev scores can be compared whatever their own seed is.
     dev = MixtureDataset(dev_speech, dev_noise, [], recipe.mixing, rate_hz, seed=0, cache=cache)
     return source, [(s, s + n) for s, n in (dev[i] for i in range(HELD_OUT_MIXTURES))]
@@ -105,19 +109,30 @@ def train(
     return trainer.train(source, dev, workers, progress, stop)
 
 
-def _clips(recordings: Recordings) -> tuple[list[Clip], list[Clip], list[Clip]]:
+@dataclass(frozen=True)
+class _Clips:
+    speech: list[Clip]
+    noise: list[Clip]
+    rooms: list[Clip]
+    dev_speech: list[Clip]
+    dev_noise: list[Clip]
+
+
+def _clips(recordings: Recordings) -> _Clips:
+    """The clips of the folders, or of the manifest, which may name speech and noise of its own for the dev mixtures."""
     if recordings.manifest is not None:
         by_role = read_manifest(recordings.manifest)
-        speech, noise, rooms = (by_role.get((role, "train"), []) for role in ("speech", "noise", "rir"))
+        keys = [("speech", "train"), ("noise", "train"), ("rir", "train"), ("speech", "dev"), ("noise", "dev")]
+        clips = _Clips(*(by_role.get(key, []) for key in keys))
         where = (recordings.manifest, recordings.manifest)
     else:
-        speech, noise = scan(recordings.speech), scan(recordings.noise)
         rooms = scan(recordings.rooms) if recordings.rooms else []
+        clips = _Clips(scan(recordings.speech), scan(recordings.noise), rooms, [], [])
         where = (recordings.speech, recordings.noise)
-    _require(where[0], len(speech), "clips of speech")
-    if not noise:
+    _require(where[0], len(clips.speech), "clips of speech")
+    if not clips.noise:
         raise CorpusError(where[1], "no noise", "at least one clip of noise", "Add recordings of noise.")
-    return speech, noise, rooms
+    return clips
 
 
 def _require(where: Path, count: int, what: str) -> None:

@@ -13,7 +13,7 @@ from deepnmf_cli.networks import build
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.recipe import Recipe
 
-DEFAULT_MODEL = "dnn"
+DEFAULT_MODEL = "grid"
 """The model that `deepnmf enhance` uses when none is named."""
 
 MODEL_FILE, REPORT_FILE = "model.safetensors", "report.json"
@@ -88,7 +88,7 @@ def info(name: str | Path) -> ModelInfo:
     return ModelInfo(
         name=path.parent.name if path.name == MODEL_FILE else str(name),
         path=path,
-        description=written.get("description", recipe.model),
+        description=network.description,
         parameters=network.parameter_counts()[0],
         macs_per_s=network.macs_per_frame() * recipe.front_end.frames_per_s,
         figures=written.get("figures", {}),

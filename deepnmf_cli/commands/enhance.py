@@ -78,7 +78,7 @@ def command(
         from deepnmf_cli import library
 
         enhancer = library.load_enhancer(model, device)
-        name = model or next((shipped.name for shipped in library.available() if shipped.default), None)
+        name = model or library.DEFAULT_MODEL
 
         def process(blocks, rate_hz, channels):
             return enhancer.enhance_blocks(blocks, rate_hz, channels, max_attenuation_db)

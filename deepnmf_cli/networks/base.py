@@ -18,6 +18,8 @@ class MaskNetwork(nn.Module):
     """
 
     name: ClassVar[str]
+    description: ClassVar[str]
+    """A line for lists of models."""
     settings: Any
 
     def forward(self, magnitude: Tensor, state: Any = None) -> tuple[Tensor, Any]:
@@ -33,11 +35,11 @@ class MaskNetwork(nn.Module):
 
     def masks(self, evidence: Tensor, state: Any) -> tuple[Tensor, Any]:
         """As `forward`, for magnitudes already divided by their running level."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not define masks")
 
     def macs_per_frame(self) -> int:
         """Multiply-adds of one frame."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} does not count its multiply-adds")
 
     def parameter_counts(self) -> tuple[int, int]:
         """(all, trained) numbers of scalar weights that inference needs."""

@@ -98,6 +98,7 @@ class DeepNmf(MaskNetwork):
     """Equation (33) for K layers and (34) as readout, over a bank of dictionaries; section 4 of the paper."""
 
     name = "deep-nmf"
+    description = "Sparse NMF unfolded, with dictionaries of their own for the last layers"
 
     def __init__(self, settings: DeepNmfSettings = DeepNmfSettings(), dictionary: Tensor | None = None) -> None:
         """`dictionary` (T F, 2R), unit-norm columns, speech atoms first; None draws a random one."""
@@ -132,9 +133,11 @@ class SparseNmf(DeepNmf):
     """Sparse NMF: the same network with nothing untied."""
 
     name = "sparse-nmf"
+    description = "Sparse NMF with learned dictionaries"
 
 
 class Dnmf(DeepNmf):
     """Discriminative NMF: the same network with the readout untied."""
 
     name = "dnmf"
+    description = "Sparse NMF with a discriminatively trained reconstruction dictionary"

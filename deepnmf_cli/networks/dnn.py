@@ -35,6 +35,7 @@ class Dnn(MaskNetwork):
     """
 
     name = "dnn"
+    description = "Sigmoid network on context frames, the conventional baseline"
 
     def __init__(self, settings: DnnSettings = DnnSettings()) -> None:
         super().__init__()

@@ -116,6 +116,7 @@ class Grid(MaskNetwork):
     """Scheduled mean field on the time-frequency grid; see the module's text and docs/theory/grid.md."""
 
     name = "grid"
+    description = "Scheduled mean field on the time-frequency grid, shared weights"
 
     def __init__(self, settings: GridSettings = GridSettings()) -> None:
         super().__init__()

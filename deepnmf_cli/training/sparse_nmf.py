@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from deepnmf_cli.corpus.dataset import ExampleSource
+from deepnmf_cli.errors import RecipeError
 from deepnmf_cli.inference.dictionary import exemplars, learn_dictionary
 from deepnmf_cli.networks.deep_nmf import DeepNmfSettings
 from deepnmf_cli.signal.features import SILENCE, normalise_level, stack_context
@@ -40,7 +41,17 @@ def learn_source_dictionaries(
     seed: int,
     progress: Callable[[dict], None] = lambda row: None,
 ) -> Tensor:
-    """Unit-norm dictionary (T F, 2R), speech atoms first, from the clean speech and the noise of training mixtures."""
+    """Unit-norm dictionary (T F, 2R), speech atoms first, from the clean speech and the noise of training mixtures.
+
+    Raises RecipeError when mini-batches are too small to draw the first atoms from.
+    """
+    if settings.batch_frames < 2 * network.atoms:  # half of the frames may be inaudible pauses
+        raise RecipeError(
+            "dictionary.batch_frames",
+            str(settings.batch_frames),
+            f"at least twice network.atoms = {network.atoms}",
+            "Raise batch_frames or lower network.atoms.",
+        )
     parts = []
     for index, name in enumerate(("speech", "noise")):
 

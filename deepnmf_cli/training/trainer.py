@@ -103,7 +103,7 @@ class Trainer:
                 if due:
                     self._score(dev)
                 best = self.best if math.isfinite(self.best) else None
-                progress({"step": self.step, "loss": loss, "best": best})
+                progress({"step": self.step, "loss": loss, "best": best, "row": self.journal.rows[-1] if due else None})
                 stopped = stop()
                 if due or stopped or time.monotonic() - saved > RESUME_EVERY_S:
                     self._save()

@@ -4,11 +4,12 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from deepnmf_cli import checkpoint, library
-from deepnmf_cli.errors import CorpusError, ModelError, UsageError
+from deepnmf_cli.errors import CorpusError, ModelError, RecipeError, UsageError
 from deepnmf_cli.experiment import Recordings, open_corpus, train
 from deepnmf_cli.recipe import Recipe
 from deepnmf_cli.training.journal import COLUMNS
@@ -152,6 +153,26 @@ def test_pairs_and_manifest_are_sources_too(tiny_corpus: Path, tmp_path: Path) -
     lines += [f"{p},noise,,train" for p in (tiny_corpus / "noise").rglob("*.wav")]
     (tmp_path / "all.csv").write_text("\n".join(["path,role,speaker,split", *lines]))
     assert train(recipe(), Recordings(manifest=tmp_path / "all.csv", dev=tiny_corpus / "dev"), tmp_path / "listed")
+
+
+def test_dev_rows_of_a_manifest_are_kept_for_scoring(tiny_corpus: Path, tmp_path: Path) -> None:
+    def rows(role: str, dev: str) -> list[str]:
+        paths = sorted((tiny_corpus / role).rglob("*.wav"))
+        return [f"{p},{role},{p.parent.name},{'dev' if p.parent.name == dev else 'train'}" for p in paths]
+
+    lines = ["path,role,speaker,split", *rows("speech", "speaker2"), *rows("noise", "kind1")]
+    (tmp_path / "all.csv").write_text("\n".join(lines))
+    source, dev = open_corpus(Recordings(manifest=tmp_path / "all.csv"), recipe())
+    (tmp_path / "train.csv").write_text("\n".join(line for line in lines if not line.endswith("dev")))
+    same, held_out = open_corpus(Recordings(manifest=tmp_path / "train.csv"), recipe())
+    assert np.array_equal(source[3][0], same[3][0]) and np.array_equal(source[3][1], same[3][1])
+    assert not np.array_equal(dev[0][0], held_out[0][0])
+
+
+def test_mini_batches_smaller_than_the_dictionary_are_refused(tiny_corpus: Path, tmp_path: Path) -> None:
+    table = recipe("deep-nmf").to_dict() | {"dictionary": {"batch_frames": 5}}
+    with pytest.raises(RecipeError, match="at least twice network.atoms = 4"):
+        train(Recipe.from_dict(table), recordings(tiny_corpus), tmp_path / "run")
 
 
 def test_resume_file_is_no_model_and_a_model_no_resume_file(tiny_corpus: Path, tmp_path: Path) -> None:
