@@ -20,8 +20,8 @@ from deepnmf_cli.inference.divergence import FLOOR, divergence
 BLOCK_FRAMES = 512
 """Frames updated at once by a single CPU thread: w h, the ratio and both products of a block stay in the cache
 (measured for 513 bins: 256 to 1024 alike, plain operations on all 6000 frames at once a quarter slower). Several
-threads, which must meet after every operation, and other devices take all frames at once: meetings on a busy machine cost more
-than the cache gains."""
+threads, which must meet after every operation, and other devices take all frames at once: meetings on a
+busy machine cost more than the cache gains."""
 
 INACTIVE = 1e-30
 """Activations at or below this become exactly 0, where they stay. Unused atoms decay geometrically and would soon be
