@@ -92,7 +92,7 @@ def info(name: str | Path) -> ModelInfo:
         parameters=network.parameter_counts()[0],
         macs_per_s=network.macs_per_frame() * recipe.front_end.frames_per_s,
         figures=written.get("figures", {}),
-        default=path == find(None),
+        default=path == models_folder() / DEFAULT_MODEL / MODEL_FILE,
     )
 
 

@@ -95,7 +95,7 @@ class Trainer:
         stream = batches(source, self.settings.batch, self.step, self.settings.steps, workers)
         with closing(stream):
             for speech, noise in stream:
-                loss = self._update(torch.stack([speech, noise], 1))
+                loss = self.update(torch.stack([speech, noise], 1))
                 self.losses.append(loss)
                 self.step += 1
                 self.seconds = time.monotonic() - began
@@ -124,7 +124,7 @@ class Trainer:
         self.step, self.best = progress["step"], progress["best"]
         self.seconds, self.since_best, self.losses = progress["seconds"], progress["since_best"], progress["losses"]
 
-    def _update(self, waveforms: Tensor) -> float:
+    def update(self, waveforms: Tensor) -> float:
         """One gradient step on (B, 2, N) speech and noise; returns the loss."""
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate()
