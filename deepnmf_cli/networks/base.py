@@ -20,6 +20,8 @@ class MaskNetwork(nn.Module):
     name: ClassVar[str]
     description: ClassVar[str]
     """A line for lists of models."""
+    mixed_precision: ClassVar[bool] = True
+    """Whether training on CUDA may compute its matrix products in bfloat16."""
     settings: Any
 
     def forward(self, magnitude: Tensor, state: Any = None) -> tuple[Tensor, Any]:

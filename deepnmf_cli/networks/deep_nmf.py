@@ -68,7 +68,7 @@ class DnmfSettings(DeepNmfSettings):
 
 @dataclass(frozen=True)
 class SparseNmfInference:
-    """Sparse NMF as an `Algorithm`: evidence m (B, T F, N), state h (B, 2R, N), one dictionary per layer.
+    """Sparse NMF as an `Algorithm`: evidence m (..., T F, N), state h (..., 2R, N), one dictionary per layer.
 
     Analysis dictionaries (T F, 2R) have the speech atoms first; the readout uses the rows of the present frame only,
     its last F rows, so that a readout of its own is stored as (F, 2R).
@@ -86,7 +86,7 @@ class SparseNmfInference:
         return nmf.step(state, evidence, parameters[DICTIONARY], self.beta, self.sparsity)
 
     def readout(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
-        """Wiener-like masks (B, 2, F, N), equation (34) without the mixture."""
+        """Wiener-like masks (..., 2, F, N), equation (34) without the mixture."""
         present = parameters[DICTIONARY][-self.bins :]
         return wiener.masks(nmf.readout(state, present, (self.atoms, self.atoms)))
 
@@ -99,6 +99,7 @@ class DeepNmf(MaskNetwork):
 
     name = "deep-nmf"
     description = "Sparse NMF unfolded, with dictionaries of their own for the last layers"
+    mixed_precision = False  # half precision has no room for nmf.FLOOR
 
     def __init__(self, settings: DeepNmfSettings = DeepNmfSettings(), dictionary: Tensor | None = None) -> None:
         """`dictionary` (T F, 2R), unit-norm columns, speech atoms first; None draws a random one."""
@@ -116,7 +117,9 @@ class DeepNmf(MaskNetwork):
 
     def masks(self, evidence: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         stacked, state = stack_context(evidence, self.settings.context, state)
-        return self.unfolded(stacked), state
+        # Frames are independent: laid side by side once, they make every layer one large matrix product.
+        masks = self.unfolded(nmf.join_frames(stacked))
+        return masks.unflatten(-1, (len(evidence), -1)).movedim(-2, 0), state
 
     def macs_per_frame(self) -> int:
         s = self.settings

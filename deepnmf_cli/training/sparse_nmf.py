@@ -20,10 +20,10 @@ class DictionarySettings:
 
     method: str = "learned"
     """"learned" by sparse NMF, or "exemplars": frames drawn from the material."""
-    batches: int = 150
+    batches: int = 80
     """Mini-batches, each of new frames."""
     batch_frames: int = 2000
-    iterations: int = 10
+    iterations: int = 15
     """Activation updates per mini-batch."""
 
     def __post_init__(self) -> None:

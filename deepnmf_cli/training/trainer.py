@@ -132,7 +132,7 @@ class Trainer:
         with torch.no_grad():
             spectra = self.pair.analysis(waveforms)
             magnitude = spectra.sum(1).abs()
-        mixed = self.settings.mixed_precision and self.device.startswith("cuda")
+        mixed = self.settings.mixed_precision and self.network.mixed_precision and self.device.startswith("cuda")
         with torch.autocast("cuda", torch.bfloat16, enabled=mixed):
             masks, _ = self.network(magnitude)
         loss = objective(self.objective_settings, masks.float(), spectra, waveforms, self.pair)
