@@ -12,6 +12,9 @@ from torch import Tensor
 from deepnmf_cli import checkpoint
 from deepnmf_cli.errors import ModelError, UsageError
 
+CHANGEABLE = {"training.steps", "training.score_every", "training.patience"}
+"""What a resumed run may have set differently: it lasts longer or shorter, on the learning rate's new schedule."""
+
 COLUMNS = ("step", "hours", "loss", "dev_score", "learning_rate", "seconds")
 
 
@@ -33,7 +36,7 @@ class Journal:
         return self.folder / "resume.safetensors"
 
     def begin(self, recipe: Mapping[str, Any], resume: bool) -> None:
-        """Make the folder, or find the one to continue; the recipe must then be the same.
+        """Make the folder, or find the one to continue; the recipe must then be the same but for what is CHANGEABLE.
 
         Raises UsageError when a run is there and `resume` is not asked for, or the other way round, or the recipes differ.
         """
@@ -42,7 +45,7 @@ class Journal:
             if not self.resume_path.is_file():
                 raise UsageError(self.folder, "no run to resume", "a folder with resume.safetensors", "Leave out --resume.")
             before, now = json.loads(written.read_text()), json.loads(json.dumps(recipe))
-            if changed := _differences(before, now):
+            if changed := [key for key in _differences(before, now) if key not in CHANGEABLE]:
                 raise UsageError(
                     written, f"other values of {', '.join(changed)}", "the recipe that the run began with",
                     "Resume with the same settings, or start a new run folder.",

@@ -129,6 +129,14 @@ def test_resuming_with_another_recipe_names_what_differs(tiny_corpus: Path, tmp_
         train(recipe(batch=3), recordings(tiny_corpus), tmp_path / "run", resume=True)
 
 
+def test_a_complete_run_can_be_resumed_with_more_steps(tiny_corpus: Path, tmp_path: Path) -> None:
+    train(recipe(), recordings(tiny_corpus), tmp_path / "run")
+    assert train(recipe(steps=8), recordings(tiny_corpus), tmp_path / "run", resume=True)
+    with open(tmp_path / "run/history.csv", newline="") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["2", "4", "6", "8"]
+    assert json.loads((tmp_path / "run/recipe.json").read_text())["training"]["steps"] == 8
+
+
 def test_speech_folder_with_five_files_is_too_small(tiny_corpus: Path, tmp_path: Path) -> None:
     for path in sorted((tiny_corpus / "speech").rglob("*.wav"))[:5]:
         (tmp_path / path.name).write_bytes(path.read_bytes())
