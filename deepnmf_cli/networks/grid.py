@@ -136,16 +136,9 @@ class Grid(MaskNetwork):
         observed = self._observe(stacked)
         if begin is None:
             begin = (observed.new_zeros(*observed.shape[1:3], s.channels),) * s.iterations
-        field = self._run((observed, begin))
-        marginals, begin = field
-        per_band = marginals.flatten(2).permute(1, 2, 0)
-        speech = self.to_bins @ per_band
-        return torch.stack([speech, 1 - speech], 1), (past, begin)
-
-    def _run(self, evidence: tuple[Tensor, tuple]) -> tuple[Tensor, tuple]:
-        """Marginals, and the spins at the last frame of every layer."""
-        state = self.unfolded.trajectory(evidence)[-1]
-        return self.unfolded.algorithm.readout(evidence, state, self.unfolded.bank.layer(self.settings.iterations)), state[2]
+        marginals, (_, _, ended) = self.unfolded.infer((observed, begin))
+        speech = self.to_bins @ marginals.flatten(2).permute(1, 2, 0)
+        return torch.stack([speech, 1 - speech], 1), (past, ended)
 
     def _observe(self, stacked: Tensor) -> Tensor:
         """Evidence (T, B, N, E) of stacked bands (B, context * bands, T): each node's bands and their neighbours."""

@@ -106,9 +106,13 @@ class Unfolded(nn.Module):
             states.append(self.algorithm.step(evidence, states[-1], self.bank.layer(k)))
         return states
 
-    def forward(self, evidence: Tensor) -> Tensor:
-        """y = g(x, phi^K)."""
+    def infer(self, evidence: Tensor) -> tuple[Tensor, State]:
+        """y = g(x, phi^K), and phi^K for whoever continues from it."""
         state = self.algorithm.start(evidence, self.bank.layer(0))
         for k in range(self.iterations):
             state = self.algorithm.step(evidence, state, self.bank.layer(k))
-        return self.algorithm.readout(evidence, state, self.bank.layer(self.iterations))
+        return self.algorithm.readout(evidence, state, self.bank.layer(self.iterations)), state
+
+    def forward(self, evidence: Tensor) -> Tensor:
+        """y = g(x, phi^K)."""
+        return self.infer(evidence)[0]
