@@ -39,12 +39,11 @@ class Parts:
 def sort_by_sign(p: Tensor, n: Tensor) -> Parts:
     """Parts of p - n for tensors of any sign: what is negative in one is positive in the other.
 
-    Tensors of one sign, the normal case in non-negative networks, are passed on without being copied.
+    All of one sign is the normal case in non-negative networks, and the cheap one.
     """
-    (low_p, high_p), (low_n, high_n) = (torch.stack(torch.aminmax(x)).tolist() for x in (p, n))
-    if min(low_p, low_n) >= 0:
+    if min(p.min().item(), n.min().item()) >= 0:
         return Parts(p, n)
-    if max(high_p, high_n) <= 0:
+    if max(p.max().item(), n.max().item()) <= 0:
         return Parts(-n, -p)
     return Parts(p.clamp_min(0) - n.clamp_max(0), n.clamp_min(0) - p.clamp_max(0))
 
@@ -60,6 +59,7 @@ def pull_back(output: Tensor, parts: Parts, inputs: Sequence[Tensor]) -> list[Pa
 
     The difference of the parts is the gradient for every differentiable operation on real numbers, and both are
     >= 0. An operation whose Jacobian has both signs in one column is split after its sum, that is, as tightly as it can be.
+    Raises TypeError at operations defined in Python (torch.autograd.Function).
     """
     edges = [get_gradient_edge(x) for x in inputs]
     places = {(edge.node, edge.output_nr): index for index, edge in enumerate(edges)}
