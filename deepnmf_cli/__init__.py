@@ -1,3 +1,30 @@
-"""Speech enhancement by deep unfolding: model-based inference, unfolded into networks and trained."""
+"""Speech enhancement by deep unfolding: model-based inference, unfolded into networks and trained.
+
+`load_enhancer()` gives an `Enhancer` for whole recordings; its `stream(rate_hz, channels)` begins a
+`StreamingEnhancer` for sound that arrives by pieces.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deepnmf_cli.enhancer import Enhancer
+    from deepnmf_cli.library import load_enhancer
+    from deepnmf_cli.streaming import StreamingEnhancer
 
 __version__ = "0.1.0"
+__all__ = ["Enhancer", "StreamingEnhancer", "load_enhancer"]
+
+_MODULES = {"Enhancer": "enhancer", "StreamingEnhancer": "streaming", "load_enhancer": "library"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of the Python interface when it is first asked for: the command line starts without torch."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

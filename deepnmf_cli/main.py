@@ -12,6 +12,7 @@ COMMANDS = {
     "enhance": "Remove the noise from recordings.",
     "evaluate": "Score enhanced recordings, or models, against clean references.",
     "models": "List the models that ship with the program.",
+    "stream": "Remove the noise from sound while it comes in.",
     "train": "Train a model on folders of speech and noise.",
 }
 """Name -> one line of help. Kept here so that `deepnmf --help` imports none of the commands."""

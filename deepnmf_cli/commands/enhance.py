@@ -12,7 +12,14 @@ import click
 
 from deepnmf_cli.commands import console
 from deepnmf_cli.commands.jobs import STREAM, Job, plan
-from deepnmf_cli.commands.options import device_option, json_option, model_option, overwrite_option, quiet_option
+from deepnmf_cli.commands.options import (
+    device_option,
+    json_option,
+    max_attenuation_option,
+    model_option,
+    overwrite_option,
+    quiet_option,
+)
 from deepnmf_cli.errors import AudioError, DeepnmfError, UsageError
 
 if TYPE_CHECKING:
@@ -27,10 +34,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @model_option
 @device_option
-@click.option(
-    "--max-attenuation", "max_attenuation_db", metavar="DB", type=click.FloatRange(min=0), show_default="no limit",
-    help="Attenuate nothing by more than this, which leaves some noise and sounds more natural; 12 to 20 is common.",
-)  # fmt: skip
+@max_attenuation_option
 @click.option(
     "--noise-out", metavar="FILE", type=click.Path(),
     help="Also write what was removed: speech + noise = input. A folder when OUTPUT is one.",

@@ -15,6 +15,14 @@ device_option = click.option(
     show_default=True,
     help="Where the network runs; auto takes a GPU when there is one.",
 )
+max_attenuation_option = click.option(
+    "--max-attenuation",
+    "max_attenuation_db",
+    metavar="DB",
+    type=click.FloatRange(min=0),
+    show_default="no limit",
+    help="Attenuate nothing by more than this, which leaves some noise and sounds more natural; 12 to 20 is common.",
+)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace outputs that exist already.")
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on standard output instead of text."

@@ -148,11 +148,11 @@ def announced_frames(log: str, info: AudioInfo) -> int:
         return int(match[1] or match[2])
     match = _ANNOUNCED_BYTES.search(log)
     frame_bytes = data_bytes(replace(info, frames=1))
-    if not match or _is_placeholder(int(match[1])):
+    if not match or is_placeholder(int(match[1])):
         return 0
     return info.frames + math.ceil((int(match[1]) - int(match[2])) / frame_bytes)
 
 
-def _is_placeholder(size: int) -> bool:
+def is_placeholder(size: int) -> bool:
     """Whether a size is what programs that write to a pipe, unable to come back to the header, put there."""
     return any(abs(size - limit) < 1 << 16 for limit in ((1 << 31) - 1, (1 << 32) - 1))

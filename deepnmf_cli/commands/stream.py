@@ -1,0 +1,201 @@
+"""`deepnmf stream`: remove the noise from sound while it comes in."""
+
+import signal
+import sys
+from types import FrameType
+from typing import TYPE_CHECKING, BinaryIO
+
+import click
+
+from deepnmf_cli.commands import console, live
+from deepnmf_cli.commands.options import device_option, max_attenuation_option, model_option
+from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
+
+if TYPE_CHECKING:
+    from deepnmf_cli.enhancer import Enhancer
+    from deepnmf_cli.signal.pipe import PipeReader
+
+RATE_HZ, CHANNELS, FORMAT = 16000, 1, "s16le"
+"""What raw samples are taken for unless options say otherwise."""
+
+
+@click.command()
+@model_option
+@click.option(
+    "--rate", "rate_hz", metavar="HZ", type=click.IntRange(min=1),
+    show_default=f"{RATE_HZ}; with --live the microphone's own", help="Sampling rate of raw samples.",
+)  # fmt: skip
+@click.option(
+    "--channels", metavar="N", type=click.IntRange(min=1), show_default=str(CHANNELS), help="Channels of raw samples.",
+)  # fmt: skip
+@click.option(
+    "--format", "sample_format", type=click.Choice(["s16le", "s24le", "s32le", "f32le"]), show_default=FORMAT,
+    help="How raw samples are stored, by ffmpeg's names: signed integers or float, bits, little-endian.",
+)  # fmt: skip
+@click.option(
+    "--block", "block_ms", metavar="MS", type=click.FloatRange(1, 10_000), default=16, show_default=True,
+    help="Compute when so much has come. More costs less time in all, and is heard later.",
+)  # fmt: skip
+@max_attenuation_option
+@device_option
+@click.option("--live", "is_live", is_flag=True, help="From the microphone to the loudspeaker, until Ctrl-C.")
+@click.option("--input-device", metavar="N|NAME", help="With --live: the microphone, by number or part of its name.")
+@click.option("--output-device", metavar="N|NAME", help="With --live: the loudspeaker.")
+@click.option("--list-devices", is_flag=True, help="Print the microphones and loudspeakers, and end.")
+@click.option("-q", "--quiet", is_flag=True, help="Show errors and warnings only.")
+def command(
+    model: str | None,
+    rate_hz: int | None,
+    channels: int | None,
+    sample_format: str | None,
+    block_ms: float,
+    max_attenuation_db: float | None,
+    device: str,
+    is_live: bool,
+    input_device: str | None,
+    output_device: str | None,
+    list_devices: bool,
+    quiet: bool,
+) -> int:
+    """Remove the noise from sound while it comes in, from standard input to standard output.
+
+    The input is WAV, which is recognised and brings its own rate, channels and format, or raw samples. The output is
+    of the same kind and length, and flows as the input does. Needs constant memory.
+
+    \b
+    Examples:
+      cat noisy.wav | deepnmf stream > clean.wav
+      deepnmf stream --block 100 --max-attenuation 20 < noisy.wav > clean.wav
+
+    \b
+    With a sound card:
+      arecord -f S16_LE -r 16000 -t raw | deepnmf stream | aplay -f S16_LE -r 16000 -t raw
+      deepnmf stream --live
+
+    Exit code: 0 done, 1 failed, 2 wrong usage, 130 ended by Ctrl-C after all that came had been enhanced.
+    """
+    if list_devices:
+        live.list_devices()
+        return EXIT_DONE
+    if is_live and sample_format:
+        raise UsageError("--format", "--live beside it", "one of the two", "Leave --format out: devices have their own.")
+    if not is_live:
+        if input_device or output_device:
+            option = "--input-device" if input_device else "--output-device"
+            raise UsageError(option, "no --live", "--live with it", "Add --live, or leave it out.")
+        _refuse_terminals()
+
+    import torch
+
+    from deepnmf_cli import library
+
+    # Blocks are small: a second thread would cost more by waiting than it could do.
+    torch.set_num_threads(1)
+    enhancer = library.load_enhancer(model, device)
+    block_s = block_ms / 1000
+    if is_live:
+        devices = input_device, output_device
+        return live.run(enhancer, rate_hz, channels or CHANNELS, block_s, max_attenuation_db, devices, quiet)
+    return _pipe(enhancer, (rate_hz, channels, sample_format), block_s, max_attenuation_db, quiet)
+
+
+def _pipe(
+    enhancer: "Enhancer",
+    asked: tuple[int | None, int | None, str | None],
+    block_s: float,
+    max_attenuation_db: float | None,
+    quiet: bool,
+) -> int:
+    """Standard input through the enhancer to standard output; `asked`: rate, channels and format by options."""
+    from deepnmf_cli.signal.pcm import Layout
+    from deepnmf_cli.signal.pipe import PipeReader, PipeWriter
+
+    with _UntilInterrupted(sys.stdin.buffer) as source:
+        rate_hz, channels, sample_format = asked
+        reader = PipeReader(source, Layout(rate_hz or RATE_HZ, channels or CHANNELS, sample_format or FORMAT))
+        layout = reader.layout
+        if reader.format_chunk is not None:
+            _refuse_contradictions(asked, (layout.rate_hz, layout.channels, layout.format))
+        if not quiet:
+            latency_s = enhancer.stream(layout.rate_hz, layout.channels).latency_samples / layout.rate_hz
+            console.say(
+                f"Streaming {'raw' if reader.format_chunk is None else 'WAV'} {layout.format} at {layout.rate_hz} Hz,"
+                f" {console.count(layout.channels, 'channel')}: {1000 * latency_s:.0f} ms behind, plus the block."
+            )
+        writer = PipeWriter(sys.stdout.buffer, reader)
+        blocks = reader.blocks(max(1, round(block_s * layout.rate_hz)))
+        for speech in enhancer.enhance_blocks(blocks, layout.rate_hz, layout.channels, max_attenuation_db):
+            writer.write(speech)
+        writer.finish()
+    for warning in _warnings(reader, writer.clipped, source.interrupted):
+        console.say(f"Warning: {warning}")
+    return EXIT_INTERRUPTED if source.interrupted else EXIT_DONE
+
+
+def _warnings(reader: "PipeReader", clipped: int, interrupted: bool) -> list[str]:
+    found = []
+    if clipped:
+        found.append(f"{console.count(clipped, 'sample')} beyond full scale clipped. Lower the level of the input.")
+    if reader.odd_bytes:
+        size = reader.layout.frame_bytes
+        bytes_left = console.count(reader.odd_bytes, "byte")
+        found.append(
+            f"{bytes_left} left over at the end, as a sample of all channels has {size}. Check --format and --channels."
+        )
+    if not interrupted and reader.missing_frames:
+        found.append(f"the input ended {console.count(reader.missing_frames, 'frame')} before its header says.")
+    if not interrupted and not reader.frames:
+        found.append("there were no samples on standard input.")
+    return found
+
+
+def _refuse_terminals() -> None:
+    """Raise UsageError instead of waiting for audio from a keyboard, or printing it on a screen."""
+    if sys.stdin.isatty():
+        remedy = "Try `deepnmf stream < noisy.wav > clean.wav`, or --live for a microphone."
+        raise UsageError("standard input", "a terminal", "audio from a pipe or a file", remedy)
+    if sys.stdout.isatty():
+        raise UsageError("standard output", "a terminal", "a pipe or a file", "Try `... > clean.wav`, or `... | aplay`.")
+
+
+def _refuse_contradictions(asked: tuple, found: tuple) -> None:
+    """Raise UsageError when an option says something else than the header of the WAV stream."""
+    for option, wanted, value in zip(("--rate", "--channels", "--format"), asked, found, strict=True):
+        if wanted not in (None, value):
+            remedy = f"Leave {option} out: the header knows."
+            raise UsageError(option, f"{wanted} for a WAV stream of {value}", f"{value}", remedy)
+
+
+class _UntilInterrupted:
+    """Standard input that Ctrl-C ends, so that what was read is still enhanced and written; a context manager.
+
+    The signal interrupts only the waiting for data, never a computation. A second one ends the program at once.
+    """
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source, self._waiting = source, False
+        self.interrupted = False
+
+    def __enter__(self) -> "_UntilInterrupted":
+        self._previous = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._previous)
+
+    def read1(self, size: int, /) -> bytes:
+        """As of BufferedIOBase; empty once Ctrl-C has been pressed."""
+        if self.interrupted:
+            return b""
+        try:
+            self._waiting = True
+            return self._source.read1(size)
+        except KeyboardInterrupt:
+            return b""
+        finally:
+            self._waiting = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        again, self.interrupted = self.interrupted, True
+        if again or self._waiting:
+            raise KeyboardInterrupt

@@ -1,0 +1,198 @@
+"""`deepnmf stream`: what `enhance` gives, while the sound still comes in."""
+
+import fcntl
+import io
+import os
+import select
+import signal
+import subprocess
+import sys
+import termios
+import time
+from array import array
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+
+from deepnmf_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from deepnmf_cli.signal.pcm import FORMATS, Layout, decode, encode
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 60
+SUBTYPES = {"s16le": "PCM_16", "s24le": "PCM_24", "s32le": "PCM_32", "f32le": "FLOAT"}
+TOLERANCE = {"s16le": 1.01 * 2**-15, "s24le": 1e-6, "s32le": 1e-6, "f32le": 1e-6}
+"""One integer step, or what pieces of other sizes may change by other orders of summation."""
+
+
+@pytest.fixture
+def enhanced(deepnmf, folder, tiny_model):
+    """enhanced(bytes of samples, layout) -> samples (channels, n) as `deepnmf enhance` writes them."""
+
+    def enhance(data: bytes, layout: Layout) -> np.ndarray:
+        soundfile.write("in.wav", decode(data, layout).T, layout.rate_hz, SUBTYPES[layout.format])
+        result = deepnmf("enhance", "in.wav", "-o", "out.wav", "--model", tiny_model, "--overwrite")
+        assert result.code == 0, result.err
+        return soundfile.read("out.wav", dtype="float32", always_2d=True)[0].T
+
+    return enhance
+
+
+def sound(voice, hiss, layout: Layout, seconds: float = 0.6) -> bytes:
+    channels = [voice(seconds, layout.rate_hz) + hiss(seconds, layout.rate_hz, k) for k in range(layout.channels)]
+    return encode(np.stack(channels), layout)[0]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(("rate_hz", "channels"), [(16000, 1), (44100, 2)])
+@pytest.mark.parametrize("seed", range(2))
+def test_raw_samples_become_what_enhance_makes_of_them(
+    deepnmf, enhanced, tiny_model, voice, hiss, name, rate_hz, channels, seed
+):
+    layout = Layout(rate_hz, channels, name)
+    data, block_ms = sound(voice, hiss, layout), float(np.random.default_rng(seed).uniform(1, 300))
+    options = ["--rate", rate_hz, "--channels", channels, "--format", name, "--block", block_ms]
+    result = deepnmf("stream", "--model", tiny_model, *options, stdin=data)
+    assert result.code == 0 and len(result.out) == len(data)
+    np.testing.assert_allclose(decode(result.out, layout), enhanced(data, layout), atol=TOLERANCE[name])
+
+
+def test_samples_are_16_bit_mono_at_16_khz_by_default(deepnmf, enhanced, tiny_model, voice, hiss):
+    layout = Layout(16000, 1, "s16le")
+    data = sound(voice, hiss, layout)
+    result = deepnmf("stream", "--model", tiny_model, stdin=data)
+    np.testing.assert_allclose(decode(result.out, layout), enhanced(data, layout), atol=TOLERANCE[layout.format])
+    assert result.err == "Streaming raw s16le at 16000 Hz, 1 channel: 32 ms behind, plus the block.\n"
+    assert deepnmf("stream", "--model", tiny_model, "--quiet", stdin=data).err == ""
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_wav_stays_wav_with_its_own_rate_channels_and_format(deepnmf, enhanced, tiny_model, voice, hiss, name):
+    layout = Layout(22050, 2, name)
+    data = sound(voice, hiss, layout)
+    expected = enhanced(data, layout)
+    result = deepnmf("stream", "--model", tiny_model, stdin=Path("in.wav").read_bytes())
+    assert result.code == 0 and f"WAV {name} at 22050 Hz, 2 channels" in result.err
+    written = soundfile.info(io.BytesIO(result.out))
+    assert (written.samplerate, written.channels, written.subtype) == (22050, 2, SUBTYPES[name])
+    samples, _ = soundfile.read(io.BytesIO(result.out), dtype="float32")
+    np.testing.assert_allclose(samples.T, expected, atol=TOLERANCE[name])
+
+
+def test_attenuation_limit_reaches_the_enhancer(deepnmf, tiny_model, voice, hiss):
+    data = sound(voice, hiss, Layout(16000, 1, "s16le"))
+    result = deepnmf("stream", "--model", tiny_model, "--max-attenuation", 0, stdin=data)
+    np.testing.assert_allclose(np.frombuffer(result.out, "<i2"), np.frombuffer(data, "<i2"), atol=1)
+
+
+def test_bytes_left_over_are_told(deepnmf, tiny_model):
+    result = deepnmf("stream", "--model", tiny_model, "--channels", 2, stdin=bytes(4003))
+    assert result.code == 0 and len(result.out) == 4000
+    assert "Warning: 3 bytes left over at the end, as a sample of all channels has 4." in result.err
+
+
+def test_an_empty_input_is_told(deepnmf, tiny_model):
+    result = deepnmf("stream", "--model", tiny_model)
+    assert (result.code, result.out) == (0, b"") and "Warning: there were no samples" in result.err
+
+
+def test_a_wav_stream_that_ends_early_is_told(deepnmf, tiny_model, noisy):
+    result = deepnmf("stream", "--model", tiny_model, stdin=noisy.read_bytes()[:-200])
+    assert result.code == 0 and "Warning: the input ended 100 frames before its header says." in result.err
+
+
+def test_clipped_samples_are_counted(deepnmf, stub):
+    stub.gain, stub.stream = np.float32(4), lambda rate_hz, channels: SimpleNamespace(latency_samples=777)
+    result = deepnmf("stream", stdin=np.array([100, 9000, -9000, -100], "<i2").tobytes())
+    assert np.frombuffer(result.out, "<i2").tolist() == [400, 32767, -32768, -400]
+    assert "Warning: 2 samples beyond full scale clipped." in result.err
+
+
+@pytest.mark.parametrize(("option", "value"), [("--rate", 8000), ("--channels", 2), ("--format", "f32le")])
+def test_options_that_contradict_a_header_are_refused(deepnmf, tiny_model, noisy, option, value):
+    result = deepnmf("stream", "--model", tiny_model, option, value, stdin=noisy.read_bytes())
+    assert result.code == EXIT_USAGE and result.err.startswith(f"Error: {option}: found {value} for a WAV stream")
+    assert result.out == b""
+
+
+@pytest.mark.parametrize(("stream", "name"), [("stdin", "standard input"), ("stdout", "standard output")])
+def test_terminals_are_refused(deepnmf, terminal, stream, name):
+    terminal(stream)
+    result = deepnmf("stream")
+    assert result.code == EXIT_USAGE and f"Error: {name}: found a terminal" in result.err
+
+
+@pytest.mark.parametrize("option", ["--input-device", "--output-device"])
+def test_devices_without_live_are_refused(deepnmf, option):
+    result = deepnmf("stream", option, 1, stdin=bytes(100))
+    assert result.code == EXIT_USAGE and f"Error: {option}: found no --live" in result.err
+
+
+# Real pipes
+
+
+@pytest.fixture
+def started(tiny_model):
+    """started() -> the program with its three streams as pipes, ended at the end of the test."""
+    running = []
+
+    def start() -> subprocess.Popen:
+        arguments = [sys.executable, "-m", "deepnmf_cli.main", "stream", "--model", str(tiny_model)]
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        running.append(subprocess.Popen(arguments, cwd=ROOT, bufsize=0, **pipes))
+        return running[-1]
+
+    yield start
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def take(process: subprocess.Popen, size: int) -> bytes:
+    """Exactly `size` bytes of standard output, which must come while standard input stays open."""
+    taken = b""
+    while len(taken) < size:
+        assert select.select([process.stdout], [], [], PATIENCE_S)[0], f"nothing came after {len(taken)} bytes"
+        more = os.read(process.stdout.fileno(), size - len(taken))
+        assert more, "the output ended"
+        taken += more
+    return taken
+
+
+def wait_until_read(process: subprocess.Popen) -> None:
+    """Return when nothing is left in the pipe to standard input."""
+    left, deadline = array("i", [1]), time.monotonic() + PATIENCE_S
+    while left[0] and time.monotonic() < deadline:
+        fcntl.ioctl(process.stdin, termios.FIONREAD, left)
+        time.sleep(0.1)
+
+
+def test_blocks_come_out_at_once_and_an_interrupt_flushes_the_rest(started, enhanced, voice, hiss):
+    layout, draw = Layout(16000, 1, "s16le"), np.random.default_rng(0)
+    data, sent, out = sound(voice, hiss, layout), 0, b""
+    process = started()
+    while sent < len(data):
+        piece = data[sent : sent + int(draw.integers(1, 2500))]  # odd sizes tear samples
+        process.stdin.write(piece)
+        sent += len(piece)
+        # A window of 512 samples, and a block and a hop of up to 255 samples that wait to be filled.
+        due = sent // 2 - 512 - 2 * 255
+        out += take(process, max(0, 2 * due - len(out)))
+    wait_until_read(process)
+    process.send_signal(signal.SIGINT)
+    rest, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == EXIT_INTERRUPTED and err.count(b"\n") == 1
+    assert len(out + rest) == len(data)
+    np.testing.assert_allclose(decode(out + rest, layout), enhanced(data, layout), atol=TOLERANCE[layout.format])
+
+
+def test_a_reader_that_went_away_ends_it_silently(started):
+    process = started()
+    process.stdin.write(bytes(3200))
+    take(process, 100)
+    process.stdout.close()
+    process.stdin.write(bytes(3200))
+    assert process.wait(PATIENCE_S) == EXIT_FAILED
+    assert process.stderr.read().count(b"\n") == 1  # what it said at the start

@@ -1,0 +1,154 @@
+"""Samples through pipes: every way to cut the bytes gives the same samples; headers are understood and given back."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+
+from deepnmf_cli.errors import AudioError
+from deepnmf_cli.signal.pcm import FORMATS, Layout, decode, encode
+from deepnmf_cli.signal.pipe import UNKNOWN, PipeReader, PipeWriter
+
+SUBTYPES = {"s16le": "PCM_16", "s24le": "PCM_24", "s32le": "PCM_32", "f32le": "FLOAT"}
+RAW = Layout(16000, 1, "s16le")
+
+
+class Dribble:
+    """A pipe whose other end writes pieces of random sizes."""
+
+    def __init__(self, data: bytes, seed: int = 0, largest: int = 700) -> None:
+        self._data, self._draw, self._largest = io.BytesIO(data), np.random.default_rng(seed), largest
+
+    def read1(self, size: int, /) -> bytes:
+        return self._data.read(min(size, int(self._draw.integers(1, self._largest))))
+
+
+def noise(channels: int, frames: int, scale: float = 0.3) -> np.ndarray:
+    return (scale * np.random.default_rng(1).standard_normal((channels, frames))).astype(np.float32)
+
+
+def wav(samples: np.ndarray, subtype: str = "PCM_16", rate_hz: int = 48000, container: str = "WAV") -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples.T, rate_hz, subtype, format=container)
+    return file.getvalue()
+
+
+def with_size(data: bytes, size: int) -> bytes:
+    """A WAV file with another size of its samples in the header."""
+    at = data.index(b"data") + 4
+    return data[:at] + struct.pack("<I", size) + data[at + 4 :]
+
+
+def read(reader: PipeReader, frames: int = 100) -> np.ndarray:
+    return np.concatenate([np.empty((reader.layout.channels, 0)), *reader.blocks(frames)], axis=1)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_samples_are_those_that_soundfile_reads_and_writes(name):
+    data = wav(noise(3, 1000), SUBTYPES[name])
+    expected, _ = soundfile.read(io.BytesIO(data), dtype="float32")
+    layout = Layout(48000, 3, name)
+    body = data[-1000 * layout.frame_bytes :]
+    np.testing.assert_array_equal(decode(body, layout), expected.T)
+    if name == "s32le":  # beyond what single precision holds
+        np.testing.assert_allclose(decode(encode(expected.T, layout)[0], layout), expected.T, atol=1e-7)
+    else:
+        assert encode(expected.T, layout) == (body, 0)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_integers_clip_and_count_what_is_beyond_full_scale(name):
+    layout = Layout(16000, 2, name)
+    samples = np.array([[1.5, -1.0, 0.25], [-7.0, 1.0, -0.5]], np.float32)
+    data, clipped = encode(samples, layout)
+    step = {"s16le": 2**-15, "s24le": 2**-23, "s32le": 2**-31, "f32le": None}[name]
+    expected = samples if step is None else samples.clip(-1, np.float32(1 - step))
+    assert clipped == (0 if step is None else 3)
+    np.testing.assert_array_equal(decode(data, layout), expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", FORMATS)
+def test_any_pieces_of_a_pipe_give_the_same_samples_in_blocks_of_at_least_the_size_asked(seed, name):
+    layout, samples = Layout(8000, 2, name), noise(2, 3001)
+    data, _ = encode(samples, layout)
+    size = int(np.random.default_rng(seed).integers(1, 900))
+    reader = PipeReader(Dribble(data + b"\x01", seed), layout)
+    blocks = list(reader.blocks(size))
+    assert all(block.shape[1] >= size for block in blocks[:-1])
+    np.testing.assert_array_equal(np.concatenate(blocks, axis=1), decode(data, layout))
+    assert (reader.frames, reader.odd_bytes, reader.missing_frames) == (3001, 1, 0)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("container", ["WAV", "WAVEX", "RF64"])
+@pytest.mark.parametrize("frames", [0, 1, 801])
+def test_wav_comes_out_as_the_wav_that_went_in(name, container, frames):
+    data = wav(noise(1, frames), SUBTYPES[name], container=container)
+    reader, target = PipeReader(Dribble(data, largest=50), RAW), io.BytesIO()
+    assert reader.layout == Layout(48000, 1, name)
+    writer = PipeWriter(target, reader)
+    for block in reader.blocks(64):
+        writer.write(block)
+    writer.finish()
+    written, _ = soundfile.read(io.BytesIO(target.getvalue()), dtype="float32", always_2d=True)
+    expected, _ = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    np.testing.assert_allclose(written, expected, atol=1e-7 if name == "s32le" else 0)
+    assert len(target.getvalue()) % 2 == 0
+    assert (reader.odd_bytes, reader.missing_frames) == (0, 0)
+
+
+@pytest.mark.parametrize("size", [UNKNOWN, 0, 0x7FFFF000, 1 << 31])
+def test_sizes_that_stand_for_unknown_mean_until_the_end(size):
+    samples = noise(1, 500)
+    data = wav(samples)
+    reader, target = PipeReader(Dribble(with_size(data, size)), RAW), io.BytesIO()
+    PipeWriter(target, reader)
+    assert target.getvalue()[-4:] == target.getvalue()[4:8] == b"\xff\xff\xff\xff"
+    assert read(reader).shape == (1, 500) and reader.missing_frames == 0
+
+
+def test_notes_after_the_samples_are_no_samples_and_are_read_to_the_end():
+    data = wav(noise(2, 300)) + b"LIST" + struct.pack("<I", 1000) + bytes(1000)
+    source = Dribble(data)
+    reader = PipeReader(source, RAW)
+    assert read(reader).shape == (2, 300)
+    assert source.read1(1) == b"" and reader.odd_bytes == 0
+
+
+def test_a_stream_that_ends_before_its_header_says_is_told():
+    reader = PipeReader(Dribble(wav(noise(2, 300))[:-41]), RAW)
+    assert read(reader).shape == (2, 289)
+    assert (reader.missing_frames, reader.odd_bytes) == (11, 3)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x01", b"RIFF", b"RIFF1234WAV", b"RIFF1234AVI LIST"])
+def test_what_is_not_wav_is_raw(data):
+    reader = PipeReader(Dribble(data), RAW)
+    assert reader.format_chunk is None and read(reader).shape == (1, len(data) // 2)
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (wav(noise(1, 9))[:30], "cut short"),
+        (wav(noise(1, 9), "ULAW"), "8 bits, format 7"),
+        (wav(noise(1, 9), "DOUBLE"), "64 bits, format 3"),
+        (b"RIFF\0\0\0\0WAVEdata\0\0\0\0", "without a description"),
+        (wav(noise(1, 9), rate_hz=10), "a sampling rate of 10 Hz"),
+    ],
+)
+def test_headers_that_are_of_no_use_are_explained(data, found):
+    with pytest.raises(AudioError, match=f"standard input: .*{found}"):
+        PipeReader(Dribble(data), RAW)
+
+
+def test_a_sample_that_is_not_finite_is_located():
+    samples = noise(2, 4000)
+    samples[1, 1600] = np.nan
+    layout = Layout(16000, 2, "f32le")
+    reader = PipeReader(Dribble(encode(samples, layout)[0]), layout)
+    with pytest.raises(AudioError, match=r"not finite \(nan\) at 0\.100 s"):
+        read(reader)
