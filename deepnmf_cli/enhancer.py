@@ -9,7 +9,7 @@ from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.streaming import StreamingEnhancer
 
-BLOCK_S = 8.0
+BLOCK_S = 4.0
 """Seconds processed at once: long enough for efficient matrix products, short enough for memory that does not grow."""
 
 
@@ -29,12 +29,24 @@ class Enhancer:
     ) -> Iterator[np.ndarray]:
         """Enhance blocks (C, n) float32 of one recording; the yielded blocks (C, m) have the same total length."""
         stream = self.stream(rate_hz, channels, max_attenuation_db)
-        for block in blocks:
+        for block in _gathered(blocks, round(BLOCK_S * rate_hz)):
             yield stream.feed(torch.from_numpy(block)).cpu().numpy()
         yield stream.flush().cpu().numpy()
 
     def enhance(self, samples: np.ndarray, rate_hz: int, max_attenuation_db: float | None = None) -> np.ndarray:
         """Enhance a recording (C, N) float32 in [-1, 1] (larger values are fine); returns speech (C, N), aligned."""
         size = max(1, round(BLOCK_S * rate_hz))
-        blocks = (np.ascontiguousarray(samples[:, i : i + size]) for i in range(0, samples.shape[1], size))
+        blocks = (samples[:, i : i + size] for i in range(0, samples.shape[1], size))
         return np.concatenate(list(self.enhance_blocks(blocks, rate_hz, samples.shape[0], max_attenuation_db)), -1)
+
+
+def _gathered(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """The same samples in blocks of at least `size`, but for the last: short blocks cost a network much overhead."""
+    waiting: list[np.ndarray] = []
+    for block in blocks:
+        waiting.append(block)
+        if sum(b.shape[-1] for b in waiting) >= size:
+            yield np.concatenate(waiting, -1)
+            waiting.clear()
+    if waiting:
+        yield np.concatenate(waiting, -1)

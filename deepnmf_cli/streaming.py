@@ -64,6 +64,8 @@ class StreamingEnhancer:
     @torch.inference_mode()
     def feed(self, samples: Tensor) -> Tensor:
         """Take samples (C, n) float32, n >= 0; return as many enhanced samples (C, m) as are final."""
+        if samples.ndim != 2 or samples.shape[0] != self.channels:
+            raise ValueError(f"expected samples of shape ({self.channels}, n), found {tuple(samples.shape)}")
         state, hop = self._state, self.pair.hop_samples
         state.received += samples.shape[-1]
         waiting = torch.cat([state.pending, samples.to(self.device, torch.float32)], -1)

@@ -37,6 +37,8 @@ def test_recipe_survives_json(model: str) -> None:
 
 def test_bins_follow_the_front_end() -> None:
     assert read_recipe(None, "dnn", ["front_end.rate_hz=8000"]).network.bins == 129
+    grid = read_recipe(None, "grid", ["front_end.rate_hz=8000", "network.single_bands=32"]).network
+    assert (grid.bins, grid.rate_hz) == (129, 8000)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,12 @@ def test_bins_follow_the_front_end() -> None:
         ("mixing.snr_db=[1]", "[1]", "Mend the recipe."),
         ("training.schedule=linear", "schedule 'linear'", "Mend the recipe."),
         ("training.steps", "no value", "For example"),
+        ("training.learning_rate=-1", "learning_rate must not be negative", "Mend the recipe."),
+        ("mixing.snr_db=[12, -8]", "the lower end first", "Mend the recipe."),
+        ("mixing.room_target=wet", "room_target 'wet'", "Mend the recipe."),
+        ("network.parameterisation=square", "parameterisation 'square'", "Mend the recipe."),
+        ("objective.snr=-1", "weights must not be negative", "Mend the recipe."),
+        ("front_end.hop_s=0.0", "a hop at least one sample", "Mend the recipe."),
         ("model.x=1", "'model', which is no section", "Mend it."),
     ],
 )
@@ -60,6 +68,12 @@ def test_mistakes_name_what_was_found_and_the_remedy(override: str, found: str, 
         read_recipe(tmp_path / "a.toml", overrides=[override])
     assert found in caught.value.found and remedy in caught.value.remedy
     assert caught.value.exit_code == EXIT_USAGE
+
+
+@pytest.mark.parametrize("model", ["sparse-nmf", "dnmf"])
+def test_names_keep_their_number_of_trained_layers(model: str) -> None:
+    with pytest.raises(RecipeError, match="choose the model deep-nmf"):
+        read_recipe(None, model, ["network.trained_layers=2"])
 
 
 def test_missing_and_damaged_recipes_are_named(tmp_path: Path) -> None:

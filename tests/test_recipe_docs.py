@@ -61,4 +61,5 @@ def test_the_recipe_of_the_paper_has_its_settings() -> None:
     network, objective = recipe.network, dataclasses.asdict(recipe.objective)
     assert (network.iterations, network.atoms, network.context, network.trained_layers) == (25, 100, 9, 2)
     assert (network.sparsity, network.beta) == (5.0, 1.0)
+    assert objective.pop("magnitude_beta") == 2.0
     assert {term for term, weight in objective.items() if weight} == {"magnitude"}

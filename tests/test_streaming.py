@@ -72,6 +72,12 @@ def test_passing_everything_returns_the_input_at_every_rate_and_length(rate_hz: 
     np.testing.assert_allclose(Enhancer(PassAll(), FRONT_END).enhance(samples, rate_hz), samples, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(100,), (1, 100), (2, 2, 100)])
+def test_chunks_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected samples of shape \(2, n\)"):
+        StreamingEnhancer(PassAll(), FRONT_END, 16000, 2).feed(torch.zeros(shape))
+
+
 def test_flush_starts_a_new_recording() -> None:
     stream = StreamingEnhancer(random_network("grid"), FRONT_END, 16000, 1)
     samples = torch.from_numpy(recording())

@@ -18,7 +18,7 @@ MODELS = ("deep-nmf", "dnmf", "sparse-nmf", "dnn", "grid")
 @click.option("--speech", type=FOLDER, help="Folder of clean speech, best one subfolder per speaker.")
 @click.option("--noise", type=FOLDER, help="Folder of noise recordings.")
 @click.option("--rir", type=FOLDER, help="Folder of room impulse responses.")
-@click.option("--manifest", type=FOLDER, help="CSV with the columns path, role, speaker, split, in place of folders.")
+@click.option("--manifest", type=FOLDER, help="CSV with the columns path, role (speech, noise, rir), speaker, split (train, dev).")
 @click.option("--pairs", type=FOLDER, help="Folder with clean/ and noisy/ files of equal names, in place of mixing.")
 @click.option("--dev", type=FOLDER, help="Folder with clean/ and noisy/ to score on; else part of the material is kept.")
 @click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the run.")
@@ -56,6 +56,9 @@ def command(
       deepnmf train --pairs pairs/ -o paired/ --model dnn --set training.steps=500
     """
     _require_one_source(speech, noise, manifest, pairs)
+    if rir and not speech:
+        remedy = "List them in the manifest with the role rir, or leave them out."
+        raise UsageError("--rir", "no --speech", "room responses beside folders of speech and noise", remedy)
     import torch
 
     from deepnmf_cli.experiment import Recordings, train
@@ -71,7 +74,7 @@ def command(
     def stop_after_step(number: int, frame: object) -> None:
         interrupted.append(True)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
-        click.echo("\nStopping after this step; continue with --resume.", err=True)
+        click.echo("\nStopping after this step. A run that has begun continues with --resume.", err=True)
 
     before = signal.signal(signal.SIGINT, stop_after_step)
     try:

@@ -40,6 +40,16 @@ class MixingSettings:
     clean_probability: float = 0.03
     """Share of the mixtures with noise 40 dB below speech, so that clean input stays clean."""
 
+    def __post_init__(self) -> None:
+        if self.segment_s <= 0:
+            raise ValueError("segment_s must be positive")
+        if self.snr_db[0] > self.snr_db[1] or self.level_db[0] > self.level_db[1]:
+            raise ValueError("snr_db and level_db are ranges, the lower end first")
+        if self.room_target not in ("early", "reverberant"):
+            raise ValueError(f"room_target {self.room_target!r} is neither early nor reverberant")
+        if not all(0 <= p <= 1 for p in (self.room_probability, self.second_noise_probability, self.clean_probability)):
+            raise ValueError("probabilities lie between 0 and 1")
+
 
 class ExampleSource(Protocol):
     """Anything that gives example `index` as (speech, noise), each (samples,) float32, the mixture being their sum."""

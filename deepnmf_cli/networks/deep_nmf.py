@@ -42,6 +42,8 @@ class DeepNmfSettings:
             raise ValueError(f"trained_layers must lie between 0 and iterations + 1 = {self.iterations + 1}")
         if min(self.bins, self.context, self.atoms, self.iterations) < 1:
             raise ValueError("bins, context, atoms and iterations must be at least 1")
+        if self.parameterisation not in ("log", "softplus"):
+            raise ValueError(f"parameterisation {self.parameterisation!r} is neither log nor softplus")
         if not -1 <= self.beta <= 3 or self.sparsity < 0:
             raise ValueError("beta must lie in [-1, 3] and sparsity must not be negative")
 
@@ -58,6 +60,11 @@ class SparseNmfSettings(DeepNmfSettings):
 
     trained_layers: int = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trained_layers or self.tied:
+            raise ValueError("sparse NMF trains no layers; choose the model deep-nmf to train some")
+
 
 @dataclass(frozen=True)
 class DnmfSettings(DeepNmfSettings):
@@ -65,10 +72,15 @@ class DnmfSettings(DeepNmfSettings):
 
     trained_layers: int = 1
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trained_layers != 1 or self.tied:
+            raise ValueError("discriminative NMF trains one layer; choose the model deep-nmf to train others")
+
 
 @dataclass(frozen=True)
 class SparseNmfInference:
-    """Sparse NMF as an `Algorithm`: evidence m (..., T F, N), state h (..., 2R, N), one dictionary per layer.
+    """Sparse NMF as a `Descent`: evidence m (..., T F, N), state h (..., 2R, N), one dictionary per layer.
 
     Analysis dictionaries (T F, 2R) have the speech atoms first; the readout uses the rows of the present frame only,
     its last F rows, so that a readout of its own is stored as (F, 2R).

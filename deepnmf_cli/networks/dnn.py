@@ -26,6 +26,10 @@ class DnnSettings:
     hidden: tuple[int, ...] = (512, 512)
     """Units of each hidden layer."""
 
+    def __post_init__(self) -> None:
+        if min(self.bins, self.context, *self.hidden) < 1 or not self.hidden:
+            raise ValueError("bins, context and at least one hidden layer must have a positive size")
+
 
 class Dnn(MaskNetwork):
     """q^k = sigmoid(W^k q^{k-1} + c^k), the last layer's units being the speech mask.

@@ -153,7 +153,7 @@ class Grid(MaskNetwork):
         s = self.settings
         evidence = s.context * (BANDS_PER_NODE + 2 * NEIGHBOURS)
         per_node = evidence * s.channels + s.iterations * 5 * s.channels**2 + BANDS_PER_NODE * s.channels
-        bands = s.single_bands + 2 * (s.bins - s.single_bands) * 2  # the matrices are sparse: two bands per bin
+        bands = 2 * s.bins * (s.single_bands + s.wide_bands)  # into bands and back
         return s.nodes * per_node + bands
 
     def weights(self) -> dict[str, Tensor]:

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 SILENCE = 1e-8
-"""Magnitude below which a frame counts as digital silence: 40 dB below the quantisation noise of 24-bit audio, spread
-over the bins of a frame. Above it everything scales exactly with the input."""
+"""Root-mean-square magnitude below which a frame counts as digital silence: 75 dB below the rounding noise of 16-bit
+audio is far from it, and no microphone is as quiet. Above it everything scales exactly with the input."""
 
 LEVEL_TIME_CONSTANT_FRAMES = 250
 """How far the level looks back: 4 s at 16 ms hops, longer than pauses between sentences, shorter than a change of room."""

@@ -77,6 +77,10 @@ class FrontEnd:
     rate_hz: int = 16000
     hop_s: float = 0.016
 
+    def __post_init__(self) -> None:
+        if self.rate_hz < 1 or self.rate_hz * self.hop_s < 1:
+            raise ValueError("rate_hz must be positive and a hop at least one sample")
+
     @property
     def window_s(self) -> float:
         return 2 * self.hop_s

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deepnmf_cli.inference.divergence import divergence
 from deepnmf_cli.networks.base import NOISE, SPEECH
 from deepnmf_cli.signal.stft import StftPair
 
@@ -23,7 +24,9 @@ class ObjectiveSettings:
     """Weights of the terms; a term of weight zero is not computed."""
 
     magnitude: float = 0.0
-    """Masked magnitude, equation (37) with beta2 = 2."""
+    """Masked magnitude, equation (37)."""
+    magnitude_beta: float = 2.0
+    """Divergence of `magnitude` (beta2): 2 squared error, 1 Kullback-Leibler, 0 Itakura-Saito."""
     noise_weight: float = 0.0
     """gamma of the noise estimate in (37), beside 1 for speech."""
     phase_sensitive: bool = False
@@ -34,6 +37,13 @@ class ObjectiveSettings:
     """Squared error of magnitudes to the power 0.3, which weighs quiet bins more."""
     snr: float = 0.02
     """Weight per dB of the signal-to-noise ratio of the synthesised waveform."""
+
+    def __post_init__(self) -> None:
+        weights = (self.magnitude, self.noise_weight, self.compressed_half, self.compressed_third, self.snr)
+        if min(weights) < 0 or not any(weights):
+            raise ValueError("weights must not be negative, and one of them must be positive")
+        if not -1 <= self.magnitude_beta <= 3:
+            raise ValueError("magnitude_beta must lie in [-1, 3]")
 
 
 def objective(
@@ -52,9 +62,10 @@ def objective(
     loss = masks.new_zeros(())
     if settings.magnitude:
         target = phase_sensitive(spectra, mixture) if settings.phase_sensitive else truth
-        error = relative_error(estimates[:, SPEECH], target[:, SPEECH])
+        error = magnitude_error(estimates[:, SPEECH], target[:, SPEECH], settings.magnitude_beta)
         if settings.noise_weight:
-            error = error + settings.noise_weight * relative_error(estimates[:, NOISE], target[:, NOISE])
+            noise_error = magnitude_error(estimates[:, NOISE], target[:, NOISE], settings.magnitude_beta)
+            error = error + settings.noise_weight * noise_error
         loss = loss + settings.magnitude * error
     for weight, power in ((settings.compressed_half, 0.5), (settings.compressed_third, 0.3)):
         if weight:
@@ -68,6 +79,18 @@ def objective(
 def phase_sensitive(spectra: Tensor, mixture: Tensor) -> Tensor:
     """|S| cos(angle(S) - angle(M)), clipped at zero: what a non-negative mask can at best recover, (B, 2, F, T)."""
     return ((spectra * mixture[:, None].conj()).real / mixture.abs()[:, None].clamp_min(TINY)).clamp_min(0)
+
+
+def magnitude_error(estimate: Tensor, target: Tensor, beta: float) -> Tensor:
+    """D_beta(target | estimate) of magnitudes (B, F, T) over sum target^beta, mean over the batch; (37) per source.
+
+    Both are raised by COMPRESSION_FLOOR where beta < 2, since the divergence of an estimate of zero is then unbounded.
+    """
+    if beta == 2:
+        return relative_error(estimate, target)
+    estimate, target = estimate + COMPRESSION_FLOOR, target + COMPRESSION_FLOOR
+    error = divergence(target, estimate, beta, elementwise=True).sum((-1, -2))
+    return (error / (target.pow(beta).sum((-1, -2)) + TINY)).mean()
 
 
 def relative_error(estimate: Tensor, target: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ State = Any
 
 
 class Algorithm(Protocol):
-    """An inference algorithm as four pure functions of evidence x, state phi and parameters theta."""
+    """An inference algorithm as pure functions of evidence x, state phi and parameters theta."""
 
     def start(self, evidence: Tensor, parameters: Parameters) -> State:
         """phi^0."""
@@ -30,6 +30,10 @@ class Algorithm(Protocol):
 
     def readout(self, evidence: Tensor, state: State, parameters: Parameters) -> Tensor:
         """y = g_theta(x, phi^K), equation (1)."""
+
+
+class Descent(Algorithm, Protocol):
+    """An algorithm that minimises an objective; not every schedule of messages does."""
 
     def objective(self, evidence: Tensor, state: State, parameters: Parameters) -> Tensor:
         """F_theta(x, phi), a scalar that steps with tied parameters do not increase."""

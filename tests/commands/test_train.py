@@ -53,7 +53,7 @@ def test_interrupt_stops_after_a_step_and_resume_completes(corpus: Path, tmp_pat
         time.sleep(0.1)
     running.send_signal(signal.SIGINT)
     _, errors = running.communicate(timeout=60)
-    assert running.returncode == 130 and "continue with --resume" in errors
+    assert running.returncode == 130 and "continues with --resume" in errors
     assert not [p.name for p in run.iterdir() if p.name.startswith(".")]
     with open(run / "history.csv", newline="") as file:
         first = list(csv.DictReader(file))

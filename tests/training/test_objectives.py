@@ -40,6 +40,18 @@ def test_objective_does_not_depend_on_the_level(gain: float) -> None:
     assert values[0] == pytest.approx(values[1], rel=1e-4)
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0, 2.0])
+def test_masked_magnitude_of_any_divergence_vanishes_at_the_truth_only(beta: float) -> None:
+    waveforms, spectra = scene()
+    settings = ObjectiveSettings(**ONLY | {"magnitude": 1.0, "magnitude_beta": beta})
+    ideal = (spectra[:, 0].abs() / spectra.sum(1).abs()).requires_grad_()
+    loss = objective(settings, masks_for(spectra, ideal), spectra, waveforms, PAIR)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(0, abs=1e-5)
+    assert float(ideal.grad.abs().max()) < 1e-3
+    assert float(objective(settings, masks_for(spectra, 0.3), spectra, waveforms, PAIR)) > 0.01
+
+
 def test_snr_term_counts_decibels() -> None:
     waveforms, _ = scene()
     target = waveforms[:, 0]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 import torch
 
 from deepnmf_cli import checkpoint, library
-from deepnmf_cli.errors import CorpusError, ModelError, RecipeError, UsageError
+from deepnmf_cli.errors import CorpusError, DeepnmfError, ModelError, RecipeError, UsageError
 from deepnmf_cli.experiment import Recordings, open_corpus, train
 from deepnmf_cli.recipe import Recipe
 from deepnmf_cli.training.journal import COLUMNS
+from deepnmf_cli.training.trainer import Trainer
 
 NETWORKS = {
     "dnn": {"context": 2, "hidden": [8]},
@@ -88,6 +90,20 @@ def test_training_lowers_the_loss_and_raises_the_dev_score(tiny_corpus: Path, tm
     assert float(rows[-1]["dev_score"]) > float(rows[0]["dev_score"]) + 1.0
 
 
+def test_a_run_that_diverges_keeps_its_last_resume_point(tiny_corpus: Path, tmp_path: Path, monkeypatch) -> None:
+    losses = iter([0.5, 0.4, 0.3, math.nan])
+    monkeypatch.setattr(Trainer, "update", lambda self, waveforms: next(losses))
+    with pytest.raises(DeepnmfError, match="step 4: found a loss of nan; expected a finite loss. Lower training"):
+        train(recipe(), recordings(tiny_corpus), tmp_path / "run")
+    assert checkpoint.load(tmp_path / "run/resume.safetensors")[1]["progress"]["step"] == 2
+
+
+def test_interrupting_the_dictionaries_leaves_no_model(tiny_corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe("deep-nmf"), recordings(tiny_corpus), tmp_path / "run", stop=lambda: True)
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["recipe.json"]
+
+
 def test_early_stop_after_scores_without_a_new_best(tiny_corpus: Path, tmp_path: Path) -> None:
     chosen = recipe(steps=40, learning_rate=0.0, patience=2)
     train(chosen, recordings(tiny_corpus), tmp_path / "run")
@@ -147,7 +163,7 @@ def test_speech_folder_with_five_files_is_too_small(tiny_corpus: Path, tmp_path:
 
 def test_without_a_dev_folder_material_is_kept_for_scoring(tiny_corpus: Path) -> None:
     source, dev = open_corpus(Recordings(speech=tiny_corpus / "speech", noise=tiny_corpus / "noise"), recipe())
-    assert len(dev) == 40 and all(clean.shape == noisy.shape == (4000,) for clean, noisy in dev)
+    assert len(dev) == 40 and all(clean.shape == noisy.shape == (32000,) for clean, noisy in dev)
     assert source.length == 4000
 
 
