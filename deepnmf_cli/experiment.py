@@ -92,7 +92,7 @@ def train(
     """Train a model into the run folder; returns whether it is complete (False: stopped, to be resumed)."""
     journal = Journal(folder)
     source, dev = open_corpus(recordings, recipe)
-    journal.begin(recipe.to_dict(), resume)
+    journal.begin(recipe.to_dict(), resume, lambda stored: Recipe.from_dict(stored, f"{folder}/recipe.json").to_dict())
     network = build(recipe.model, recipe.network) if resume else initial_network(recipe, source, progress)
 
     def describe(network: MaskNetwork, step: int, score: float) -> tuple[dict[str, Tensor], dict]:

@@ -13,6 +13,7 @@ from deepnmf_cli.corpus.dataset import MixingSettings
 from deepnmf_cli.errors import RecipeError
 from deepnmf_cli.networks import NETWORKS
 from deepnmf_cli.signal.stft import FrontEnd
+from deepnmf_cli.training import multiplicative
 from deepnmf_cli.training.objectives import ObjectiveSettings
 from deepnmf_cli.training.sparse_nmf import DictionarySettings
 from deepnmf_cli.training.trainer import TrainingSettings
@@ -46,6 +47,11 @@ class Recipe:
         built = {name: _section(kind, table.get(name, {}), f"{where} [{name}]") for name, kind in types.items()}
         if hasattr(built["network"], "bins") and "bins" not in table.get("network", {}):
             built["network"] = dataclasses.replace(built["network"], bins=built["front_end"].bins)
+        optimizer = built["training"].optimizer
+        if optimizer.startswith("adam-"):
+            built["network"] = _parameterise(built["network"], table.get("network", {}), optimizer, where)
+        elif optimizer in multiplicative.RULES:
+            multiplicative.require_support(built["network"], built["objective"], optimizer, where)
         return cls(model=model, **built)
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,6 +90,17 @@ def _apply(table: dict[str, Any], override: str) -> None:
         if not isinstance(table, dict):
             raise RecipeError(f"--set {override}", f"{section!r}, which is no section", "section.key=value", "Mend it.")
     table[name] = value
+
+
+def _parameterise(network: Any, given: Mapping[str, Any], optimizer: str, where: str) -> Any:
+    """The network's settings with the parameterisation that "adam-log" or "adam-softplus" stands for."""
+    kind = optimizer.removeprefix("adam-")
+    if not hasattr(network, "parameterisation"):
+        raise RecipeError(where, f"training.optimizer {optimizer!r}", "a network of dictionaries", "Set it to adam.")
+    if given.get("parameterisation", kind) != kind:
+        found = f"network.parameterisation {given['parameterisation']!r} with training.optimizer {optimizer!r}"
+        raise RecipeError(where, found, "one and the same parameterisation", "Leave out one of the two.")
+    return dataclasses.replace(network, parameterisation=kind)
 
 
 def _section(kind: type, table: Any, where: str) -> Any:

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +35,19 @@ class Journal:
         """Everything a continued run needs."""
         return self.folder / "resume.safetensors"
 
-    def begin(self, recipe: Mapping[str, Any], resume: bool) -> None:
+    def begin(
+        self, recipe: Mapping[str, Any], resume: bool, complete: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    ) -> None:
         """Make the folder, or find the one to continue; the recipe must then be the same but for what is CHANGEABLE.
 
+        `complete` gives a recipe written by an earlier version the settings that have been added since.
         Raises UsageError when a run is there and `resume` is not asked for, or the other way round, or the recipes differ.
         """
         written = self.folder / "recipe.json"
         if resume:
             if not self.resume_path.is_file():
                 raise UsageError(self.folder, "no run to resume", "a folder with resume.safetensors", "Leave out --resume.")
-            before, now = json.loads(written.read_text()), json.loads(json.dumps(recipe))
+            before, now = (json.loads(json.dumps(r)) for r in (complete(json.loads(written.read_text())), recipe))
             if changed := [key for key in _differences(before, now) if key not in CHANGEABLE]:
                 raise UsageError(
                     written, f"other values of {', '.join(changed)}", "the recipe that the run began with",
@@ -82,7 +85,7 @@ class Journal:
     def save_resume(self, model: dict[str, Tensor], average: dict[str, Tensor], optimiser: dict, progress: dict) -> None:
         """Write weights, their average, the optimiser's state and the progress to the resume file."""
         tensors = {f"model.{k}": v for k, v in model.items()} | {f"average.{k}": v for k, v in average.items()}
-        for index, held in optimiser["state"].items():
+        for index, held in optimiser.items():
             tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in held.items()}
         checkpoint.save(self.resume_path, tensors, {"progress": progress, "history": self.rows})
 

@@ -15,11 +15,16 @@ from deepnmf_cli.corpus.dataset import ExampleSource, Samples, batches
 from deepnmf_cli.networks.base import SPEECH, MaskNetwork
 from deepnmf_cli.scoring.sdr import si_sdr
 from deepnmf_cli.signal.stft import FrontEnd
+from deepnmf_cli.training import multiplicative
+from deepnmf_cli.training.descent import AdamDescent, Batch
 from deepnmf_cli.training.journal import Journal
-from deepnmf_cli.training.objectives import ObjectiveSettings, objective
+from deepnmf_cli.training.objectives import ObjectiveSettings
 
 Pair = tuple[Samples, Samples]
 """A clean and a noisy recording of equal length at the front end's sampling rate."""
+
+OPTIMIZERS = ("adam", "adam-log", "adam-softplus", *multiplicative.RULES)
+"""Names of `training.optimizer`."""
 
 RESUME_EVERY_S = 120
 """Seconds between resume points: what a crash costs at most."""
@@ -32,6 +37,10 @@ class TrainingSettings:
     seed: int = 1
     steps: int = 3000
     batch: int = 16
+    optimizer: str = "adam"
+    """"adam"; "adam-log" and "adam-softplus" set network.parameterisation too; or one of multiplicative.RULES."""
+    momentum: float = 0.9
+    """Of the multiplicative optimisers: share of what earlier batches said that is kept, in [0, 1)."""
     learning_rate: float = 1e-3
     warmup_steps: int = 100
     schedule: str = "cosine"
@@ -52,6 +61,10 @@ class TrainingSettings:
             raise ValueError("steps, batch and score_every must be at least 1")
         if self.schedule not in ("cosine", "constant"):
             raise ValueError(f"schedule {self.schedule!r} is neither cosine nor constant")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer {self.optimizer!r} is none of {', '.join(OPTIMIZERS)}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError("momentum must lie in [0, 1)")
 
 
 class Trainer:
@@ -69,10 +82,16 @@ class Trainer:
     ) -> None:
         """`describe(network, step, dev score)` gives the tensors and the metadata of a model file."""
         self.network, self.front_end, self.settings, self.journal = network.to(device), front_end, settings, journal
-        self.objective_settings, self.describe, self.device = objective_settings, describe, device
+        self.describe, self.device = describe, device
         self.pair = front_end.pair(front_end.rate_hz)
         self.trained = [p for p in self.network.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(self.trained, lr=settings.learning_rate)
+        if settings.optimizer in multiplicative.RULES:
+            self.optimiser = multiplicative.MultiplicativeDescent(
+                self.network, objective_settings, settings.optimizer, settings.momentum
+            )
+        else:
+            mixed = settings.mixed_precision and network.mixed_precision and device.startswith("cuda")
+            self.optimiser = AdamDescent(self.network, self.pair, objective_settings, settings.clip_norm, mixed)
         self.average = [p.detach().clone() for p in self.trained]
         self.step, self.best, self.seconds, self.since_best = 0, -math.inf, 0.0, 0
         self.losses: list[float] = []
@@ -119,32 +138,21 @@ class Trainer:
         model, average, optimiser, progress = self.journal.load_resume()
         self.network.load_state_dict(model)
         self.average = [average[str(i)].to(self.device) for i in range(len(self.trained))]
-        held = self.optimiser.state_dict()
-        self.optimiser.load_state_dict({"state": optimiser, "param_groups": held["param_groups"]})
+        self.optimiser.load_state(optimiser)
         self.step, self.best = progress["step"], progress["best"]
         self.seconds, self.since_best, self.losses = progress["seconds"], progress["since_best"], progress["losses"]
 
     def update(self, waveforms: Tensor) -> float:
-        """One gradient step on (B, 2, N) speech and noise; returns the loss."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = self._learning_rate()
+        """One step of the optimiser on (B, 2, N) speech and noise; returns the loss before it."""
         waveforms = waveforms.to(self.device, non_blocking=True)
         with torch.no_grad():
-            spectra = self.pair.analysis(waveforms)
-            magnitude = spectra.sum(1).abs()
-        mixed = self.settings.mixed_precision and self.network.mixed_precision and self.device.startswith("cuda")
-        with torch.autocast("cuda", torch.bfloat16, enabled=mixed):
-            masks, _ = self.network(magnitude)
-        loss = objective(self.objective_settings, masks.float(), spectra, waveforms, self.pair)
-        self.optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.trained, self.settings.clip_norm)
-        self.optimiser.step()
+            batch = Batch(waveforms, self.pair.analysis(waveforms))
+        loss = self.optimiser.step(batch, self._learning_rate())
         with torch.no_grad():
             # The mean must not remember the untrained weights for long: short runs start with a short memory.
             decay = min(self.settings.average, (1 + self.step) / (10 + self.step))
             torch._foreach_lerp_(self.average, self.trained, 1 - decay if self.settings.average else 1.0)
-        return float(loss.detach())
+        return loss
 
     def _learning_rate(self) -> float:
         s = self.settings
@@ -183,7 +191,7 @@ class Trainer:
         progress = {"step": self.step, "best": self.best, "seconds": self.seconds}
         progress |= {"since_best": self.since_best, "losses": self.losses}
         average = {str(i): tensor for i, tensor in enumerate(self.average)}
-        self.journal.save_resume(self.network.state_dict(), average, self.optimiser.state_dict(), progress)
+        self.journal.save_resume(self.network.state_dict(), average, self.optimiser.state(), progress)
 
 
 @torch.no_grad()

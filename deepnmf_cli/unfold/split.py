@@ -3,8 +3,8 @@
 A gradient G is held as a pair of non-negative tensors (P, N) with G = P - N. An operation with Jacobian J turns the
 pair of its output into the pair of its input: J^T P and J^T N, each sorted by sign. Where an operation rises with its
 argument the parts keep their places, where it falls they change places; for networks of non-negative numbers
-every operation does one or the other. This needs no more than the operations that autograd recorded, so that any network
-can be split, and the split is of the very network that runs.
+every operation does one or the other. This needs no more than the operations that autograd recorded, so that any
+network can be split, and the split is of the very network that runs.
 """
 
 from collections import Counter
@@ -58,7 +58,7 @@ def pull_back(output: Tensor, parts: Parts, inputs: Sequence[Tensor]) -> list[Pa
         inputs: tensors that require a gradient; one that `output` does not depend on gets zeros.
 
     The difference of the parts is the gradient for every differentiable operation on real numbers, and both are
-    >= 0. An operation whose Jacobian has both signs in one column is split after its sum, that is, as tightly as it can be.
+    >= 0. An operation whose Jacobian has both signs in one column is split after its sum, as tightly as it can be.
     Raises TypeError at operations defined in Python (torch.autograd.Function).
     """
     edges = [get_gradient_edge(x) for x in inputs]
@@ -121,11 +121,11 @@ Readout = Callable[[Tensor, Parameters], tuple[Tensor, Parts]]
 
 
 def split_gradient(network: Unfolded, evidence: Tensor, readout: Readout) -> dict[str, Parts]:
-    """Parts of dE/dtheta for every trained slot of the bank, named `<name>_<slot>`; a tied slot gets the sum over its layers.
+    """Parts of dE/dtheta for every trained slot of the bank, named `<name>_<slot>`; tied slots get sums over layers.
 
-    For algorithms whose state is one tensor. All layers run once without recording; then each layer from the lowest trained
-    one upward runs again, recorded, one at a time from the output downward. Memory: the states of those layers and the
-    record of one.
+    For algorithms whose state is one tensor. All layers run once without recording; then the layers from the output
+    down to the lowest trained one run again, recorded, one at a time. Memory: the states of those layers and the record
+    of one.
     """
     bank, algorithm, top = network.bank, network.algorithm, network.iterations
     trained = [k for table in bank.ties.values() for k, slot in enumerate(table.slots) if slot in table.trained]
@@ -172,7 +172,9 @@ def _states(network: Unfolded, evidence: Tensor, first: int) -> list[Tensor]:
     return states
 
 
-def wiener_parts(models: Tensor, mixture: Tensor, targets: Tensor, weights: Tensor, beta: float = 2.0) -> Parts:
+def wiener_parts(
+    models: Tensor, mixture: Tensor, targets: Tensor, weights: Tensor, beta: float = 2.0, offset: float = 0.0
+) -> Parts:
     """Parts of dE/d(models) for E = sum_l gamma_l D_beta(S^l | S~^l), S~^l = A^l / B o M: (37) of (34), summed.
 
     The quotient A^l / B with B = sum_l A^l is taken as one operation, which rises with A^l and falls with every other
@@ -185,14 +187,15 @@ def wiener_parts(models: Tensor, mixture: Tensor, targets: Tensor, weights: Tens
         mixture: M >= 0, (..., F, T).
         targets: S >= 0, like `models`.
         weights: gamma >= 0, broadcast to `targets`.
-        beta: divergence of the reconstruction (beta2). Other than for 2, targets and estimates are raised to FLOOR, as in
-            `divergence`.
+        beta: divergence of the reconstruction (beta2). For others than 2, targets and estimates are raised to FLOOR,
+            as in `divergence`.
+        offset: added to targets and estimates, for divergences that are unbounded at an estimate of zero.
     """
     total = models.sum(-3, keepdim=True)
     heard = total > SILENCE  # elsewhere masks are constant
     total = total.clamp_min(SILENCE)
     shares, gain = models / total, mixture.unsqueeze(-3) / total * heard
-    estimates = shares * mixture.unsqueeze(-3)
+    estimates, targets = shares * mixture.unsqueeze(-3) + offset, targets + offset
     if beta == 2:
         rising, falling = weights * estimates, weights * targets
     else:

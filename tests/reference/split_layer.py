@@ -1,4 +1,4 @@
-"""The split of one NMF layer written out by hand, (39)-(42) for (33) with exponent 1: what the general mechanism must equal."""
+"""The split of one NMF layer written out by hand, (39)-(42) for (33) with exponent 1: a twin of the mechanism."""
 
 from torch import Tensor
 

@@ -130,6 +130,19 @@ def test_general_mechanism_equals_the_layer_written_by_hand(beta: float, seed: i
         torch.testing.assert_close(ours.negative, theirs.negative, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("beta,mu", [(1.0, 0.0), (1.0, 2.0), (1.3, 0.0), (2.0, 0.0)])
+@pytest.mark.parametrize("seed", range(3))
+def test_sum_of_the_parts_doubles_in_every_layer_on_the_way_down(beta: float, mu: float, seed: int) -> None:
+    """Why (38) all but stops at depth: docs/theory/multiplicative.md proves it."""
+    draw = torch.Generator().manual_seed(seed)
+    h, m, w = (torch.rand(*shape, generator=draw, dtype=torch.float64) for shape in ((4, 8), (6, 8), (6, 4)))
+    p, n = torch.rand(2, 4, 8, generator=draw, dtype=torch.float64)
+    above = nmf.step(h.requires_grad_(), m, w, beta, mu)
+    (below,) = pull_back(above, Parts(p, n), [h])
+    total = (h * (below.positive + below.negative)).sum(0)
+    torch.testing.assert_close(total, 2 * (above * (p + n)).sum(0), rtol=1e-12, atol=0)
+
+
 def test_output_split_for_speech_alone_is_the_tight_one_in_closed_form() -> None:
     draw = torch.Generator().manual_seed(0)
     a_speech, a_noise, m, s = torch.rand(4, BINS, FRAMES, generator=draw, dtype=torch.float64)
@@ -176,6 +189,27 @@ def test_two_hundred_plain_steps_keep_weights_nonnegative_and_never_raise_the_er
         assert all((value >= 0).all() for value in problem.trained.values())
     assert all(after <= before * (1 + 1e-9) for before, after in zip(errors, errors[1:]))
     assert errors[-1] < 0.95 * errors[0]
+
+
+@pytest.mark.parametrize("mask", [0.01, 0.1, 0.2])
+@pytest.mark.parametrize("wanted", [2.0, 3.0])
+def test_in_one_bin_a_plain_step_overshoots_and_its_square_root_does_not(mask: float, wanted: float) -> None:
+    """The case in which (38) raises the error: both models move at once, each as far as would be right alone. It
+    overshoots whenever the mask before and the mask wanted sum to less than one."""
+    target = wanted * mask
+    models = torch.tensor([mask, 1 - mask], dtype=torch.float64)[:, None, None]
+    one = torch.ones(1, 1, dtype=torch.float64)
+    weights = torch.tensor([1.0, 0.0], dtype=torch.float64)[:, None, None]
+    parts = wiener_parts(models, one, target * torch.ones_like(models), weights)
+
+    def after(power: float) -> float:
+        return wiener.masks(models * (parts.negative / parts.positive) ** power)[0].item()
+
+    odds = mask / (1 - mask) * wanted**2
+    assert after(1.0) == pytest.approx(odds / (1 + odds), rel=1e-12) and after(1.0) > target
+    assert mask < after(0.5) < target
+    if mask == 0.01 and wanted == 3.0:
+        assert (after(1.0) - target) ** 2 > 2 * (mask - target) ** 2
 
 
 def test_silence_unused_atoms_and_many_frames_change_nothing() -> None:

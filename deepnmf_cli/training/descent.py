@@ -1,0 +1,74 @@
+"""How one batch changes the weights: what every optimiser offers the trainer, and Adam on the objective's gradient."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from deepnmf_cli.networks.base import MaskNetwork
+from deepnmf_cli.signal.stft import StftPair
+from deepnmf_cli.training.objectives import ObjectiveSettings, objective
+
+State = dict[int, dict[str, Tensor]]
+"""What an optimiser remembers, by number of the trained tensor and by name."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """True speech and noise of mixtures: waveforms (B, 2, N) and spectra (B, 2, F, T), complex."""
+
+    waveforms: Tensor
+    spectra: Tensor
+
+    @property
+    def magnitude(self) -> Tensor:
+        """Of the mixtures, (B, F, T): what networks see."""
+        return self.spectra.sum(1).abs()
+
+
+class Optimiser(Protocol):
+    """Changes the weights of one network."""
+
+    def step(self, batch: Batch, learning_rate: float) -> float:
+        """One step; returns the loss before it."""
+
+    def state(self) -> State:
+        """What a continued run needs to go on bit for bit."""
+
+    def load_state(self, state: State) -> None:
+        """Take what `state` gave."""
+
+
+class AdamDescent:
+    """Adam on the parameters as the network has them, for every objective and network."""
+
+    def __init__(
+        self, network: MaskNetwork, pair: StftPair, settings: ObjectiveSettings, clip_norm: float, mixed_precision: bool
+    ) -> None:
+        """Gradients are scaled down to `clip_norm`; `mixed_precision` means bfloat16 matrix products on CUDA."""
+        self.network, self.pair, self.settings = network, pair, settings
+        self.clip_norm, self.mixed_precision = clip_norm, mixed_precision
+        self.trained = [p for p in network.parameters() if p.requires_grad]
+        self.adam = torch.optim.Adam(self.trained)
+
+    def step(self, batch: Batch, learning_rate: float) -> float:
+        """One gradient step; returns the loss before it."""
+        for group in self.adam.param_groups:
+            group["lr"] = learning_rate
+        with torch.autocast("cuda", torch.bfloat16, enabled=self.mixed_precision):
+            masks, _ = self.network(batch.magnitude)
+        loss = objective(self.settings, masks.float(), batch.spectra, batch.waveforms, self.pair)
+        self.adam.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.trained, self.clip_norm)
+        self.adam.step()
+        return float(loss.detach())
+
+    def state(self) -> State:
+        """Running moments and step counts."""
+        return self.adam.state_dict()["state"]
+
+    def load_state(self, state: State) -> None:
+        """Take what `state` gave."""
+        self.adam.load_state_dict({"state": state, "param_groups": self.adam.state_dict()["param_groups"]})

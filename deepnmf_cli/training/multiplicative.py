@@ -1,0 +1,163 @@
+"""Multiplicative training of deep NMF: dictionaries are multiplied by powers of quotients of gradient parts, (38).
+
+`docs/theory/multiplicative.md` derives and compares the rules.
+"""
+
+import torch
+from torch import Tensor
+
+from deepnmf_cli.errors import RecipeError
+from deepnmf_cli.inference import nmf
+from deepnmf_cli.inference.divergence import divergence
+from deepnmf_cli.networks.deep_nmf import DICTIONARY, DeepNmf, DeepNmfSettings
+from deepnmf_cli.signal import wiener
+from deepnmf_cli.signal.features import normalise_level, stack_context
+from deepnmf_cli.training.descent import Batch, State
+from deepnmf_cli.training.objectives import COMPRESSION_FLOOR, TINY, ObjectiveSettings, phase_sensitive
+from deepnmf_cli.unfold.network import Parameters
+from deepnmf_cli.unfold.split import Parts, split_gradient, wiener_parts
+
+RULES = ("multiplicative", "exponentiated", "exponentiated-entries")
+
+SMALLEST_PART = 1e-30
+"""Added to both parts: where both vanish, as for atoms that are never used, weights stay."""
+
+LARGEST_LOG_STEP = 5.0
+"""A step multiplies by 150 at most: a part that vanishes alone would make a weight zero for ever."""
+
+LARGEST_RELATIVE_STEP = 3.0
+"""No entry's logarithm changes by more than this times the learning rate under `exponentiated`: quotients have heavy
+tails, and with momentum a few large ones made training diverge."""
+
+SQUARE_DECAY = 0.99
+"""Of the running mean square that scales the steps of `exponentiated-entries`."""
+
+LARGEST_EXPONENT = 1e4
+"""Logarithms of quotients that are this much smaller than the learning rate are rounding errors of the parts."""
+
+
+def require_support(network: object, objective: ObjectiveSettings, optimizer: str, where: str = "recipe") -> None:
+    """Raises RecipeError for networks and objectives that the multiplicative rules are not made for."""
+    place, remedy = f"{where} training.optimizer", "Set training.optimizer=adam."
+    if not isinstance(network, DeepNmfSettings):
+        raise RecipeError(place, f"{optimizer!r} for another network", "deep-nmf or dnmf", remedy)
+    if network.parameterisation != "log":
+        found = f"network.parameterisation {network.parameterisation!r}"
+        raise RecipeError(place, found, "log", "Set network.parameterisation=log.")
+    other = [name for name in ("compressed_half", "compressed_third", "snr") if getattr(objective, name)]
+    if other or not objective.magnitude:
+        found = f"terms beside the masked magnitude: {', '.join(other)}" if other else "no masked magnitude"
+        remedy = "Set objective.magnitude=1 and objective.compressed_half, compressed_third and snr to 0."
+        raise RecipeError(place, found, "the objective (37) alone", remedy)
+
+
+class MultiplicativeDescent:
+    """The rules for the trained dictionaries W of a `DeepNmf`, P and N being the parts of dE/dW for a batch.
+
+    multiplicative: W <- A / B, with A <- rho A + W o N and B <- rho B + P. rho = 0 is (38), W <- W o N / P. Kept are
+        the dictionaries that earlier batches wanted, W o N / P, weighted by P. Has no learning rate.
+    exponentiated: W <- W o exp(eta m), m <- rho m + (1 - rho) log(N / P), with eta such that the entries of each
+        dictionary change by the learning rate on average, in the logarithm.
+    exponentiated-entries: the same with an eta for every entry: the learning rate over the root of the running mean
+        square of its log(N / P), means as in Adam. The best of the three where it was measured.
+    """
+
+    def __init__(self, network: DeepNmf, settings: ObjectiveSettings, rule: str, momentum: float) -> None:
+        """`momentum` is rho, in [0, 1)."""
+        require_support(network.settings, settings, rule)
+        self.network, self.settings, self.rule, self.momentum = network, settings, rule, momentum
+        self.slots = sorted(network.settings.ties.trained)
+        self.kept: State = {}
+
+    @torch.no_grad()
+    def step(self, batch: Batch, learning_rate: float) -> float:
+        """One step; returns the loss before it."""
+        parts, loss = self.parts(batch)
+        for index, slot in enumerate(self.slots):
+            held, pair = getattr(self.network.unfolded.bank, f"{DICTIONARY}_{slot}"), parts[f"{DICTIONARY}_{slot}"]
+            if self.rule == "multiplicative":
+                change = self._accumulated(index, held(), pair)
+            elif self.rule == "exponentiated":
+                change = self._per_dictionary(index, _log_quotient(pair.negative, pair.positive), learning_rate)
+            else:
+                change = self._per_entry(index, _log_quotient(pair.negative, pair.positive), learning_rate)
+            held.free.add_(change)  # W = reference o exp(free): adding to `free` multiplies W
+        return loss
+
+    def parts(self, batch: Batch) -> tuple[dict[str, Parts], float]:
+        """Parts of the gradient of the objective with respect to each trained dictionary, and its value."""
+        s, magnitude = self.network.settings, batch.magnitude
+        evidence = nmf.join_frames(stack_context(normalise_level(magnitude)[0], s.context)[0])
+        mixture, targets, weights = _targets(self.settings, batch)
+        beta = self.settings.magnitude_beta
+        offset = 0.0 if beta == 2 else COMPRESSION_FLOOR  # as in the objective
+        losses = []
+
+        def readout(state: Tensor, parameters: Parameters) -> tuple[Tensor, Parts]:
+            models = nmf.readout(state, parameters[DICTIONARY][-s.bins :], (s.atoms, s.atoms))
+            given = models.detach()
+            estimates = wiener.apply_masks(wiener.masks(given), mixture)
+            errors = divergence(targets + offset, estimates + offset, beta, elementwise=True)
+            losses.append(float((weights * errors).sum()))
+            return models, wiener_parts(given, mixture, targets, weights, beta, offset)
+
+        return split_gradient(self.network.unfolded, evidence, readout), losses[0]
+
+    def state(self) -> State:
+        """Running sums of parts, or the running mean of logarithms."""
+        return self.kept
+
+    def load_state(self, state: State) -> None:
+        """Take what `state` gave."""
+        device = next(self.network.parameters()).device
+        self.kept = {i: {name: x.to(device) for name, x in held.items()} for i, held in state.items()}
+
+    def _accumulated(self, index: int, value: Tensor, parts: Parts) -> Tensor:
+        wanted, certainty = value * parts.negative, parts.positive
+        if index in self.kept:
+            wanted = wanted + self.momentum * self.kept[index]["wanted"]
+            certainty = certainty + self.momentum * self.kept[index]["certainty"]
+        self.kept[index] = {"wanted": wanted, "certainty": certainty}
+        present = value > 0
+        quotient = wanted / value.where(present, 1.0)
+        return _log_quotient(quotient, certainty).where(present, 0.0)
+
+    def _per_dictionary(self, index: int, value: Tensor, learning_rate: float) -> Tensor:
+        mean = (1 - self.momentum) * value
+        if index in self.kept:
+            mean = mean + self.momentum * self.kept[index]["mean"]
+        self.kept[index] = {"mean": mean}
+        exponent = (learning_rate / mean.abs().mean()).clamp_max(LARGEST_EXPONENT)
+        largest = LARGEST_RELATIVE_STEP * learning_rate
+        return (exponent * mean).clamp(-largest, largest)
+
+    def _per_entry(self, index: int, value: Tensor, learning_rate: float) -> Tensor:
+        nothing = torch.zeros_like(value)
+        held = self.kept.get(index, {"mean": nothing, "square": nothing, "count": value.new_zeros(())})
+        mean = self.momentum * held["mean"] + (1 - self.momentum) * value
+        square = SQUARE_DECAY * held["square"] + (1 - SQUARE_DECAY) * value.square()
+        count = held["count"] + 1
+        self.kept[index] = {"mean": mean, "square": square, "count": count}
+        root = (square / (1 - SQUARE_DECAY**count)).sqrt()
+        return learning_rate * mean / (1 - self.momentum**count) / root.clamp_min(learning_rate / LARGEST_EXPONENT)
+
+
+def _log_quotient(numerator: Tensor, denominator: Tensor) -> Tensor:
+    step = torch.log((numerator + SMALLEST_PART) / (denominator + SMALLEST_PART))
+    return step.clamp(-LARGEST_LOG_STEP, LARGEST_LOG_STEP)
+
+
+def _targets(settings: ObjectiveSettings, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Mixture (F, B T), targets (2, F, B T) and weights (2, 1, B T), frames side by side, such that the objective is
+    the weighted sum of divergences (37)."""
+    mixture = batch.spectra.sum(1)
+    level = mixture.abs().square().mean((-1, -2)).sqrt().clamp_min(TINY)[:, None, None]
+    mixture, spectra = mixture / level, batch.spectra / level[:, None]
+    targets = phase_sensitive(spectra, mixture) if settings.phase_sensitive else spectra.abs()
+    beta = settings.magnitude_beta
+    # Half squared errors over half the energy, other divergences over the sum of targets to the power beta.
+    size = targets.square().sum((-1, -2)) / 2 if beta == 2 else (targets + COMPRESSION_FLOOR).pow(beta).sum((-1, -2))
+    gamma = torch.tensor([1.0, settings.noise_weight], device=size.device)
+    weights = settings.magnitude * gamma / (len(size) * (size + (TINY / 2 if beta == 2 else TINY)))
+    per_frame = weights[..., None, None].expand(-1, -1, 1, mixture.shape[-1])
+    return nmf.join_frames(mixture.abs()), *(x.permute(1, 2, 0, 3).flatten(-2) for x in (targets, per_frame))
