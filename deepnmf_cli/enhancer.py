@@ -25,11 +25,19 @@ class Enhancer:
         return StreamingEnhancer(self.network, self.front_end, rate_hz, channels, max_attenuation_db, self.device)
 
     def enhance_blocks(
-        self, blocks: Iterable[np.ndarray], rate_hz: int, channels: int, max_attenuation_db: float | None = None
+        self,
+        blocks: Iterable[np.ndarray],
+        rate_hz: int,
+        channels: int,
+        max_attenuation_db: float | None = None,
+        at_once: bool = False,
     ) -> Iterator[np.ndarray]:
-        """Enhance blocks (C, n) float32 of one recording; the yielded blocks (C, m) have the same total length."""
+        """Enhance blocks (C, n) float32 of one recording; the yielded blocks (C, m) have the same total length.
+
+        Short blocks are gathered, which is quicker, unless each is to be enhanced `at_once`, as one that is heard live.
+        """
         stream = self.stream(rate_hz, channels, max_attenuation_db)
-        for block in _gathered(blocks, round(BLOCK_S * rate_hz)):
+        for block in blocks if at_once else _gathered(blocks, round(BLOCK_S * rate_hz)):
             yield stream.feed(torch.from_numpy(block)).cpu().numpy()
         yield stream.flush().cpu().numpy()
 

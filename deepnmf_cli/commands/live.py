@@ -50,8 +50,8 @@ def run(
     if not quiet:
         delay_ms = 1000 * card.delay_blocks * size / rate_hz
         console.say(
-            f"Live at {rate_hz} Hz, {console.count(channels, 'channel')}: {delay_ms:.0f} ms behind, of which the model's"
-            f" {1000 * latency_samples / rate_hz:.0f} ms, plus what the devices add. Ctrl-C ends."
+            f"Live at {rate_hz} Hz, {console.count(channels, 'channel')}: {delay_ms:.0f} ms behind, of which the"
+            f" model's {1000 * latency_samples / rate_hz:.0f} ms, plus what the devices add. Ctrl-C ends."
         )
     meter = _Meter(quiet)
 
@@ -62,7 +62,7 @@ def run(
 
     try:
         with suppress(KeyboardInterrupt), card:
-            for speech in enhancer.enhance_blocks(recorded(), rate_hz, channels, max_attenuation_db):
+            for speech in enhancer.enhance_blocks(recorded(), rate_hz, channels, max_attenuation_db, at_once=True):
                 card.play(speech)
                 meter.show(speech, card.late)
     finally:

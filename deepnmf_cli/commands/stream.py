@@ -78,7 +78,8 @@ def command(
         live.list_devices()
         return EXIT_DONE
     if is_live and sample_format:
-        raise UsageError("--format", "--live beside it", "one of the two", "Leave --format out: devices have their own.")
+        remedy = "Leave --format out: devices have their own."
+        raise UsageError("--format", "--live beside it", "one of the two", remedy)
     if not is_live:
         if input_device or output_device:
             option = "--input-device" if input_device else "--output-device"
@@ -114,17 +115,18 @@ def _pipe(
         rate_hz, channels, sample_format = asked
         reader = PipeReader(source, Layout(rate_hz or RATE_HZ, channels or CHANNELS, sample_format or FORMAT))
         layout = reader.layout
+        rate_hz, channels = layout.rate_hz, layout.channels
         if reader.format_chunk is not None:
             _refuse_contradictions(asked, (layout.rate_hz, layout.channels, layout.format))
         if not quiet:
-            latency_s = enhancer.stream(layout.rate_hz, layout.channels).latency_samples / layout.rate_hz
+            latency_s = enhancer.stream(rate_hz, channels).latency_samples / rate_hz
             console.say(
-                f"Streaming {'raw' if reader.format_chunk is None else 'WAV'} {layout.format} at {layout.rate_hz} Hz,"
-                f" {console.count(layout.channels, 'channel')}: {1000 * latency_s:.0f} ms behind, plus the block."
+                f"Streaming {'raw' if reader.format_chunk is None else 'WAV'} {layout.format} at {rate_hz} Hz,"
+                f" {console.count(channels, 'channel')}: {1000 * latency_s:.0f} ms behind, plus the block."
             )
         writer = PipeWriter(sys.stdout.buffer, reader)
-        blocks = reader.blocks(max(1, round(block_s * layout.rate_hz)))
-        for speech in enhancer.enhance_blocks(blocks, layout.rate_hz, layout.channels, max_attenuation_db):
+        blocks = reader.blocks(max(1, round(block_s * rate_hz)))
+        for speech in enhancer.enhance_blocks(blocks, rate_hz, channels, max_attenuation_db, at_once=True):
             writer.write(speech)
         writer.finish()
     for warning in _warnings(reader, writer.clipped, source.interrupted):
@@ -155,7 +157,8 @@ def _refuse_terminals() -> None:
         remedy = "Try `deepnmf stream < noisy.wav > clean.wav`, or --live for a microphone."
         raise UsageError("standard input", "a terminal", "audio from a pipe or a file", remedy)
     if sys.stdout.isatty():
-        raise UsageError("standard output", "a terminal", "a pipe or a file", "Try `... > clean.wav`, or `... | aplay`.")
+        remedy = "Try `... > clean.wav`, or `... | aplay`."
+        raise UsageError("standard output", "a terminal", "a pipe or a file", remedy)
 
 
 def _refuse_contradictions(asked: tuple, found: tuple) -> None:

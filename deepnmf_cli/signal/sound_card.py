@@ -25,7 +25,7 @@ def sounddevice() -> ModuleType:
     try:
         import sounddevice
     except ImportError as error:
-        remedy = 'Run `pip install "deepnmf[live]"`, or `pip install sounddevice`.'
+        remedy = "Run `pip install sounddevice`."
         raise AudioError("--live", "no package sounddevice", "it for microphones and loudspeakers", remedy) from error
     except OSError as error:
         remedy = "Install it, for example with `apt install libportaudio2`."
@@ -59,7 +59,7 @@ class SoundCard:
         input_device: int | str | None = None,
         output_device: int | str | None = None,
     ) -> None:
-        """Devices are numbers or parts of names as `sounddevice` takes them. Raises AudioError if they cannot be used."""
+        """Devices are numbers or parts of names, None the default. Raises AudioError if they cannot be used."""
         check_shape("--live", channels, rate_hz)
         package = sounddevice()
         self.channels, self.block_frames = channels, block_frames
