@@ -1,10 +1,10 @@
-"""Units h_i in {0, 1}: the layers that mean field, belief propagation and everything between become (18)-(20), (29)-(30).
+"""Units h_i in {0, 1}: layers that mean field, belief propagation and what lies between become (18)-(20), (29)-(30).
 
-    p(h | x)  proportional to  exp( 1/2 h^T W h + h^T (A x + c) ),    W symmetric, no diagonal                  (18)-(19)
+    p(h | x)  proportional to  exp( 1/2 h^T W h + h^T (A x + c) ),    W symmetric, no diagonal             (18)-(19)
 
 The state is the log odds u_i = log(b_i(1)/b_i(0)) of the beliefs, b_i(1) = sigmoid(u_i): no precision is lost when a
-unit is nearly sure. -inf is a unit that is surely 0, the paper's q^0 = 0. `bias` stands for A x + c, (..., I); couplings
-W are (I, J), from J units to I, and need be neither square nor symmetric once layers are untied.
+unit is nearly sure. -inf is a unit that is surely 0, the paper's q^0 = 0. `bias` stands for A x + c, (..., I);
+couplings W are (I, J), from J units to I, and need be neither square nor symmetric once layers are untied.
 
 Memory of every function but the mean-field case: one number per pair of units and batch entry.
 """

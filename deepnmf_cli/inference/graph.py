@@ -21,7 +21,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Undirected edges between nodes 0 .. nodes - 1: `edges` (2, E) of dtype int64, each pair once, no loops of one node.
+    """Undirected edges between nodes 0 .. nodes - 1: `edges` (2, E) of int64, each pair once, no node with itself.
 
     Raises ValueError for anything else.
     """

@@ -151,6 +151,17 @@ def test_edge_beliefs_agree_with_beliefs_when_messages_rest(alpha):
     torch.testing.assert_close(found, -energy, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0, 1.5])
+def test_messages_at_rest_are_a_stationary_point_of_the_estimate_of_log_z(alpha):
+    evidence, potentials = problem(scale=0.7)
+    slopes = []
+    for steps in (2, 200):
+        messages = belief.infer(evidence, potentials, GRID, [0.5] * steps, alpha).requires_grad_()
+        estimate = belief.log_partition(messages, evidence, potentials, GRID, alpha)
+        slopes.append(torch.autograd.grad(estimate, messages)[0].abs().max())
+    assert slopes[0] > 1e-3 and slopes[1] < 1e-9
+
+
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("alpha", ALPHAS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

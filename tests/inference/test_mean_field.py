@@ -72,7 +72,8 @@ def test_free_energy_is_a_bound_for_every_q_and_tight_for_the_posterior_without_
     for seed in range(3):
         evidence, potentials = problem(scale=scale, seed=seed)
         log_z = field_enumeration.log_partition(edges, potentials.numpy(), evidence.numpy())
-        log_q = torch.randn(20, 6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).log_softmax(-1)
+        draw = torch.Generator().manual_seed(seed)
+        log_q = torch.randn(20, 6, 3, dtype=torch.float64, generator=draw).log_softmax(-1)
         assert (mean_field.free_energy(log_q, evidence, potentials, GRID) >= -log_z).all()
         alone = mean_field.free_energy(evidence.log_softmax(-1), evidence, 0 * potentials, GRID)
         torch.testing.assert_close(alone, -evidence.logsumexp(-1).sum())
