@@ -8,8 +8,8 @@ from tests.reference import field_enumeration
 from deepnmf_cli.inference import Graph, belief, mean_field, readout, schedule, tree_probabilities
 
 GRID = Graph.grid(2, 3)
-ALPHAS = [0.0, 1e-6, 0.01, 0.5, 1.0, 1.6]
-TEMPERATURES = [0.0, 0.01, 0.5, 1.0, 2.0]
+ALPHAS = [0.0, 1e-6, 0.01, 0.5, 1.6]
+TEMPERATURES = [0.0, 0.01, 1.0, 2.0]
 
 
 def problem(graph=GRID, states=3, scale=1.0, seed=0, batch=()):
@@ -31,7 +31,7 @@ def enumerated(graph, evidence, potentials):
     return graph.edges.T.tolist(), potentials.numpy(), evidence.numpy()
 
 
-@pytest.mark.parametrize("states, nodes", [(2, 9), (3, 7), (5, 4)])
+@pytest.mark.parametrize("states, nodes", [(2, 8), (3, 6), (5, 4)])
 @pytest.mark.parametrize("seed", range(4))
 def test_sum_product_is_exact_on_random_trees(seed, states, nodes):
     graph = random_tree(nodes, seed)
@@ -45,7 +45,7 @@ def test_sum_product_is_exact_on_random_trees(seed, states, nodes):
     assert log_z.item() == pytest.approx(field_enumeration.log_partition(*numbers), abs=1e-10)
 
 
-@pytest.mark.parametrize("states, nodes", [(2, 9), (3, 7)])
+@pytest.mark.parametrize("states, nodes", [(2, 8), (3, 6)])
 @pytest.mark.parametrize("seed", range(4))
 def test_max_product_finds_the_most_probable_configuration_of_random_trees(seed, states, nodes):
     graph = random_tree(nodes, seed)
@@ -189,8 +189,7 @@ def test_marginals_of_a_tree_with_potentials_of_hundreds_are_exact_in_float32_wh
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1e-7, 0.3, 1.0])
-@pytest.mark.parametrize("temperature", [0.5, 1.0])
-@pytest.mark.parametrize("power", [0.0, 1.0])
+@pytest.mark.parametrize("temperature, power", [(1.0, 0.0), (0.5, 1.0)])
 def test_two_steps_are_differentiable_in_everything(alpha, temperature, power):
     graph = Graph(3, torch.tensor([[0, 1, 2], [1, 2, 0]]))
     evidence, potentials = problem(graph, 2)

@@ -16,8 +16,8 @@ EPS = {torch.float32: 6e-8, torch.float64: 1.1e-16}
 def values(span=1.0, count=4, seed=0, dtype=torch.float64):
     """Log values over about `span`, and log weights down to exp(-span)."""
     draw = torch.Generator().manual_seed(seed)
-    log_values = span * (torch.rand(3, count, generator=draw, dtype=torch.float64) - 0.5)
-    log_weights = -min(span, 600) * torch.rand(3, count, generator=draw, dtype=torch.float64)
+    log_values = span * (torch.rand(2, count, generator=draw, dtype=torch.float64) - 0.5)
+    log_weights = -min(span, 600) * torch.rand(2, count, generator=draw, dtype=torch.float64)
     return log_values.to(dtype), log_weights.to(dtype)
 
 
@@ -28,7 +28,7 @@ def test_equals_its_definition_to_rounding(power, span, dtype):
     log_values, log_weights = values(span, dtype=dtype)
     power = torch.tensor(power, dtype=dtype).item()  # what the precision can hold of it
     found = log_power_mean(log_values, log_weights, power)
-    for row in range(3):
+    for row in range(2):
         weights = log_weights[row].double().exp().tolist()
         expected = power_mean_decimal.log_power_mean(log_values[row].tolist(), weights, power)
         assert abs(found[row].item() - expected) <= 40 * EPS[dtype] * span
@@ -49,7 +49,7 @@ def test_never_decreases_in_the_power_and_tends_to_minimum_geometric_mean_and_ma
 @pytest.mark.parametrize("power", [0.0, 1e-9, 1e-3, 0.05, 0.2, 1.0, -1.0])
 def test_first_and_second_derivatives_are_right_at_the_limits_too(power):
     log_values, log_weights = values(1.3)
-    arguments = [log_values, log_weights, torch.full((3,), power, dtype=torch.float64)]
+    arguments = [log_values, log_weights, torch.full((2,), power, dtype=torch.float64)]
     arguments = [x.requires_grad_() for x in arguments]
     assert torch.autograd.gradcheck(log_power_mean, arguments)
     assert torch.autograd.gradgradcheck(log_power_mean, arguments, atol=1e-4)
@@ -63,7 +63,7 @@ def test_derivative_by_the_power_does_not_cancel_near_zero(dtype):
     mean = (weights * log_values).sum(-1, keepdim=True)
     half_variance = (weights * (log_values - mean).square()).sum(-1) / 2
     for power in (0, 1e-12, -1e-8, 1e-6):
-        p = torch.full((3,), power, dtype=dtype, requires_grad=True)
+        p = torch.full((2,), power, dtype=dtype, requires_grad=True)
         log_power_mean(log_values, log_weights, p).sum().backward()
         torch.testing.assert_close(p.grad, half_variance, rtol=1e-5, atol=0)
 
