@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from deepnmf_cli import __version__, checkpoint
-from deepnmf_cli.corpus.dataset import ClipCache, ExampleSource, MixtureDataset, PairDataset, decode
+from deepnmf_cli.corpus.dataset import ClipCache, ExampleSource, MixingSettings, MixtureDataset, PairDataset, decode
 from deepnmf_cli.corpus.manifest import SMALLEST_CORPUS, Clip, find_pairs, read_manifest, scan
-from deepnmf_cli.errors import CorpusError
-from deepnmf_cli.networks import build
+from deepnmf_cli.errors import CorpusError, UsageError
+from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.networks.deep_nmf import DeepNmf
 from deepnmf_cli.recipe import Recipe
@@ -62,15 +62,15 @@ def open_corpus(recordings: Recordings, recipe: Recipe) -> tuple[ExampleSource, 
     else:
         (speech, dev_speech), (noise, dev_noise) = _hold_out(speech), _hold_out(noise)
     source = MixtureDataset(speech, noise, clips.rooms, recipe.mixing, rate_hz, seed, cache)
-    # One fixed seed for all runs: their dev scores can be compared whatever their own seed is.
-    dev = MixtureDataset(dev_speech, dev_noise, [], recipe.mixing, rate_hz, seed=0, cache=cache)
+    # Settings and seed of their own: dev scores of different runs on the same recordings can be compared.
+    dev = MixtureDataset(dev_speech, dev_noise, [], MixingSettings(), rate_hz, seed=0, cache=cache)
     return source, [(s, s + n) for s, n in (dev[i] for i in range(HELD_OUT_MIXTURES))]
 
 
 def initial_network(recipe: Recipe, source: ExampleSource, progress: Progress = lambda row: None) -> MaskNetwork:
     """The network where training starts: NMF networks begin with learned dictionaries, the others at random."""
     torch.manual_seed(recipe.training.seed)
-    kind = type(build(recipe.model, recipe.network))
+    kind = NETWORKS[recipe.model][0]
     if not issubclass(kind, DeepNmf):
         return build(recipe.model, recipe.network)
     dictionary = learn_source_dictionaries(
@@ -91,9 +91,16 @@ def train(
 ) -> bool:
     """Train a model into the run folder; returns whether it is complete (False: stopped, to be resumed)."""
     journal = Journal(folder)
+    journal.check(recipe.to_dict(), resume, lambda stored: Recipe.from_dict(stored, f"{folder}/recipe.json").to_dict())
     source, dev = open_corpus(recordings, recipe)
-    journal.begin(recipe.to_dict(), resume, lambda stored: Recipe.from_dict(stored, f"{folder}/recipe.json").to_dict())
-    network = build(recipe.model, recipe.network) if resume else initial_network(recipe, source, progress)
+    journal.begin(recipe.to_dict())
+
+    def interruptible(report: dict) -> None:
+        progress(report)
+        if stop():  # before the first step there is nothing to resume from
+            raise KeyboardInterrupt
+
+    network = build(recipe.model, recipe.network) if resume else initial_network(recipe, source, interruptible)
 
     def describe(network: MaskNetwork, step: int, score: float) -> tuple[dict[str, Tensor], dict]:
         trained = {"steps": step, "dev_score": score, "version": __version__}
@@ -106,6 +113,9 @@ def train(
     trainer = Trainer(network, recipe.front_end, recipe.objective, recipe.training, journal, describe, device)
     if resume:
         trainer.resume()
+        if trainer.step >= recipe.training.steps:
+            remedy = "Raise training.steps to go on."
+            raise UsageError(folder, f"{trainer.step} steps done", f"fewer than training.steps = {recipe.training.steps}", remedy)
     return trainer.train(source, dev, workers, progress, stop)
 
 

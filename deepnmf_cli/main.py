@@ -1,12 +1,13 @@
 """The `deepnmf` command: a group that loads each subcommand only when it is asked for."""
 
+import signal
 import sys
 from importlib import import_module
 
 import click
 
 from deepnmf_cli import __version__
-from deepnmf_cli.errors import EXIT_INTERRUPTED, DeepnmfError
+from deepnmf_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, DeepnmfError
 
 COMMANDS = {
     "enhance": "Remove the noise from recordings.",
@@ -50,6 +51,8 @@ def run(arguments: list[str] | None = None) -> None:
 
     A closed pipe (`deepnmf ... | head`) is click's business: it ends the program silently with code 1.
     """
+    # An orderly end when told to terminate: temporary files are removed on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
     try:
         code = main.main(args=arguments, prog_name="deepnmf", standalone_mode=False)
     except click.ClickException as error:
@@ -61,6 +64,10 @@ def run(arguments: list[str] | None = None) -> None:
     except DeepnmfError as error:
         click.echo(f"Error: {error}", err=True)
         code = error.exit_code
+    except OSError as error:
+        # The last net, for a disk that fills up or a folder that disappears in the middle of the work.
+        click.echo(f"Error: {error.filename or 'system'}: {error.strerror}. Free space or mend the path, then repeat.", err=True)
+        code = EXIT_FAILED
     sys.exit(code)
 
 

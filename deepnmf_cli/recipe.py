@@ -45,8 +45,14 @@ class Recipe:
         types = {f.name: f.default_factory for f in dataclasses.fields(cls) if f.name not in ("model", "network")}
         types["network"] = NETWORKS[model][1]
         built = {name: _section(kind, table.get(name, {}), f"{where} [{name}]") for name, kind in types.items()}
-        if hasattr(built["network"], "bins") and "bins" not in table.get("network", {}):
-            built["network"] = dataclasses.replace(built["network"], bins=built["front_end"].bins)
+        follows = {name: getattr(built["front_end"], name) for name in ("bins", "rate_hz")}
+        for name, value in follows.items():
+            given = table.get("network", {}).get(name, value)
+            if given != value:
+                expected = f"{value}, as [front_end] gives"
+                raise RecipeError(f"{where} [network] {name}", str(given), expected, "Leave it out.")
+        follows = {name: value for name, value in follows.items() if hasattr(built["network"], name)}
+        built["network"] = dataclasses.replace(built["network"], **follows)
         optimizer = built["training"].optimizer
         if optimizer.startswith("adam-"):
             built["network"] = _parameterise(built["network"], table.get("network", {}), optimizer, where)
@@ -59,15 +65,26 @@ class Recipe:
         return dataclasses.asdict(self)
 
 
+def recipes_folder() -> Path:
+    """Where the shipped recipes lie: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    return package / "recipes" if (package / "recipes").is_dir() else package.parent / "data" / "recipes"
+
+
 def read_recipe(path: str | Path | None, model: str | None = None, overrides: Iterable[str] = ()) -> Recipe:
-    """The recipe in a TOML file (None: all defaults), with `model` and "section.key=value" overrides on top."""
+    """The recipe in a TOML file, with `model` and "section.key=value" overrides on top.
+
+    `path` may also be the name of a shipped recipe, such as "grid"; None takes all defaults.
+    """
     table: dict[str, Any] = {}
     if path is not None:
+        shipped = recipes_folder() / f"{path}.toml"
         try:
-            table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            table = tomllib.loads((Path(path) if Path(path).is_file() else shipped).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise RecipeError(path, "no file", "a recipe in TOML", "Check the path.") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            known = ", ".join(sorted(p.stem for p in recipes_folder().glob("*.toml")))
+            raise RecipeError(path, "no file", f"a recipe in TOML, or one of {known}", "Check the path.") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise RecipeError(path, f"text that is not TOML ({error})", "a recipe in TOML", "Mend that line.") from error
     if model is not None:
         table["model"] = model

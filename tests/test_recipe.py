@@ -8,7 +8,7 @@ import pytest
 from deepnmf_cli.commands.train import MODELS
 from deepnmf_cli.errors import EXIT_USAGE, RecipeError
 from deepnmf_cli.networks import NETWORKS
-from deepnmf_cli.recipe import Recipe, read_recipe
+from deepnmf_cli.recipe import Recipe, read_recipe, recipes_folder
 
 RECIPES = sorted((Path(__file__).parent.parent / "data" / "recipes").rglob("*.toml"))
 
@@ -87,6 +87,15 @@ def test_missing_and_damaged_recipes_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_shipped_recipes_are_valid(path: Path) -> None:
     assert read_recipe(path).model in NETWORKS
+
+
+def test_shipped_recipes_are_found_by_name_and_files_come_first(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_recipe("grid") == read_recipe(recipes_folder() / "grid.toml")
+    (tmp_path / "grid").write_text('model = "dnn"')
+    assert read_recipe("grid").model == "dnn"
+    with pytest.raises(RecipeError, match="one of deep-nmf, deep-nmf-paper, dnmf, dnn, grid"):
+        read_recipe("gird")
 
 
 def test_command_offers_every_network() -> None:

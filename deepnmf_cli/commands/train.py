@@ -10,6 +10,7 @@ from deepnmf_cli.commands.options import device_option
 from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 
 FOLDER = click.Path(path_type=Path)
+DEFAULT_RECIPE = "grid"
 MODELS = ("deep-nmf", "dnmf", "sparse-nmf", "dnn", "grid")
 
 
@@ -22,7 +23,7 @@ MODELS = ("deep-nmf", "dnmf", "sparse-nmf", "dnn", "grid")
 @click.option("--pairs", type=FOLDER, help="Folder with clean/ and noisy/ files of equal names, in place of mixing.")
 @click.option("--dev", type=FOLDER, help="Folder with clean/ and noisy/ to score on; else part of the material is kept.")
 @click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the run.")
-@click.option("--model", type=click.Choice(MODELS), help="Network to train.  [default: the recipe's, or deep-nmf]")
+@click.option("--model", type=click.Choice(MODELS), help="Network to train.  [default: the recipe's]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, e.g. training.steps=500.")
 @click.option("--resume", is_flag=True, help="Continue the run in the output folder.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Threads that prepare mixtures.")
@@ -46,6 +47,9 @@ def command(
 ) -> int:
     """Train a model on folders of speech and noise.
 
+    RECIPE is a TOML file, or the name of a shipped one: deep-nmf, deep-nmf-paper, dnmf, dnn, grid, sparse-nmf. It may
+    be left out when --model names one; without either it is grid.
+
     Mixtures are made on the fly. The run folder gets recipe.json, history.csv, curves.png, best.safetensors (the model
     for `deepnmf enhance --model`) and a resume point. Ctrl-C stops after the current step; --resume continues exactly.
 
@@ -67,7 +71,7 @@ def command(
 
     if threads:
         torch.set_num_threads(threads)
-    settings = read_recipe(recipe, model, overrides)
+    settings = read_recipe(recipe or model or DEFAULT_RECIPE, model, overrides)
     recordings = Recordings(speech, noise, rir, dev, manifest, pairs)
     interrupted: list[bool] = []
 

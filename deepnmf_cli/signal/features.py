@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-SILENCE = 1e-8
-"""Root-mean-square magnitude below which a frame counts as digital silence: 75 dB below the rounding noise of 16-bit
-audio is far from it, and no microphone is as quiet. Above it everything scales exactly with the input."""
+SILENCE = 1e-15
+"""Root-mean-square magnitude below which a frame counts as digital silence. No recording of 32 bits or fewer reaches
+down here (white rounding noise of 24 bits lies at 2e-9), so only frames of zeros do, whatever the gain: everything else
+scales exactly with the input. Its square is still a normal float32."""
 
 LEVEL_TIME_CONSTANT_FRAMES = 250
 """How far the level looks back: 4 s at 16 ms hops, longer than pauses between sentences, shorter than a change of room."""

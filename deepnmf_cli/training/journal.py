@@ -31,33 +31,49 @@ class Journal:
         return self.folder / "best.safetensors"
 
     @property
+    def recipe_path(self) -> Path:
+        """The recipe as JSON, with all defaults filled in."""
+        return self.folder / "recipe.json"
+
+    @property
     def resume_path(self) -> Path:
         """Everything a continued run needs."""
         return self.folder / "resume.safetensors"
 
-    def begin(
-        self, recipe: Mapping[str, Any], resume: bool, complete: Callable[[dict[str, Any]], dict[str, Any]] = dict
-    ) -> None:
-        """Make the folder, or find the one to continue; the recipe must then be the same but for what is CHANGEABLE.
+    def check(self, recipe: Mapping[str, Any], resume: bool, complete: Callable[[dict], dict] = dict) -> None:
+        """Find out, without writing, whether the run can begin or be resumed with this recipe.
 
-        `complete` gives a recipe written by an earlier version the settings that have been added since.
-        Raises UsageError when a run is there and `resume` is not asked for, or the other way round, or the recipes differ.
+        A resumed recipe may differ in what is CHANGEABLE; `complete` gives a recipe written by an earlier version the
+        settings that have been added since. Raises UsageError naming what is in the way.
         """
-        written = self.folder / "recipe.json"
-        if resume:
-            if not self.resume_path.is_file():
-                raise UsageError(self.folder, "no run to resume", "a folder with resume.safetensors", "Leave out --resume.")
-            before, now = (json.loads(json.dumps(r)) for r in (complete(json.loads(written.read_text())), recipe))
-            if changed := [key for key in _differences(before, now) if key not in CHANGEABLE]:
-                raise UsageError(
-                    written, f"other values of {', '.join(changed)}", "the recipe that the run began with",
-                    "Resume with the same settings, or start a new run folder.",
-                )
-        elif self.resume_path.exists():
-            raise UsageError(self.folder, "a run", "an empty or new folder", "Continue it with --resume, or choose another.")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with checkpoint.atomic_path(written) as partial:
-            partial.write_text(json.dumps(recipe, indent=2) + "\n")
+        if not resume:
+            if self.resume_path.exists() or self.best_path.exists():
+                remedy = "Continue it with --resume, or choose another." if self.resume_path.exists() else "Choose another."
+                raise UsageError(self.folder, "a run", "an empty or new folder", remedy)
+            return
+        if not self.resume_path.is_file():
+            found = "a complete run" if self.best_path.exists() else "no run to resume"
+            raise UsageError(self.folder, found, "a folder with resume.safetensors", "Leave out --resume, or choose another.")
+        try:
+            before = complete(json.loads(self.recipe_path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            remedy = "Restore the file; it must hold the recipe that the run began with."
+            raise UsageError(self.recipe_path, f"no readable recipe ({error})", "JSON", remedy) from error
+        before, now = (json.loads(json.dumps(r)) for r in (before, recipe))
+        if changed := [key for key in _differences(before, now) if key not in CHANGEABLE]:
+            remedy = "Resume with the same settings, or start a new run folder."
+            found = f"other values of {', '.join(changed)}"
+            raise UsageError(self.recipe_path, found, "the recipe that the run began with", remedy)
+
+    def begin(self, recipe: Mapping[str, Any]) -> None:
+        """Make the folder and write the recipe. Raises UsageError when the folder cannot be made."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            found = f"that it cannot be made ({error.strerror})"
+            raise UsageError(self.folder, found, "a folder for the run", "Choose another folder.") from error
+        with checkpoint.atomic_path(self.recipe_path) as partial:
+            partial.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
 
     def add(self, row: Mapping[str, float]) -> None:
         """Append one line of history and rewrite history.csv."""

@@ -37,9 +37,11 @@ class ObjectiveSettings:
     """Squared error of magnitudes to the power 0.3, which weighs quiet bins more."""
     snr: float = 0.02
     """Weight per dB of the signal-to-noise ratio of the synthesised waveform."""
+    si_sdr: float = 0.0
+    """Weight per dB of its scale-invariant version, which leaves the gain free."""
 
     def __post_init__(self) -> None:
-        weights = (self.magnitude, self.noise_weight, self.compressed_half, self.compressed_third, self.snr)
+        weights = (self.magnitude, self.noise_weight, self.compressed_half, self.compressed_third, self.snr, self.si_sdr)
         if min(weights) < 0 or not any(weights):
             raise ValueError("weights must not be negative, and one of them must be positive")
         if not -1 <= self.magnitude_beta <= 3:
@@ -70,9 +72,9 @@ def objective(
     for weight, power in ((settings.compressed_half, 0.5), (settings.compressed_third, 0.3)):
         if weight:
             loss = loss + weight * compressed_error(estimates[:, SPEECH], truth[:, SPEECH], power)
-    if settings.snr:
-        estimate = pair.synthesis(masks[:, SPEECH] * mixture, waveforms.shape[-1])
-        loss = loss - settings.snr * snr_db(estimate, waveforms[:, SPEECH]).mean()
+    if settings.snr or settings.si_sdr:
+        estimate, target = pair.synthesis(masks[:, SPEECH] * mixture, waveforms.shape[-1]), waveforms[:, SPEECH]
+        loss = loss - settings.snr * snr_db(estimate, target).mean() - settings.si_sdr * si_sdr_db(estimate, target).mean()
     return loss
 
 
@@ -112,9 +114,7 @@ def snr_db(estimate: Tensor, target: Tensor) -> Tensor:
 
 
 def si_sdr_db(estimate: Tensor, target: Tensor) -> Tensor:
-    """Scale-invariant SDR in dB of zero-mean waveforms (..., N): the dev score. Le Roux et al., ICASSP 2019."""
-    estimate, target = (x - x.mean(-1, keepdim=True) for x in (estimate.double(), target.double()))
-    energy = target.square().sum(-1, keepdim=True)
-    projection = (estimate * target).sum(-1, keepdim=True) / (energy + 1e-12) * target
-    error = (estimate - projection).square().sum(-1)
-    return 10 * torch.log10((projection.square().sum(-1) + 1e-12) / (error + 1e-12))
+    """`snr_db` for the target's best gain, (B,), of waveforms made zero-mean. Le Roux et al., ICASSP 2019."""
+    estimate, target = (x - x.mean(-1, keepdim=True) for x in (estimate, target))
+    gain = (estimate * target).sum(-1, keepdim=True) / (target.square().sum(-1, keepdim=True) + TINY)
+    return snr_db(estimate, gain * target)

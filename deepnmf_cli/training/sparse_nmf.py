@@ -10,8 +10,11 @@ from deepnmf_cli.corpus.dataset import ExampleSource
 from deepnmf_cli.errors import RecipeError
 from deepnmf_cli.inference.dictionary import exemplars, learn_dictionary
 from deepnmf_cli.networks.deep_nmf import DeepNmfSettings
-from deepnmf_cli.signal.features import SILENCE, normalise_level, stack_context
+from deepnmf_cli.signal.features import normalise_level, stack_context
 from deepnmf_cli.signal.stft import FrontEnd
+
+INAUDIBLE = 1e-8
+"""Power, relative to the running level's, of context frames that are left out: 80 dB down there is only coding noise."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,6 @@ def context_frames(
         samples = torch.from_numpy(source[batch * segments + i][index])
         evidence, _ = normalise_level(pair.analysis(samples).abs()[None])
         stacked = stack_context(evidence, context)[0][0]
-        sounding = stacked[:, stacked.square().mean(0) > SILENCE]
+        sounding = stacked[:, stacked.square().mean(0) > INAUDIBLE]
         chosen.append(sounding[:, torch.randperm(sounding.shape[1], generator=draw)[:per_segment]])
     return torch.cat(chosen, 1)[:, :count]

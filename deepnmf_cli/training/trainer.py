@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deepnmf_cli import checkpoint
 from deepnmf_cli.corpus.dataset import ExampleSource, Samples, batches
+from deepnmf_cli.errors import DeepnmfError
 from deepnmf_cli.networks.base import SPEECH, MaskNetwork
 from deepnmf_cli.scoring.sdr import si_sdr
 from deepnmf_cli.signal.stft import FrontEnd
@@ -57,10 +58,12 @@ class TrainingSettings:
     """bfloat16 matrix products on CUDA; CPU training is always float32."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1 or self.score_every < 1:
-            raise ValueError("steps, batch and score_every must be at least 1")
+        if self.steps < 1 or self.batch < 1 or self.score_every < 1 or self.seed < 0:
+            raise ValueError("steps, batch and score_every must be at least 1, seed not negative")
         if self.schedule not in ("cosine", "constant"):
             raise ValueError(f"schedule {self.schedule!r} is neither cosine nor constant")
+        if not (self.learning_rate >= 0 and self.clip_norm > 0 and 0 <= self.average < 1):
+            raise ValueError("learning_rate must not be negative, clip_norm positive, average in [0, 1)")
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer {self.optimizer!r} is none of {', '.join(OPTIMIZERS)}")
         if not 0 <= self.momentum < 1:
@@ -115,6 +118,13 @@ class Trainer:
         with closing(stream):
             for speech, noise in stream:
                 loss = self.update(torch.stack([speech, noise], 1))
+                if not math.isfinite(loss):
+                    raise DeepnmfError(
+                        f"step {self.step + 1}",
+                        f"a loss of {loss}",
+                        "a finite loss",
+                        f"Lower training.learning_rate; the run in {self.journal.folder} keeps its last resume point.",
+                    )
                 self.losses.append(loss)
                 self.step += 1
                 self.seconds = time.monotonic() - began
@@ -205,4 +215,6 @@ def dev_score(network: MaskNetwork, front_end: FrontEnd, pairs: Sequence[Pair], 
         estimate = pair.synthesis(masks[0, SPEECH] * spectrum, len(noisy))
         scores.append(si_sdr(clean.astype(np.float64), estimate.double().cpu().numpy()))
     network.train()
+    if not np.isfinite(scores).any():
+        raise DeepnmfError("dev", "no score that is finite", "clean recordings that are not silent", "Check the dev folder.")
     return float(np.nanmean(scores))

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from deepnmf_cli.scoring.sdr import si_sdr
 from deepnmf_cli.signal.stft import FrontEnd
-from deepnmf_cli.training.objectives import ObjectiveSettings, compressed_error, objective, phase_sensitive, snr_db
+from deepnmf_cli.training.objectives import ObjectiveSettings, compressed_error, objective, phase_sensitive, si_sdr_db, snr_db
 
 PAIR = FrontEnd(rate_hz=8000).pair(8000)
 ONLY = {"magnitude": 0.0, "compressed_half": 0.0, "compressed_third": 0.0, "snr": 0.0}
@@ -60,6 +61,14 @@ def test_snr_term_counts_decibels() -> None:
     passed = objective(ObjectiveSettings(**ONLY | {"snr": 1.0}), masks_for(spectra, 1.0), spectra, waveforms, PAIR)
     expected = 10 * math.log10(float(waveforms[:, 0].square().sum() / waveforms[:, 1].square().sum()))
     assert -float(passed) == pytest.approx(expected, abs=0.1)
+
+
+def test_si_sdr_term_is_the_score_and_ignores_the_gain() -> None:
+    waveforms, _ = scene()
+    target, estimate = waveforms[:, 0], waveforms[:, 0] + 0.3 * waveforms[:, 1]
+    expected = [si_sdr(t.double().numpy(), e.double().numpy()) for t, e in zip(target, estimate)]
+    for gain in (1.0, 0.05):
+        assert si_sdr_db(gain * estimate, target).tolist() == pytest.approx(expected, abs=1e-3)
 
 
 def test_phase_sensitive_target_is_the_projection_clipped_at_zero() -> None:
