@@ -1,12 +1,14 @@
 """Training as a whole: exact resumption, the journal, dictionaries, errors."""
 
 import csv
+import errno
 import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from deepnmf_cli import checkpoint, library
@@ -151,6 +153,51 @@ def test_a_complete_run_can_be_resumed_with_more_steps(tiny_corpus: Path, tmp_pa
     with open(tmp_path / "run/history.csv", newline="") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["2", "4", "6", "8"]
     assert json.loads((tmp_path / "run/recipe.json").read_text())["training"]["steps"] == 8
+
+
+def test_resuming_with_no_steps_left_is_refused(tiny_corpus: Path, tmp_path: Path) -> None:
+    train(recipe(), recordings(tiny_corpus), tmp_path / "run")
+    with pytest.raises(UsageError, match="found 6 steps done; expected fewer than training.steps = 4"):
+        train(recipe(steps=4), recordings(tiny_corpus), tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"model": "dnn", "colour": 1}'])
+def test_a_damaged_recipe_of_a_run_is_named(tiny_corpus: Path, tmp_path: Path, content: str | None) -> None:
+    train(recipe(), recordings(tiny_corpus), tmp_path / "run")
+    (tmp_path / "run/recipe.json").unlink()
+    if content is not None:
+        (tmp_path / "run/recipe.json").write_text(content)
+    with pytest.raises((UsageError, RecipeError), match="recipe.json"):
+        train(recipe(), recordings(tiny_corpus), tmp_path / "run", resume=True)
+
+
+def test_silent_dev_recordings_are_refused(tiny_corpus: Path, tmp_path: Path) -> None:
+    for kind in ("clean", "noisy"):
+        (tmp_path / "dev" / kind).mkdir(parents=True)
+        soundfile.write(tmp_path / "dev" / kind / "0.wav", np.zeros(8000), 8000)
+    where = Recordings(speech=tiny_corpus / "speech", noise=tiny_corpus / "noise", dev=tmp_path / "dev")
+    with pytest.raises(DeepnmfError, match="no score that is finite"):
+        train(recipe(), where, tmp_path / "run")
+
+
+def test_run_folder_that_cannot_be_made_is_named(tiny_corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UsageError, match="cannot be made"):
+        train(recipe(), recordings(tiny_corpus), tmp_path / "file" / "run")
+
+
+def test_a_full_disk_keeps_the_files_of_the_run_whole(tiny_corpus: Path, tmp_path: Path, monkeypatch) -> None:
+    train(recipe(), recordings(tiny_corpus), tmp_path / "run")
+    before = (tmp_path / "run/resume.safetensors").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(recipe(steps=8), recordings(tiny_corpus), tmp_path / "run", resume=True)
+    assert (tmp_path / "run/resume.safetensors").read_bytes() == before
+    assert not [p.name for p in (tmp_path / "run").iterdir() if p.name.startswith(".")]
 
 
 def test_speech_folder_with_five_files_is_too_small(tiny_corpus: Path, tmp_path: Path) -> None:
