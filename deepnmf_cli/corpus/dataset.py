@@ -41,8 +41,8 @@ class MixingSettings:
     """Share of the mixtures with noise 40 dB below speech, so that clean input stays clean."""
 
     def __post_init__(self) -> None:
-        if self.segment_s <= 0:
-            raise ValueError("segment_s must be positive")
+        if not self.segment_s >= 0.1:
+            raise ValueError("segment_s must be at least 0.1")
         if self.snr_db[0] > self.snr_db[1] or self.level_db[0] > self.level_db[1]:
             raise ValueError("snr_db and level_db are ranges, the lower end first")
         if self.room_target not in ("early", "reverberant"):
@@ -160,7 +160,7 @@ class MixtureDataset:
     def speech(self, draw: np.random.Generator) -> Samples:
         """A segment of one speaker (segment,), utterances joined where one is too short."""
 
-        def segment() -> Samples:
+        def segment() -> tuple[Samples, Path]:
             speaker = self._speakers[draw.integers(len(self._speakers))]
             return self._fill(lambda: speaker.clip(draw).path, draw)
 
@@ -169,13 +169,14 @@ class MixtureDataset:
     def noise(self, draw: np.random.Generator) -> Samples:
         """A segment of one noise (segment,), repeated where the clip is too short."""
 
-        def segment() -> Samples:
+        def segment() -> tuple[Samples, Path]:
             path = self._noise.clip(draw).path
             return self._fill(lambda: path, draw)
 
         return _not_silent(segment, "noise")
 
-    def _fill(self, next_path: Callable[[], Path], draw: np.random.Generator) -> Samples:
+    def _fill(self, next_path: Callable[[], Path], draw: np.random.Generator) -> tuple[Samples, Path]:
+        """One segment, and the last of the files it is made of."""
         pieces, missing = [], self.length
         while missing > 0:
             path = next_path()
@@ -184,7 +185,7 @@ class MixtureDataset:
             if not len(pieces[-1]):
                 raise CorpusError(path, "no samples", "at least one sample", "Remove the file.")
             missing -= len(pieces[-1])
-        return np.concatenate(pieces)
+        return np.concatenate(pieces), path
 
 
 class _Drawing:
@@ -209,22 +210,23 @@ class PairDataset:
     def __getitem__(self, index: int) -> tuple[Samples, Samples]:
         draw = np.random.default_rng([self.seed, index])
 
-        def segment() -> Samples:
+        def segment() -> tuple[Samples, Path]:
             pair = self._pairs[draw.integers(len(self._pairs))]
             start = int(draw.integers(max(1, self._cache.length(pair[0]) - self.length + 1)))
             clean, noisy = (self._cache.read(path, start, start + self.length) for path in pair)
-            return np.pad(np.stack([clean, noisy - clean]), ((0, 0), (0, self.length - len(clean))))
+            return np.pad(np.stack([clean, noisy - clean]), ((0, 0), (0, self.length - len(clean)))), pair[0]
 
         speech, noise = _not_silent(segment, "speech")
         return speech, noise
 
 
-def _not_silent(segment: Callable[[], Samples], what: str) -> Samples:
+def _not_silent(segment: Callable[[], tuple[Samples, Path]], what: str) -> Samples:
     for _ in range(ATTEMPTS):
-        samples = segment()
+        samples, path = segment()
         if not is_silent(samples[0] if samples.ndim == 2 else samples):
             return samples
-    raise CorpusError(what, f"only silence in {ATTEMPTS} segments", f"audible {what}", "Check the recordings.")
+    found, remedy = f"only silence in {ATTEMPTS} segments, the last of them from here", "Check the recordings."
+    raise CorpusError(path, found, f"audible {what}", remedy)
 
 
 def batches(source: ExampleSource, size: int, first: int, last: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -2,21 +2,22 @@
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import soundfile
 
-from deepnmf_cli.errors import CorpusError
-
-AUDIO_SUFFIXES = frozenset(f".{name.lower()}" for name in soundfile.available_formats()) | {".mp3", ".aif", ".oga", ".opus"}
+from deepnmf_cli.errors import AudioError, CorpusError
+from deepnmf_cli.signal import formats
 
 SMALLEST_CORPUS = 6
 """Clips of speech, or pairs, below which training cannot mean anything."""
 
-ROLES = ("speech", "noise", "rir", "clean", "noisy")
+ROLES = ("speech", "noise", "rir")
+SPLITS = ("train", "dev", "test")
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,23 @@ class Clip:
     seconds: float
 
 
-def audio_files(folder: str | Path) -> list[Path]:
-    """All audio files below `folder`, hidden ones left out, in a stable order."""
+def audio_files(folder: str | Path, smallest: int = 1) -> list[Path]:
+    """All audio files below `folder`, hidden ones left out, in a stable order.
+
+    Raises CorpusError when there is no such folder, or fewer than `smallest` files in it.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise CorpusError(folder, "no folder", "a folder with audio files", "Check the path.")
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and not p.name.startswith("."))
-    return sorted(p for p in found if p.is_file())
+    try:
+        files = formats.find(folder)
+    except AudioError:
+        files = []  # said below, with the number that is expected
+    if len(files) < smallest:
+        raise CorpusError(
+            folder, f"{len(files)} audio files", f"at least {smallest}", "Add recordings, or name another folder."
+        )
+    return files
 
 
 def scan(folder: str | Path, smallest: int = 1) -> list[Clip]:
@@ -43,11 +54,7 @@ def scan(folder: str | Path, smallest: int = 1) -> list[Clip]:
     In a folder without subfolders each file is a group of its own, since nothing is known about who speaks.
     Raises CorpusError when there are fewer than `smallest` clips.
     """
-    files = audio_files(folder)
-    if len(files) < smallest:
-        raise CorpusError(
-            folder, f"{len(files)} audio files", f"at least {smallest}", "Add recordings, or name another folder."
-        )
+    files = audio_files(folder, smallest)
     flat = all(p.parent == Path(folder) for p in files)
     return _with_lengths([(p, p.stem if flat else str(p.parent.relative_to(folder))) for p in files])
 
@@ -55,44 +62,40 @@ def scan(folder: str | Path, smallest: int = 1) -> list[Clip]:
 def read_manifest(path: str | Path) -> dict[tuple[str, str], list[Clip]]:
     """Clips of a CSV with the columns path, role, speaker, split, by (role, split).
 
-    `role` is speech, noise or rir; `split` is train when empty; `speaker` (any kind of group) may be empty. Paths are
-    relative to the manifest. Raises CorpusError naming the line of the first fault.
+    `role` is speech, noise or rir; `split` is train (also when empty), dev or test; `speaker` (any kind of group) may
+    be empty. Paths are relative to the manifest. Raises CorpusError naming the line of the first fault.
     """
     path = Path(path)
     if not path.is_file():
         raise CorpusError(path, "no file", "a CSV manifest", "Check the path.")
     wanted: dict[tuple[str, str], list[tuple[Path, str]]] = {}
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        if missing := {"path", "role"} - set(rows.fieldnames or ()):
-            raise CorpusError(
-                path, f"no column {', '.join(sorted(missing))}", "the columns path, role, speaker, split", "Add it."
-            )
-        for line, row in enumerate(rows, start=2):
-            clip = path.parent / row["path"]
-            if row["role"] not in ROLES[:3]:
-                raise CorpusError(f"{path}:{line}", f"role {row['role']!r}", f"one of {', '.join(ROLES[:3])}", "Mend it.")
-            if not clip.is_file():
-                raise CorpusError(f"{path}:{line}", f"no file {clip}", "a path relative to the manifest", "Mend the path.")
-            key = row["role"], row.get("split") or "train"
-            wanted.setdefault(key, []).append((clip, row.get("speaker") or clip.stem))
+    for line, row in _rows(path):
+        where, clip = f"{path}:{line}", path.parent / (row["path"] or "")
+        role, split = row["role"], (row.get("split") or SPLITS[0]).lower()
+        if role not in ROLES:
+            raise CorpusError(where, f"role {role!r}", f"one of {', '.join(ROLES)}", "Mend it.")
+        if split not in SPLITS:
+            raise CorpusError(where, f"split {split!r}", f"one of {', '.join(SPLITS)}, or nothing", "Mend it.")
+        if not clip.is_file():
+            raise CorpusError(where, f"no file {clip}", "a path relative to the manifest", "Mend the path.")
+        wanted.setdefault((role, split), []).append((clip, row.get("speaker") or clip.stem))
     return {key: _with_lengths(clips) for key, clips in wanted.items()}
 
 
 def pair_folders(clean: str | Path, noisy: str | Path) -> list[tuple[Path, Path]]:
     """(clean, noisy) files with equal names in two folders, as VoiceBank+DEMAND comes.
 
-    Raises CorpusError when the folders do not pair or when two files of a pair differ in sampling rate or length.
+    Raises CorpusError when the folders do not pair, when a file cannot be read, and when two files of a pair differ in
+    sampling rate or length.
     """
-    folders = Path(clean), Path(noisy)
-    names = [{str(p.relative_to(f).with_suffix("")): p for p in audio_files(f)} for f in folders]
+    names = _by_name(clean), _by_name(noisy)
     alone = sorted(names[0].keys() ^ names[1].keys())
-    if alone or not names[0]:
-        found = f"{len(alone)} files without a partner, the first {alone[0]!r}" if alone else "no audio files"
+    if alone:
+        found = f"{len(alone)} files without a partner, the first {alone[0]!r}"
         raise CorpusError(noisy, found, f"the same file names as in {clean}", "Give both folders the same names.")
     pairs = [(names[0][key], names[1][key]) for key in sorted(names[0])]
     for pair in pairs:
-        infos = [soundfile.info(p) for p in pair]
+        infos = [_header(p) for p in pair]
         if infos[0].samplerate != infos[1].samplerate or infos[0].frames != infos[1].frames:
             raise CorpusError(
                 pair[1],
@@ -114,14 +117,47 @@ def summary(clips: Sequence[Clip]) -> str:
     return f"{len(clips)} clips, {len(Counter(c.group for c in clips))} groups, {hours:.1f} hours"
 
 
-def _with_lengths(clips: Sequence[tuple[Path, str]], info: Callable = soundfile.info) -> list[Clip]:
+def _by_name(folder: str | Path) -> dict[str, Path]:
+    """Path below `folder` without its suffix -> file."""
+    named: dict[str, Path] = {}
+    for path in audio_files(folder):
+        name = str(path.relative_to(folder).with_suffix(""))
+        if name in named:
+            found = f"{named[name].name} and {path.name}"
+            raise CorpusError(folder, found, "one file of each name", "Take one of the two away.")
+        named[name] = path
+    return named
+
+
+def _rows(manifest: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """(line, row) of a CSV file with at least the columns path and role."""
+    columns = "the columns path, role, speaker, split"
+    try:
+        with manifest.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            if missing := {"path", "role"} - set(rows.fieldnames or ()):
+                raise CorpusError(manifest, f"no column {', '.join(sorted(missing))}", columns, "Add it.")
+            for row in rows:
+                yield rows.line_num, row
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CorpusError(manifest, f"no readable CSV file ({error})", columns, "Save it as CSV in UTF-8.") from error
+
+
+def _with_lengths(clips: Sequence[tuple[Path, str]]) -> list[Clip]:
     """Read the headers in parallel; an unreadable file is a fault of the corpus and named."""
-
-    def measure(clip: tuple[Path, str]) -> Clip:
-        try:
-            return Clip(clip[0], clip[1], info(clip[0]).duration)
-        except soundfile.LibsndfileError as error:
-            raise CorpusError(clip[0], f"a file that cannot be read ({error})", "an audio file", "Remove it.") from error
-
     with ThreadPoolExecutor() as pool:
-        return [clip for clip in pool.map(measure, clips) if clip.seconds > 0]
+        measured = pool.map(lambda clip: Clip(clip[0], clip[1], _header(clip[0]).duration), clips)
+        return [clip for clip in measured if clip.seconds > 0]
+
+
+def _header(path: Path) -> Any:
+    """What soundfile knows of a file: `samplerate`, `frames`, `duration`. Raises CorpusError naming the file."""
+    try:
+        header = soundfile.info(path)
+    # soundfile raises TypeError for header-less .raw files, whose rate nobody knows.
+    except (soundfile.SoundFileError, TypeError, OSError) as error:
+        raise CorpusError(path, f"a file that cannot be read ({error})", "an audio file", "Remove it.") from error
+    if header.frames == formats.UNKNOWN_FRAMES:
+        remedy = f"Rewrite it, for example with `ffmpeg -i {path.name} fixed.flac`."
+        raise CorpusError(path, "no length in its header", "a clip of known length", remedy)
+    return header

@@ -51,6 +51,9 @@ _SAMPLES = {
 _SOURCE_BITS = PCM_BITS | {"ALAC_16": 16, "ALAC_20": 20, "ALAC_24": 24, "ALAC_32": 32, "FLOAT": 32, "DOUBLE": 32}
 _SAMPLE_BYTES = {"FLOAT": 4, "DOUBLE": 8} | {name: bits // 8 for name, bits in PCM_BITS.items()}
 
+UNKNOWN_FRAMES = (1 << 63) - 1
+"""What libsndfile gives as the length of a FLAC file written to a pipe, whose header says 0 for "unknown"."""
+
 MAX_CHANNELS = 64
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 768_000
 

@@ -12,6 +12,7 @@ from deepnmf_cli.corpus.dataset import ClipCache, MixingSettings, MixtureDataset
 from deepnmf_cli.corpus.manifest import Clip, audio_files, pair_folders, read_manifest, scan
 from deepnmf_cli.corpus.mixing import in_room, rms, scale_to_level, scale_to_snr
 from deepnmf_cli.errors import CorpusError
+from deepnmf_cli.signal import formats
 
 RATE = 16000
 
@@ -104,7 +105,7 @@ def test_silent_segments_are_skipped(tmp_path: Path, corpus: Path) -> None:
 def test_speech_of_pure_silence_is_an_error(tmp_path: Path, corpus: Path) -> None:
     write(tmp_path / "gated/a/0.wav", np.zeros(RATE))
     examples = MixtureDataset(scan(tmp_path / "gated"), scan(corpus / "noise"), [], MixingSettings(), RATE, seed=0)
-    with pytest.raises(CorpusError, match="only silence"):
+    with pytest.raises(CorpusError, match="gated/a/0.wav: found only silence"):
         examples[0]
 
 
@@ -183,6 +184,32 @@ def test_folder_without_audio_and_missing_folder_are_errors(tmp_path: Path) -> N
         scan(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("content", [b"", b"plain text"])
+def test_unreadable_pairs_are_named(tmp_path: Path, content: bytes) -> None:
+    write(tmp_path / "clean/bad.wav", tone(300))
+    (tmp_path / "noisy").mkdir()
+    (tmp_path / "noisy/bad.wav").write_bytes(content)
+    with pytest.raises(CorpusError, match="noisy/bad.wav: found a file that cannot be read"):
+        pair_folders(tmp_path / "clean", tmp_path / "noisy")
+
+
+def test_clips_of_unknown_length_are_refused_with_a_remedy(tmp_path: Path) -> None:
+    content = bytearray(write(tmp_path / "piped.flac", tone(300)).read_bytes())
+    content[21] &= 0xF0  # the total number of samples in STREAMINFO: 36 bits, 0 for "unknown"
+    content[22:26] = bytes(4)
+    (tmp_path / "piped.flac").write_bytes(content)
+    with pytest.raises(CorpusError, match="piped.flac: found no length in its header.*`ffmpeg -i piped.flac fix"):
+        scan(tmp_path)
+
+
+def test_scans_for_training_and_for_enhancement_find_the_same_files(tmp_path: Path) -> None:
+    for name in ("a.wav", "b/c.FLAC", "b/d.aifc", ".hidden.wav", ".trash/e.wav", "notes.txt", "bare.raw"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    assert audio_files(tmp_path) == formats.find(tmp_path) == [tmp_path / n for n in ("a.wav", "b/c.FLAC", "b/d.aifc")]
+
+
 def test_flat_folders_have_one_group_per_file(tmp_path: Path) -> None:
     for i in range(3):
         write(tmp_path / f"{i}.wav", tone(200))
@@ -216,6 +243,8 @@ def test_manifest_gives_clips_by_role_and_split(corpus: Path) -> None:
     [
         ({"path": "speech/bert/0.wav", "role": "music"}, r"all.csv:2: found role 'music'; expected one of speech"),
         ({"path": "nowhere.wav", "role": "noise"}, r"all.csv:2: found no file"),
+        ({"path": "", "role": "noise"}, r"all.csv:2: found no file"),
+        ({"path": "x.wav", "role": "noise", "split": "tets"}, r"all.csv:2: found split 'tets'; expected one of train"),
     ],
 )
 def test_faults_of_a_manifest_name_their_line(corpus: Path, row: dict, message: str) -> None:
@@ -227,6 +256,26 @@ def test_manifest_without_the_columns_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text("file,kind\n")
     with pytest.raises(CorpusError, match="no column path, role"):
         read_manifest(tmp_path / "bad.csv")
+
+
+@pytest.mark.parametrize("content", ["path,role\nb\xe9b\xe9.wav,speech\n".encode("latin-1"), b"path,role\n\0,noise\n"])
+def test_manifest_that_is_no_text_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.csv").write_bytes(content)
+    with pytest.raises(CorpusError, match="bad.csv"):
+        read_manifest(tmp_path / "bad.csv")
+
+
+def test_manifest_of_a_spreadsheet_is_read(corpus: Path) -> None:
+    text = "path,role,speaker,split\nspeech/cleo/0.wav,speech,cleo,Dev\n"
+    (corpus / "all.csv").write_text(text, encoding="utf-8-sig")
+    assert list(read_manifest(corpus / "all.csv")) == [("speech", "dev")]
+
+
+def test_two_files_of_one_name_do_not_pair(tmp_path: Path) -> None:
+    for name in ("clean/a.wav", "noisy/a.wav", "noisy/a.flac"):
+        write(tmp_path / name, tone(300))
+    with pytest.raises(CorpusError, match="noisy: found a.flac and a.wav; expected one file of each name"):
+        pair_folders(tmp_path / "clean", tmp_path / "noisy")
 
 
 def test_folders_that_do_not_pair_are_refused(tmp_path: Path) -> None:
