@@ -14,6 +14,7 @@ from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal.formats import (
     PCM_BITS,
     UNBOUNDED,
+    UNKNOWN_FRAMES,
     WRITABLE,
     AudioInfo,
     announced_frames,
@@ -51,7 +52,8 @@ class AudioReader:
         self.name = str(path) if name is None else name
         _check_regular(Path(path), self.name)
         try:
-            self._file = _SequentialFile(path)
+            self._file = file = _SequentialFile(path)
+            frames = _count_frames(path) if file.frames == UNKNOWN_FRAMES else file.frames
         # soundfile raises TypeError for header-less .raw files, whose rate nobody knows.
         except (soundfile.SoundFileError, TypeError) as error:
             raise AudioError(
@@ -60,8 +62,7 @@ class AudioReader:
                 "WAV, FLAC, OGG, MP3, AIFF, AU or another format of libsndfile",
                 "Convert it first, for example with `ffmpeg -i FILE converted.wav`.",
             ) from error
-        file = self._file
-        self.info = AudioInfo(file.samplerate, file.channels, file.frames, file.format, file.subtype)
+        self.info = AudioInfo(file.samplerate, file.channels, frames, file.format, file.subtype)
         try:
             self._check()
         except AudioError:
@@ -246,6 +247,15 @@ def _check_regular(path: Path, name: str) -> None:
         raise AudioError(name, f"no readable file ({error.strerror})", "an audio file", remedy) from error
     if empty:
         raise AudioError(name, "an empty file", "an audio file with at least one sample", "Record or copy it again.")
+
+
+def _count_frames(path: str | Path) -> int:
+    """The length of a file whose header does not say it, found by decoding all of it."""
+    count = 0
+    with _SequentialFile(path) as file:
+        while block := len(file.read(BLOCK_FRAMES, always_2d=True)):
+            count += block
+    return count
 
 
 def _check_space(path: Path, needed: int) -> None:

@@ -236,6 +236,19 @@ def test_an_interrupted_output_leaves_the_old_file(tmp_path, interruption):
     assert (tmp_path / "x.wav").read_bytes() == b"old" and os.listdir(tmp_path) == ["x.wav"]
 
 
+def test_flac_written_to_a_pipe_is_counted(tmp_path):
+    path = tmp_path / "piped.flac"
+    audio.write(path, noise(150_000, 2), RATE_HZ)
+    info, (samples, _) = audio.info(path), audio.read(path)
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # the total number of samples in STREAMINFO: 36 bits, 0 for "unknown"
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    assert soundfile.info(path).frames == formats.UNKNOWN_FRAMES
+    assert audio.info(path) == info
+    np.testing.assert_array_equal(audio.read(path)[0], samples)
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "none", tmp_path / "file"):
