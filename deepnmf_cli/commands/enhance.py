@@ -123,8 +123,6 @@ def _enhance(job: Job, process: "Process", progress: Callable[[float], object]) 
     from deepnmf_cli.signal.rewrite import rewrite
 
     with _streams_as_files(job) as files:
-        for path in files.outputs:
-            _make_folder(path.parent)
         return rewrite(files.source, files.target, process, files.removed, name=_name(job.source), progress=progress)
 
 
@@ -164,14 +162,6 @@ def _refuse_terminal(jobs: list[Job]) -> None:
             raise UsageError("standard input", "a terminal", "audio from a pipe or a file", "Try `... - < noisy.wav`.")
         if job.target == STREAM and sys.stdout.isatty():
             raise UsageError("standard output", "a terminal", "a pipe or a file", "Try `... -o - > clean.wav`.")
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        found = f"that it cannot be made ({error.strerror})"
-        raise AudioError(folder, found, "a folder for the outputs", "Choose another folder.") from error
 
 
 def _seconds(job: Job) -> float:

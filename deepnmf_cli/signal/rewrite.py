@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal.audio import AudioReader, open_writer
 from deepnmf_cli.signal.formats import AudioInfo, output_format
 
@@ -50,10 +51,13 @@ def rewrite(
     Rate, channels and length are kept, the sample format as `output_format` says. The difference is taken after
     `target` has been rounded and clipped to its sample format, so target + removed = source exactly where all three
     hold integers and the difference fits; else to the precision of the formats (lossy codecs excepted).
-    `progress` receives the seconds of audio done since its last call. Raises AudioError; nothing half-written stays.
+    `progress` receives the seconds of audio done since its last call. Missing folders of the outputs are made once the
+    source has opened. Raises AudioError; nothing half-written stays.
     """
     with AudioReader(source, name) as reader, ExitStack() as outputs:
         info = reader.info
+        for path in filter(None, (target, removed)):
+            _make_folder(Path(path).parent)
         writer = outputs.enter_context(open_writer(target, _like(info, target)))
         rest = outputs.enter_context(open_writer(removed, _like(info, removed))) if removed else None
         waiting = _Waiting(info.channels)
@@ -73,6 +77,14 @@ def rewrite(
         if writer.frames != info.frames:
             raise ValueError(f"the process returned {writer.frames} frames for {info.frames}")
         return Rewritten(info, {out.path: out.clipped for out in (writer, rest) if out is not None})
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        found = f"that it cannot be made ({error.strerror})"
+        raise AudioError(folder, found, "a folder for the outputs", "Choose another folder.") from error
 
 
 def _like(info: AudioInfo, path: str | Path) -> AudioInfo:

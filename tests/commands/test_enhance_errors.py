@@ -150,6 +150,14 @@ def test_a_single_bad_input_fails_with_a_sentence(deepnmf, stub, folder, prepare
     assert listing() == before
 
 
+@pytest.mark.parametrize("given", ["missing.wav", "recordings"])
+def test_an_input_that_does_not_open_leaves_no_folder(deepnmf, stub, folder, given):
+    Path("recordings/day").mkdir(parents=True)
+    Path("recordings/day/bad.wav").write_text("text")
+    assert deepnmf("enhance", given, "-o", "new/speech/", "--noise-out", "new/noise/").code == EXIT_FAILED
+    assert not Path("new").exists()
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), AudioError("x", "a", "b", "c")])
 def test_an_output_that_fails_leaves_nothing_behind(deepnmf, stub, noisy, monkeypatch, error):
     def fail(self, data):
