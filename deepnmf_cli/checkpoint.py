@@ -20,10 +20,12 @@ def atomic_path(final: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `final`; rename it to `final` on success, delete it on any error.
 
     The temporary name keeps the suffix of `final`, because audio libraries choose the container by it. The content
-    reaches the disk before the rename, so a power cut leaves either the old file or the new one.
+    reaches the disk before the rename, so a power cut leaves either the old file or the new one. A symbolic link stays
+    one: the file that it points to is replaced.
     """
-    final = Path(final)
-    handle, name = tempfile.mkstemp(prefix=f".{final.stem}-", suffix=final.suffix, dir=final.parent)
+    final = Path(os.path.realpath(final)) if os.path.islink(final) else Path(final)
+    # Names have at most 255 bytes; one that is nearly as long must not become too long by what mkstemp adds.
+    handle, name = tempfile.mkstemp(prefix=f".{final.stem[:40]}-", suffix=final.suffix, dir=final.parent)
     os.close(handle)
     partial = Path(name)
     try:

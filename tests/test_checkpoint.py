@@ -173,6 +173,24 @@ def test_atomic_path_replaces_only_at_the_end(tmp_path):
     assert list(tmp_path.iterdir()) == [final] and final.read_bytes() == b"new"
 
 
+def test_atomic_path_writes_through_a_symbolic_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    link, target = tmp_path / "out.wav", tmp_path / "disk" / "real.wav"
+    link.symlink_to(target)
+    for content in (b"new", b"newer"):
+        with atomic_path(link) as partial:
+            partial.write_bytes(content)
+        assert link.is_symlink() and target.read_bytes() == content
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_atomic_path_takes_the_longest_names(tmp_path):
+    final = tmp_path / ("x" * 251 + ".wav")
+    with atomic_path(final) as partial:
+        partial.write_bytes(b"new")
+    assert list(tmp_path.iterdir()) == [final]
+
+
 def test_atomic_path_gives_ordinary_permissions(tmp_path):
     def mode(path):
         return stat.S_IMODE(path.stat().st_mode)
