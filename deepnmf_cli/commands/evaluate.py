@@ -80,6 +80,7 @@ def command(
     Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted. A file that is missing or cannot be read fails all.
     """
     _check_usage(noisy, estimates, models)
+    model_files = _find_models(models)
     if report_folder:
         _make_folder(Path(report_folder))
 
@@ -90,7 +91,7 @@ def command(
     pairs = paired[folders[0]][0]
     names = [pair.name for pair in pairs]
     snrs_db = pairing.input_snrs(names, snr_csv)
-    runners = [_model_runner(model, device) for model in models]
+    runners = [_model_runner(model, path, device) for model, path in model_files.items()]
 
     with console.progress(hidden=as_json or quiet) as bar, scorer.ScoringPool(jobs or _jobs(len(names))) as pool:
         if not bar.disable:
@@ -117,6 +118,23 @@ def _check_usage(noisy: str | None, estimates: tuple[str, ...], models: tuple[st
     given = Counter([noisy, *estimates, *models])
     if repeated := [name for name, times in given.items() if name and times > 1]:
         raise UsageError(repeated[0], "it twice", "each folder and each model once", "Leave one of the two out.")
+
+
+def _find_models(models: tuple[str, ...]) -> dict[str, Path]:
+    """Model, as named -> its file; asked first, so that a wrong name fails before any work.
+
+    Raises ModelError for a model that does not exist, and UsageError for one that is named twice.
+    """
+    if not models:
+        return {}
+    from deepnmf_cli import library
+
+    files = {model: library.find(None if model == DEFAULT else model) for model in models}
+    named: dict[Path, str] = {}
+    for model, path in files.items():
+        if (first := named.setdefault(path.resolve(), model)) != model:
+            raise UsageError(model, f"the same model as {first}", "each model once", "Leave one of the two out.")
+    return files
 
 
 def _make_folder(folder: Path) -> None:
@@ -148,14 +166,15 @@ def _score_folders(
     return systems
 
 
-def _model_runner(model: str, device: str) -> "Callable[[list[Pair], ScoringPool, Callable[[float], object]], System]":
-    """Load a model now, so that a wrong name fails before any work, and return what scores it later."""
+def _model_runner(
+    model: str, path: Path, device: str
+) -> "Callable[[list[Pair], ScoringPool, Callable[[float], object]], System]":
+    """Load a model now, so that a damaged file fails before any work, and return what scores it later."""
     from deepnmf_cli import library
     from deepnmf_cli.scoring.pairing import file_hash
     from deepnmf_cli.scoring.report import MODEL, System
     from deepnmf_cli.scoring.scorer import score_enhanced
 
-    path = library.find(None if model == DEFAULT else model)
     enhancer, info = library.load_enhancer(path, device), library.info(path)
     facts = {"parameters": info.parameters, "macs_per_s": info.macs_per_s, "sha256": file_hash(path)}
     name = info.name if model == DEFAULT else model

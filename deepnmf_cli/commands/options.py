@@ -1,6 +1,16 @@
 """Options that several commands share, so that they read and behave alike."""
 
+import math
+
 import click
+
+
+def _refuse_nan(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    """A callback for numbers: comparisons with NaN are all false, so that click's ranges let it pass."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("nan is not a number.", context, option)
+    return value
+
 
 model_option = click.option(
     "--model",
@@ -20,6 +30,7 @@ max_attenuation_option = click.option(
     "max_attenuation_db",
     metavar="DB",
     type=click.FloatRange(min=0),
+    callback=_refuse_nan,
     show_default="no limit",
     help="Attenuate nothing by more than this, which leaves some noise and sounds more natural; 12 to 20 is common.",
 )

@@ -94,6 +94,13 @@ def test_the_noisy_input_alone_can_be_scored(deepnmf, sets):
     assert list(means(result)) == ["noisy"]
 
 
+def test_one_model_under_two_names_is_refused(deepnmf, sets, models):
+    words = ["--reference", "clean", "--noisy", "noisy", "--model", "default", "--model", "best", "--report", "report"]
+    result = deepnmf("evaluate", *words)
+    assert result.code == 2 and "best: found the same model as default; expected each model once" in result.err
+    assert not Path("report").exists()
+
+
 def test_a_real_model_file_is_run(deepnmf, sets, tiny_model, monkeypatch):
     monkeypatch.setattr(library, "DEFAULT_MODEL", str(tiny_model))
     words = ["--reference", "clean", "--noisy", "noisy", "--model", tiny_model, "--device", "cpu"]

@@ -48,6 +48,7 @@ def test_help_lists_every_command(deepnmf):
         (["enhance", "x.wav"], "Missing option '-o'"),
         (["enhance", "x.wav", "-o", "y.wav", "--device", "abacus"], "'abacus' is not one of"),
         (["enhance", "x.wav", "-o", "y.wav", "--max-attenuation", "-3"], "x>=0"),
+        (["enhance", "x.wav", "-o", "y.wav", "--max-attenuation", "nan"], "'--max-attenuation': nan is not a number"),
     ],
 )
 def test_wrong_usage_exits_with_two(deepnmf, arguments, message):
