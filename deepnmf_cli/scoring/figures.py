@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from deepnmf_cli.scoring.report import LABELS, METRICS, NOISY
+from deepnmf_cli.scoring.scorer import LABELS, METRICS, NOISY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,18 +15,15 @@ from typing import Any
 from deepnmf_cli import __version__
 from deepnmf_cli.checkpoint import atomic_path
 from deepnmf_cli.errors import DeepnmfError
-from deepnmf_cli.scoring.scorer import METRICS, Scores
+from deepnmf_cli.scoring.figures import draw
+from deepnmf_cli.scoring.scorer import ESTIMATE, LABELS, METRICS, MODEL, NOISY, Scores
 
 FORMAT = 1
 """Number of the layout of report.json."""
 
 CONFIDENCE = 0.95
 INTERVAL = "95 % confidence interval (Student t over files)"
-NOISY, ESTIMATE, MODEL = "noisy", "estimate", "model"
-"""Kinds of systems."""
-
 DECIMALS = {"SDR": 2, "SI-SDR": 2, "PESQ": 2, "STOI": 3, "ESTOI": 3}
-LABELS = {metric: f"{metric} [dB]" if "SDR" in metric else metric for metric in METRICS}
 FILES_CSV, REPORT_JSON, REPORT_MD = "files.csv", "report.json", "report.md"
 
 _PACKAGES = ("fast-bss-eval", "pesq", "pystoi")
@@ -44,6 +41,10 @@ class System:
     scores: Sequence[Scores]
     model: Mapping[str, Any] | None = None
     """For a model: parameters, multiply-adds per second (macs_per_s) and the hash of its file (sha256)."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in (NOISY, ESTIMATE, MODEL):
+            raise ValueError(f"a system is {NOISY}, {ESTIMATE} or {MODEL}, not {self.kind!r}")
 
 
 def summarise(values: Sequence[float]) -> dict[str, Any]:
@@ -134,8 +135,6 @@ def write_report(report: Mapping[str, Any], folder: str | Path) -> list[Path]:
 
     Raises DeepnmfError when the folder cannot be written.
     """
-    from deepnmf_cli.scoring.figures import draw
-
     folder = Path(folder)
     figures = draw(report)
     writers = {

@@ -19,6 +19,12 @@ from deepnmf_cli.scoring.sdr import sdr, si_sdr
 METRICS = ("SDR", "SI-SDR", "PESQ", "STOI", "ESTOI")
 """The scores in the order of every table. Higher is better for all; SDR and SI-SDR are in dB."""
 
+LABELS = {metric: f"{metric} [dB]" if "SDR" in metric else metric for metric in METRICS}
+"""The scores as headings."""
+
+NOISY, ESTIMATE, MODEL = "noisy", "estimate", "model"
+"""Kinds of what is scored: the recordings before enhancement, files that somebody enhanced, and models."""
+
 Progress = Callable[[float], object]
 """Called with the seconds of audio in each recording that has been scored."""
 

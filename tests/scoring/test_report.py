@@ -31,6 +31,11 @@ def scores(offset: float, missing: str = "", rates_hz: dict[str, int] | None = N
     return made
 
 
+def test_a_system_of_an_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="not 'tool'"):
+        System("other", "tool", "out/", scores(0))
+
+
 @pytest.fixture
 def report():
     systems = [
