@@ -113,9 +113,9 @@ def train(
     trainer = Trainer(network, recipe.front_end, recipe.objective, recipe.training, journal, describe, device)
     if resume:
         trainer.resume()
-        if trainer.step >= recipe.training.steps:
-            remedy = "Raise training.steps to go on."
-            raise UsageError(folder, f"{trainer.step} steps done", f"fewer than training.steps = {recipe.training.steps}", remedy)
+        if trainer.step > recipe.training.steps:
+            expected = f"at most training.steps = {recipe.training.steps}"
+            raise UsageError(folder, f"{trainer.step} steps done", expected, "Raise training.steps.")
     return trainer.train(source, dev, workers, progress, stop)
 
 

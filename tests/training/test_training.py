@@ -155,9 +155,16 @@ def test_a_complete_run_can_be_resumed_with_more_steps(tiny_corpus: Path, tmp_pa
     assert json.loads((tmp_path / "run/recipe.json").read_text())["training"]["steps"] == 8
 
 
-def test_resuming_with_no_steps_left_is_refused(tiny_corpus: Path, tmp_path: Path) -> None:
+def test_resuming_a_complete_run_changes_nothing(tiny_corpus: Path, tmp_path: Path) -> None:
     train(recipe(), recordings(tiny_corpus), tmp_path / "run")
-    with pytest.raises(UsageError, match="found 6 steps done; expected fewer than training.steps = 4"):
+    before = (tmp_path / "run/best.safetensors").read_bytes()
+    assert train(recipe(), recordings(tiny_corpus), tmp_path / "run", resume=True)
+    assert (tmp_path / "run/best.safetensors").read_bytes() == before
+
+
+def test_resuming_with_fewer_steps_than_done_is_refused(tiny_corpus: Path, tmp_path: Path) -> None:
+    train(recipe(), recordings(tiny_corpus), tmp_path / "run")
+    with pytest.raises(UsageError, match="found 6 steps done; expected at most training.steps = 4"):
         train(recipe(steps=4), recordings(tiny_corpus), tmp_path / "run", resume=True)
 
 
