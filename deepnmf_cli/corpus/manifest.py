@@ -1,7 +1,6 @@
 """Which recordings a corpus holds: from folders, from a manifest, or as ready pairs of clean and noisy files."""
 
 import csv
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -109,12 +108,6 @@ def pair_folders(clean: str | Path, noisy: str | Path) -> list[tuple[Path, Path]
 def find_pairs(folder: str | Path) -> list[tuple[Path, Path]]:
     """The pairs in `folder`/clean and `folder`/noisy."""
     return pair_folders(Path(folder) / "clean", Path(folder) / "noisy")
-
-
-def summary(clips: Sequence[Clip]) -> str:
-    """For example "2739 clips, 256 groups, 4.3 hours"."""
-    hours = sum(c.seconds for c in clips) / 3600
-    return f"{len(clips)} clips, {len(Counter(c.group for c in clips))} groups, {hours:.1f} hours"
 
 
 def _by_name(folder: str | Path) -> dict[str, Path]:
