@@ -3,7 +3,7 @@
 
     python data/make_demo.py [FOLDER]
 
-Two sentences spoken by espeak-ng's formant voices, in a small room, beside a busy street in the rain with a fan running.
+Two sentences spoken by espeak-ng's formant voices, in a small room, beside a busy street in the rain, a fan running.
 Needs the program espeak-ng; the committed files were made with version 1.51. Everything else is drawn from one seed, so
 the same versions of espeak-ng and NumPy make the same bytes.
 """
@@ -43,7 +43,7 @@ def speak(voice: str, words_per_minute: int, pitch: int, text: str) -> np.ndarra
 
 
 def resample(samples: np.ndarray, rate_hz: int) -> np.ndarray:
-    """Samples (N,) brought to RATE_HZ by cutting or padding their spectrum: ideal for a signal that starts and ends silent."""
+    """Samples (N,) brought to RATE_HZ by cutting or padding their spectrum: ideal where both ends are silent."""
     # Whole seconds turn into whole numbers of samples at both rates.
     seconds = -(-len(samples) // rate_hz)
     spectrum = np.fft.rfft(samples, seconds * rate_hz)

@@ -65,14 +65,19 @@ def load(path: str | Path) -> tuple[dict, dict]:
 
     path = Path(path)
     if not path.is_file():
-        raise ModelError(path, "no file", "a model file ending in .safetensors", "Check the path or run `deepnmf models`.")
+        raise ModelError(
+            path, "no file", "a model file ending in .safetensors", "Check the path or run `deepnmf models`."
+        )
     try:
         with safe_open(path, framework="pt") as file:
             meta = json.loads((file.metadata() or {}).get(_META_KEY, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise ModelError(
-            path, f"a damaged or truncated file ({error})", "a complete .safetensors file", "Copy or train the model again."
+            path,
+            f"a damaged or truncated file ({error})",
+            "a complete .safetensors file",
+            "Copy or train the model again.",
         ) from error
     if not isinstance(meta, dict) or not isinstance(meta.get("format"), int):
         raise ModelError(
@@ -80,9 +85,14 @@ def load(path: str | Path) -> tuple[dict, dict]:
         )
     if meta["format"] > FORMAT:
         raise ModelError(
-            path, f"format {meta['format']}", f"format {FORMAT} or older", "Update with `pip install --upgrade deepnmf`."
+            path,
+            f"format {meta['format']}",
+            f"format {FORMAT} or older",
+            "Update with `pip install --upgrade deepnmf`.",
         )
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ModelError(path, f"weights that are not finite in {name!r}", "finite weights", "Train the model again.")
+            raise ModelError(
+                path, f"weights that are not finite in {name!r}", "finite weights", "Train the model again."
+            )
     return tensors, meta

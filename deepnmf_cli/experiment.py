@@ -30,7 +30,7 @@ Progress = Callable[[dict], None]
 
 @dataclass(frozen=True)
 class Recordings:
-    """Where the material of a run lies: speech and noise folders, or a manifest, or ready pairs; and what else helps."""
+    """Where the material of a run lies: folders of speech and noise, a manifest, or ready pairs; and what helps."""
 
     speech: Path | None = None
     noise: Path | None = None
@@ -147,7 +147,9 @@ def _clips(recordings: Recordings) -> _Clips:
 
 def _require(where: Path, count: int, what: str) -> None:
     if count < SMALLEST_CORPUS:
-        raise CorpusError(where, f"{count} {what}", f"at least {SMALLEST_CORPUS}", "Add recordings, or name another folder.")
+        raise CorpusError(
+            where, f"{count} {what}", f"at least {SMALLEST_CORPUS}", "Add recordings, or name another folder."
+        )
 
 
 def _hold_out(clips: list[Clip]) -> tuple[list[Clip], list[Clip]]:

@@ -59,7 +59,9 @@ def find(name: str | Path | None) -> Path:
     if path.is_file():
         return path
     known = ", ".join(sorted(p.parent.name for p in models_folder().glob(f"*/{MODEL_FILE}")))
-    raise ModelError(name, "no model of that name and no such file", f"one of {known}, or a file", "Run `deepnmf models`.")
+    raise ModelError(
+        name, "no model of that name and no such file", f"one of {known}, or a file", "Run `deepnmf models`."
+    )
 
 
 def load(name: str | Path | None) -> tuple[MaskNetwork, Recipe]:
@@ -67,7 +69,9 @@ def load(name: str | Path | None) -> tuple[MaskNetwork, Recipe]:
     path = find(name)
     tensors, meta = checkpoint.load(path)
     if "recipe" not in meta:
-        raise ModelError(path, "no recipe", "a model file, such as best.safetensors", "Choose the run's best.safetensors.")
+        raise ModelError(
+            path, "no recipe", "a model file, such as best.safetensors", "Choose the run's best.safetensors."
+        )
     try:
         recipe = Recipe.from_dict(meta["recipe"], where=str(path))
         network = build(recipe.model, recipe.network)

@@ -66,7 +66,10 @@ def run(arguments: list[str] | None = None) -> None:
         code = error.exit_code
     except OSError as error:
         # The last net, for a disk that fills up or a folder that disappears in the middle of the work.
-        click.echo(f"Error: {error.filename or 'system'}: {error.strerror}. Free space or mend the path, then repeat.", err=True)
+        click.echo(
+            f"Error: {error.filename or 'system'}: {error.strerror}. Free space or mend the path, then repeat.",
+            err=True,
+        )
         code = EXIT_FAILED
     sys.exit(code)
 

@@ -85,7 +85,9 @@ def read_recipe(path: str | Path | None, model: str | None = None, overrides: It
             known = ", ".join(sorted(p.stem for p in recipes_folder().glob("*.toml")))
             raise RecipeError(path, "no file", f"a recipe in TOML, or one of {known}", "Check the path.") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-            raise RecipeError(path, f"text that is not TOML ({error})", "a recipe in TOML", "Mend that line.") from error
+            raise RecipeError(
+                path, f"text that is not TOML ({error})", "a recipe in TOML", "Mend that line."
+            ) from error
     if model is not None:
         table["model"] = model
     for override in overrides:

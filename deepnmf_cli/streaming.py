@@ -29,9 +29,9 @@ class _State:
 class StreamingEnhancer:
     """Enhance one recording, chunk by chunk; the concatenated output is aligned with the input, sample by sample.
 
-    Every chunk of whole hops runs analysis, network, mask and synthesis once, so the offline result is the same code fed
-    with large chunks. All channels share one mask per frame and frequency, computed from the mean of their magnitudes,
-    so the stereo image stays (and channels of opposite phase do not cancel before the network hears them).
+    Every chunk of whole hops runs analysis, network, mask and synthesis once, so the offline result is the same code
+    fed with large chunks. All channels share one mask per frame and frequency, computed from the mean of their
+    magnitudes, so the stereo image stays (and channels of opposite phase do not cancel before the network hears them).
     """
 
     def __init__(

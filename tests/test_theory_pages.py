@@ -104,8 +104,12 @@ def test_with_schedule_one_the_network_is_a_pass_of_mean_field_that_never_raises
 
     # The network with its schedule at one ends with the same u.
     wide_open = [
-        theta | {f"{name}_{part}": with_open_schedule(theta[f"{name}_{part}"], parts, part == "bias")
-                 for name, parts in (("time", 1), ("frequency", 2)) for part in ("weight", "bias")}
+        theta
+        | {
+            f"{name}_{part}": with_open_schedule(theta[f"{name}_{part}"], parts, part == "bias")
+            for name, parts in (("time", 1), ("frequency", 2))
+            for part in ("weight", "bias")
+        }
         for theta in layers
     ]
     nothing = torch.zeros(1, settings.nodes, spins, dtype=torch.float64)

@@ -44,9 +44,7 @@ def plan(
         raise UsageError("standard input", "other inputs beside it", "standard input alone", "Enhance them one by one.")
     several = len(inputs) > 1 or Path(inputs[0]).is_dir()
     files, failures = _find(inputs, skip=[Path(path) for path in (output, removed) if path])
-    jobs = [
-        Job(file.path, _place(output, file, several), removed and _place(removed, file, several)) for file in files
-    ]
+    jobs = [Job(file.path, _place(output, file, several), removed and _place(removed, file, several)) for file in files]
     _check_outputs(jobs, overwrite)
     return jobs, failures
 

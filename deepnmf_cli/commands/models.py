@@ -52,9 +52,7 @@ def _row(model: "ModelInfo") -> dict[str, Any]:
 
 
 def _cells(model: "ModelInfo") -> list[str]:
-    figures = [
-        form.format(model.figures[name]) if name in model.figures else "-" for name, form in FIGURES.items()
-    ]
+    figures = [form.format(model.figures[name]) if name in model.figures else "-" for name, form in FIGURES.items()]
     name = f"{model.name} *" if model.default else model.name
     return [name, _magnitude(model.parameters), _magnitude(model.macs_per_s), *figures, model.description]
 

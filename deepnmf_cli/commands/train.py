@@ -19,12 +19,18 @@ MODELS = ("deep-nmf", "dnmf", "sparse-nmf", "dnn", "grid")
 @click.option("--speech", type=FOLDER, help="Folder of clean speech, best one subfolder per speaker.")
 @click.option("--noise", type=FOLDER, help="Folder of noise recordings.")
 @click.option("--rir", type=FOLDER, help="Folder of room impulse responses.")
-@click.option("--manifest", type=FOLDER, help="CSV with the columns path, role (speech, noise, rir), speaker, split (train, dev).")
+@click.option(
+    "--manifest", type=FOLDER, help="CSV with the columns path, role (speech, noise, rir), speaker, split (train, dev)."
+)
 @click.option("--pairs", type=FOLDER, help="Folder with clean/ and noisy/ files of equal names, in place of mixing.")
-@click.option("--dev", type=FOLDER, help="Folder with clean/ and noisy/ to score on; else part of the material is kept.")
+@click.option(
+    "--dev", type=FOLDER, help="Folder with clean/ and noisy/ to score on; else part of the material is kept."
+)
 @click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the run.")
 @click.option("--model", type=click.Choice(MODELS), help="Network to train.  [default: the recipe's]")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, e.g. training.steps=500.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, e.g. training.steps=500."
+)
 @click.option("--resume", is_flag=True, help="Continue the run in the output folder.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Threads that prepare mixtures.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the matrix products.  [default: all cores]")
@@ -84,7 +90,14 @@ def command(
     try:
         with _ProgressBar(settings.training.steps) as progress:
             complete = train(
-                settings, recordings, output, resume, resolve_device(device), workers, progress, lambda: bool(interrupted)
+                settings,
+                recordings,
+                output,
+                resume,
+                resolve_device(device),
+                workers,
+                progress,
+                lambda: bool(interrupted),
             )
     finally:
         signal.signal(signal.SIGINT, before)

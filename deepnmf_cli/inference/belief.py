@@ -26,8 +26,14 @@ from deepnmf_cli.inference.power_mean import log_power_mean
 from deepnmf_cli.inference.schedule import mix
 
 
-def new_messages(messages: Tensor, evidence: Tensor, potentials: Tensor, graph: Graph,
-                 alpha: Tensor | float = 1.0, temperature: Tensor | float = 1.0) -> Tensor:
+def new_messages(
+    messages: Tensor,
+    evidence: Tensor,
+    potentials: Tensor,
+    graph: Graph,
+    alpha: Tensor | float = 1.0,
+    temperature: Tensor | float = 1.0,
+) -> Tensor:
     """Normalised log messages (..., 2E, n) by the formula above, continuous at alpha = 0.
 
     The number temperature = 0 takes the maximum and needs alpha > 0, as ValueError says; a tensor must be positive.
@@ -51,9 +57,16 @@ def _largest(values: Tensor, log_b: Tensor, alpha: Tensor | float) -> Tensor:
     return (log_b / alpha + values).amax(-1)
 
 
-def step(messages: Tensor, evidence: Tensor, potentials: Tensor, graph: Graph,
-         alpha: Tensor | float = 1.0, temperature: Tensor | float = 1.0,
-         gamma: Tensor | float = 1.0, power: Tensor | float = 1.0) -> Tensor:
+def step(
+    messages: Tensor,
+    evidence: Tensor,
+    potentials: Tensor,
+    graph: Graph,
+    alpha: Tensor | float = 1.0,
+    temperature: Tensor | float = 1.0,
+    gamma: Tensor | float = 1.0,
+    power: Tensor | float = 1.0,
+) -> Tensor:
     """One scheduled update of the messages, (14)-(15) with (24)-(25) or (27); differentiable in every tensor.
 
     Args:
@@ -78,8 +91,9 @@ def _pairs(messages: Tensor, evidence: Tensor, graph: Graph) -> Tensor:
     return log_b[..., i, :, None] + log_b[..., j, None, :]
 
 
-def edge_beliefs(messages: Tensor, evidence: Tensor, potentials: Tensor, graph: Graph,
-                 alpha: Tensor | float = 1.0) -> Tensor:
+def edge_beliefs(
+    messages: Tensor, evidence: Tensor, potentials: Tensor, graph: Graph, alpha: Tensor | float = 1.0
+) -> Tensor:
     """b_ij(h_i, h_j) proportional to b_i b_j (exp psi_ij / (m_{j->i} m_{i->j}))^alpha, for T = 1: (..., E, n, n).
 
     When messages no longer change, the sums over one variable are the other's belief.
@@ -90,8 +104,9 @@ def edge_beliefs(messages: Tensor, evidence: Tensor, potentials: Tensor, graph: 
     return log_b.flatten(-2).softmax(-1).reshape(log_b.shape)
 
 
-def log_partition(messages: Tensor, evidence: Tensor, potentials: Tensor, graph: Graph,
-                  alpha: Tensor | float = 1.0) -> Tensor:
+def log_partition(
+    messages: Tensor, evidence: Tensor, potentials: Tensor, graph: Graph, alpha: Tensor | float = 1.0
+) -> Tensor:
     """The estimate of log Z = log sum_h exp(sum psi + sum theta) at a fixed point of the messages, for T = 1: (...,).
 
         sum_i log sum_{h_i} exp(field_i)  +  sum_(i,j) log M_alpha( exp psi_ij/(m_{j->i} m_{i->j}); weights b_i b_j )
@@ -106,8 +121,15 @@ def log_partition(messages: Tensor, evidence: Tensor, potentials: Tensor, graph:
 
 
 @torch.no_grad()
-def infer(evidence: Tensor, potentials: Tensor, graph: Graph, schedule: Iterable[Tensor | float],
-          alpha: Tensor | float = 1.0, temperature: Tensor | float = 1.0, power: float = 1.0) -> Tensor:
+def infer(
+    evidence: Tensor,
+    potentials: Tensor,
+    graph: Graph,
+    schedule: Iterable[Tensor | float],
+    alpha: Tensor | float = 1.0,
+    temperature: Tensor | float = 1.0,
+    power: float = 1.0,
+) -> Tensor:
     """Messages (..., 2E, n) after one step per entry of `schedule`, from uniform ones."""
     messages = start(evidence, potentials)
     for gamma in schedule:

@@ -78,9 +78,19 @@ def update(h: Tensor, m: Tensor, w: Tensor, beta: float = 1.0) -> Tensor:
     return unit_columns(w * (descending / ascending).pow(exponent(beta)))
 
 
-def learn_dictionary(block: Callable[[int], Tensor], iterations: int, atoms: int, beta: float = 1.0, mu: float = 0.0, *,
-                     activation_steps: int = 15, memory: float = 0.5, seed: int = 0, initial: Tensor | None = None,
-                     progress: Callable[[int, float], None] | None = None) -> Tensor:
+def learn_dictionary(
+    block: Callable[[int], Tensor],
+    iterations: int,
+    atoms: int,
+    beta: float = 1.0,
+    mu: float = 0.0,
+    *,
+    activation_steps: int = 15,
+    memory: float = 0.5,
+    seed: int = 0,
+    initial: Tensor | None = None,
+    progress: Callable[[int, float], None] | None = None,
+) -> Tensor:
     """Dictionary (F, atoms) learned from mini-batches: one block of frames at a time, seen once and dropped.
 
     Each block gets activations from `infer`; then the majorising statistics of the block join those of earlier blocks,

@@ -19,8 +19,14 @@ def new_messages(messages: Tensor, evidence: Tensor, potentials: Tensor, graph: 
     return (graph.directed(potentials) @ q.unsqueeze(-1)).squeeze(-1).log_softmax(-1)
 
 
-def step(messages: Tensor, evidence: Tensor, potentials: Tensor, graph: Graph,
-         gamma: Tensor | float = 1.0, power: Tensor | float = 0.0) -> Tensor:
+def step(
+    messages: Tensor,
+    evidence: Tensor,
+    potentials: Tensor,
+    graph: Graph,
+    gamma: Tensor | float = 1.0,
+    power: Tensor | float = 0.0,
+) -> Tensor:
     """One scheduled update of the messages, (14)-(17); differentiable in every tensor.
 
     Args:
@@ -53,8 +59,9 @@ def objective(messages: Tensor, evidence: Tensor, potentials: Tensor, graph: Gra
 
 
 @torch.no_grad()
-def infer(evidence: Tensor, potentials: Tensor, graph: Graph, schedule: Iterable[Tensor | float],
-          power: float = 0.0) -> Tensor:
+def infer(
+    evidence: Tensor, potentials: Tensor, graph: Graph, schedule: Iterable[Tensor | float], power: float = 0.0
+) -> Tensor:
     """Messages (..., 2E, n) after one step per entry of `schedule`, from uniform ones."""
     messages = start(evidence, potentials)
     for gamma in schedule:

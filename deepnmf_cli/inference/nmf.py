@@ -59,8 +59,9 @@ def start(m: Tensor, w: Tensor) -> Tensor:
     return split_frames(level.repeat(w.shape[1], 1), m.shape[:-2])
 
 
-def step(h: Tensor, m: Tensor, w: Tensor, beta: float = 1.0, mu: float | Tensor = 0.0,
-         *, column_sums: Tensor | None = None) -> Tensor:
+def step(
+    h: Tensor, m: Tensor, w: Tensor, beta: float = 1.0, mu: float | Tensor = 0.0, *, column_sums: Tensor | None = None
+) -> Tensor:
     """One multiplicative update of the activations, equation (33); differentiable in every tensor.
 
     h <- h o ( [w^T (m o v^(beta-2))] / [w^T v^(beta-1) + mu] )^gamma(beta),   v = w h

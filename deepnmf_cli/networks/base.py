@@ -1,4 +1,4 @@
-"""What every network of the product is: magnitudes in, masks out, with a state that carries over from block to block."""
+"""What every network of the product is: magnitudes in, masks out, a state that carries over from block to block."""
 
 from typing import Any, ClassVar
 
@@ -13,8 +13,8 @@ SPEECH, NOISE = 0, 1
 class MaskNetwork(nn.Module):
     """Base of the networks: level normalisation first, so that no network depends on the gain of a recording.
 
-    A subclass implements `masks` and describes itself by `settings`, a frozen dataclass of plain values from which it can
-    be built again.
+    A subclass implements `masks` and describes itself by `settings`, a frozen dataclass of plain values from which it
+    can be built again.
     """
 
     name: ClassVar[str]

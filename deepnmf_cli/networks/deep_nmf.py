@@ -1,4 +1,4 @@
-"""Deep NMF: sparse-NMF inference on context frames, unfolded, with a dictionary of its own for each of the last layers."""
+"""Deep NMF: sparse-NMF inference on context frames, unfolded, with dictionaries of their own for the last layers."""
 
 from dataclasses import dataclass
 

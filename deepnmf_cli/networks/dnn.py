@@ -10,7 +10,7 @@ from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.signal.features import stack_context
 
 LOG_FLOOR = 1e-2
-"""Added to level-normalised magnitudes before the logarithm: 40 dB below the running level, where masks hardly matter."""
+"""Added to level-normalised magnitudes before the logarithm: 40 dB below the running level, masks hardly matter."""
 
 LOG_CENTRE, LOG_SCALE = -2.0, 1.5
 """Typical mean and spread of the logarithms, so that the first layer starts in the sigmoids' linear range."""

@@ -5,15 +5,15 @@ from torch import Tensor
 
 
 def erb_number(frequency_hz: Tensor) -> Tensor:
-    """Number of equivalent rectangular bandwidths below a frequency. Glasberg & Moore 1990, 21.4 log10(1 + 0.00437 f)."""
+    """Equivalent rectangular bandwidths below a frequency: 21.4 log10(1 + 0.00437 f), Glasberg & Moore 1990."""
     return 21.4 * torch.log10(1 + 0.00437 * frequency_hz)
 
 
 def band_matrix(bins: int, single: int, wide: int, rate_hz: int) -> Tensor:
     """Non-negative (single + wide, bins): how much each bin belongs to each band; the columns sum to one.
 
-    The lowest `single` bins are bands of their own; the rest is shared by `wide` overlapping triangles, evenly spaced on
-    the ERB scale.
+    The lowest `single` bins are bands of their own; the rest is shared by `wide` overlapping triangles, evenly spaced
+    on the ERB scale.
     """
     frequency = torch.linspace(0, rate_hz / 2, bins, dtype=torch.float64)
     position = erb_number(frequency[single:])

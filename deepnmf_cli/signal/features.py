@@ -9,15 +9,15 @@ down here (white rounding noise of 24 bits lies at 2e-9), so only frames of zero
 scales exactly with the input. Its square is still a normal float32."""
 
 LEVEL_TIME_CONSTANT_FRAMES = 250
-"""How far the level looks back: 4 s at 16 ms hops, longer than pauses between sentences, shorter than a change of room."""
+"""How far the level looks back: 4 s at 16 ms hops, longer than pauses in speech, shorter than a change of room."""
 
 
 def normalise_level(magnitude: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Divide magnitudes (B, F, T) by their running level, so that networks are independent of the recording's gain.
 
-    The level is the root of an exponentially forgetting mean of the frames' power, over the frames that are not digitally
-    silent: causal, exact from the first frame on, and proportional to the input. Returns the normalised magnitudes
-    (B, F, T) and the state (B, 2): weighted power and weight, to be passed with the next block.
+    The level is the root of an exponentially forgetting mean of the frames' power, over the frames that are not
+    digitally silent: causal, exact from the first frame on, and proportional to the input. Returns the normalised
+    magnitudes (B, F, T) and the state (B, 2): weighted power and weight, to be passed with the next block.
     """
     keep = 1 - 1 / LEVEL_TIME_CONSTANT_FRAMES
     power = magnitude.square().mean(-2)

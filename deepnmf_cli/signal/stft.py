@@ -1,4 +1,4 @@
-"""The one analysis/synthesis pair: square-root Hann windows, 50 % overlap, perfect reconstruction at any sampling rate."""
+"""The one analysis/synthesis pair: square-root Hann windows, half overlapping, perfect reconstruction at any rate."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,8 +11,8 @@ from torch import Tensor
 class StftPair:
     """Short-time Fourier transform and its inverse at one sampling rate.
 
-    Frame t covers the samples [(t - 1) * hop, (t + 1) * hop), so N samples give ceil(N / hop) + 1 frames and every sample
-    lies in exactly two of them. The window is applied at analysis and at synthesis; sin^2 + cos^2 = 1 makes the
+    Frame t covers the samples [(t - 1) * hop, (t + 1) * hop), so N samples give ceil(N / hop) + 1 frames and every
+    sample lies in exactly two of them. The window is applied at analysis and at synthesis; sin^2 + cos^2 = 1 makes the
     overlap-add exact. Spectra are divided by the sum of the window: a sinusoid of amplitude 1 has magnitude about 1/2
     at every sampling rate.
     """

@@ -48,12 +48,16 @@ class Journal:
         """
         if not resume:
             if self.resume_path.exists() or self.best_path.exists():
-                remedy = "Continue it with --resume, or choose another." if self.resume_path.exists() else "Choose another."
+                remedy = (
+                    "Continue it with --resume, or choose another." if self.resume_path.exists() else "Choose another."
+                )
                 raise UsageError(self.folder, "a run", "an empty or new folder", remedy)
             return
         if not self.resume_path.is_file():
             found = "a complete run" if self.best_path.exists() else "no run to resume"
-            raise UsageError(self.folder, found, "a folder with resume.safetensors", "Leave out --resume, or choose another.")
+            raise UsageError(
+                self.folder, found, "a folder with resume.safetensors", "Leave out --resume, or choose another."
+            )
         try:
             before = complete(json.loads(self.recipe_path.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
@@ -98,7 +102,9 @@ class Journal:
         with checkpoint.atomic_path(self.folder / "curves.png") as partial:
             figure.savefig(partial, dpi=120)
 
-    def save_resume(self, model: dict[str, Tensor], average: dict[str, Tensor], optimiser: dict, progress: dict) -> None:
+    def save_resume(
+        self, model: dict[str, Tensor], average: dict[str, Tensor], optimiser: dict, progress: dict
+    ) -> None:
         """Write weights, their average, the optimiser's state and the progress to the resume file."""
         tensors = {f"model.{k}": v for k, v in model.items()} | {f"average.{k}": v for k, v in average.items()}
         for index, held in optimiser.items():

@@ -41,16 +41,21 @@ class ObjectiveSettings:
     """Weight per dB of its scale-invariant version, which leaves the gain free."""
 
     def __post_init__(self) -> None:
-        weights = (self.magnitude, self.noise_weight, self.compressed_half, self.compressed_third, self.snr, self.si_sdr)
+        weights = (
+            self.magnitude,
+            self.noise_weight,
+            self.compressed_half,
+            self.compressed_third,
+            self.snr,
+            self.si_sdr,
+        )
         if min(weights) < 0 or not any(weights):
             raise ValueError("weights must not be negative, and one of them must be positive")
         if not -1 <= self.magnitude_beta <= 3:
             raise ValueError("magnitude_beta must lie in [-1, 3]")
 
 
-def objective(
-    settings: ObjectiveSettings, masks: Tensor, spectra: Tensor, waveforms: Tensor, pair: StftPair
-) -> Tensor:
+def objective(settings: ObjectiveSettings, masks: Tensor, spectra: Tensor, waveforms: Tensor, pair: StftPair) -> Tensor:
     """The mean loss of a batch.
 
     masks (B, 2, F, T) of the mixture; spectra (B, 2, F, T) complex of the true speech and noise, which sum to the
@@ -74,7 +79,9 @@ def objective(
             loss = loss + weight * compressed_error(estimates[:, SPEECH], truth[:, SPEECH], power)
     if settings.snr or settings.si_sdr:
         estimate, target = pair.synthesis(masks[:, SPEECH] * mixture, waveforms.shape[-1]), waveforms[:, SPEECH]
-        loss = loss - settings.snr * snr_db(estimate, target).mean() - settings.si_sdr * si_sdr_db(estimate, target).mean()
+        loss = (
+            loss - settings.snr * snr_db(estimate, target).mean() - settings.si_sdr * si_sdr_db(estimate, target).mean()
+        )
     return loss
 
 

@@ -14,7 +14,7 @@ from deepnmf_cli.signal.features import normalise_level, stack_context
 from deepnmf_cli.signal.stft import FrontEnd
 
 INAUDIBLE = 1e-8
-"""Power, relative to the running level's, of context frames that are left out: 80 dB down there is only coding noise."""
+"""Power, relative to the running level's, of context frames that are left out: at -80 dB there is only coding noise."""
 
 
 @dataclass(frozen=True)

@@ -216,5 +216,7 @@ def dev_score(network: MaskNetwork, front_end: FrontEnd, pairs: Sequence[Pair], 
         scores.append(si_sdr(clean.astype(np.float64), estimate.double().cpu().numpy()))
     network.train()
     if not np.isfinite(scores).any():
-        raise DeepnmfError("dev", "no score that is finite", "clean recordings that are not silent", "Check the dev folder.")
+        raise DeepnmfError(
+            "dev", "no score that is finite", "clean recordings that are not silent", "Check the dev folder."
+        )
     return float(np.nanmean(scores))

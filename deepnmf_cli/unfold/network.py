@@ -1,7 +1,7 @@
 """Deep unfolding in general: K iterations of an inference algorithm become K layers over a bank of parameters.
 
-Inference minimises F_theta(x, phi) by phi^k = f_theta(x, phi^{k-1}) and reads out y = g_theta(x, phi^K); unfolded, layer
-k has parameters theta^k of its own, tied or untied by a table (equations (1)-(5) of "Deep Unfolding: Model-Based
+Inference minimises F_theta(x, phi) by phi^k = f_theta(x, phi^{k-1}) and reads out y = g_theta(x, phi^K); unfolded,
+layer k has parameters theta^k of its own, tied or untied by a table (equations (1)-(5) of "Deep Unfolding: Model-Based
 Inspiration of Novel Deep Architectures", Hershey, Le Roux, Weninger, 2014).
 """
 

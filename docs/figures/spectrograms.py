@@ -25,7 +25,13 @@ def main(noisy: str, clean: str, output: str, model: str | None = None) -> None:
         level_db = 20 * np.log10(pair.analysis(torch.from_numpy(samples[0])).abs().numpy() + 1e-9)
         extent = (0, samples.shape[1] / rate_hz, 0, rate_hz / 2000)
         image = axis.imshow(
-            level_db, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=LOUDEST_DB - RANGE_DB, vmax=LOUDEST_DB
+            level_db,
+            origin="lower",
+            aspect="auto",
+            extent=extent,
+            cmap="magma",
+            vmin=LOUDEST_DB - RANGE_DB,
+            vmax=LOUDEST_DB,
         )
         score = "" if name == "clean" else f", SDR {sdr(reference[0].astype(float), samples[0].astype(float)):.1f} dB"
         axis.set_title(name + score, loc="left", fontsize=10)

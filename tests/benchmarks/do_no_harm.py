@@ -69,7 +69,8 @@ def main() -> None:
     parts = [slice(RATE, 6 * RATE), slice(-5 * RATE, None)]
     first, last = (20 * np.log10(rms(out[:, part]) / rms(noise[:, part])) for part in parts)
     print(f"ten minutes of white noise: {first:.1f} dB in the first seconds, {last:.1f} dB in the last five")
-    print(f"a minute of silence: loudest sample {np.abs(enhancer.enhance(np.zeros_like(noise[:, : 60 * RATE]), RATE)).max()}")
+    silence = enhancer.enhance(np.zeros((1, 60 * RATE), np.float32), RATE)
+    print(f"a minute of silence: loudest sample {np.abs(silence).max()}")
 
     differences = np.array([across_rates(enhancer, *pair) for pair in pairs])
     for rate_hz, mean, worst in zip(OTHER_RATES, differences.mean(0), np.abs(differences).max(0)):

@@ -1,6 +1,6 @@
 """Hours of audio that training takes in per hour, apart for mixing and for gradient steps.
 
-    python tests/benchmarks/training_throughput.py SPEECH NOISE [--rir DIR] [--model NAME ...] [--threads 1] [--rounds 5]
+    python tests/benchmarks/training_throughput.py SPEECH NOISE [--rir DIR] [--model NAME ...] [--threads 1]
 
 Mixing is measured on clips already decoded, as in all but the first minutes of a run, in one thread.
 """
@@ -59,7 +59,9 @@ def main() -> None:
                 began = time.perf_counter()
                 work()
                 rates.append(hours * 3600 / (time.perf_counter() - began))
-            print(f"  {model:9s} {name:15s} {statistics.median(rates):6.0f} h/h   ({min(rates):.0f} .. {max(rates):.0f})")
+            print(
+                f"  {model:9s} {name:15s} {statistics.median(rates):6.0f} h/h   ({min(rates):.0f} .. {max(rates):.0f})"
+            )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,14 @@ import torch
 
 from deepnmf_cli.scoring.sdr import si_sdr
 from deepnmf_cli.signal.stft import FrontEnd
-from deepnmf_cli.training.objectives import ObjectiveSettings, compressed_error, objective, phase_sensitive, si_sdr_db, snr_db
+from deepnmf_cli.training.objectives import (
+    ObjectiveSettings,
+    compressed_error,
+    objective,
+    phase_sensitive,
+    si_sdr_db,
+    snr_db,
+)
 
 PAIR = FrontEnd(rate_hz=8000).pair(8000)
 ONLY = {"magnitude": 0.0, "compressed_half": 0.0, "compressed_third": 0.0, "snr": 0.0}
@@ -37,7 +44,9 @@ def test_true_magnitudes_cost_nothing_and_silence_costs_its_weight(term: str) ->
 def test_objective_does_not_depend_on_the_level(gain: float) -> None:
     waveforms, spectra = scene()
     settings = ObjectiveSettings(magnitude=1.0, noise_weight=0.5)
-    values = [float(objective(settings, masks_for(spectra, 0.6), g * spectra, g * waveforms, PAIR)) for g in (1.0, gain)]
+    values = [
+        float(objective(settings, masks_for(spectra, 0.6), g * spectra, g * waveforms, PAIR)) for g in (1.0, gain)
+    ]
     assert values[0] == pytest.approx(values[1], rel=1e-4)
 
 

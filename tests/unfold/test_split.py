@@ -30,8 +30,15 @@ TIES = {
 class Problem:
     """A random network, mixture and targets; gamma is 1 for speech and 0.3 for noise unless told."""
 
-    def __init__(self, seed: int, ties: Ties, beta: float = 1.0, noise_weight: float = 0.3, frames: int = FRAMES,
-                 sparsity: float = 0.1) -> None:
+    def __init__(
+        self,
+        seed: int,
+        ties: Ties,
+        beta: float = 1.0,
+        noise_weight: float = 0.3,
+        frames: int = FRAMES,
+        sparsity: float = 0.1,
+    ) -> None:
         draw = torch.Generator().manual_seed(seed)
 
         def uniform(*shape: int) -> Tensor:
@@ -118,8 +125,7 @@ def test_general_mechanism_equals_the_layer_written_by_hand(beta: float, seed: i
         beta = 1.0 + beta / 3  # (33) as published has no exponent
     draw = torch.Generator().manual_seed(seed)
     h, m, w, p, n = (
-        torch.rand(*shape, generator=draw, dtype=torch.float64)
-        for shape in ((4, 8), (6, 8), (6, 4), (4, 8), (4, 8))
+        torch.rand(*shape, generator=draw, dtype=torch.float64) for shape in ((4, 8), (6, 8), (6, 4), (4, 8), (4, 8))
     )
     w.requires_grad_()
     h.requires_grad_()

@@ -48,7 +48,8 @@ def test_objective_never_increases_along_the_untrained_trajectory() -> None:
     evidence, dictionary = problem(dtype=torch.float64)
     network = unfolded(dictionary, Ties.tied(LAYERS + 1, trained=False))
     costs = [
-        float(network.algorithm.objective(evidence, state, network.bank.layer(0))) for state in network.trajectory(evidence)
+        float(network.algorithm.objective(evidence, state, network.bank.layer(0)))
+        for state in network.trajectory(evidence)
     ]
     assert all(after <= before + 1e-12 for before, after in zip(costs, costs[1:]))
 

@@ -17,7 +17,6 @@ from torch import Tensor
 from deepnmf_cli.checkpoint import atomic_path
 from deepnmf_cli.inference import nmf
 from deepnmf_cli.networks.deep_nmf import DICTIONARY, SparseNmfInference
-from deepnmf_cli.signal import wiener
 from deepnmf_cli.unfold.network import Bank, Unfolded
 from deepnmf_cli.unfold.split import Parts, split_gradient, wiener_parts
 from deepnmf_cli.unfold.ties import Ties
@@ -56,7 +55,7 @@ class Toy:
         bank = Bank({DICTIONARY: ties}, {DICTIONARY: [w / w.norm(dim=0)] * ties.count}, {DICTIONARY: "free"})
         self.network = Unfolded(SparseNmfInference(BINS, ATOMS, 1.0, 0.1), LAYERS, bank)
         self.weights = dict(bank.named_parameters())
-        self.targets, self.unseen = (torch.stack(sources).split(FRAMES, -1))
+        self.targets, self.unseen = torch.stack(sources).split(FRAMES, -1)
 
     def error(self, targets: Tensor) -> Tensor:
         """(37) with beta2 = 2 for the first source, (2, F, T) -> scalar."""
