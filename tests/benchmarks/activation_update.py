@@ -84,13 +84,19 @@ def check(runs: dict[str, Callable[[], np.ndarray]]) -> None:
 
 
 def measure(runs: dict[str, Callable[[], np.ndarray]], rounds: int) -> dict[str, list[float]]:
-    """Name -> seconds, one per round, after one round to warm up."""
-    seconds = {name: [] for name in runs}
+    """Name -> seconds, one per round, after one round to warm up.
+
+    Rounds alternate between contenders, so that a drift of the machine meets all alike. Each is called twice and timed
+    the second time: the threads of another library's pool spin for some milliseconds after its last product, on the
+    cores that the next contender needs.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds + 1):
         for name, run in runs.items():
-            begin = time.perf_counter()
             run()
-            seconds[name].append(time.perf_counter() - begin)
+            began = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - began)
     return {name: values[1:] for name, values in seconds.items()}
 
 
