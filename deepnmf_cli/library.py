@@ -11,7 +11,7 @@ from deepnmf_cli.enhancer import Enhancer
 from deepnmf_cli.errors import DeepnmfError, ModelError, UsageError
 from deepnmf_cli.networks import build
 from deepnmf_cli.networks.base import MaskNetwork
-from deepnmf_cli.recipe import Recipe
+from deepnmf_cli.recipe import Recipe, shipped_folder
 
 DEFAULT_MODEL = "grid"
 """The model that `deepnmf enhance` uses when none is named."""
@@ -35,15 +35,13 @@ class ModelInfo:
 
 
 def models_folder() -> Path:
-    """Where the shipped models lie: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).parent
-    return package / "models" if (package / "models").is_dir() else package.parent / "models"
+    """Where the shipped models lie."""
+    return shipped_folder("models", "models")
 
 
 def available() -> list[ModelInfo]:
     """The models that ship, the default first."""
-    names = sorted(p.parent.name for p in models_folder().glob(f"*/{MODEL_FILE}"))
-    return [info(name) for name in sorted(names, key=lambda name: name != DEFAULT_MODEL)]
+    return [info(name) for name in sorted(_shipped_names(), key=lambda name: name != DEFAULT_MODEL)]
 
 
 def find(name: str | Path | None) -> Path:
@@ -58,10 +56,12 @@ def find(name: str | Path | None) -> Path:
         path = path / "best.safetensors"
     if path.is_file():
         return path
-    known = ", ".join(sorted(p.parent.name for p in models_folder().glob(f"*/{MODEL_FILE}")))
-    raise ModelError(
-        name, "no model of that name and no such file", f"one of {known}, or a file", "Run `deepnmf models`."
-    )
+    expected = f"one of {', '.join(_shipped_names())}, or a file"
+    raise ModelError(name, "no model of that name and no such file", expected, "Run `deepnmf models`.")
+
+
+def _shipped_names() -> list[str]:
+    return sorted(p.parent.name for p in models_folder().glob(f"*/{MODEL_FILE}"))
 
 
 def load(name: str | Path | None) -> tuple[MaskNetwork, Recipe]:

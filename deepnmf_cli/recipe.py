@@ -65,10 +65,15 @@ class Recipe:
         return dataclasses.asdict(self)
 
 
-def recipes_folder() -> Path:
-    """Where the shipped recipes lie: inside the installed package, or beside it in a checkout."""
+def shipped_folder(installed: str, checkout: str) -> Path:
+    """Where files that ship lie: `installed` inside the installed package, or `checkout` beside it in a checkout."""
     package = Path(__file__).parent
-    return package / "recipes" if (package / "recipes").is_dir() else package.parent / "data" / "recipes"
+    return package / installed if (package / installed).is_dir() else package.parent / checkout
+
+
+def recipes_folder() -> Path:
+    """Where the shipped recipes lie."""
+    return shipped_folder("recipes", "data/recipes")
 
 
 def read_recipe(path: str | Path | None, model: str | None = None, overrides: Iterable[str] = ()) -> Recipe:

@@ -87,7 +87,7 @@ def pair_folders(clean: str | Path, noisy: str | Path) -> list[tuple[Path, Path]
     Raises CorpusError when the folders do not pair, when a file cannot be read, and when two files of a pair differ in
     sampling rate or length.
     """
-    names = _by_name(clean), _by_name(noisy)
+    names = [formats.by_name(audio_files(folder), folder) for folder in (clean, noisy)]
     alone = sorted(names[0].keys() ^ names[1].keys())
     if alone:
         found = f"{len(alone)} files without a partner, the first {alone[0]!r}"
@@ -108,18 +108,6 @@ def pair_folders(clean: str | Path, noisy: str | Path) -> list[tuple[Path, Path]
 def find_pairs(folder: str | Path) -> list[tuple[Path, Path]]:
     """The pairs in `folder`/clean and `folder`/noisy."""
     return pair_folders(Path(folder) / "clean", Path(folder) / "noisy")
-
-
-def _by_name(folder: str | Path) -> dict[str, Path]:
-    """Path below `folder` without its suffix -> file."""
-    named: dict[str, Path] = {}
-    for path in audio_files(folder):
-        name = str(path.relative_to(folder).with_suffix(""))
-        if name in named:
-            found = f"{named[name].name} and {path.name}"
-            raise CorpusError(folder, found, "one file of each name", "Take one of the two away.")
-        named[name] = path
-    return named
 
 
 def _rows(manifest: Path) -> Iterator[tuple[int, dict[str, str | None]]]:

@@ -122,7 +122,7 @@ class DeepNmf(MaskNetwork):
             dictionary = torch.rand(s.context * s.bins, 2 * s.atoms)
             dictionary = dictionary / dictionary.norm(dim=0)
         readout = ties.slots[-1]
-        has_own_readout = ties.slots.index(readout) == s.iterations
+        has_own_readout = ties.first_layer(readout) == s.iterations
         initial = [dictionary[-s.bins :] if k == readout and has_own_readout else dictionary for k in range(ties.count)]
         bank = Bank({DICTIONARY: ties}, {DICTIONARY: initial}, {DICTIONARY: s.parameterisation})
         self.unfolded = Unfolded(SparseNmfInference(s.bins, s.atoms, s.beta, s.sparsity), s.iterations, bank)

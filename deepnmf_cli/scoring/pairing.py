@@ -12,7 +12,7 @@ import numpy as np
 
 from deepnmf_cli.errors import CorpusError
 from deepnmf_cli.signal import audio
-from deepnmf_cli.signal.formats import audio_suffixes, find
+from deepnmf_cli.signal.formats import audio_suffixes, by_name, find
 
 LENGTH_TOLERANCE_S = 0.01
 """Lossy codecs and framing add or drop a few milliseconds; a larger difference means another recording."""
@@ -106,14 +106,7 @@ def _index(folder: str | Path) -> dict[str, Path]:
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing there"
         raise CorpusError(folder, found, "a folder of audio files", "Check the path.")
-    index: dict[str, Path] = {}
-    for path in find(folder):
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in index:
-            found = f"{index[name].name} and {path.name}"
-            raise CorpusError(folder, found, "one file of each name", "Take one of the two away.")
-        index[name] = path
-    return index
+    return by_name(find(folder), folder)
 
 
 def _refuse(pair: Pair, found: str, expected: str, remedy: str) -> None:

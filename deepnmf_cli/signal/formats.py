@@ -3,13 +3,13 @@
 import math
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import soundfile
 
-from deepnmf_cli.errors import AudioError
+from deepnmf_cli.errors import AudioError, CorpusError
 
 WRITABLE = {
     ".wav": "WAV",
@@ -133,6 +133,21 @@ def find(folder: str | Path, skip: Collection[Path] = ()) -> list[Path]:
             folder, "no audio files", "files ending in .wav, .flac, .ogg, .mp3, .aiff or .au", "Choose another folder."
         )
     return sorted(found)
+
+
+def by_name(files: Iterable[Path], folder: str | Path) -> dict[str, Path]:
+    """Path below `folder` without its suffix -> file: how recordings of two folders pair.
+
+    Raises CorpusError when two files have one name, as a.wav and a.flac do.
+    """
+    named: dict[str, Path] = {}
+    for path in files:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in named:
+            found = f"{named[name].name} and {path.name}"
+            raise CorpusError(folder, found, "one file of each name", "Take one of the two away.")
+        named[name] = path
+    return named
 
 
 def check_shape(where: str | Path, channels: int, rate_hz: int) -> None:
