@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from deepnmf_cli.inference import nmf
-from deepnmf_cli.networks.base import MaskNetwork
+from deepnmf_cli.networks.frames import FrameNetwork
 from deepnmf_cli.signal import wiener
-from deepnmf_cli.signal.features import stack_context
 from deepnmf_cli.unfold.network import Bank, Parameters, Unfolded
 from deepnmf_cli.unfold.ties import Ties
 
@@ -106,7 +105,7 @@ class SparseNmfInference:
         return nmf.objective(state, evidence, parameters[DICTIONARY], self.beta, self.sparsity).sum()
 
 
-class DeepNmf(MaskNetwork):
+class DeepNmf(FrameNetwork):
     """Equation (33) for K layers and (34) as readout, over a bank of dictionaries; section 4 of the paper."""
 
     name = "deep-nmf"
@@ -127,11 +126,15 @@ class DeepNmf(MaskNetwork):
         bank = Bank({DICTIONARY: ties}, {DICTIONARY: initial}, {DICTIONARY: s.parameterisation})
         self.unfolded = Unfolded(SparseNmfInference(s.bins, s.atoms, s.beta, s.sparsity), s.iterations, bank)
 
-    def masks(self, evidence: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        stacked, state = stack_context(evidence, self.settings.context, state)
-        # Frames are independent: laid side by side once, they make every layer one large matrix product.
-        masks = self.unfolded(nmf.join_frames(stacked))
-        return masks.unflatten(-1, (len(evidence), -1)).movedim(-2, 0), state
+    def frame_masks(self, stacked: Tensor, fixed: Tensor | None = None) -> Tensor:
+        return self.unfolded.infer(stacked, fixed)[0]
+
+    @property
+    def fixed_layers(self) -> int:
+        return self.unfolded.fixed_layers
+
+    def fixed_state(self, stacked: Tensor, layers: int = 0, known: Tensor | None = None) -> Tensor:
+        return self.unfolded.fixed_state(stacked, layers, known)
 
     def macs_per_frame(self) -> int:
         s = self.settings

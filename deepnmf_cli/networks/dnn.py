@@ -6,8 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from deepnmf_cli.networks.base import MaskNetwork
-from deepnmf_cli.signal.features import stack_context
+from deepnmf_cli.networks.frames import FrameNetwork
 
 LOG_FLOOR = 1e-2
 """Added to level-normalised magnitudes before the logarithm: 40 dB below the running level, masks hardly matter."""
@@ -31,7 +30,7 @@ class DnnSettings:
             raise ValueError("bins, context and at least one hidden layer must have a positive size")
 
 
-class Dnn(MaskNetwork):
+class Dnn(FrameNetwork):
     """q^k = sigmoid(W^k q^{k-1} + c^k), the last layer's units being the speech mask.
 
     This is equation (20) with the evidence feeding only the first layer: unfolded mean-field inference whose structure
@@ -51,14 +50,11 @@ class Dnn(MaskNetwork):
             nn.init.xavier_uniform_(layer.weight, gain=4.0 if layer is not self.layers[0] else 1.0)
             nn.init.zeros_(layer.bias)
 
-    def masks(self, evidence: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        features = (torch.log(evidence + LOG_FLOOR) - LOG_CENTRE) / LOG_SCALE
-        units, state = stack_context(features, self.settings.context, state)
-        units = units.transpose(-1, -2)
+    def frame_masks(self, stacked: Tensor, fixed: None = None) -> Tensor:
+        units = ((torch.log(stacked + LOG_FLOOR) - LOG_CENTRE) / LOG_SCALE).mT
         for layer in self.layers:
             units = torch.sigmoid(layer(units))
-        speech = units.transpose(-1, -2)
-        return torch.stack([speech, 1 - speech], 1), state
+        return torch.stack([units.mT, 1 - units.mT])
 
     def macs_per_frame(self) -> int:
         return sum(layer.weight.numel() for layer in self.layers)

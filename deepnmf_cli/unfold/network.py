@@ -110,12 +110,30 @@ class Unfolded(nn.Module):
             states.append(self.algorithm.step(evidence, states[-1], self.bank.layer(k)))
         return states
 
-    def infer(self, evidence: Tensor) -> tuple[Tensor, State]:
-        """y = g(x, phi^K), and phi^K for whoever continues from it."""
-        state = self.algorithm.start(evidence, self.bank.layer(0))
-        for k in range(self.iterations):
-            state = self.algorithm.step(evidence, state, self.bank.layer(k))
+    @property
+    def fixed_layers(self) -> int:
+        """Layers below the lowest trained one; none if layer 0 is trained, on which phi^0 depends."""
+        trained = [k for table in self.bank.ties.values() for k, slot in enumerate(table.slots) if slot in table.trained]
+        return min([*trained, self.iterations])
+
+    @torch.no_grad()
+    def fixed_state(self, evidence: Tensor, layers: int = 0, known: State = None) -> State:
+        """The state above the fixed layers, which training does not change; `known` is phi^layers if it is at hand."""
+        state = self.algorithm.start(evidence, self.bank.layer(0)) if known is None else known
+        return self._run(evidence, state, layers, self.fixed_layers)
+
+    def infer(self, evidence: Tensor, fixed: State = None) -> tuple[Tensor, State]:
+        """y = g(x, phi^K), and phi^K for whoever continues from it; `fixed` is `fixed_state(evidence)` if at hand."""
+        if fixed is None:
+            state = self._run(evidence, self.algorithm.start(evidence, self.bank.layer(0)), 0, self.iterations)
+        else:
+            state = self._run(evidence, fixed, self.fixed_layers, self.iterations)
         return self.algorithm.readout(evidence, state, self.bank.layer(self.iterations)), state
+
+    def _run(self, evidence: Tensor, state: State, first: int, last: int) -> State:
+        for k in range(first, last):
+            state = self.algorithm.step(evidence, state, self.bank.layer(k))
+        return state
 
     def forward(self, evidence: Tensor) -> Tensor:
         """y = g(x, phi^K)."""

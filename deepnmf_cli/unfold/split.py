@@ -120,19 +120,22 @@ Readout = Callable[[Tensor, Parameters], tuple[Tensor, Parts]]
 """phi^K and theta^K -> (y, parts of dE/dy); y must be computed by recorded operations."""
 
 
-def split_gradient(network: Unfolded, evidence: Tensor, readout: Readout) -> dict[str, Parts]:
+def split_gradient(
+    network: Unfolded, evidence: Tensor, readout: Readout, fixed: Tensor | None = None
+) -> dict[str, Parts]:
     """Parts of dE/dtheta for every trained slot of the bank, named `<name>_<slot>`; tied slots get sums over layers.
+
+    `fixed` is `network.fixed_state(evidence)` if it is at hand.
 
     For algorithms whose state is one tensor. All layers run once without recording; then the layers from the output
     down to the lowest trained one run again, recorded, one at a time. Memory: the states of those layers and the record
     of one.
     """
     bank, algorithm, top = network.bank, network.algorithm, network.iterations
-    trained = [k for table in bank.ties.values() for k, slot in enumerate(table.slots) if slot in table.trained]
-    if not trained:
+    first = network.fixed_layers
+    if not any(table.trained for table in bank.ties.values()):
         return {}
-    first = min(trained)
-    states = _states(network, evidence, first)
+    states = _states(network, evidence, network.fixed_state(evidence) if fixed is None else fixed)
     found: dict[str, Parts] = {}
 
     def pull_layer(k: int, run: Callable[[Parameters], tuple[Tensor, Parts]], below: Tensor | None) -> Parts | None:
@@ -163,12 +166,11 @@ def split_gradient(network: Unfolded, evidence: Tensor, readout: Readout) -> dic
 
 
 @torch.no_grad()
-def _states(network: Unfolded, evidence: Tensor, first: int) -> list[Tensor]:
-    """[phi^first, ..., phi^K]."""
-    states = [network.algorithm.start(evidence, network.bank.layer(0))]
-    for k in range(network.iterations):
-        state = network.algorithm.step(evidence, states[-1], network.bank.layer(k))
-        states = [*states, state] if k >= first else [state]
+def _states(network: Unfolded, evidence: Tensor, fixed: Tensor) -> list[Tensor]:
+    """The states from the fixed layers' on, [phi^first, ..., phi^K]."""
+    states = [fixed]
+    for k in range(network.fixed_layers, network.iterations):
+        states.append(network.algorithm.step(evidence, states[-1], network.bank.layer(k)))
     return states
 
 
