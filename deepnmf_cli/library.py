@@ -85,8 +85,11 @@ def load(name: str | Path | None) -> tuple[MaskNetwork, Recipe]:
 
 def info(name: str | Path) -> ModelInfo:
     """What is known about a model: sizes from its file, figures from the report beside it."""
+    return _describe(name, *load(name))
+
+
+def _describe(name: str | Path, network: MaskNetwork, recipe: Recipe) -> ModelInfo:
     path = find(name)
-    network, recipe = load(path)
     report = path.parent / REPORT_FILE
     written = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
     return ModelInfo(
@@ -104,6 +107,12 @@ def load_enhancer(name: str | Path | None = None, device: str = "auto") -> Enhan
     """An enhancer for the model called `name` (None: the default) on "auto", "cpu" or "cuda"."""
     network, recipe = load(name)
     return Enhancer(network, recipe.front_end, resolve_device(device))
+
+
+def load_described(name: str | Path, device: str = "auto") -> tuple[Enhancer, ModelInfo]:
+    """`load_enhancer` and `info` of one model, whose file is read once."""
+    network, recipe = load(name)
+    return Enhancer(network, recipe.front_end, resolve_device(device)), _describe(name, network, recipe)
 
 
 def resolve_device(device: str) -> str:

@@ -175,7 +175,7 @@ def _model_runner(
     from deepnmf_cli.scoring.report import MODEL, System
     from deepnmf_cli.scoring.scorer import score_enhanced
 
-    enhancer, info = library.load_enhancer(path, device), library.info(path)
+    enhancer, info = library.load_described(path, device)
     facts = {"parameters": info.parameters, "macs_per_s": info.macs_per_s, "sha256": file_hash(path)}
     name = info.name if model == DEFAULT else model
 

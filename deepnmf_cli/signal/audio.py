@@ -23,6 +23,7 @@ from deepnmf_cli.signal.formats import (
     is_writable,
     output_format,
 )
+from deepnmf_cli.signal.pcm import to_steps
 
 BLOCK_FRAMES = 1 << 16
 """Frames read or written at once: small in memory, and libvorbis overflows its stack beyond about a million."""
@@ -154,12 +155,10 @@ class AudioWriter:
         bits = PCM_BITS.get(self.subtype)
         if bits:
             # libsndfile scales floats by 2^(bits-1) - 1 and truncates; left-justified integers are stored as they are.
-            scale = 1 << (bits - 1)
-            steps = np.rint(stored * scale)
-            limited = np.clip(steps, -scale, scale - 1)
-            self.clipped += int(np.count_nonzero(limited != steps))
-            stored = limited / scale
-            encoded = limited.astype(np.int32) << (32 - bits)
+            steps, clipped = to_steps(samples, bits)
+            self.clipped += clipped
+            stored = steps / (1 << (bits - 1))
+            encoded = steps << (32 - bits)
         else:
             if self.subtype not in UNBOUNDED:
                 self.clipped += int(np.count_nonzero(np.abs(stored) > 1))

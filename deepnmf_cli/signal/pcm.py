@@ -48,8 +48,17 @@ def encode(samples: np.ndarray, layout: Layout) -> tuple[bytes, int]:
     if layout.format == FLOAT:
         return samples.T.astype("<f4").tobytes(), 0
     width = INTEGER_BYTES[layout.format]
-    scale = 1 << (8 * width - 1)
-    steps = np.rint(samples.T.astype(np.float64) * scale)
+    steps, clipped = to_steps(samples.T, 8 * width)
+    wide = np.ascontiguousarray(steps, "<i4").view(np.uint8).reshape(-1, 4)
+    return wide[:, :width].tobytes(), clipped
+
+
+def to_steps(samples: np.ndarray, bits: int) -> tuple[np.ndarray, int]:
+    """Samples as multiples of 2^(1 - bits), int32 of the same shape, bits <= 32, and how many were beyond full scale.
+
+    Rounded to the nearest step and clipped to [-1, 1 - one step].
+    """
+    scale = 1 << (bits - 1)
+    steps = np.rint(samples.astype(np.float64) * scale)
     limited = np.clip(steps, -scale, scale - 1)
-    wide = np.ascontiguousarray(limited, "<i4").view(np.uint8).reshape(-1, 4)
-    return wide[:, :width].tobytes(), int(np.count_nonzero(limited != steps))
+    return limited.astype(np.int32), int(np.count_nonzero(limited != steps))

@@ -47,10 +47,13 @@ def models(monkeypatch, tmp_path):
     for path in files.values():
         path.parent.mkdir(parents=True)
         path.write_text(path.parent.name)
-    info = SimpleNamespace(parameters=1000, macs_per_s=2e6)
+
+    def load_described(path, device):
+        name = path.parent.name
+        return Enhancer(shares[name]), SimpleNamespace(name=name, parameters=1000, macs_per_s=2e6)
+
     monkeypatch.setattr(library, "find", lambda name: files[name or "best"])
-    monkeypatch.setattr(library, "info", lambda path: SimpleNamespace(name=path.parent.name, **vars(info)))
-    monkeypatch.setattr(library, "load_enhancer", lambda path, device: Enhancer(shares[path.parent.name]))
+    monkeypatch.setattr(library, "load_described", load_described)
     return cleaned
 
 
