@@ -20,9 +20,11 @@ class Enhancer:
         self.network = network.to(device).eval().requires_grad_(False)
         self.front_end, self.device = front_end, device
 
-    def stream(self, rate_hz: int, channels: int, max_attenuation_db: float | None = None) -> StreamingEnhancer:
-        """Begin one recording that arrives by pieces."""
-        return StreamingEnhancer(self.network, self.front_end, rate_hz, channels, max_attenuation_db, self.device)
+    def stream(
+        self, rate_hz: int, channels: int, max_attenuation_db: float | None = None, mix: float = 1.0
+    ) -> StreamingEnhancer:
+        """Begin one recording that arrives by pieces; see `StreamingEnhancer` for the arguments."""
+        return StreamingEnhancer(self.network, self.front_end, rate_hz, channels, max_attenuation_db, self.device, mix)
 
     def enhance_blocks(
         self,
@@ -30,22 +32,25 @@ class Enhancer:
         rate_hz: int,
         channels: int,
         max_attenuation_db: float | None = None,
+        mix: float = 1.0,
         at_once: bool = False,
     ) -> Iterator[np.ndarray]:
         """Enhance blocks (C, n) float32 of one recording; the yielded blocks (C, m) have the same total length.
 
         Short blocks are gathered, which is quicker, unless each is to be enhanced `at_once`, as one that is heard live.
         """
-        stream = self.stream(rate_hz, channels, max_attenuation_db)
+        stream = self.stream(rate_hz, channels, max_attenuation_db, mix)
         for block in blocks if at_once else _gathered(blocks, round(BLOCK_S * rate_hz)):
             yield stream.feed(torch.from_numpy(block)).cpu().numpy()
         yield stream.flush().cpu().numpy()
 
-    def enhance(self, samples: np.ndarray, rate_hz: int, max_attenuation_db: float | None = None) -> np.ndarray:
+    def enhance(
+        self, samples: np.ndarray, rate_hz: int, max_attenuation_db: float | None = None, mix: float = 1.0
+    ) -> np.ndarray:
         """Enhance a recording (C, N) float32 in [-1, 1] (larger values are fine); returns speech (C, N), aligned."""
         size = max(1, round(BLOCK_S * rate_hz))
         blocks = (samples[:, i : i + size] for i in range(0, samples.shape[1], size))
-        return np.concatenate(list(self.enhance_blocks(blocks, rate_hz, samples.shape[0], max_attenuation_db)), -1)
+        return np.concatenate(list(self.enhance_blocks(blocks, rate_hz, samples.shape[0], max_attenuation_db, mix)), -1)
 
 
 def _gathered(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:

@@ -42,13 +42,18 @@ class StreamingEnhancer:
         channels: int,
         max_attenuation_db: float | None = None,
         device: str | torch.device = "cpu",
+        mix: float = 1.0,
     ) -> None:
-        """`max_attenuation_db` >= 0 limits how far any bin is attenuated; None sets no limit."""
+        """`max_attenuation_db` >= 0 limits how far any bin is attenuated; None sets no limit.
+
+        The output is `mix` times what was enhanced so, plus 1 - `mix` times the input, `mix` in [0, 1].
+        """
         self.network, self.channels, self.device = network, channels, device
         self.pair: StftPair = front_end.pair(rate_hz)
         self.bins = front_end.bins
         self._top_bins = max(1, round(HIGHEST_BAND_HZ / (front_end.rate_hz / 2) * self.bins))
         self._floor = 0.0 if max_attenuation_db is None else 10 ** (-max_attenuation_db / 20)
+        self._mix = mix
         self.reset()
 
     @property
@@ -110,4 +115,5 @@ class StreamingEnhancer:
         elif missing < 0:
             above = mask[-self._top_bins :].mean(0, keepdim=True).expand(-missing, -1)
             mask = torch.cat([mask, above])
-        return mask.clamp_min(self._floor)
+        # Synthesis is linear and exact, so that masks may be mixed in the place of signals.
+        return self._mix * mask.clamp_min(self._floor) + (1 - self._mix)

@@ -129,6 +129,14 @@ def test_attenuation_is_limited(limit_db: float) -> None:
     np.testing.assert_allclose(out, samples * 10 ** (-limit_db / 20), atol=1e-6)
 
 
+@pytest.mark.parametrize(("mix", "limit_db"), [(0.0, None), (0.7, None), (0.7, 10.0), (1.0, 10.0)])
+@pytest.mark.parametrize("rate_hz", [16000, 48000])
+def test_mix_adds_the_input_to_what_was_enhanced(mix: float, limit_db: float | None, rate_hz: int) -> None:
+    samples, enhancer = recording(rate_hz=rate_hz, channels=2), Enhancer(random_network("grid"), FRONT_END)
+    expected = mix * enhancer.enhance(samples, rate_hz, limit_db) + (1 - mix) * samples
+    np.testing.assert_allclose(enhancer.enhance(samples, rate_hz, limit_db, mix), expected, atol=1e-6)
+
+
 def test_band_above_the_network_follows_its_highest_band() -> None:
     class HighestBand(MaskNetwork):
         """A quarter in the upper half of what the network hears, everything below."""

@@ -16,6 +16,7 @@ from deepnmf_cli.commands.options import (
     device_option,
     json_option,
     max_attenuation_option,
+    mix_option,
     model_option,
     overwrite_option,
     quiet_option,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 @model_option
 @device_option
 @max_attenuation_option
+@mix_option
 @click.option(
     "--noise-out", metavar="FILE", type=click.Path(),
     help="Also write what was removed: speech + noise = input. A folder when OUTPUT is one.",
@@ -48,6 +50,7 @@ def command(
     model: str | None,
     device: str,
     max_attenuation_db: float | None,
+    mix: float,
     noise_out: str | None,
     overwrite: bool,
     as_json: bool,
@@ -85,7 +88,7 @@ def command(
         name = model or library.DEFAULT_MODEL
 
         def process(blocks, rate_hz, channels):
-            return enhancer.enhance_blocks(blocks, rate_hz, channels, max_attenuation_db)
+            return enhancer.enhance_blocks(blocks, rate_hz, channels, max_attenuation_db, mix)
 
         _enhance_all(jobs, process, name, outcome, hidden=as_json or quiet)
 

@@ -32,6 +32,7 @@ def run(
     channels: int,
     block_s: float,
     max_attenuation_db: float | None,
+    mix: float,
     devices: tuple[str | None, str | None],
     quiet: bool,
 ) -> int:
@@ -62,7 +63,7 @@ def run(
 
     try:
         with suppress(KeyboardInterrupt), card:
-            for speech in enhancer.enhance_blocks(recorded(), rate_hz, channels, max_attenuation_db, at_once=True):
+            for speech in enhancer.enhance_blocks(recorded(), rate_hz, channels, max_attenuation_db, mix, True):
                 card.play(speech)
                 meter.show(speech, card.late)
     finally:

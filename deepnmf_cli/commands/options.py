@@ -34,6 +34,15 @@ max_attenuation_option = click.option(
     show_default="no limit",
     help="Attenuate nothing by more than this, which leaves some noise and sounds more natural; 12 to 20 is common.",
 )
+mix_option = click.option(
+    "--mix",
+    metavar="SHARE",
+    type=click.FloatRange(0, 1),
+    callback=_refuse_nan,
+    default=1.0,
+    show_default=True,
+    help="Share of the enhanced sound in the output, the rest being the input: 1 is all of it, 0.8 leaves some noise.",
+)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace outputs that exist already.")
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on standard output instead of text."

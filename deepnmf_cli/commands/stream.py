@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from deepnmf_cli.commands import console, live
-from deepnmf_cli.commands.options import device_option, max_attenuation_option, model_option
+from deepnmf_cli.commands.options import device_option, max_attenuation_option, mix_option, model_option
 from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ RATE_HZ, CHANNELS, FORMAT = 16000, 1, "s16le"
     help="Compute when so much has come. More costs less time in all, and is heard later.",
 )  # fmt: skip
 @max_attenuation_option
+@mix_option
 @device_option
 @click.option("--live", "is_live", is_flag=True, help="From the microphone to the loudspeaker, until Ctrl-C.")
 @click.option("--input-device", metavar="N|NAME", help="With --live: the microphone, by number or part of its name.")
@@ -50,6 +51,7 @@ def command(
     sample_format: str | None,
     block_ms: float,
     max_attenuation_db: float | None,
+    mix: float,
     device: str,
     is_live: bool,
     input_device: str | None,
@@ -96,8 +98,8 @@ def command(
     block_s = block_ms / 1000
     if is_live:
         devices = input_device, output_device
-        return live.run(enhancer, rate_hz, channels or CHANNELS, block_s, max_attenuation_db, devices, quiet)
-    return _pipe(enhancer, (rate_hz, channels, sample_format), block_s, max_attenuation_db, quiet)
+        return live.run(enhancer, rate_hz, channels or CHANNELS, block_s, max_attenuation_db, mix, devices, quiet)
+    return _pipe(enhancer, (rate_hz, channels, sample_format), block_s, max_attenuation_db, mix, quiet)
 
 
 def _pipe(
@@ -105,6 +107,7 @@ def _pipe(
     asked: tuple[int | None, int | None, str | None],
     block_s: float,
     max_attenuation_db: float | None,
+    mix: float,
     quiet: bool,
 ) -> int:
     """Standard input through the enhancer to standard output; `asked`: rate, channels and format by options."""
@@ -126,7 +129,7 @@ def _pipe(
             )
         writer = PipeWriter(sys.stdout.buffer, reader)
         blocks = reader.blocks(max(1, round(block_s * rate_hz)))
-        for speech in enhancer.enhance_blocks(blocks, rate_hz, channels, max_attenuation_db, at_once=True):
+        for speech in enhancer.enhance_blocks(blocks, rate_hz, channels, max_attenuation_db, mix, at_once=True):
             writer.write(speech)
         writer.finish()
     for warning in _warnings(reader, writer.clipped, source.interrupted):

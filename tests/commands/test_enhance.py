@@ -62,9 +62,9 @@ def test_options_reach_the_enhancer(deepnmf, monkeypatch, stub, noisy):
     monkeypatch.setattr(library, "load_enhancer", lambda name, device: seen.append((name, device)) or stub)
     process = stub.enhance_blocks
     monkeypatch.setattr(stub, "enhance_blocks", lambda *args: seen.append(args[1:]) or process(*args))
-    options = ["--model", "some.safetensors", "--device", "cpu", "--max-attenuation", "15"]
+    options = ["--model", "some.safetensors", "--device", "cpu", "--max-attenuation", "15", "--mix", "0.8"]
     assert deepnmf("enhance", "noisy.wav", "-o", "clean.wav", *options).code == 0
-    assert seen == [("some.safetensors", "cpu"), (RATE_HZ, 1, 15.0)]
+    assert seen == [("some.safetensors", "cpu"), (RATE_HZ, 1, 15.0, 0.8)]
 
 
 def test_json_has_a_row_per_file(deepnmf, stub, noisy):
