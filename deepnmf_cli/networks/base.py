@@ -39,6 +39,13 @@ class MaskNetwork(nn.Module):
         """As `forward`, for magnitudes already divided by their running level."""
         raise TypeError(f"{type(self).__name__} does not define masks")
 
+    def accelerate(self) -> bool:
+        """Prepare for hours of work on a CPU, for example by compiling; returns whether that changed anything.
+
+        Results stay the same to rounding.
+        """
+        return False
+
     def macs_per_frame(self) -> int:
         """Multiply-adds of one frame."""
         raise TypeError(f"{type(self).__name__} does not count its multiply-adds")

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import linear, pad
 
 from deepnmf_cli.networks.base import MaskNetwork
+from deepnmf_cli.networks.grid_kernel import GridKernel, compile_kernel
 from deepnmf_cli.signal.bands import band_matrix
 from deepnmf_cli.signal.features import stack_context
 from deepnmf_cli.unfold.network import Bank, Parameters, Unfolded
@@ -72,6 +73,9 @@ class GridInference:
     layer begins in time, and those with which the finished layers ended: what a stream carries over.
     """
 
+    kernel: GridKernel | None = None
+    """The same step in machine code, or None; equal to rounding."""
+
     def start(self, evidence: tuple[Tensor, tuple], parameters: Parameters) -> tuple[Tensor, tuple, tuple]:
         observed, begin = evidence
         field = linear(observed, parameters["observe_weight"]) + parameters["observe_bias"]
@@ -80,6 +84,9 @@ class GridInference:
     def step(self, evidence: tuple[Tensor, tuple], state: tuple[Tensor, tuple, tuple], parameters: Parameters) -> tuple:
         """One iteration on all nodes: messages forward in time, then along frequency."""
         field, (begin, *later), ended = state
+        if self.kernel is not None and self.kernel.suits(field):
+            field, spins = self.kernel.layer(field, begin, _kernel_weights(parameters))
+            return field, tuple(later), (*ended, spins)
         target, schedule = _messages(field, parameters["time_weight"], parameters["time_bias"])
         spins = relax(target, schedule, begin)
         field = field + spins
@@ -112,6 +119,13 @@ def _messages(field: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tens
     return linear(field, couple, field_bias).tanh(), linear(field, gate, gate_bias).sigmoid()
 
 
+def _kernel_weights(parameters: Parameters) -> list[Tensor]:
+    """A layer's weights as `GridKernel.layer` takes them: those of frequency sorted by couplings and schedules."""
+    weight, bias = (parameters[f"frequency_{name}"] for name in ("weight", "bias"))
+    weight, bias = (torch.cat([x.chunk(4)[i] for i in (0, 2, 1, 3)]) for x in (weight, bias))
+    return [parameters["time_weight"], parameters["time_bias"], weight, bias, parameters["frequency_join"]]
+
+
 class Grid(MaskNetwork):
     """Scheduled mean field on the time-frequency grid; see the module's text and docs/theory/grid.md."""
 
@@ -128,6 +142,11 @@ class Grid(MaskNetwork):
         self.register_buffer("to_bins", to_bins.T.contiguous(), persistent=False)
         self.register_buffer("to_bands", to_bins / to_bins.sum(1, keepdim=True), persistent=False)
 
+    def accelerate(self) -> bool:
+        kernel = compile_kernel(self.settings.channels)
+        self.unfolded.algorithm = GridInference(kernel)
+        return kernel is not None
+
     def masks(self, evidence: Tensor, state: tuple | None) -> tuple[Tensor, tuple]:
         s = self.settings
         bands = (self.to_bands @ evidence).pow(COMPRESSION)
@@ -137,8 +156,9 @@ class Grid(MaskNetwork):
         if begin is None:
             begin = (observed.new_zeros(*observed.shape[1:3], s.channels),) * s.iterations
         marginals, (_, _, ended) = self.unfolded.infer((observed, begin))
-        speech = self.to_bins @ marginals.flatten(2).permute(1, 2, 0)
-        return torch.stack([speech, 1 - speech], 1), (past, ended)
+        # Frequency comes last in memory, as in spectra, with which the masks will be multiplied.
+        speech = marginals.flatten(2).transpose(0, 1) @ self.to_bins.T
+        return torch.stack([speech, 1 - speech], 1).transpose(-1, -2), (past, ended)
 
     def _observe(self, stacked: Tensor) -> Tensor:
         """Evidence (T, B, N, E) of stacked bands (B, context * bands, T): each node's bands and their neighbours."""
