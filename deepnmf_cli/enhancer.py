@@ -3,28 +3,25 @@
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-import torch
 
-from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.signal.stft import FrontEnd
-from deepnmf_cli.streaming import StreamingEnhancer
+from deepnmf_cli.streaming import Backend, StreamingEnhancer
 
 BLOCK_S = 4.0
 """Seconds processed at once: long enough for efficient matrix products, short enough for memory that does not grow."""
 
 
 class Enhancer:
-    """A network with its front end on a device, ready for recordings of any rate, length and number of channels."""
+    """A network that is ready to run with its front end, for recordings of any rate, length and number of channels."""
 
-    def __init__(self, network: MaskNetwork, front_end: FrontEnd, device: str | torch.device = "cpu") -> None:
-        self.network = network.to(device).eval().requires_grad_(False)
-        self.front_end, self.device = front_end, device
+    def __init__(self, backend: Backend, front_end: FrontEnd) -> None:
+        self.backend, self.front_end = backend, front_end
 
     def stream(
         self, rate_hz: int, channels: int, max_attenuation_db: float | None = None, mix: float = 1.0
     ) -> StreamingEnhancer:
         """Begin one recording that arrives by pieces; see `StreamingEnhancer` for the arguments."""
-        return StreamingEnhancer(self.network, self.front_end, rate_hz, channels, max_attenuation_db, self.device, mix)
+        return StreamingEnhancer(self.backend, self.front_end, rate_hz, channels, max_attenuation_db, mix)
 
     def enhance_blocks(
         self,
@@ -41,8 +38,8 @@ class Enhancer:
         """
         stream = self.stream(rate_hz, channels, max_attenuation_db, mix)
         for block in blocks if at_once else _gathered(blocks, round(BLOCK_S * rate_hz)):
-            yield stream.feed(torch.from_numpy(block)).cpu().numpy()
-        yield stream.flush().cpu().numpy()
+            yield stream.feed(block)
+        yield stream.flush()
 
     def enhance(
         self, samples: np.ndarray, rate_hz: int, max_attenuation_db: float | None = None, mix: float = 1.0

@@ -10,6 +10,7 @@ from deepnmf_cli import checkpoint
 from deepnmf_cli.enhancer import Enhancer
 from deepnmf_cli.errors import DeepnmfError, ModelError, UsageError
 from deepnmf_cli.networks import build
+from deepnmf_cli.networks.backend import TorchBackend
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.recipe import Recipe, shipped_folder
 
@@ -106,13 +107,14 @@ def _describe(name: str | Path, network: MaskNetwork, recipe: Recipe) -> ModelIn
 def load_enhancer(name: str | Path | None = None, device: str = "auto") -> Enhancer:
     """An enhancer for the model called `name` (None: the default) on "auto", "cpu" or "cuda"."""
     network, recipe = load(name)
-    return Enhancer(network, recipe.front_end, resolve_device(device))
+    return Enhancer(TorchBackend(network, resolve_device(device)), recipe.front_end)
 
 
 def load_described(name: str | Path, device: str = "auto") -> tuple[Enhancer, ModelInfo]:
     """`load_enhancer` and `info` of one model, whose file is read once."""
     network, recipe = load(name)
-    return Enhancer(network, recipe.front_end, resolve_device(device)), _describe(name, network, recipe)
+    enhancer = Enhancer(TorchBackend(network, resolve_device(device)), recipe.front_end)
+    return enhancer, _describe(name, network, recipe)
 
 
 def resolve_device(device: str) -> str:

@@ -1,25 +1,41 @@
 """Enhancement by pieces: feed samples in, get samples out, at any sampling rate and with any size of chunk."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from deepnmf_cli.networks.base import MaskNetwork
+from deepnmf_cli.signal.arrays import Array, library
 from deepnmf_cli.signal.stft import FrontEnd, StftPair
 
 HIGHEST_BAND_HZ = 500
 """Width of the band at the network's upper end whose mean mask serves all frequencies above its reach."""
 
 
+class Backend(Protocol):
+    """A network that is ready to run, whatever library computes it, and that library's arrays."""
+
+    def __call__(self, magnitude: Array, state: Any) -> tuple[Array, Any]:
+        """Masks (1, 2, F, T) of magnitudes (1, F, T), T >= 1, and the state for the next block, as of `MaskNetwork`."""
+
+    def from_numpy(self, samples: np.ndarray) -> Array:
+        """The samples where the network computes."""
+
+    def to_numpy(self, samples: Array) -> np.ndarray:
+        """The samples where everybody can read them."""
+
+    def running(self) -> AbstractContextManager:
+        """Surrounds all computation, for example to switch off the recording of gradients."""
+
+
 @dataclass
 class _State:
     """What is remembered between two chunks: C channels, hop samples per frame."""
 
-    pending: Tensor  # (C, < hop) samples that do not fill a hop yet
-    last_hop: Tensor  # (C, hop) first half of the next window
-    overlap: Tensor  # (C, hop) second half of the last synthesised window
+    pending: np.ndarray  # (C, < hop) samples that do not fill a hop yet
+    history: Array  # (C, window - hop) what the next window begins with
+    overlap: Array  # (C, hop) second half of the last synthesised window
     network: Any  # the network's own state
     received: int  # samples fed so far
     delivered: int  # samples returned so far
@@ -36,19 +52,18 @@ class StreamingEnhancer:
 
     def __init__(
         self,
-        network: MaskNetwork,
+        backend: Backend,
         front_end: FrontEnd,
         rate_hz: int,
         channels: int,
         max_attenuation_db: float | None = None,
-        device: str | torch.device = "cpu",
         mix: float = 1.0,
     ) -> None:
         """`max_attenuation_db` >= 0 limits how far any bin is attenuated; None sets no limit.
 
         The output is `mix` times what was enhanced so, plus 1 - `mix` times the input, `mix` in [0, 1].
         """
-        self.network, self.channels, self.device = network, channels, device
+        self.backend, self.channels = backend, channels
         self.pair: StftPair = front_end.pair(rate_hz)
         self.bins = front_end.bins
         self._top_bins = max(1, round(HIGHEST_BAND_HZ / (front_end.rate_hz / 2) * self.bins))
@@ -58,62 +73,74 @@ class StreamingEnhancer:
 
     @property
     def latency_samples(self) -> int:
-        """Samples by which the output lags behind the input: one window."""
-        return self.pair.window_samples
+        """Samples by which the output lags behind the input: one window of the synthesis."""
+        return self.pair.latency_samples
 
     def reset(self) -> None:
         """Forget the recording; the next chunk starts a new one."""
-        empty = torch.zeros(self.channels, self.pair.hop_samples, device=self.device)
-        self._state = _State(empty[:, :0], empty, empty, None, received=0, delivered=0, begun=False)
+        hop = self.pair.hop_samples
+        pending, overlap, history = (
+            np.zeros((self.channels, n), np.float32) for n in (0, hop, self.pair.window_samples - hop)
+        )
+        history, overlap = self.backend.from_numpy(history), self.backend.from_numpy(overlap)
+        self._state = _State(pending, history, overlap, None, received=0, delivered=0, begun=False)
 
-    @torch.inference_mode()
-    def feed(self, samples: Tensor) -> Tensor:
+    def feed(self, samples: np.ndarray) -> np.ndarray:
         """Take samples (C, n) float32, n >= 0; return as many enhanced samples (C, m) as are final."""
+        samples = np.asarray(samples, np.float32)
         if samples.ndim != 2 or samples.shape[0] != self.channels:
-            raise ValueError(f"expected samples of shape ({self.channels}, n), found {tuple(samples.shape)}")
+            raise ValueError(f"expected samples of shape ({self.channels}, n), found {samples.shape}")
         state, hop = self._state, self.pair.hop_samples
         state.received += samples.shape[-1]
-        waiting = torch.cat([state.pending, samples.to(self.device, torch.float32)], -1)
+        waiting = np.concatenate([state.pending, samples], -1)
         whole = waiting.shape[-1] // hop * hop
-        state.pending = waiting[:, whole:]
+        # A copy: a view would keep all the samples of this chunk.
+        state.pending = waiting[:, whole:].copy()
         return self._advance(waiting[:, :whole])
 
-    @torch.inference_mode()
-    def flush(self) -> Tensor:
+    def flush(self) -> np.ndarray:
         """Return the samples (C, m) still under way and reset: in all, as many come out as went in."""
         state, hop = self._state, self.pair.hop_samples
         missing = -state.pending.shape[-1] % hop + hop
-        rest = self._advance(torch.nn.functional.pad(state.pending, (0, missing)))
+        rest = self._advance(np.pad(state.pending, ((0, 0), (0, missing))))
         rest = rest[:, : state.received - (state.delivered - rest.shape[-1])]
         self.reset()
         return rest
 
-    def _advance(self, hops: Tensor) -> Tensor:
+    def _advance(self, samples: np.ndarray) -> np.ndarray:
         """Run whole hops (C, T * hop) through the network and return what became final."""
         state, hop = self._state, self.pair.hop_samples
-        if hops.shape[-1] == 0:
-            return hops
-        spectrum = self.pair.frames(torch.cat([state.last_hop, hops], -1))
-        enhanced = self.pair.overlap_add(spectrum * self._mask(spectrum))
-        final = enhanced[:, :-hop]
-        final[:, :hop] += state.overlap
-        state.last_hop, state.overlap = hops[:, -hop:], enhanced[:, -hop:]
+        if samples.shape[-1] == 0:
+            return samples
+        with self.backend.running():
+            hops = self.backend.from_numpy(samples)
+            heard = library(hops).concatenate([state.history, hops], -1)
+            spectrum = self.pair.frames(heard)
+            enhanced = self.pair.overlap_add(spectrum * self._mask(spectrum))
+            final = enhanced[:, :-hop]
+            final[:, :hop] += state.overlap
+            state.history, state.overlap = heard[:, hops.shape[-1] :], enhanced[:, -hop:]
+            final = self.backend.to_numpy(final)
         if not state.begun:
             state.begun, final = True, final[:, hop:]
         state.delivered += final.shape[-1]
         return final
 
-    def _mask(self, spectrum: Tensor) -> Tensor:
+    def _mask(self, spectrum: Array) -> Array:
         """The speech mask (F', T) of spectra (C, F', T): F' bins of this sampling rate, from the network's F bins."""
-        magnitude = spectrum.abs().mean(0)
-        missing = self.bins - magnitude.shape[0]
-        heard = torch.nn.functional.pad(magnitude, (0, 0, 0, missing)) if missing > 0 else magnitude[: self.bins]
-        masks, self._state.network = self.network(heard[None], self._state.network)
+        magnitude = abs(spectrum).mean(0)
+        arrays, missing = library(magnitude), self.bins - magnitude.shape[0]
+        if missing > 0:
+            silence = arrays.broadcast_to(arrays.zeros_like(magnitude[:1]), (missing, magnitude.shape[1]))
+            heard = arrays.concatenate([magnitude, silence])
+        else:
+            heard = magnitude[: self.bins]
+        masks, self._state.network = self.backend(heard[None], self._state.network)
         mask = masks[0, 0]
         if missing > 0:
             mask = mask[: magnitude.shape[0]]
         elif missing < 0:
-            above = mask[-self._top_bins :].mean(0, keepdim=True).expand(-missing, -1)
-            mask = torch.cat([mask, above])
+            above = arrays.broadcast_to(mask[-self._top_bins :].mean(0), (-missing, mask.shape[1]))
+            mask = arrays.concatenate([mask, above])
         # Synthesis is linear and exact, so that masks may be mixed in the place of signals.
-        return self._mix * mask.clamp_min(self._floor) + (1 - self._mix)
+        return self._mix * mask.clip(self._floor, None) + (1 - self._mix)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import deepnmf_cli
 from deepnmf_cli import Enhancer, StreamingEnhancer, load_enhancer
@@ -36,5 +35,5 @@ def test_a_loaded_model_streams(tiny_model, hiss):
     stream = enhancer.stream(rate_hz=16000, channels=1)
     assert isinstance(enhancer, Enhancer) and isinstance(stream, StreamingEnhancer)
     samples = hiss(0.2)[None]
-    out = torch.cat([stream.feed(torch.from_numpy(samples)), stream.flush()], -1)
-    np.testing.assert_allclose(out.numpy(), enhancer.enhance(samples, 16000), atol=1e-6)
+    out = np.concatenate([stream.feed(samples), stream.flush()], -1)
+    np.testing.assert_allclose(out, enhancer.enhance(samples, 16000), atol=1e-6)

@@ -6,9 +6,10 @@ import torch
 
 from deepnmf_cli.enhancer import Enhancer
 from deepnmf_cli.networks import NETWORKS, build
+from deepnmf_cli.networks.backend import TorchBackend
 from deepnmf_cli.networks.base import MaskNetwork
+from deepnmf_cli.networks.dnn import DnnSettings
 from deepnmf_cli.signal.stft import FrontEnd
-from deepnmf_cli.streaming import StreamingEnhancer
 
 FRONT_END = FrontEnd()
 SETTINGS = {
@@ -41,6 +42,10 @@ def random_network(name: str) -> MaskNetwork:
     return build(name, NETWORKS[name][1](**SETTINGS[name])).eval()
 
 
+def enhancer_of(network: MaskNetwork) -> Enhancer:
+    return Enhancer(TorchBackend(network), FRONT_END)
+
+
 def recording(seconds: float = 0.7, rate_hz: int = 16000, channels: int = 1, seed: int = 0) -> np.ndarray:
     draw = np.random.default_rng(seed)
     length = round(seconds * rate_hz)
@@ -53,14 +58,14 @@ def recording(seconds: float = 0.7, rate_hz: int = 16000, channels: int = 1, see
 def test_any_partition_gives_the_offline_output(name: str, seed: int) -> None:
     samples = recording(channels=2)
     network = random_network(name)
-    whole = Enhancer(network, FRONT_END).enhance(samples, 16000)
-    draw, stream, start, pieces = np.random.default_rng(seed), StreamingEnhancer(network, FRONT_END, 16000, 2), 0, []
+    whole = enhancer_of(network).enhance(samples, 16000)
+    draw, stream, start, pieces = np.random.default_rng(seed), enhancer_of(network).stream(16000, 2), 0, []
     while start < samples.shape[1]:
         size = int(draw.choice([0, 1, 7, 255, 256, 257, 3000]))
-        pieces.append(stream.feed(torch.from_numpy(samples[:, start : start + size])))
+        pieces.append(stream.feed(samples[:, start : start + size]))
         start += size
     pieces.append(stream.flush())
-    streamed = torch.cat(pieces, -1).numpy()
+    streamed = np.concatenate(pieces, -1)
     assert streamed.shape == samples.shape
     np.testing.assert_allclose(streamed, whole, atol=1e-6)
 
@@ -69,30 +74,53 @@ def test_any_partition_gives_the_offline_output(name: str, seed: int) -> None:
 @pytest.mark.parametrize("length", [1, 100, 12345])
 def test_passing_everything_returns_the_input_at_every_rate_and_length(rate_hz: int, length: int) -> None:
     samples = recording(1.6, rate_hz)[:, :length]
-    np.testing.assert_allclose(Enhancer(PassAll(), FRONT_END).enhance(samples, rate_hz), samples, atol=1e-6)
+    np.testing.assert_allclose(enhancer_of(PassAll()).enhance(samples, rate_hz), samples, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(100,), (1, 100), (2, 2, 100)])
 def test_chunks_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"expected samples of shape \(2, n\)"):
-        StreamingEnhancer(PassAll(), FRONT_END, 16000, 2).feed(torch.zeros(shape))
+        enhancer_of(PassAll()).stream(16000, 2).feed(np.zeros(shape))
 
 
 def test_flush_starts_a_new_recording() -> None:
-    stream = StreamingEnhancer(random_network("grid"), FRONT_END, 16000, 1)
-    samples = torch.from_numpy(recording())
-    twice = [torch.cat([stream.feed(samples), stream.flush()], -1) for _ in range(2)]
-    assert torch.equal(*twice)
+    stream = enhancer_of(random_network("grid")).stream(16000, 1)
+    samples = recording()
+    twice = [np.concatenate([stream.feed(samples), stream.flush()], -1) for _ in range(2)]
+    assert np.array_equal(*twice)
 
 
-def test_latency_is_one_window() -> None:
-    stream = StreamingEnhancer(PassAll(), FRONT_END, 16000, 1)
-    samples = torch.zeros(1, 4096)
+@pytest.mark.parametrize(
+    "front_end,latency",
+    [
+        (FRONT_END, 512),
+        (FrontEnd(hop_s=0.008), 256),
+        (FrontEnd(hop_s=0.008, window_hops=4), 256),
+        (FrontEnd(hop_s=0.004, window_hops=8), 128),
+    ],
+)
+def test_latency_is_two_hops_whatever_the_analysis_window(front_end: FrontEnd, latency: int) -> None:
+    stream = Enhancer(TorchBackend(PassAll()), front_end).stream(16000, 1)
+    samples = np.zeros((1, 4096), np.float32)
     samples[0, 1024] = 1.0
     outputs = [stream.feed(samples[:, i : i + 1]) for i in range(4096)]
-    heard_after = next(i for i, out in enumerate(outputs) if out.numel() and out.abs().max() > 0.5)
-    assert stream.latency_samples == 512
-    assert heard_after - 1024 == stream.latency_samples - 1  # the window's last sample is the one that completes it
+    heard_after = next(i for i, out in enumerate(outputs) if out.size and out.max() > 0.5)
+    assert stream.latency_samples == latency
+    assert heard_after - 1024 == latency - 1  # the window's last sample is the one that completes it
+
+
+@pytest.mark.parametrize("front_end", [FrontEnd(hop_s=0.008, window_hops=4), FrontEnd(hop_s=0.005, window_hops=3)])
+@pytest.mark.parametrize("rate_hz", [8000, 16000, 44100])
+def test_asymmetric_windows_stream_what_they_give_offline(front_end: FrontEnd, rate_hz: int) -> None:
+    samples = recording(rate_hz=rate_hz)
+    enhancer = Enhancer(TorchBackend(PassAll()), front_end)
+    np.testing.assert_allclose(enhancer.enhance(samples, rate_hz), samples, atol=1e-6)
+    network = build("dnn", DnnSettings(bins=front_end.bins, context=3, hidden=(16,)))
+    enhancer = Enhancer(TorchBackend(network), front_end)
+    stream = enhancer.stream(rate_hz, 1)
+    pieces = [stream.feed(samples[:, i : i + 99]) for i in range(0, samples.shape[1], 99)]
+    streamed = np.concatenate([*pieces, stream.flush()], -1)
+    np.testing.assert_allclose(streamed, enhancer.enhance(samples, rate_hz), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -102,7 +130,7 @@ def test_gain_of_the_input_is_the_gain_of_the_output(name: str, gain_db: float) 
     samples[:, :8000] *= np.float32(1e-5)  # a lead-in at the noise of 20 bits, and a pause of digital silence
     samples[:, 16000:20000] = 0
     samples[:, 20000:24000] *= np.float32(1e-4)
-    enhancer = Enhancer(random_network(name), FRONT_END)
+    enhancer = enhancer_of(random_network(name))
     expected = gain * enhancer.enhance(samples, 16000)
     np.testing.assert_allclose(enhancer.enhance(gain * samples, 16000), expected, atol=1e-4 * np.abs(expected).max())
 
@@ -110,7 +138,7 @@ def test_gain_of_the_input_is_the_gain_of_the_output(name: str, gain_db: float) 
 def test_channels_share_one_mask() -> None:
     left = recording()
     samples = np.concatenate([left, -0.5 * left])  # opposite phase: a sum of channels would nearly cancel
-    enhancer = Enhancer(random_network("grid"), FRONT_END)
+    enhancer = enhancer_of(random_network("grid"))
     out = enhancer.enhance(samples, 16000)
     np.testing.assert_allclose(out[1], -0.5 * out[0], atol=1e-6)
     np.testing.assert_allclose(out[0], enhancer.enhance(left, 16000)[0], atol=1e-6)
@@ -118,21 +146,21 @@ def test_channels_share_one_mask() -> None:
 
 def test_silence_stays_digital_silence() -> None:
     for name in SETTINGS:
-        out = Enhancer(random_network(name), FRONT_END).enhance(np.zeros((2, 5000), np.float32), 16000)
+        out = enhancer_of(random_network(name)).enhance(np.zeros((2, 5000), np.float32), 16000)
         assert not out.any()
 
 
 @pytest.mark.parametrize("limit_db", [0.0, 6.0, 20.0])
 def test_attenuation_is_limited(limit_db: float) -> None:
     samples = recording(rate_hz=48000)
-    out = Enhancer(PassNone(), FRONT_END).enhance(samples, 48000, max_attenuation_db=limit_db)
+    out = enhancer_of(PassNone()).enhance(samples, 48000, max_attenuation_db=limit_db)
     np.testing.assert_allclose(out, samples * 10 ** (-limit_db / 20), atol=1e-6)
 
 
 @pytest.mark.parametrize(("mix", "limit_db"), [(0.0, None), (0.7, None), (0.7, 10.0), (1.0, 10.0)])
 @pytest.mark.parametrize("rate_hz", [16000, 48000])
 def test_mix_adds_the_input_to_what_was_enhanced(mix: float, limit_db: float | None, rate_hz: int) -> None:
-    samples, enhancer = recording(rate_hz=rate_hz, channels=2), Enhancer(random_network("grid"), FRONT_END)
+    samples, enhancer = recording(rate_hz=rate_hz, channels=2), enhancer_of(random_network("grid"))
     expected = mix * enhancer.enhance(samples, rate_hz, limit_db) + (1 - mix) * samples
     np.testing.assert_allclose(enhancer.enhance(samples, rate_hz, limit_db, mix), expected, atol=1e-6)
 
@@ -149,12 +177,12 @@ def test_band_above_the_network_follows_its_highest_band() -> None:
     time_s = np.arange(48000) / 48000
     high = np.sin(2 * np.pi * 15000 * time_s)[None].astype(np.float32)
     low = np.sin(2 * np.pi * 1000 * time_s)[None].astype(np.float32)
-    out = Enhancer(HighestBand(), FRONT_END).enhance(high + low, 48000)
+    out = enhancer_of(HighestBand()).enhance(high + low, 48000)
     np.testing.assert_allclose(out[:, 2000:-2000], (0.25 * high + low)[:, 2000:-2000], atol=1e-3)
 
 
 def test_long_recordings_are_processed_in_blocks_with_the_same_result() -> None:
-    enhancer, samples = Enhancer(random_network("dnn"), FRONT_END), recording(9.5)
+    enhancer, samples = enhancer_of(random_network("dnn")), recording(9.5)
     blocks = [samples[:, i : i + 1000] for i in range(0, samples.shape[1], 1000)]
     streamed = np.concatenate(list(enhancer.enhance_blocks(blocks, 16000, 1)), -1)
     np.testing.assert_allclose(enhancer.enhance(samples, 16000), streamed, atol=1e-6)
@@ -175,7 +203,7 @@ def test_network_hears_the_same_at_every_rate(rate_hz: int, tolerance: float) ->
     for rate in (16000, rate_hz):
         time_s = np.arange(rate) / rate
         tones = sum(np.sin(2 * np.pi * f * time_s + f) for f in (300, 1100, 2900))[None].astype(np.float32)
-        Enhancer(Listener(), FRONT_END).enhance(0.2 * tones, rate)
+        enhancer_of(Listener()).enhance(0.2 * tones, rate)
     steady = [magnitude[0, :, 20:40].mean(-1) for magnitude in heard if magnitude.shape[-1] > 40]
     assert len(steady) == 2 and steady[0].shape == steady[1].shape == (257,)
     torch.testing.assert_close(steady[1], steady[0], rtol=0, atol=tolerance * float(steady[0].max()))

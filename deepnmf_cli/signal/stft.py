@@ -1,89 +1,126 @@
-"""The one analysis/synthesis pair: square-root Hann windows, half overlapping, perfect reconstruction at any rate."""
+"""The one analysis/synthesis pair: windows of whole hops, perfect reconstruction at any rate; NumPy and torch alike."""
 
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-from torch import Tensor
+import numpy as np
+
+from deepnmf_cli.signal.arrays import Array, library, like, pad
 
 
 @dataclass(frozen=True)
 class StftPair:
     """Short-time Fourier transform and its inverse at one sampling rate.
 
-    Frame t covers the samples [(t - 1) * hop, (t + 1) * hop), so N samples give ceil(N / hop) + 1 frames and every
-    sample lies in exactly two of them. The window is applied at analysis and at synthesis; sin^2 + cos^2 = 1 makes the
-    overlap-add exact. Spectra are divided by the sum of the window: a sinusoid of amplitude 1 has magnitude about 1/2
-    at every sampling rate.
+    Frame t covers the samples [(t + 1 - window_hops) * hop, (t + 1) * hop), so N samples give ceil(N / hop) + 1 frames.
+    One window is applied at analysis, and at synthesis a second one that reaches over the last two hops only, so every
+    sample is made of exactly two frames and is final as soon as the second has been heard. With two hops the windows
+    are equal, square roots of a Hann window. More hops make the analysis longer, its frequencies finer, and not the
+    latency: the asymmetric windows of Mauler & Martin, "A low delay, variable resolution, perfect reconstruction
+    spectral analysis-synthesis system for speech enhancement", 2007. In both cases the product of the windows is a
+    Hann window of two hops, and sin^2 + cos^2 = 1 makes the overlap-add exact.
+
+    Spectra are divided by the sum of the window: a sinusoid of amplitude 1 has magnitude about 1/2 at every sampling
+    rate. All methods take NumPy arrays or torch tensors and give the same.
     """
 
     hop_samples: int
+    window_hops: int = 2
+    """Hops in an analysis window."""
 
     @property
     def window_samples(self) -> int:
-        """Length of the window, and with it the algorithmic latency."""
+        """Length of the analysis window."""
+        return self.window_hops * self.hop_samples
+
+    @property
+    def latency_samples(self) -> int:
+        """Length of the synthesis window, and with it the algorithmic latency."""
         return 2 * self.hop_samples
 
     @property
     def bins(self) -> int:
         """Number of frequencies F from 0 to the Nyquist frequency."""
-        return self.hop_samples + 1
+        return self.window_samples // 2 + 1
 
     @cached_property
-    def window(self) -> Tensor:
-        """Square root of the periodic Hann window, shape (window_samples,)."""
-        return torch.hann_window(self.window_samples, periodic=True, dtype=torch.float64).sqrt()
+    def window(self) -> np.ndarray:
+        """Analysis window (window_samples,) float64: a sine that rises slowly to 1 and falls within the last hop."""
+        hop, rise = self.hop_samples, self.window_samples - self.hop_samples
+        rising = np.sin(np.pi / 2 * np.arange(rise) / rise)
+        falling = np.cos(np.pi / 2 * np.arange(hop) / hop)
+        return np.concatenate([rising, falling])
 
     @cached_property
-    def _gain(self) -> float:
-        return float(self.window.sum())
+    def synthesis_window(self) -> np.ndarray:
+        """Window (latency_samples,) float64 of the last two hops: a Hann window divided by the analysis window."""
+        size = self.latency_samples
+        hann = np.sin(np.pi * np.arange(size) / size) ** 2
+        analysis = self.window[-size:]
+        # Both begin with zero where there are two hops; there, and nowhere else, the quotient has no value.
+        return np.divide(hann, analysis, out=np.zeros(size), where=analysis > 0)
 
-    def frames(self, samples: Tensor) -> Tensor:
-        """Spectra (..., F, T) of samples (..., (T + 1) * hop): windows of whole hops, nothing padded."""
-        window = self.window.to(samples)
-        windows = samples.unfold(-1, self.window_samples, self.hop_samples) * window
-        return torch.fft.rfft(windows).transpose(-1, -2) / self._gain
+    @cached_property
+    def _scaled(self) -> tuple[np.ndarray, np.ndarray]:
+        """Analysis window (window_hops, hop) over its sum, and synthesis window times that sum."""
+        gain = self.window.sum()
+        return (self.window / gain).reshape(self.window_hops, -1), self.synthesis_window * gain
 
-    def overlap_add(self, spectrum: Tensor) -> Tensor:
-        """Samples (..., (T + 1) * hop) of spectra (..., F, T): the first and last hop still miss a neighbour."""
-        windows = torch.fft.irfft(spectrum.transpose(-1, -2) * self._gain, n=self.window_samples)
-        windows = windows * self.window.to(windows)
+    def frames(self, samples: Array) -> Array:
+        """Spectra (..., F, T) of samples (..., (T + window_hops - 1) * hop): windows of whole hops, nothing padded."""
+        hops = samples.reshape(*samples.shape[:-1], -1, self.hop_samples)
+        count = hops.shape[-2] - self.window_hops + 1
+        window = like(self._scaled[0], samples)
+        parts = [hops[..., k : k + count, :] * window[k] for k in range(self.window_hops)]
+        return library(samples).fft.rfft(library(samples).concatenate(parts, -1)).swapaxes(-1, -2)
+
+    def overlap_add(self, spectrum: Array) -> Array:
+        """Samples (..., (T + 1) * hop) of spectra (..., F, T): the first and last hop still miss a neighbour.
+
+        The first hop is the last but one that the first frame covers.
+        """
+        windows = library(spectrum).fft.irfft(spectrum.swapaxes(-1, -2), n=self.window_samples)
         hop = self.hop_samples
-        samples = windows.new_zeros(*windows.shape[:-2], windows.shape[-2] + 1, hop)
-        samples[..., :-1, :] = windows[..., :hop]
-        samples[..., 1:, :] += windows[..., hop:]
-        return samples.flatten(-2)
+        windows = windows[..., -2 * hop :] * like(self._scaled[1], windows)
+        first, last = windows[..., :1, :hop], windows[..., -1:, hop:]
+        between = windows[..., 1:, :hop] + windows[..., :-1, hop:]
+        hops = library(spectrum).concatenate([first, between, last], -2)
+        return hops.reshape(*hops.shape[:-2], -1)
 
-    def analysis(self, samples: Tensor) -> Tensor:
+    def analysis(self, samples: Array) -> Array:
         """Complex spectrum (..., F, T) of samples (..., N), N >= 1, T = ceil(N / hop) + 1."""
         hop = self.hop_samples
-        tail = -samples.shape[-1] % hop + hop
-        return self.frames(torch.nn.functional.pad(samples, (hop, tail)))
+        return self.frames(pad(samples, (self.window_hops - 1) * hop, -samples.shape[-1] % hop + hop))
 
-    def synthesis(self, spectrum: Tensor, length: int) -> Tensor:
+    def synthesis(self, spectrum: Array, length: int) -> Array:
         """The `length` samples (..., length) whose analysis is `spectrum` (..., F, T)."""
         return self.overlap_add(spectrum)[..., self.hop_samples : self.hop_samples + length]
 
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """What a network hears: sampling rate it was trained at and window and hop in seconds.
+    """What a network hears: sampling rate it was trained at, and windows in seconds.
 
     Audio of another rate is not resampled. It is analysed with windows of the same duration, so that bin f means the
-    same frequency in Hz and frame t the same moment; the network gets the first `bins` bins. The window is a whole
-    number of samples, so at rates such as 11 025 Hz the spacing of the bins deviates by at most 0.3 %.
+    same frequency in Hz and frame t the same moment; the network gets the first `bins` bins. A hop is a whole number of
+    samples, so at rates such as 11 025 Hz the spacing of the bins deviates by at most 0.3 %.
     """
 
     rate_hz: int = 16000
     hop_s: float = 0.016
+    window_hops: int = 2
+    """Hops in an analysis window: 2 for equal windows at analysis and synthesis, more for asymmetric ones, see
+    `StftPair`. The latency is two hops in both cases."""
 
     def __post_init__(self) -> None:
         if self.rate_hz < 1 or self.rate_hz * self.hop_s < 1:
             raise ValueError("rate_hz must be positive and a hop at least one sample")
+        if self.window_hops < 2:
+            raise ValueError("window_hops must be at least 2")
 
     @property
     def window_s(self) -> float:
-        return 2 * self.hop_s
+        return self.window_hops * self.hop_s
 
     @property
     def bins(self) -> int:
@@ -96,4 +133,4 @@ class FrontEnd:
 
     def pair(self, rate_hz: int) -> StftPair:
         """The STFT pair for audio at `rate_hz`."""
-        return StftPair(max(1, round(rate_hz * self.hop_s)))
+        return StftPair(max(1, round(rate_hz * self.hop_s)), self.window_hops)

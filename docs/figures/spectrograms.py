@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from deepnmf_cli.checkpoint import atomic_path
@@ -22,7 +21,7 @@ def main(noisy: str, clean: str, output: str, model: str | None = None) -> None:
     pair = enhancer.front_end.pair(rate_hz)
     figure = Figure(figsize=(9, 6.6), layout="constrained")
     for axis, (name, samples) in zip(figure.subplots(3, 1, sharex=True), signals.items()):
-        level_db = 20 * np.log10(pair.analysis(torch.from_numpy(samples[0])).abs().numpy() + 1e-9)
+        level_db = 20 * np.log10(np.abs(pair.analysis(samples[0])) + 1e-9)
         extent = (0, samples.shape[1] / rate_hz, 0, rate_hz / 2000)
         image = axis.imshow(
             level_db,

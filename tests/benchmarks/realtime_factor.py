@@ -51,7 +51,7 @@ def stages(enhancer, samples: torch.Tensor, rate_hz: int) -> dict[str, callable]
     def network() -> None:
         state = None
         for magnitude in heard:
-            _, state = enhancer.network(magnitude, state)
+            _, state = enhancer.backend(magnitude, state)
 
     return {
         "analysis": lambda: [pair.analysis(block) for block in blocks],

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -33,6 +34,37 @@ def test_analysis_equals_the_transform_by_its_definition() -> None:
     for frame in (0, 3, 8):
         expected = torch.fft.rfft(padded[frame * 128 : frame * 128 + 256] * window) / window.sum()
         torch.testing.assert_close(spectrum[:, frame].to(torch.complex128), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("hop_s", [0.004, 0.008, 0.016])
+@pytest.mark.parametrize("window_hops", [2, 3, 4, 8])
+@pytest.mark.parametrize("rate_hz", [8000, 11025, 16000, 44100])
+def test_every_window_reconstructs_perfectly(hop_s: float, window_hops: int, rate_hz: int) -> None:
+    pair, samples = FrontEnd(hop_s=hop_s, window_hops=window_hops).pair(rate_hz), noise(2, 3001).double()
+    spectrum = pair.analysis(samples)
+    assert spectrum.shape == (2, pair.bins, math.ceil(3001 / pair.hop_samples) + 1)
+    torch.testing.assert_close(pair.synthesis(spectrum, 3001), samples, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("window_hops", [2, 3, 4, 8])
+def test_windows_multiply_to_a_hann_window_of_two_hops(window_hops: int) -> None:
+    pair = FrontEnd(window_hops=window_hops).pair(16000)
+    hann = torch.hann_window(512, dtype=torch.float64).numpy()
+    assert pair.window.shape == (256 * window_hops,) and pair.latency_samples == 512
+    np.testing.assert_allclose(pair.window[-512:] * pair.synthesis_window, hann, atol=1e-15)
+    if window_hops == 2:
+        np.testing.assert_allclose(pair.window, pair.synthesis_window, atol=1e-15)
+
+
+@pytest.mark.parametrize("window_hops", [2, 4])
+def test_numpy_and_torch_give_the_same(window_hops: int) -> None:
+    pair, samples = FrontEnd(window_hops=window_hops).pair(16000), noise(2, 5000)
+    spectrum, expected = pair.analysis(samples.numpy()), pair.analysis(samples)
+    assert spectrum.dtype == np.complex64
+    np.testing.assert_allclose(spectrum, expected.numpy(), atol=1e-7)
+    output = pair.synthesis(0.5 * spectrum, 5000)
+    assert output.dtype == np.float32
+    np.testing.assert_allclose(output, pair.synthesis(0.5 * expected, 5000).numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize("rate_hz", [16000, 22050, 44100, 48000])

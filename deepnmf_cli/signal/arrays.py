@@ -1,0 +1,33 @@
+"""NumPy and torch in one notation: what a program may need of both, so that it can be written once.
+
+Enhancement must work without torch, whose import takes seconds; training needs torch for gradients and GPUs. The two
+name most functions alike, and the code that serves both keeps to those.
+"""
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+Array = Any
+"""A NumPy array or a torch tensor; the arguments of a function are of one kind, and so is its result."""
+
+
+def library(array: Array) -> ModuleType:
+    """The module of an array: numpy, or torch, which somebody has imported if there is a tensor."""
+    return np if isinstance(array, np.ndarray) else sys.modules["torch"]
+
+
+def like(values: np.ndarray, array: Array) -> Array:
+    """`values` as an array of the library, the precision and the device of a real `array`."""
+    if isinstance(array, np.ndarray):
+        return values.astype(array.dtype)
+    return sys.modules["torch"].from_numpy(values).to(array)
+
+
+def pad(array: Array, before: int, after: int) -> Array:
+    """`array` with zeros before and after its last axis."""
+    zeros = library(array).zeros_like(array[..., :1])
+    sides = [library(array).broadcast_to(zeros, (*array.shape[:-1], count)) for count in (before, after)]
+    return library(array).concatenate([sides[0], array, sides[1]], -1)
