@@ -17,7 +17,7 @@ from deepnmf_cli.networks.grid_kernel import GridKernel, compile_kernel
 from deepnmf_cli.signal.bands import band_matrix
 from deepnmf_cli.signal.features import stack_context
 from deepnmf_cli.unfold.network import Bank, Parameters, Unfolded
-from deepnmf_cli.unfold.relaxation import relax
+from deepnmf_cli.unfold.relaxation import relax_spins
 from deepnmf_cli.unfold.ties import Ties
 
 COMPRESSION = 0.3
@@ -87,8 +87,7 @@ class GridInference:
         if self.kernel is not None and self.kernel.suits(field):
             field, spins = self.kernel.layer(field, begin, _kernel_weights(parameters))
             return field, tuple(later), (*ended, spins)
-        target, schedule = _messages(field, parameters["time_weight"], parameters["time_bias"])
-        spins = relax(target, schedule, begin)
+        spins = relax_spins(field, parameters["time_weight"], parameters["time_bias"], begin)
         field = field + spins
         return field + self._along_frequency(field, parameters), tuple(later), (*ended, spins[-1])
 
@@ -99,24 +98,15 @@ class GridInference:
         weights, biases, joins = (parameters[f"frequency_{name}"] for name in ("weight", "bias", "join"))
         added = 0
         for weight, bias, join, downwards in zip(weights.chunk(2), biases.chunk(2), joins.chunk(2, -1), (False, True)):
-            target, schedule = _messages(chain, weight, bias)
             # Zero spins, neither up nor down, are the neighbours beyond the lowest and the highest band.
-            spins = relax(target, schedule, torch.zeros_like(target[0]), reverse=downwards)
+            beyond = chain.new_zeros(*chain.shape[1:-1], len(bias) // 2)
+            spins = relax_spins(chain, weight, bias, beyond, reverse=downwards)
             added = added + linear(spins, join)
         return added.movedim(0, 2)
 
     def readout(self, evidence: tuple[Tensor, tuple], state: tuple, parameters: Parameters) -> Tensor:
         """Marginals (T, B, N, bands per node) of one more binary unit per band: speech dominates here."""
         return torch.sigmoid(linear(state[0], parameters["read_weight"], parameters["read_bias"]))
-
-
-def _messages(field: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Updated expectations in (-1, 1) and their schedule in (0, 1), from the two halves of a weight's rows.
-
-    Two products in place of one that is split: the gradient of a split is a copy of everything.
-    """
-    (couple, gate), (field_bias, gate_bias) = weight.chunk(2), bias.chunk(2)
-    return linear(field, couple, field_bias).tanh(), linear(field, gate, gate_bias).sigmoid()
 
 
 def _kernel_weights(parameters: Parameters) -> list[Tensor]:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from deepnmf_cli.signal.recursion import smooth
+
 SILENCE = 1e-15
 """Root-mean-square magnitude below which a frame counts as digital silence. No recording of 32 bits or fewer reaches
 down here (white rounding noise of 24 bits lies at 2e-9), so only frames of zeros do, whatever the gain: everything else
@@ -17,21 +19,18 @@ def normalise_level(magnitude: Tensor, state: Tensor | None = None) -> tuple[Ten
 
     The level is the root of an exponentially forgetting mean of the frames' power, over the frames that are not
     digitally silent: causal, exact from the first frame on, and proportional to the input. Returns the normalised
-    magnitudes (B, F, T) and the state (B, 2): weighted power and weight, to be passed with the next block.
+    magnitudes (B, F, T) and the state (B, 2): smoothed power and weight, to be passed with the next block; zeros at the
+    start of a recording. Without gradient.
     """
-    keep = 1 - 1 / LEVEL_TIME_CONSTANT_FRAMES
     power = magnitude.square().mean(-2)
-    heard = (power > SILENCE**2).to(magnitude.dtype)
-    increments = torch.stack([power * heard, heard], -1)
+    # Silent frames neither add nor forget: a pause of digital zeros leaves the level as it was.
+    forget = (power > SILENCE**2).to(power.dtype) / LEVEL_TIME_CONSTANT_FRAMES
+    targets = torch.stack([power, torch.ones_like(power)], -1).transpose(0, 1)
     state = magnitude.new_zeros(magnitude.shape[0], 2) if state is None else state
-    sums = []
-    for increment, sounding in zip(increments.unbind(1), heard.unbind(1)):
-        # Silent frames neither add nor forget: a pause of digital zeros leaves the level as it was.
-        state = torch.where(sounding[:, None] > 0, keep * state + increment, state)
-        sums.append(state)
-    power_sum, weight = torch.stack(sums, -1).unbind(1)
-    level = (power_sum / weight.clamp_min(1)).sqrt().clamp_min(SILENCE)
-    return magnitude / level[:, None, :], state
+    sums = smooth(targets, forget.T[..., None].expand_as(targets), state)
+    mean_power, weight = sums.transpose(0, 1).unbind(-1)
+    level = (mean_power / weight.clamp_min(1 / LEVEL_TIME_CONSTANT_FRAMES)).sqrt().clamp_min(SILENCE)
+    return magnitude / level[:, None, :], sums[-1]
 
 
 def stack_context(frames: Tensor, context: int, past: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -8,21 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
-
-def _path(target: Tensor, schedule: Tensor, start: Tensor, reverse: bool) -> Tensor:
-    path = torch.empty_like(target, memory_format=torch.contiguous_format)
-    order = range(target.shape[0])
-    state = start
-    for t in reversed(order) if reverse else order:
-        state = torch.lerp(state, target[t], schedule[t], out=path[t])
-    return path
+from deepnmf_cli.signal.recursion import SPINS, exported, smooth
 
 
 class _Relaxation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, target: Tensor, schedule: Tensor, start: Tensor, reverse: bool) -> Tensor:
-        path = _path(target, schedule, start, reverse)
+        path = smooth(target, schedule, start, reverse)
         ctx.save_for_backward(target, schedule, start, path)
         ctx.reverse = reverse
         return path
@@ -54,4 +48,18 @@ def relax(target: Tensor, schedule: Tensor, start: Tensor, reverse: bool = False
     """
     if torch.is_grad_enabled() and any(x.requires_grad for x in (target, schedule, start)):
         return _Relaxation.apply(target, schedule, start, reverse)
-    return _path(target, schedule, start, reverse)
+    return smooth(target, schedule, start, reverse)
+
+
+def relax_spins(field: Tensor, weight: Tensor, bias: Tensor, start: Tensor, reverse: bool = False) -> Tensor:
+    """The path (T, ..., C) of spins in a field x (T, ..., E): `relax` with f = tanh(W x + b) and g = sigmoid(V x + c).
+
+    weight (2C, E) and bias (2C) hold (W, V) and (b, c). Two products in place of one that is split: the gradient of a
+    split is a copy of everything.
+    """
+    if torch.compiler.is_exporting():
+        return exported(SPINS, (field, weight, bias, start), (*field.shape[:-1], start.shape[-1]), reverse)
+    (couple, gate), (field_bias, gate_bias) = weight.chunk(2), bias.chunk(2)
+    target, schedule = linear(field, couple, field_bias).tanh(), linear(field, gate, gate_bias).sigmoid()
+    # Under autocast the products have half precision, and what is summed up over a chain must not.
+    return relax(target.to(start.dtype), schedule.to(start.dtype), start, reverse)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deepnmf_cli.unfold.relaxation import relax
+from deepnmf_cli.unfold.relaxation import relax, relax_spins
 
 
 def chain(length: int = 7) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -37,3 +37,21 @@ def test_schedule_one_is_synchronous_and_zero_keeps_the_start() -> None:
     target, schedule, start = chain()
     assert torch.equal(relax(target, torch.ones_like(schedule), start), target)
     assert torch.equal(relax(target, torch.zeros_like(schedule), start), start.expand_as(target))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_spins_relax_towards_tanh_with_a_sigmoid_schedule(reverse: bool) -> None:
+    draw = torch.Generator().manual_seed(4)
+    field, weight, bias = (torch.randn(*shape, generator=draw) for shape in [(7, 2, 3), (8, 3), (8,)])
+    start = torch.rand(2, 4, generator=draw)
+    target, schedule = (field @ weight[:4].T + bias[:4]).tanh(), (field @ weight[4:].T + bias[4:]).sigmoid()
+    expected = by_definition(target, schedule, start, reverse)
+    torch.testing.assert_close(relax_spins(field, weight, bias, start, reverse), expected)
+
+
+def test_spins_keep_single_precision_under_autocast() -> None:
+    field, weight, bias = torch.randn(5, 3), torch.randn(8, 3), torch.randn(8)
+    with torch.autocast("cpu", torch.bfloat16):
+        spins = relax_spins(field, weight, bias, torch.zeros(4))
+    assert spins.dtype == torch.float32
+    torch.testing.assert_close(spins, relax_spins(field, weight, bias, torch.zeros(4)), rtol=0, atol=0.05)
