@@ -15,6 +15,7 @@ from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.networks.deep_nmf import DeepNmf
 from deepnmf_cli.recipe import Recipe
+from deepnmf_cli.training.frames import FrameStore, digest
 from deepnmf_cli.training.journal import Journal
 from deepnmf_cli.training.sparse_nmf import learn_source_dictionaries
 from deepnmf_cli.training.trainer import Pair, Trainer, dev_score
@@ -67,16 +68,33 @@ def open_corpus(recordings: Recordings, recipe: Recipe) -> tuple[ExampleSource, 
     return source, [(s, s + n) for s, n in (dev[i] for i in range(HELD_OUT_MIXTURES))]
 
 
-def initial_network(recipe: Recipe, source: ExampleSource, progress: Progress = lambda row: None) -> MaskNetwork:
-    """The network where training starts: NMF networks begin with learned dictionaries, the others at random."""
+def initial_network(
+    recipe: Recipe,
+    source: ExampleSource,
+    progress: Progress = lambda row: None,
+    cache: Path | None = None,
+    key: str = "",
+) -> MaskNetwork:
+    """The network where training starts: NMF networks begin with learned dictionaries, the others at random.
+
+    Dictionaries are kept in the folder `cache`, where `key` names the material.
+    """
     torch.manual_seed(recipe.training.seed)
-    kind = NETWORKS[recipe.model][0]
+    kind, network = NETWORKS[recipe.model][0], recipe.network
     if not issubclass(kind, DeepNmf):
-        return build(recipe.model, recipe.network)
+        return build(recipe.model, network)
+    shape = [network.bins, network.context, network.atoms, network.beta, network.sparsity]
+    name = f"dictionary-{digest(key, repr(recipe.front_end), repr(recipe.dictionary), recipe.training.seed, shape)}"
+    kept = cache / f"{name}.safetensors" if cache else None
+    if kept and kept.is_file():
+        return kind(network, checkpoint.load(kept)[0]["dictionary"])
     dictionary = learn_source_dictionaries(
-        source, recipe.network, recipe.front_end, recipe.dictionary, recipe.training.seed, progress
+        source, network, recipe.front_end, recipe.dictionary, recipe.training.seed, progress
     )
-    return kind(recipe.network, dictionary)
+    if kept:
+        cache.mkdir(parents=True, exist_ok=True)
+        checkpoint.save(kept, {"dictionary": dictionary}, {})
+    return kind(network, dictionary)
 
 
 def train(
@@ -88,8 +106,13 @@ def train(
     workers: int = 1,
     progress: Progress = lambda row: None,
     stop: Callable[[], bool] = lambda: False,
+    cache: Path | None = None,
 ) -> bool:
-    """Train a model into the run folder; returns whether it is complete (False: stopped, to be resumed)."""
+    """Train a model into the run folder; returns whether it is complete (False: stopped, to be resumed).
+
+    In the folder `cache`, which runs may share, is kept what other runs on the same recordings need again: dictionaries
+    and, with single frames, batches and what the layers make of them that are not trained.
+    """
     journal = Journal(folder)
     journal.check(recipe.to_dict(), resume, lambda stored: Recipe.from_dict(stored, f"{folder}/recipe.json").to_dict())
     source, dev = open_corpus(recordings, recipe)
@@ -100,7 +123,11 @@ def train(
         if stop():  # before the first step there is nothing to resume from
             raise KeyboardInterrupt
 
-    network = build(recipe.model, recipe.network) if resume else initial_network(recipe, source, interruptible)
+    key = digest(repr(recordings), repr(recipe.mixing), recipe.training.seed)
+    if resume:
+        network = build(recipe.model, recipe.network)
+    else:
+        network = initial_network(recipe, source, interruptible, cache, key)
 
     def describe(network: MaskNetwork, step: int, score: float) -> tuple[dict[str, Tensor], dict]:
         trained = {"steps": step, "dev_score": score, "version": __version__}
@@ -110,7 +137,11 @@ def train(
         score = dev_score(network.to(device), recipe.front_end, dev, device)
         checkpoint.save(journal.best_path, *describe(network, 0, score))
         return True
-    trainer = Trainer(network, recipe.front_end, recipe.objective, recipe.training, journal, describe, device)
+    frames = None
+    if recipe.training.frame_stride > 1:
+        settings = recipe.training
+        frames = FrameStore(source, recipe.front_end, network, settings.batch, settings.frame_stride, cache, key)
+    trainer = Trainer(network, recipe.front_end, recipe.objective, recipe.training, journal, describe, device, frames)
     if resume:
         trainer.resume()
         if trainer.step > recipe.training.steps:

@@ -12,8 +12,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 from deepnmf_cli.corpus.dataset import MixingSettings
 from deepnmf_cli.errors import RecipeError
 from deepnmf_cli.networks import NETWORKS
+from deepnmf_cli.networks.deep_nmf import DeepNmfSettings
 from deepnmf_cli.signal.stft import FrontEnd
-from deepnmf_cli.training import multiplicative
+from deepnmf_cli.training import frames, multiplicative
 from deepnmf_cli.training.objectives import ObjectiveSettings
 from deepnmf_cli.training.sparse_nmf import DictionarySettings
 from deepnmf_cli.training.trainer import TrainingSettings
@@ -58,6 +59,11 @@ class Recipe:
             built["network"] = _parameterise(built["network"], table.get("network", {}), optimizer, where)
         elif optimizer in multiplicative.RULES:
             multiplicative.require_support(built["network"], built["objective"], optimizer, where)
+        if built["training"].frame_stride > 1:
+            frames.require_support(NETWORKS[model][0], built["objective"], where)
+        if built["training"].greedy and (not isinstance(built["network"], DeepNmfSettings) or built["network"].tied):
+            place, remedy = f"{where} training.greedy", "Set training.greedy=false."
+            raise RecipeError(place, f"model {model!r}, or tied layers", "deep-nmf with untied layers", remedy)
         return cls(model=model, **built)
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,25 +85,41 @@ def recipes_folder() -> Path:
 def read_recipe(path: str | Path | None, model: str | None = None, overrides: Iterable[str] = ()) -> Recipe:
     """The recipe in a TOML file, with `model` and "section.key=value" overrides on top.
 
-    `path` may also be the name of a shipped recipe, such as "grid"; None takes all defaults.
+    `path` may also be the name of a shipped recipe, such as "grid"; None takes all defaults. A recipe with
+    `base = "name"` sets what differs from the recipe of that name in the same folder, or from a shipped one.
     """
-    table: dict[str, Any] = {}
-    if path is not None:
-        shipped = recipes_folder() / f"{path}.toml"
-        try:
-            table = tomllib.loads((Path(path) if Path(path).is_file() else shipped).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            known = ", ".join(sorted(p.stem for p in recipes_folder().glob("*.toml")))
-            raise RecipeError(path, "no file", f"a recipe in TOML, or one of {known}", "Check the path.") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-            raise RecipeError(
-                path, f"text that is not TOML ({error})", "a recipe in TOML", "Mend that line."
-            ) from error
+    table: dict[str, Any] = {} if path is None else _read(Path(path))
     if model is not None:
         table["model"] = model
     for override in overrides:
         _apply(table, override)
     return Recipe.from_dict(table, where=str(path or "recipe"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The tables of a recipe, laid over those of its base."""
+    shipped = recipes_folder() / f"{path}.toml"
+    file = path if path.is_file() else shipped
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(sorted(p.stem for p in recipes_folder().glob("*.toml")))
+        raise RecipeError(path, "no file", f"a recipe in TOML, or one of {known}", "Check the path.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise RecipeError(path, f"text that is not TOML ({error})", "a recipe in TOML", "Mend that line.") from error
+    if "base" not in table:
+        return table
+    name = table.pop("base")
+    beside = file.parent / f"{name}.toml"
+    if beside == file or not isinstance(name, str):
+        raise RecipeError(path, f"base = {name!r}", "the name of another recipe", "Mend it, or remove it.")
+    return _over(_read(beside if beside.is_file() else Path(name)), table)
+
+
+def _over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`below` with the values of `above`, section by section."""
+    nested = {key: _over(below.get(key, {}), value) for key, value in above.items() if isinstance(value, Mapping)}
+    return {**below, **above, **nested}
 
 
 def _apply(table: dict[str, Any], override: str) -> None:

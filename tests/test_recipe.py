@@ -100,3 +100,17 @@ def test_shipped_recipes_are_found_by_name_and_files_come_first(tmp_path: Path, 
 
 def test_command_offers_every_network() -> None:
     assert set(MODELS) == NETWORKS.keys()
+
+
+def test_a_recipe_sets_what_differs_from_its_base(tmp_path: Path) -> None:
+    (tmp_path / "one.toml").write_text('model = "dnn"\n[training]\nsteps = 7\nbatch = 3\n')
+    (tmp_path / "two.toml").write_text('base = "one"\n[training]\nsteps = 9\n')
+    (tmp_path / "three.toml").write_text('base = "two"\n[network]\nhidden = [4]\n')
+    recipe = read_recipe(tmp_path / "three.toml")
+    assert (recipe.model, recipe.network.hidden) == ("dnn", (4,))
+    assert (recipe.training.steps, recipe.training.batch) == (9, 3)
+    (tmp_path / "four.toml").write_text('base = "grid"\n[training]\nsteps = 9\n')  # a shipped one
+    assert read_recipe(tmp_path / "four.toml").model == "grid"
+    (tmp_path / "five.toml").write_text('base = "five"\n')
+    with pytest.raises(RecipeError, match="the name of another recipe"):
+        read_recipe(tmp_path / "five.toml")

@@ -32,6 +32,7 @@ MODELS = ("deep-nmf", "dnmf", "sparse-nmf", "dnn", "grid")
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, e.g. training.steps=500."
 )
 @click.option("--resume", is_flag=True, help="Continue the run in the output folder.")
+@click.option("--cache", type=FOLDER, help="Folder for dictionaries and frames that runs on the same corpus share.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Threads that prepare mixtures.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the matrix products.  [default: all cores]")
 @device_option
@@ -47,6 +48,7 @@ def command(
     model: str | None,
     overrides: tuple[str, ...],
     resume: bool,
+    cache: Path | None,
     workers: int,
     threads: int | None,
     device: str,
@@ -98,6 +100,7 @@ def command(
                 workers,
                 progress,
                 lambda: bool(interrupted),
+                cache,
             )
     finally:
         signal.signal(signal.SIGINT, before)

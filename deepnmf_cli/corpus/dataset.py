@@ -13,6 +13,8 @@ import soundfile
 import torch
 from torch import Tensor
 
+from deepnmf_cli.corpus.augment import Augmentation, AugmentationSettings
+from deepnmf_cli.corpus.effects import change_speed
 from deepnmf_cli.corpus.manifest import Clip
 from deepnmf_cli.corpus.mixing import Samples, in_room, is_silent, scale_to_level, scale_to_snr
 from deepnmf_cli.errors import CorpusError
@@ -128,8 +130,10 @@ class MixtureDataset:
         rate_hz: int,
         seed: int,
         cache: ClipCache | None = None,
+        augmentation: AugmentationSettings = AugmentationSettings(),
     ) -> None:
         self.settings, self.rate_hz, self.seed = settings, rate_hz, seed
+        self.augmentation = augmentation
         self.length = round(settings.segment_s * rate_hz)
         self.cache = cache or ClipCache(rate_hz)
         groups: dict[str, list[Clip]] = {}
@@ -142,42 +146,55 @@ class MixtureDataset:
     def __getitem__(self, index: int) -> tuple[Samples, Samples]:
         """Example `index` as (speech, noise), each float32 (segment,)."""
         draw = np.random.default_rng([self.seed, index])
+        change = Augmentation(self.augmentation, self.seed, index, self.rate_hz)
         s = self.settings
-        speech = self.speech(draw)
+        wet = target = change.speech(self.speech(draw, change.speech_speed()))
         snr_db = 40.0 if draw.random() < s.clean_probability else draw.uniform(*s.snr_db)
-        wet = target = speech
-        if self._rooms and draw.random() < s.room_probability:
+        response = change.response()
+        if response is None and self._rooms and draw.random() < s.room_probability:
             response = self.cache.read(self._rooms[draw.integers(len(self._rooms))].path)
-            wet = in_room(speech, response, self.rate_hz)
-            target = in_room(speech, response, self.rate_hz, early_only=True) if s.room_target == "early" else wet
-        noise = self.noise(draw)
-        if draw.random() < s.second_noise_probability:
-            noise = noise + scale_to_snr(noise, self.noise(draw), draw.uniform(-6, 6))
+        if response is not None:
+            wet, dry = in_room(target, response, self.rate_hz), target
+            target = in_room(dry, response, self.rate_hz, early_only=True) if s.room_target == "early" else wet
+        noise = scale_to_snr(wet, change.noise(self._noises(draw, change.noise_speed()), self.speech), snr_db)
+        wet, target = change.pause(wet, target)
         # What is not the target is noise: the mixture stays the sum of both, late reverberation included.
-        noise = scale_to_snr(wet, noise, snr_db) + (wet - target)
+        target, noise = change.channel(target, noise + (wet - target))
         return scale_to_level((target, noise), draw.uniform(*s.level_db))
 
-    def speech(self, draw: np.random.Generator) -> Samples:
+    def speech(self, draw: np.random.Generator, speed: float = 1.0) -> Samples:
         """A segment of one speaker (segment,), utterances joined where one is too short."""
 
-        def segment() -> tuple[Samples, Path]:
+        def segment(length: int) -> tuple[Samples, Path]:
             speaker = self._speakers[draw.integers(len(self._speakers))]
-            return self._fill(lambda: speaker.clip(draw).path, draw)
+            return self._fill(lambda: speaker.clip(draw).path, draw, length)
 
-        return _not_silent(segment, "speech")
+        return self._at_speed(segment, speed, "speech")
 
-    def noise(self, draw: np.random.Generator) -> Samples:
+    def noise(self, draw: np.random.Generator, speed: float = 1.0) -> Samples:
         """A segment of one noise (segment,), repeated where the clip is too short."""
 
-        def segment() -> tuple[Samples, Path]:
+        def segment(length: int) -> tuple[Samples, Path]:
             path = self._noise.clip(draw).path
-            return self._fill(lambda: path, draw)
+            return self._fill(lambda: path, draw, length)
 
-        return _not_silent(segment, "noise")
+        return self._at_speed(segment, speed, "noise")
 
-    def _fill(self, next_path: Callable[[], Path], draw: np.random.Generator) -> tuple[Samples, Path]:
-        """One segment, and the last of the files it is made of."""
-        pieces, missing = [], self.length
+    def _noises(self, draw: np.random.Generator, speed: float) -> Samples:
+        """One noise or two (segment,)."""
+        noise = self.noise(draw, speed)
+        if draw.random() < self.settings.second_noise_probability:
+            noise = noise + scale_to_snr(noise, self.noise(draw, speed), draw.uniform(-6, 6))
+        return noise
+
+    def _at_speed(self, segment: Callable[[int], tuple[Samples, Path]], speed: float, what: str) -> Samples:
+        if speed == 1:
+            return _not_silent(lambda: segment(self.length), what)
+        return change_speed(lambda length: _not_silent(lambda: segment(length), what), self.length, speed)
+
+    def _fill(self, next_path: Callable[[], Path], draw: np.random.Generator, length: int) -> tuple[Samples, Path]:
+        """One segment (length,), and the last of the files it is made of."""
+        pieces, missing = [], length
         while missing > 0:
             path = next_path()
             start = int(draw.integers(max(1, self.cache.length(path) - missing + 1)))
@@ -229,15 +246,19 @@ def _not_silent(segment: Callable[[], tuple[Samples, Path]], what: str) -> Sampl
     raise CorpusError(path, found, f"audible {what}", remedy)
 
 
-def batches(source: ExampleSource, size: int, first: int, last: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(
+    source: ExampleSource, size: int, first: int, last: int, workers: int, distinct: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches `first`..`last` - 1 as (speech, noise), each (size, samples), prepared ahead by `workers` threads.
 
-    Batch b holds the examples b * size .. (b + 1) * size - 1, whatever the number of workers.
+    Batch b holds the examples b * size .. (b + 1) * size - 1, whatever the number of workers. With `distinct` batch b
+    equals batch b modulo `distinct`.
     """
     ahead = max(2, workers)
     with ThreadPoolExecutor(max(1, workers)) as pool:
 
         def prepare(batch: int) -> tuple[Tensor, Tensor]:
+            batch = batch % distinct if distinct else batch
             examples = [source[batch * size + i] for i in range(size)]
             return tuple(torch.from_numpy(np.stack(part)) for part in zip(*examples))
 

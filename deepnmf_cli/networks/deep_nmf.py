@@ -136,6 +136,13 @@ class DeepNmf(FrameNetwork):
     def fixed_state(self, stacked: Tensor, layers: int = 0, known: Tensor | None = None) -> Tensor:
         return self.unfolded.fixed_state(stacked, layers, known)
 
+    def train_last(self, layers: int) -> None:
+        """Let gradients reach the last `layers` of the trained layers only, the readout being the last of all."""
+        ties, held = self.settings.ties, self.unfolded.bank
+        for slot in ties.trained:
+            parameter = getattr(held, f"{DICTIONARY}_{slot}").free
+            parameter.requires_grad_(ties.first_layer(slot) > self.settings.iterations - layers)
+
     def macs_per_frame(self) -> int:
         s = self.settings
         return s.iterations * 2 * (s.context * s.bins) * (2 * s.atoms) + s.bins * 2 * s.atoms

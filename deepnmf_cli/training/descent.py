@@ -6,8 +6,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from deepnmf_cli.inference.nmf import join_frames
 from deepnmf_cli.networks.base import MaskNetwork
+from deepnmf_cli.networks.frames import FrameNetwork
+from deepnmf_cli.signal.features import normalise_level, stack_context
 from deepnmf_cli.signal.stft import StftPair
+from deepnmf_cli.training.frames import FrameBatch
 from deepnmf_cli.training.objectives import ObjectiveSettings, objective
 
 State = dict[int, dict[str, Tensor]]
@@ -26,11 +30,19 @@ class Batch:
         """Of the mixtures, (B, F, T): what networks see."""
         return self.spectra.sum(1).abs()
 
+    def masks(self, network: MaskNetwork) -> Tensor:
+        """(B, 2, F, T), speech first."""
+        return network(self.magnitude)[0]
+
+    def stacked(self, network: FrameNetwork) -> tuple[Tensor, None]:
+        """The evidence of a network of context frames, (context F, B T); nothing is known about its layers."""
+        return join_frames(stack_context(normalise_level(self.magnitude)[0], network.settings.context)[0]), None
+
 
 class Optimiser(Protocol):
     """Changes the weights of one network."""
 
-    def step(self, batch: Batch, learning_rate: float) -> float:
+    def step(self, batch: Batch | FrameBatch, learning_rate: float) -> float:
         """One step; returns the loss before it."""
 
     def state(self) -> State:
@@ -52,12 +64,12 @@ class AdamDescent:
         self.trained = [p for p in network.parameters() if p.requires_grad]
         self.adam = torch.optim.Adam(self.trained)
 
-    def step(self, batch: Batch, learning_rate: float) -> float:
+    def step(self, batch: Batch | FrameBatch, learning_rate: float) -> float:
         """One gradient step; returns the loss before it."""
         for group in self.adam.param_groups:
             group["lr"] = learning_rate
         with torch.autocast("cuda", torch.bfloat16, enabled=self.mixed_precision):
-            masks, _ = self.network(batch.magnitude)
+            masks = batch.masks(self.network)
         loss = objective(self.settings, masks.float(), batch.spectra, batch.waveforms, self.pair)
         self.adam.zero_grad()
         loss.backward()

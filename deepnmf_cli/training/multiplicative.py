@@ -11,8 +11,8 @@ from deepnmf_cli.inference import nmf
 from deepnmf_cli.inference.divergence import divergence
 from deepnmf_cli.networks.deep_nmf import DICTIONARY, DeepNmf, DeepNmfSettings
 from deepnmf_cli.signal import wiener
-from deepnmf_cli.signal.features import normalise_level, stack_context
 from deepnmf_cli.training.descent import Batch, State
+from deepnmf_cli.training.frames import FrameBatch
 from deepnmf_cli.training.objectives import COMPRESSION_FLOOR, TINY, ObjectiveSettings, phase_sensitive
 from deepnmf_cli.unfold.network import Parameters
 from deepnmf_cli.unfold.split import Parts, split_gradient, wiener_parts
@@ -70,11 +70,13 @@ class MultiplicativeDescent:
         self.kept: State = {}
 
     @torch.no_grad()
-    def step(self, batch: Batch, learning_rate: float) -> float:
+    def step(self, batch: Batch | FrameBatch, learning_rate: float) -> float:
         """One step; returns the loss before it."""
         parts, loss = self.parts(batch)
         for index, slot in enumerate(self.slots):
             held, pair = getattr(self.network.unfolded.bank, f"{DICTIONARY}_{slot}"), parts[f"{DICTIONARY}_{slot}"]
+            if not held.free.requires_grad:  # its turn in greedy training has not come
+                continue
             if self.rule == "multiplicative":
                 change = self._accumulated(index, held(), pair)
             elif self.rule == "exponentiated":
@@ -84,10 +86,10 @@ class MultiplicativeDescent:
             held.free.add_(change)  # W = reference o exp(free): adding to `free` multiplies W
         return loss
 
-    def parts(self, batch: Batch) -> tuple[dict[str, Parts], float]:
+    def parts(self, batch: Batch | FrameBatch) -> tuple[dict[str, Parts], float]:
         """Parts of the gradient of the objective with respect to each trained dictionary, and its value."""
-        s, magnitude = self.network.settings, batch.magnitude
-        evidence = nmf.join_frames(stack_context(normalise_level(magnitude)[0], s.context)[0])
+        s = self.network.settings
+        evidence, fixed = batch.stacked(self.network)
         mixture, targets, weights = _targets(self.settings, batch)
         beta = self.settings.magnitude_beta
         offset = 0.0 if beta == 2 else COMPRESSION_FLOOR  # as in the objective
@@ -101,7 +103,7 @@ class MultiplicativeDescent:
             losses.append(float((weights * errors).sum()))
             return models, wiener_parts(given, mixture, targets, weights, beta, offset)
 
-        return split_gradient(self.network.unfolded, evidence, readout), losses[0]
+        return split_gradient(self.network.unfolded, evidence, readout, fixed), losses[0]
 
     def state(self) -> State:
         """Running sums of parts, or the running mean of logarithms."""
@@ -147,7 +149,7 @@ def _log_quotient(numerator: Tensor, denominator: Tensor) -> Tensor:
     return step.clamp(-LARGEST_LOG_STEP, LARGEST_LOG_STEP)
 
 
-def _targets(settings: ObjectiveSettings, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def _targets(settings: ObjectiveSettings, batch: Batch | FrameBatch) -> tuple[Tensor, Tensor, Tensor]:
     """Mixture (F, B T), targets (2, F, B T) and weights (2, 1, B T), frames side by side, such that the objective is
     the weighted sum of divergences (37)."""
     mixture = batch.spectra.sum(1)

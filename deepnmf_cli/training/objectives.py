@@ -55,15 +55,17 @@ class ObjectiveSettings:
             raise ValueError("magnitude_beta must lie in [-1, 3]")
 
 
-def objective(settings: ObjectiveSettings, masks: Tensor, spectra: Tensor, waveforms: Tensor, pair: StftPair) -> Tensor:
+def objective(
+    settings: ObjectiveSettings, masks: Tensor, spectra: Tensor, waveforms: Tensor | None, pair: StftPair
+) -> Tensor:
     """The mean loss of a batch.
 
     masks (B, 2, F, T) of the mixture; spectra (B, 2, F, T) complex of the true speech and noise, which sum to the
-    mixture's; waveforms (B, 2, N) of the same. Source of the default weights: chosen by the dev score.
+    mixture's; waveforms (B, 2, N) of the same, None where no term needs them. Source of the default weights: chosen by the dev score.
     """
     mixture = spectra.sum(1)
     level = mixture.abs().square().mean((-1, -2)).sqrt().clamp_min(TINY)[:, None, None]
-    mixture, spectra, waveforms = mixture / level, spectra / level[:, None], waveforms / level
+    mixture, spectra = mixture / level, spectra / level[:, None]
     estimates = masks * mixture.abs()[:, None]
     truth = spectra.abs()
     loss = masks.new_zeros(())
@@ -78,7 +80,8 @@ def objective(settings: ObjectiveSettings, masks: Tensor, spectra: Tensor, wavef
         if weight:
             loss = loss + weight * compressed_error(estimates[:, SPEECH], truth[:, SPEECH], power)
     if settings.snr or settings.si_sdr:
-        estimate, target = pair.synthesis(masks[:, SPEECH] * mixture, waveforms.shape[-1]), waveforms[:, SPEECH]
+        target = waveforms[:, SPEECH] / level[:, 0]
+        estimate = pair.synthesis(masks[:, SPEECH] * mixture, waveforms.shape[-1])
         loss = (
             loss - settings.snr * snr_db(estimate, target).mean() - settings.si_sdr * si_sdr_db(estimate, target).mean()
         )

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ from deepnmf_cli.scoring.sdr import si_sdr
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training import multiplicative
 from deepnmf_cli.training.descent import AdamDescent, Batch
+from deepnmf_cli.training.frames import FrameBatch, FrameStore
 from deepnmf_cli.training.journal import Journal
 from deepnmf_cli.training.objectives import ObjectiveSettings
 
@@ -38,6 +39,15 @@ class TrainingSettings:
     seed: int = 1
     steps: int = 3000
     batch: int = 16
+    """Mixtures per step."""
+    distinct_batches: int = 0
+    """After this many batches the same mixtures come again; 0 makes new ones at every step."""
+    frame_stride: int = 1
+    """Only every n-th frame of a mixture is learned from; for networks of context frames, whose neighbours share most
+    of their context."""
+    greedy: bool = False
+    """Layers are trained one after the other from the readout on: in the first of C equal parts of the run the readout,
+    in the second also the layer below it, and so on. For deep NMF."""
     optimizer: str = "adam"
     """"adam"; "adam-log" and "adam-softplus" set network.parameterisation too; or one of multiplicative.RULES."""
     momentum: float = 0.9
@@ -60,6 +70,8 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or self.score_every < 1 or self.seed < 0:
             raise ValueError("steps, batch and score_every must be at least 1, seed not negative")
+        if self.frame_stride < 1 or self.distinct_batches < 0:
+            raise ValueError("frame_stride must be at least 1, distinct_batches not negative")
         if self.schedule not in ("cosine", "constant"):
             raise ValueError(f"schedule {self.schedule!r} is neither cosine nor constant")
         if not (self.learning_rate >= 0 and self.clip_norm > 0 and 0 <= self.average < 1):
@@ -82,10 +94,12 @@ class Trainer:
         journal: Journal,
         describe: Callable[[MaskNetwork, int, float], tuple[dict[str, Tensor], dict]],
         device: str = "cpu",
+        frames: FrameStore | None = None,
     ) -> None:
-        """`describe(network, step, dev score)` gives the tensors and the metadata of a model file."""
+        """`describe(network, step, dev score)` gives the tensors and the metadata of a model file; `frames` the batches
+        where `settings.frame_stride` is not 1."""
         self.network, self.front_end, self.settings, self.journal = network.to(device), front_end, settings, journal
-        self.describe, self.device = describe, device
+        self.describe, self.device, self.frames = describe, device, frames
         self.pair = front_end.pair(front_end.rate_hz)
         self.trained = [p for p in self.network.parameters() if p.requires_grad]
         if settings.optimizer in multiplicative.RULES:
@@ -114,10 +128,9 @@ class Trainer:
         """
         began, saved = time.monotonic() - self.seconds, time.monotonic()
         self.hours_per_step = self.settings.batch * source.length / self.front_end.rate_hz / 3600
-        stream = batches(source, self.settings.batch, self.step, self.settings.steps, workers)
-        with closing(stream):
-            for speech, noise in stream:
-                loss = self.update(torch.stack([speech, noise], 1))
+        with closing(self._batches(source, workers)) as stream:
+            for batch in stream:
+                loss = self.update(batch)
                 if not math.isfinite(loss):
                     raise DeepnmfError(
                         f"step {self.step + 1}",
@@ -152,11 +165,27 @@ class Trainer:
         self.step, self.best = progress["step"], progress["best"]
         self.seconds, self.since_best, self.losses = progress["seconds"], progress["since_best"], progress["losses"]
 
-    def update(self, waveforms: Tensor) -> float:
-        """One step of the optimiser on (B, 2, N) speech and noise; returns the loss before it."""
+    def _batches(self, source: ExampleSource, workers: int) -> Iterator[Batch | FrameBatch]:
+        """What the remaining steps learn from."""
+        s = self.settings
+        if self.frames:
+            yield from self.frames.batches(range(self.step, s.steps), s.distinct_batches)
+            return
+        with closing(batches(source, s.batch, self.step, s.steps, workers, s.distinct_batches)) as stream:
+            for speech, noise in stream:
+                yield self.batch(torch.stack([speech, noise], 1))
+
+    @torch.no_grad()
+    def batch(self, waveforms: Tensor) -> Batch:
+        """(B, 2, N) true speech and noise as a batch."""
         waveforms = waveforms.to(self.device, non_blocking=True)
-        with torch.no_grad():
-            batch = Batch(waveforms, self.pair.analysis(waveforms))
+        return Batch(waveforms, self.pair.analysis(waveforms))
+
+    def update(self, batch: Batch | FrameBatch) -> float:
+        """One step of the optimiser; returns the loss before it."""
+        if self.settings.greedy:
+            layers = self.network.settings.trained_layers
+            self.network.train_last(1 + self.step * layers // self.settings.steps)
         loss = self.optimiser.step(batch, self._learning_rate())
         with torch.no_grad():
             # The mean must not remember the untrained weights for long: short runs start with a short memory.

@@ -52,7 +52,7 @@ def main() -> None:
             return torch.stack([torch.from_numpy(np.stack(part)) for part in zip(*examples)], 1)
 
         batch = mix()
-        for name, work in (("mixing", mix), ("gradient steps", lambda: trainer.update(batch))):
+        for name, work in (("mixing", mix), ("gradient steps", lambda: trainer.update(trainer.batch(batch)))):
             work()
             rates = []
             for _ in range(given.rounds):

@@ -1,0 +1,149 @@
+"""Training on single frames of many mixtures, with what is expensive about them kept in a folder.
+
+Neighbouring frames of nine share eight: a network of context frames learns little more from all frames of a mixture
+than from every n-th. And the layers below the first trained one make the same of a frame at every visit.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepnmf_cli import checkpoint
+from deepnmf_cli.corpus.dataset import ExampleSource
+from deepnmf_cli.errors import RecipeError
+from deepnmf_cli.inference.nmf import join_frames
+from deepnmf_cli.networks.frames import FrameNetwork
+from deepnmf_cli.signal.features import normalise_level, stack_context
+from deepnmf_cli.signal.stft import FrontEnd
+from deepnmf_cli.training.objectives import ObjectiveSettings
+
+CHEAP_LAYERS = 4
+"""This many fixed layers are run at every visit before a state nearer to the trained ones is kept as well: networks
+that differ in the number of trained layers can then share one folder."""
+
+
+def require_support(network: type, objective: ObjectiveSettings, where: str = "recipe") -> None:
+    """Raises RecipeError for networks and objectives that need whole mixtures."""
+    place = f"{where} training.frame_stride"
+    if not issubclass(network, FrameNetwork):
+        raise RecipeError(place, f"single frames for {network.name}", "a network of context frames", "Set it to 1.")
+    if objective.snr or objective.si_sdr:
+        remedy = "Set objective.snr and objective.si_sdr to 0, or frame_stride to 1."
+        raise RecipeError(place, "terms on waveforms with single frames", "terms on magnitudes alone", remedy)
+
+
+@dataclass(frozen=True)
+class FrameBatch:
+    """Every n-th frame of B mixtures: evidence (context F, B N), spectra (B, 2, F, N) of true speech and noise, and
+    what the fixed layers of a network make of the evidence, None where there are none."""
+
+    evidence: Tensor
+    spectra: Tensor
+    fixed: Any = None
+    waveforms: None = None
+
+    def masks(self, network: FrameNetwork) -> Tensor:
+        """(B, 2, F, N), speech first."""
+        masks = network.frame_masks(self.evidence, self.fixed)
+        return masks.unflatten(-1, (len(self.spectra), -1)).movedim(-2, 0)
+
+    def stacked(self, network: FrameNetwork) -> tuple[Tensor, Any]:
+        """The evidence and what the fixed layers make of it."""
+        return self.evidence, self.fixed
+
+
+class FrameStore:
+    """Frame batches by number, read from a folder where they have been made before."""
+
+    def __init__(
+        self,
+        source: ExampleSource,
+        front_end: FrontEnd,
+        network: FrameNetwork,
+        mixtures: int,
+        stride: int,
+        folder: Path | None = None,
+        key: str = "",
+    ) -> None:
+        """Batches of `mixtures` examples and every `stride`-th frame. `key` names what `source` holds: batches of equal
+        keys are taken to be equal. Without a folder nothing is kept."""
+        self.source, self.network, self.mixtures, self.stride, self.folder = source, network, mixtures, stride, folder
+        self.pair = front_end.pair(front_end.rate_hz)
+        self.context = network.settings.context
+        self.frames_key = digest(key, repr(front_end), self.context, mixtures, stride, source.length)
+        self.fixed_key = digest(self.frames_key, *self._fixed_weights()) if network.fixed_layers else ""
+
+    def __getitem__(self, index: int) -> FrameBatch:
+        """Batch `index` of mixtures index * mixtures ..., on the device of the network."""
+        device = next(self.network.parameters()).device
+        held = self._kept("frames", self.frames_key, index, lambda: self._frames(index))
+        evidence = held["evidence"].to(device)
+        spectra = torch.view_as_complex(held["spectra"]).to(device)
+        return FrameBatch(evidence, spectra, self._fixed(index, evidence) if self.network.fixed_layers else None)
+
+    def batches(self, indices: range, distinct: int = 0) -> Iterator[FrameBatch]:
+        """Batches of these numbers, repeated after `distinct` if that is not 0."""
+        for index in indices:
+            yield self[index % distinct if distinct else index]
+
+    @torch.no_grad()
+    def _frames(self, index: int) -> dict[str, Tensor]:
+        examples = [self.source[index * self.mixtures + i] for i in range(self.mixtures)]
+        spectra = self.pair.analysis(torch.from_numpy(np.stack([np.stack(e) for e in examples])))
+        evidence, _ = stack_context(normalise_level(spectra.sum(1).abs())[0], self.context)
+        chosen = slice(self.stride - 1, None, self.stride)  # the first ones lack context
+        # Laid out as they are read again: the order of sums, and so rounding, depends on it.
+        return {
+            "evidence": join_frames(evidence[..., chosen]).contiguous(),
+            "spectra": torch.view_as_real(spectra[..., chosen]).contiguous(),
+        }
+
+    def _fixed(self, index: int, evidence: Tensor) -> Tensor:
+        """The state above the fixed layers, from the nearest one that has been kept."""
+        wanted, place = self.network.fixed_layers, f"fixed-{self.fixed_key}"
+        kept = sorted(int(p.stem.partition("-")[2]) for p in self._paths(place, f"{index}-*"))
+        layers = max((k for k in kept if k <= wanted), default=0)
+        known = None
+        if layers:
+            known = checkpoint.load(self.folder / place / f"{index}-{layers}.safetensors")[0]["state"]
+            known = known.to(evidence.device)
+        state = self.network.fixed_state(evidence, layers, known)
+        if self.folder and wanted - layers > CHEAP_LAYERS:
+            self._keep(place, f"{index}-{wanted}", {"state": state})
+        return state
+
+    def _fixed_weights(self) -> list[Any]:
+        """The settings and the parameters on which fixed states depend."""
+        bank, algorithm = self.network.unfolded.bank, self.network.unfolded.algorithm
+        below = range(self.network.fixed_layers)
+        slots = {name: sorted({table.slots[k] for k in below}) for name, table in bank.ties.items()}
+        weights = [bank.value(name, slot) for name, used in slots.items() for slot in used]
+        return [repr(algorithm), *(hashlib.sha256(w.detach().cpu().numpy().tobytes()).hexdigest() for w in weights)]
+
+    def _kept(self, kind: str, key: str, index: int, make: Any) -> dict[str, Tensor]:
+        place = f"{kind}-{key}"
+        if self._paths(place, str(index)):
+            return checkpoint.load(self.folder / place / f"{index}.safetensors")[0]
+        made = make()
+        if self.folder:
+            self._keep(place, str(index), made)
+        return made
+
+    def _paths(self, place: str, name: str) -> list[Path]:
+        return list((self.folder / place).glob(f"{name}.safetensors")) if self.folder else []
+
+    def _keep(self, place: str, name: str, tensors: dict[str, Tensor]) -> None:
+        (self.folder / place).mkdir(parents=True, exist_ok=True)
+        checkpoint.save(self.folder / place / f"{name}.safetensors", tensors, {})
+
+
+def digest(*parts: Any) -> str:
+    """A short name for a combination of plain values."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
