@@ -1,0 +1,185 @@
+"""Augmentation: what happens to which mixtures, as settings of a recipe and as steps of making one mixture.
+
+Every draw comes from a generator of its own for each example, so that mixtures without augmentation stay the same
+whatever is added here, and a mixture is still a function of seed and index.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from deepnmf_cli.corpus import effects
+from deepnmf_cli.corpus.mixing import Samples, rms, scale_to_snr
+
+STREAM = 1
+"""Third number of the seed of an example's augmentation; its mixture is drawn from the first two alone."""
+
+Segment = Callable[[np.random.Generator], Samples]
+"""Draws a segment of speech or of noise, (n,)."""
+
+SMALLEST_SHARE = 0.1
+"""A pause that would leave less than this share of the speech's amplitude is not made: nothing would be left to scale
+errors by."""
+
+
+@dataclass(frozen=True)
+class AugmentationSettings:
+    """What happens to which share of the mixtures; nothing by default."""
+
+    speed_probability: float = 0.0
+    """Share of the mixtures whose speech is faster and higher, or slower and lower."""
+    speed: tuple[float, float] = (0.85, 1.2)
+    noise_speed_probability: float = 0.0
+    """The same for noise."""
+    noise_speed: tuple[float, float] = (0.7, 1.4)
+    colour_probability: float = 0.0
+    """Share whose speech goes through a random filter; noise likewise, independently, through another."""
+    babble_probability: float = 0.0
+    """Share whose noise is other speakers of the training material."""
+    babble_speakers: tuple[int, int] = (2, 8)
+    synthetic_noise_probability: float = 0.0
+    """Share whose noise is stationary and synthetic."""
+    noise_slope_db: tuple[float, float] = (-9.0, 3.0)
+    """Slope of its spectrum per octave."""
+    hum_probability: float = 0.0
+    """Share whose noise has mains hum added to it."""
+    click_probability: float = 0.0
+    """Share whose noise has clicks added to it."""
+    added_snr_db: tuple[float, float] = (-5.0, 20.0)
+    """Range of the noise above hum, or above clicks."""
+    small_room_probability: float = 0.0
+    """Share whose speech is heard in a simulated small room, before responses of `--rir` are drawn for the others."""
+    pause_probability: float = 0.0
+    """Share whose speech is interrupted once while the noise goes on."""
+    pause_share: tuple[float, float] = (0.2, 0.8)
+    """Range of the pause's share of the segment."""
+    equalizer_probability: float = 0.0
+    """Share whose mixture goes through a random filter, as through a microphone."""
+    clip_probability: float = 0.0
+    """Share whose mixture is clipped."""
+    clip_db: tuple[float, float] = (1.0, 15.0)
+    """Range of the clipping level below the mixture's peak."""
+    band_limit_probability: float = 0.0
+    """Share whose mixture has lost its high frequencies."""
+    band_limits_hz: tuple[float, ...] = (3400.0, 4000.0, 8000.0)
+    """Where its band may end; half of those ending at the first one begin at 300 Hz, as on the telephone."""
+    coding_probability: float = 0.0
+    """Share whose mixture has been through a lossy coder."""
+    codecs: tuple[str, ...] = ("mp3", "vorbis", "opus")
+    compression: tuple[float, float] = (0.3, 0.95)
+    """Range from 0 (best) to 1 (smallest)."""
+    mute_probability: float = 0.0
+    """Share of which a stretch is digitally silent, speech and noise."""
+    mute_s: tuple[float, float] = (0.05, 1.0)
+    """Range of its length."""
+
+    def __post_init__(self) -> None:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if not all(0 <= value <= 1 for name, value in values.items() if name.endswith("probability")):
+            raise ValueError("probabilities lie between 0 and 1")
+        lists = ("band_limits_hz", "codecs")
+        ranges = {name: value for name, value in values.items() if isinstance(value, tuple) and name not in lists}
+        if wrong := [name for name, (low, high) in ranges.items() if low > high]:
+            raise ValueError(f"{', '.join(wrong)}: a range has its lower end first")
+        if not all(0.25 <= end <= 4 for end in (*self.speed, *self.noise_speed)):
+            raise ValueError("speeds lie between 0.25 and 4")
+        if self.babble_speakers[0] < 1 or self.clip_db[0] < 0 or self.mute_s[0] < 0:
+            raise ValueError("babble_speakers must be at least 1, clip_db and mute_s not negative")
+        if not all(0 <= end <= 1 for end in (*self.pause_share, *self.compression)):
+            raise ValueError("pause_share and compression lie between 0 and 1")
+        if not self.band_limits_hz or min(self.band_limits_hz) <= effects.TELEPHONE_LOW_HZ:
+            raise ValueError(f"band_limits_hz needs frequencies above {effects.TELEPHONE_LOW_HZ:.0f}")
+        if not self.codecs or not set(self.codecs) <= set(effects.CODECS):
+            raise ValueError(f"codecs must be some of {', '.join(effects.CODECS)}")
+
+
+class Augmentation:
+    """The augmentation of one example: each method is one step, called in the order in which they stand here."""
+
+    def __init__(self, settings: AugmentationSettings, seed: int, index: int, rate_hz: int) -> None:
+        self.settings, self.rate_hz = settings, rate_hz
+        self.draw = np.random.default_rng([seed, index, STREAM])
+
+    def _happens(self, what: str) -> bool:
+        probability = getattr(self.settings, f"{what}_probability")
+        return probability > 0 and self.draw.random() < probability
+
+    def speech_speed(self) -> float:
+        """Factor by which speech is to be faster."""
+        return self.draw.uniform(*self.settings.speed) if self._happens("speed") else 1.0
+
+    def noise_speed(self) -> float:
+        """Factor by which noise is to be faster."""
+        return self.draw.uniform(*self.settings.noise_speed) if self._happens("noise_speed") else 1.0
+
+    def speech(self, speech: Samples) -> Samples:
+        """Dry speech (n,), perhaps coloured."""
+        return self._coloured(speech)
+
+    def response(self) -> Samples | None:
+        """A simulated room response, or None where none is to be used."""
+        return effects.small_room(self.draw, self.rate_hz) if self._happens("small_room") else None
+
+    def noise(self, noise: Samples, other_speech: Segment) -> Samples:
+        """Noise (n,), or babble or synthetic noise in its place; perhaps coloured, with hum and clicks."""
+        s = self.settings
+        if self._happens("babble"):
+            speakers = self.draw.integers(s.babble_speakers[0], s.babble_speakers[1] + 1)
+            voices = [other_speech(self.draw) for _ in range(speakers)]
+            gains = 10 ** (self.draw.uniform(-5, 5, speakers) / 20)
+            noise = sum(voice * np.float32(gain / rms(voice)) for voice, gain in zip(voices, gains))
+        elif self._happens("synthetic_noise"):
+            noise = effects.coloured_noise(len(noise), self.draw, self.draw.uniform(*s.noise_slope_db))
+        noise = self._coloured(noise)
+        for what, make in (("hum", effects.hum), ("click", effects.clicks)):
+            if self._happens(what):
+                added = make(len(noise), self.draw, self.rate_hz)
+                noise = noise + scale_to_snr(noise, added, self.draw.uniform(*s.added_snr_db))
+        return noise
+
+    def _coloured(self, samples: Samples) -> Samples:
+        return effects.filtered(samples, effects.colour(self.draw)) if self._happens("colour") else samples
+
+    def pause(self, wet: Samples, target: Samples) -> tuple[Samples, Samples]:
+        """Speech as heard (n,), and the part of it that is the target, perhaps with a pause in both."""
+        if not self._happens("pause"):
+            return wet, target
+        open_ = self._gap(len(wet), self.draw.uniform(*self.settings.pause_share) * len(wet), fade_s=0.01)
+        paused = target * open_
+        return (wet * open_, paused) if rms(paused) > SMALLEST_SHARE * rms(target) else (wet, target)
+
+    def channel(self, target: Samples, noise: Samples) -> tuple[Samples, Samples]:
+        """Target and noise (n,) of one mixture as a microphone, a converter, a line and a file leave them.
+
+        The sum of the results is what becomes of the sum. Filters do the same to both. What clipping and coding make of
+        them is said in `effects.clip`, and below.
+        """
+        s, both = self.settings, np.stack([target, noise])
+        if self._happens("equalizer"):
+            both = effects.filtered(both, effects.colour(self.draw))
+        if self._happens("clip"):
+            both = np.stack(effects.clip(*both, self.draw.uniform(*s.clip_db)))
+        if self._happens("band_limit"):
+            highest = self.draw.choice(s.band_limits_hz)
+            telephone = highest == s.band_limits_hz[0] and self.draw.random() < 0.5
+            both = effects.limit_band(both, highest, effects.TELEPHONE_LOW_HZ if telephone else 0.0, self.rate_hz)
+        target, noise = both
+        if self._happens("coding"):
+            codec, compression = str(self.draw.choice(s.codecs)), self.draw.uniform(*s.compression)
+            # The target is speech that went through the coder alone: its band and its blurring are not to be undone.
+            coded = effects.code(target + noise, self.rate_hz, codec, compression)
+            target = effects.code(target, self.rate_hz, codec, compression)
+            noise = coded - target
+        if self._happens("mute"):
+            open_ = self._gap(len(target), self.draw.uniform(*s.mute_s) * self.rate_hz, fade_s=0.0)
+            if rms(target * open_) > SMALLEST_SHARE * rms(target):
+                target, noise = target * open_, noise * open_
+        return target, noise
+
+    def _gap(self, length: int, silent: float, fade_s: float) -> Samples:
+        """A gain (length,) of one, and of zero for `silent` samples somewhere, faded in and out."""
+        first = self.draw.uniform(0, max(0.0, length - silent))
+        fade = max(1.0, fade_s * self.rate_hz)
+        outside = np.maximum(first - np.arange(length), np.arange(length) - (first + silent))
+        return np.clip(outside / fade, 0, 1).astype(np.float32)

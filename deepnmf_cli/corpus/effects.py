@@ -1,0 +1,161 @@
+"""What can happen to sound between a mouth and a file, as functions of samples and a random generator.
+
+Signals are float32, (n,) or (channels, n) with the same thing happening to all channels. Linear effects are the same for
+a sum as for its parts, so that speech and noise may be filtered apart; `clip` and `code` see the sum.
+"""
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import soundfile
+from scipy.signal import butter, lfilter, sosfilt
+
+from deepnmf_cli.corpus.mixing import Samples, rms
+
+SOUND_M_S = 343.0
+
+TELEPHONE_LOW_HZ = 300.0
+"""Lower end of the telephone band; its upper end, 3400 Hz, is one of the limits that a recipe may name."""
+
+BAND_ORDER = 8
+"""Of the Butterworth filters that limit bands: 48 dB per octave."""
+
+REFLECTIONS = 4000
+"""Up to this many reflections are drawn one by one; a room has more after a few dozen milliseconds, as dense as noise."""
+
+CODECS = {"mp3": ("MP3", "MPEG_LAYER_III"), "vorbis": ("OGG", "VORBIS"), "opus": ("OGG", "OPUS")}
+"""Name -> container and coding as libsndfile calls them."""
+
+MP3_DELAY = 1105
+"""Samples by which encoder (576) and decoder (529) delay an MP3 without a LAME tag, which low bit rates leave out."""
+
+
+def change_speed(read: Callable[[int], Samples], length: int, factor: float) -> Samples:
+    """`length` samples of what `read(n)` gives, played `factor` times as fast and as high."""
+    import soxr
+
+    samples = read(int(np.ceil(length * factor)) + 2)
+    return soxr.resample(samples, factor, 1.0, quality="MQ")[:length].astype(np.float32)
+
+
+def colour(draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Numerator and denominator of a random filter of second order, coefficients in +-3/8.
+
+    As J.-M. Valin drew them to make RNNoise independent of microphones, IEEE MMSP 2018.
+    """
+    b1, b2, a1, a2 = draw.uniform(-3 / 8, 3 / 8, 4)
+    return np.array([1, b1, b2]), np.array([1, a1, a2])
+
+
+def filtered(samples: Samples, coefficients: tuple[np.ndarray, np.ndarray]) -> Samples:
+    """Samples through a filter as `colour` draws it."""
+    return lfilter(*coefficients, samples).astype(np.float32)
+
+
+def limit_band(samples: Samples, highest_hz: float, lowest_hz: float, rate_hz: int) -> Samples:
+    """Samples without what lies above `highest_hz`, and below `lowest_hz` unless that is 0."""
+    if highest_hz < rate_hz / 2:
+        samples = sosfilt(butter(BAND_ORDER, highest_hz, "low", fs=rate_hz, output="sos"), samples)
+    if lowest_hz:
+        samples = sosfilt(butter(BAND_ORDER // 2, lowest_hz, "high", fs=rate_hz, output="sos"), samples)
+    return samples.astype(np.float32)
+
+
+def clip(target: Samples, noise: Samples, depth_db: float) -> tuple[Samples, Samples]:
+    """Target and noise of a mixture clipped `depth_db` below its peak.
+
+    Clipping is a gain for every sample of the mixture, and both parts get that gain: their sum is the clipped mixture,
+    and the target is speech that has lost what the mixture has lost.
+    """
+    mixture = np.abs(target + noise)
+    highest = mixture.max(initial=0) * np.float32(10 ** (-depth_db / 20))
+    gain = highest / np.maximum(mixture, max(highest, np.float32(1e-20)))
+    return target * gain, noise * gain
+
+
+def code(samples: Samples, rate_hz: int, codec: str, compression: float) -> Samples:
+    """Samples (n,) after lossy coding, aligned with the original. `compression` 0 (best) .. 1 (smallest)."""
+    peak = float(np.abs(samples).max(initial=0))
+    if not peak:
+        return samples
+    scale = np.float32(0.9 / peak)  # coders clip at 1
+    file, (container, coding) = io.BytesIO(), CODECS[codec]
+    mode = {"bitrate_mode": "CONSTANT"} if codec == "mp3" else {}
+    soundfile.write(file, samples * scale, rate_hz, coding, format=container, compression_level=compression, **mode)
+    file.seek(0)
+    decoded, _ = soundfile.read(file, dtype="float32")
+    if codec == "mp3" and len(decoded) > len(samples):
+        decoded = decoded[MP3_DELAY:]
+    return np.pad(decoded, (0, max(0, len(samples) - len(decoded))))[: len(samples)] / scale
+
+
+def coloured_noise(length: int, draw: np.random.Generator, slope_db: float) -> Samples:
+    """Stationary noise (length,) of RMS 1 whose spectrum changes by `slope_db` per octave."""
+    bins = length // 2 + 1
+    frequency = np.maximum(np.arange(bins), 1) / bins
+    shape = (frequency ** (slope_db / 20 / np.log10(2))).astype(np.float32)
+    shape[: max(1, bins // 400)] = 0  # below 20 Hz at 16 kHz a steep slope would leave nothing else
+    spectrum = (draw.standard_normal((bins, 2), np.float32) * shape[:, None]).view(np.complex64)[:, 0]
+    noise = np.fft.irfft(spectrum, length).astype(np.float32)
+    return noise / np.float32(rms(noise))
+
+
+def hum(length: int, draw: np.random.Generator, rate_hz: int) -> Samples:
+    """The mains (length,), RMS 1: 50 or 60 Hz and harmonics, of random strength."""
+    base = draw.choice([50.0, 60.0]) * draw.uniform(0.998, 1.002)
+    harmonics = np.arange(1, 1 + draw.integers(3, 25))
+    harmonics = harmonics[harmonics * base < rate_hz / 2]
+    strength = draw.exponential(1.0, len(harmonics)) / harmonics ** draw.uniform(0.3, 1.5)
+    phase = 2 * np.pi * (base / rate_hz * np.arange(length) + draw.random())
+    # Powers of one rotation: a sine per harmonic would cost ten times as much.
+    rotation = np.exp(1j * phase).astype(np.complex64)
+    weights = (strength * np.exp(2j * np.pi * draw.random(len(harmonics)))).astype(np.complex64)
+    total = np.zeros(length, np.complex64)
+    for weight in weights[::-1]:  # Horner
+        total = (total + weight) * rotation
+    return total.real / np.float32(max(rms(total.real), 1e-6))
+
+
+def clicks(length: int, draw: np.random.Generator, rate_hz: int) -> Samples:
+    """Clicks (length,), RMS 1, at random times and of random size, each a decaying burst of 0.1 to 3 ms."""
+    count = 1 + draw.poisson(draw.uniform(0.5, 15) * length / rate_hz)
+    burst = draw.uniform(1e-4, 3e-3) * rate_hz
+    shape = np.exp(-np.arange(int(5 * burst) + 1) / burst) * draw.standard_normal(int(5 * burst) + 1)
+    samples = np.zeros(length + len(shape), np.float32)
+    for place, size in zip(draw.integers(length, size=count), draw.lognormal(0, 1, count)):
+        samples[place : place + len(shape)] += (size * shape).astype(np.float32)
+    samples = samples[:length]
+    return samples / np.float32(max(rms(samples), 1e-6))
+
+
+def small_room(draw: np.random.Generator, rate_hz: int) -> Samples:
+    """The response of a room of 15 to 250 cubic metres from a source 0.3 to 3 m away, (n,), the direct sound first.
+
+    J.-D. Polack's stochastic model: reflections arrive at random with a density of 4 pi c^3 t^2 / V, as the images of a
+    source in a box do on average, each with the loss of its way, 1 / (c t), and of the walls, 60 dB per reverberation
+    time. High frequencies are lost sooner. What comes after the first reflections is noise of the same power.
+    """
+    volume, distance = np.exp(draw.uniform(np.log(15), np.log(250))), draw.uniform(0.3, 3.0)
+    decay_s = draw.uniform(0.12, 0.25) * (volume / 15) ** draw.uniform(0.1, 0.5)
+    first_s = distance / SOUND_M_S
+    rate = 4 * np.pi * SOUND_M_S**3 / (3 * volume)  # reflections before t: rate t^3
+    length = int((first_s + decay_s) * rate_hz)
+    time = first_s + np.arange(length) / rate_hz
+    # Reflections one by one: times whose cubes are evenly distributed.
+    until = min(time[-1], (first_s**3 + REFLECTIONS / rate) ** (1 / 3))
+    arrivals = draw.uniform(first_s**3, until**3, draw.poisson(rate * (until**3 - first_s**3))) ** (1 / 3)
+    response = np.zeros(length)
+    places = np.minimum(((arrivals - first_s) * rate_hz).astype(int), length - 1)
+    np.add.at(response, places, draw.choice([-1.0, 1.0], len(places)) / (SOUND_M_S * arrivals))
+    # Later ones overlap: noise whose variance is their density times their power.
+    later = time > until
+    spread = np.sqrt(3 * rate * time[later] ** 2 / rate_hz) / (SOUND_M_S * time[later])
+    response[later] += draw.standard_normal(later.sum()) * spread
+    response *= 10 ** (-3 * (time - first_s) / decay_s)
+    # The walls' losses grow with frequency and with the number of reflections, so with time.
+    dull = lfilter([0.4], [1, -0.6], response)
+    share = np.clip((time - first_s) / decay_s * draw.uniform(0.5, 2), 0, 1)
+    response = (1 - share) * response + share * dull
+    response[0] += 1 / distance
+    return (response * distance).astype(np.float32)
