@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
     {"errors"},
-    {"checkpoint"},
+    {"checkpoint", "workers"},
     {"inference", "signal"},
     {"unfold", "scoring"},
     {"networks", "corpus"},

@@ -2,15 +2,12 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from deepnmf_cli.commands import console
+from deepnmf_cli.commands import batch, console
 from deepnmf_cli.commands.jobs import STREAM, Job, plan
 from deepnmf_cli.commands.options import (
     device_option,
@@ -21,10 +18,7 @@ from deepnmf_cli.commands.options import (
     overwrite_option,
     quiet_option,
 )
-from deepnmf_cli.errors import AudioError, DeepnmfError, UsageError
-
-if TYPE_CHECKING:
-    from deepnmf_cli.signal.rewrite import Process, Rewritten
+from deepnmf_cli.errors import DeepnmfError, UsageError
 
 
 @click.command()
@@ -41,6 +35,10 @@ if TYPE_CHECKING:
     "--noise-out", metavar="FILE", type=click.Path(),
     help="Also write what was removed: speech + noise = input. A folder when OUTPUT is one.",
 )  # fmt: skip
+@click.option(
+    "--jobs", type=click.IntRange(min=1), show_default="one for every 5 minutes of audio, at most one for each CPU",
+    help="Files to enhance at the same time, each in a process with the model of its own.",
+)  # fmt: skip
 @overwrite_option
 @json_option
 @quiet_option
@@ -52,6 +50,7 @@ def command(
     max_attenuation_db: float | None,
     mix: float,
     noise_out: str | None,
+    jobs: int | None,
     overwrite: bool,
     as_json: bool,
     quiet: bool,
@@ -65,7 +64,7 @@ def command(
     \b
     Examples:
       deepnmf enhance noisy.wav -o clean.wav
-      deepnmf enhance recordings/ -o enhanced/
+      deepnmf enhance recordings/ -o enhanced/ --jobs 2
       deepnmf enhance noisy.wav -o speech.wav --noise-out noise.wav
       cat noisy.wav | deepnmf enhance - -o - > clean.wav
 
@@ -75,87 +74,62 @@ def command(
         raise UsageError("--json", "the audio on standard output too", "one of the two there", "Name an output file.")
     if noise_out == STREAM:
         raise UsageError("--noise-out", "-", "a file name", "Name a file for the noise.")
-    jobs, unreadable = plan(inputs, output, noise_out, overwrite)
-    _refuse_terminal(jobs)
+    planned, unreadable = plan(inputs, output, noise_out, overwrite)
+    _refuse_terminal(planned)
 
-    outcome = console.Outcome()
+    outcome, elapsed_s = console.Outcome(), 0.0
     for path, error in unreadable:
         outcome.failed(_row(path), error)
-    if jobs:
-        from deepnmf_cli import library
-
-        enhancer = library.load_enhancer(model, device)
-        name = model or library.DEFAULT_MODEL
-
-        def process(blocks, rate_hz, channels):
-            return enhancer.enhance_blocks(blocks, rate_hz, channels, max_attenuation_db, mix)
-
-        _enhance_all(jobs, process, name, outcome, hidden=as_json or quiet)
+    if planned:
+        settings = batch.Settings(model, device, max_attenuation_db, mix)
+        elapsed_s = _enhance_all(planned, settings, jobs, outcome, hidden=as_json or quiet)
 
     if as_json:
         console.echo_json({"files": outcome.rows, "failed": outcome.failures})
-    elif not quiet and (summary := _summary(outcome)):
+    elif not quiet and (summary := _summary(outcome, elapsed_s)):
         console.say(summary)
     return outcome.exit_code
 
 
 def _enhance_all(
-    jobs: list[Job], process: "Process", model: str | None, outcome: console.Outcome, hidden: bool
-) -> None:
+    jobs: list[Job], settings: batch.Settings, asked: int | None, outcome: console.Outcome, hidden: bool
+) -> float:
+    """Enhance all jobs and put what became of each into `outcome`; returns the seconds that all took together."""
+    known = batch.lengths(jobs)
+    batch.require_space(known)
+    seconds = sum(info.seconds for info in known.values())
+    processes = batch.process_count(asked, len(jobs), seconds, settings.device)
+    begin, elapsed_s = time.perf_counter(), 0.0
     with console.progress(hidden) as bar:
-        if not bar.disable:
-            bar.reset(total=sum(map(_seconds, jobs)))
-        for job in jobs:
-            bar.set_description_str(f"{Path(job.source).name} " if job.source != STREAM else "")
-            begin = time.perf_counter()
-            try:
-                result = _enhance(job, process, bar.update)
-            except DeepnmfError as error:
-                outcome.failed(_row(job.source, job.target, job.removed, model=model), error)
-                continue
-            elapsed_s = time.perf_counter() - begin
-            info = result.info
-            row = _row(
-                job.source, job.target, job.removed, seconds=info.seconds, rate_hz=info.rate_hz, channels=info.channels,
-                model=model, clipped=sum(result.clipped.values()), real_time_factor=elapsed_s / info.seconds,
-            )  # fmt: skip
-            outcome.done(row, [_clipping(path, samples) for path, samples in result.clipped.items() if samples])
+        bar.set_description_str(_done(0, jobs))
+        bar.reset(total=seconds)
+        for finished, (job, done) in enumerate(batch.enhance_all(jobs, settings, processes, bar.update), 1):
+            from deepnmf_cli import library  # seconds in which other processes work already
+
+            model = settings.model or library.DEFAULT_MODEL
+            if isinstance(done, DeepnmfError):
+                outcome.failed(_row(job.source, job.target, job.removed, model=model), done)
+            else:
+                elapsed_s += done.elapsed_s
+                _report(job, done, model, outcome)
+            bar.set_description_str(_done(finished, jobs))
+    return elapsed_s if processes == 1 else time.perf_counter() - begin
 
 
-def _enhance(job: Job, process: "Process", progress: Callable[[float], object]) -> "Rewritten":
-    from deepnmf_cli.signal.rewrite import rewrite
+def _done(finished: int, jobs: list[Job]) -> str:
+    """What stands before the progress bar."""
+    if len(jobs) > 1:
+        return f"{finished}/{len(jobs)} files "
+    return "" if jobs[0].source == STREAM else f"{Path(jobs[0].source).name} "
 
-    with _streams_as_files(job) as files:
-        return rewrite(files.source, files.target, process, files.removed, name=_name(job.source), progress=progress)
 
-
-@contextmanager
-def _streams_as_files(job: Job) -> Iterator[Job]:
-    """The job with temporary files for standard input and output: headers need seeking, which pipes cannot."""
-    import shutil
-    import tempfile
-
-    if STREAM not in (job.source, job.target):
-        yield job
-        return
-    with tempfile.TemporaryDirectory(prefix="deepnmf-") as folder:
-        if job.source == STREAM:
-            source = Path(folder) / "input"
-            try:
-                with source.open("wb") as file:
-                    shutil.copyfileobj(sys.stdin.buffer, file)
-            except OSError as error:
-                remedy = "Free some space, or set TMPDIR to a folder on another disk."
-                raise AudioError(folder, error.strerror, "room for standard input", remedy) from error
-            job = replace(job, source=str(source))
-        if job.target != STREAM:
-            yield job
-            return
-        target = Path(folder) / "output.wav"
-        yield replace(job, target=str(target))
-        with target.open("rb") as file:
-            shutil.copyfileobj(file, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+def _report(job: Job, done: batch.Enhanced, model: str, outcome: console.Outcome) -> None:
+    info, clipped = done.rewritten.info, done.rewritten.clipped
+    row = _row(
+        job.source, job.target, job.removed, seconds=info.seconds, rate_hz=info.rate_hz, channels=info.channels,
+        model=model, clipped=sum(clipped.values()), real_time_factor=done.elapsed_s / info.seconds,
+    )  # fmt: skip
+    outcome.done(row, [_clipping(path, samples) for path, samples in clipped.items() if samples])
 
 
 def _refuse_terminal(jobs: list[Job]) -> None:
@@ -165,16 +139,6 @@ def _refuse_terminal(jobs: list[Job]) -> None:
             raise UsageError("standard input", "a terminal", "audio from a pipe or a file", "Try `... - < noisy.wav`.")
         if job.target == STREAM and sys.stdout.isatty():
             raise UsageError("standard output", "a terminal", "a pipe or a file", "Try `... -o - > clean.wav`.")
-
-
-def _seconds(job: Job) -> float:
-    """The length of a job's audio for the progress bar; 0 where it is not known, or the file will fail anyway."""
-    from deepnmf_cli.signal import audio
-
-    try:
-        return 0.0 if job.source == STREAM else audio.info(job.source).seconds
-    except AudioError:
-        return 0.0
 
 
 def _row(
@@ -196,19 +160,14 @@ def _row(
     }  # fmt: skip
 
 
-def _summary(outcome: console.Outcome) -> str:
+def _summary(outcome: console.Outcome, elapsed_s: float) -> str:
     done = [row for row in outcome.rows if row["error"] is None]
     seconds = sum(row["seconds"] for row in done)
     if not done:
         return outcome.summary("Enhanced")
-    elapsed_s = sum(row["seconds"] * row["real_time_factor"] for row in done)
     speed = f"{seconds:.1f} s of audio in {elapsed_s:.1f} s, a real-time factor of {elapsed_s / seconds:.3f}."
     return f"{outcome.summary('Enhanced')} {speed}"
 
 
 def _clipping(path: Path, samples: int) -> str:
     return f"{path}: {console.count(samples, 'sample')} beyond full scale clipped. Lower the level of the input."
-
-
-def _name(source: str) -> str:
-    return "standard input" if source == STREAM else source

@@ -1,7 +1,6 @@
 """Audio files of any format, rate and length, read and written in blocks of samples (channels, frames)."""
 
 import errno
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ import soundfile
 
 from deepnmf_cli.checkpoint import atomic_path
 from deepnmf_cli.errors import AudioError
+from deepnmf_cli.signal.disk import require_space
 from deepnmf_cli.signal.formats import (
     PCM_BITS,
     UNBOUNDED,
@@ -190,7 +190,7 @@ def open_writer(path: str | Path, info: AudioInfo) -> Iterator[AudioWriter]:
     check_shape(path, info.channels, info.rate_hz)
     with ExitStack() as stack:
         with _explaining(path):
-            _check_space(path, data_bytes(info))
+            require_space([(path, data_bytes(info))])
             partial = stack.enter_context(atomic_path(path))
         writer = AudioWriter(path, partial, info)
         stack.callback(writer.discard)
@@ -255,13 +255,6 @@ def _count_frames(path: str | Path) -> int:
         while block := len(file.read(BLOCK_FRAMES, always_2d=True)):
             count += block
     return count
-
-
-def _check_space(path: Path, needed: int) -> None:
-    free = shutil.disk_usage(path.parent).free
-    if free < needed:
-        found, expected = f"{free / 1e6:.0f} MB free on the disk", f"at least {needed / 1e6:.0f} MB"
-        raise AudioError(path, found, expected, "Free some space, or choose an output on another disk.")
 
 
 @contextmanager

@@ -51,6 +51,8 @@ _SAMPLES = {
 _SOURCE_BITS = PCM_BITS | {"ALAC_16": 16, "ALAC_20": 20, "ALAC_24": 24, "ALAC_32": 32, "FLOAT": 32, "DOUBLE": 32}
 _SAMPLE_BYTES = {"FLOAT": 4, "DOUBLE": 8} | {name: bits // 8 for name, bits in PCM_BITS.items()}
 
+_COMPRESSED = {"FLAC", "OGG", "MP3"}
+
 UNKNOWN_FRAMES = (1 << 63) - 1
 """What libsndfile gives as the length of a FLAC file written to a pipe, whose header says 0 for "unknown"."""
 
@@ -115,6 +117,11 @@ def output_format(path: str | Path, source: AudioInfo) -> tuple[str, str]:
 def data_bytes(info: AudioInfo) -> int:
     """Bytes that the samples take on disk; for compressed containers an upper estimate."""
     return info.frames * info.channels * _SAMPLE_BYTES.get(info.subtype, 1)
+
+
+def least_bytes(info: AudioInfo) -> int:
+    """Bytes that the samples are sure to take on disk; nobody knows for compressed containers."""
+    return 0 if info.container in _COMPRESSED else data_bytes(info)
 
 
 def find(folder: str | Path, skip: Collection[Path] = ()) -> list[Path]:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from deepnmf_cli.commands import console
+from deepnmf_cli import library
+from deepnmf_cli.commands import batch, console
 from deepnmf_cli.errors import EXIT_FAILED, EXIT_SOME_FAILED, EXIT_USAGE
 from deepnmf_cli.signal import audio
 
@@ -56,8 +57,6 @@ def test_bit_depth_is_kept_and_noise_completes_speech(deepnmf, stub, folder, his
 
 
 def test_options_reach_the_enhancer(deepnmf, monkeypatch, stub, noisy):
-    from deepnmf_cli import library
-
     seen = []
     monkeypatch.setattr(library, "load_enhancer", lambda name, device: seen.append((name, device)) or stub)
     process = stub.enhance_blocks
@@ -100,6 +99,21 @@ def test_progress_is_shown_on_a_terminal_only(deepnmf, stub, noisy, terminal):
         screen = terminal("stderr")
         assert deepnmf("enhance", "noisy.wav", "-o", f"{name}.wav", *options).code == 0
         assert ("noisy.wav   0 %" in screen.getvalue()) == ("00:00/00:01 of audio" in screen.getvalue()) == shown
+
+
+def test_progress_counts_files(deepnmf, stub, recordings, terminal):
+    screen = terminal("stderr")
+    assert deepnmf("enhance", "recordings", "-o", "out").code == 0
+    assert "0/3 files " in screen.getvalue() and "3/3 files " in screen.getvalue()
+
+
+def test_progress_is_in_audio_time_and_says_how_long_it_will_take(terminal):
+    terminal("stderr")
+    with console.progress(hidden=False) as bar:
+        bar.reset(total=120.0)
+        bar.start_t -= 10
+        bar.n = 30.0
+        assert "00:30/02:00 of audio [00:10<00:30]" in str(bar)
 
 
 def test_progress_of_a_pipe_has_no_total(deepnmf, stub, noisy, terminal):
@@ -183,6 +197,46 @@ def test_two_inputs_never_share_an_output(deepnmf, stub, recordings):
     result = deepnmf("enhance", "one.wav", "recordings", "-o", "out")
     assert result.code == EXIT_USAGE and "out/one.wav: found two outputs of this name" in result.err
     assert not Path("out").exists()
+
+
+# Several processes
+
+
+def test_processes_do_what_one_does(deepnmf, tiny_model, recordings):
+    Path("recordings/day/bad.wav").write_text("not sound")
+    options = ["--model", tiny_model, "--noise-out"]
+    assert deepnmf("enhance", "recordings", "-o", "one", *options, "noise-one", "--jobs", 1).code == EXIT_SOME_FAILED
+    result = deepnmf("enhance", "recordings", "-o", "two", *options, "noise-two", "--jobs", 2, "--json")
+    assert result.code == EXIT_SOME_FAILED and result.json["failed"] == 1
+    assert "Error: recordings/day/bad.wav: found no audio" in result.err
+    files = [name for name in listing() if name.startswith(("one/", "noise-one/"))]
+    assert len(files) == 6
+    for name in files:
+        assert Path(name).read_bytes() == Path(name.replace("one/", "two/", 1)).read_bytes()
+
+
+def test_a_model_that_does_not_load_fails_once(deepnmf, recordings):
+    result = deepnmf("enhance", "recordings", "-o", "out", "--model", "none.safetensors", "--jobs", 2)
+    assert result.code == EXIT_FAILED and result.err.count("no model of that name") == 1
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "files", "seconds", "device", "count"),
+    [
+        (None, 100, 299.0, "cpu", 1),
+        (None, 100, 700.0, "cpu", 2),
+        (None, 100, 1e6, "cpu", 4),
+        (None, 3, 1e6, "cpu", 3),
+        (None, 100, 1e6, "cuda", 1),
+        (8, 100, 1.0, "cpu", 8),
+        (8, 2, 1e6, "cuda", 2),
+    ],
+)
+def test_as_many_processes_as_pay_off(monkeypatch, asked, files, seconds, device, count):
+    monkeypatch.setattr(batch, "available_cpus", lambda: 4)
+    monkeypatch.setattr(library, "resolve_device", lambda device: device)
+    assert batch.process_count(asked, files, seconds, device) == count
 
 
 # With a network

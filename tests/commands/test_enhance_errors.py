@@ -1,9 +1,12 @@
 """`deepnmf enhance`: what a user is told when something is wrong, and that nothing is left behind or lost then."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -202,3 +205,38 @@ run(["enhance", "noisy.wav", "-o", "clean.wav"])
         assert process.wait(30) == EXIT_INTERRUPTED
         assert process.stderr.read().strip() == "Interrupted."
     assert os.listdir() == ["noisy.wav"]
+
+
+def test_control_c_stops_all_processes(folder, tiny_model):
+    Path("in").mkdir()
+    for name in ("a", "b", "c"):
+        soundfile.write(f"in/{name}.wav", np.zeros(100), 48000)
+        os.truncate(f"in/{name}.wav", 1 << 30)  # zeros without end, as far as this test is concerned
+        with open(f"in/{name}.wav", "r+b") as file:
+            file.seek(40)
+            file.write(((1 << 30) - 44).to_bytes(4, "little"))
+    command = [sys.executable, "-m", "deepnmf_cli.main", "enhance", "in", "-o", "out", "--jobs", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [*command, "--model", tiny_model], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 60
+        while len(partial := list(Path().glob("out/.[ab]-*.wav"))) < 2 or not all(p.stat().st_size for p in partial):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+        assert process.wait(30) == EXIT_INTERRUPTED
+        assert process.stderr.read().strip() == "Interrupted."
+    assert os.listdir("out") == []
+
+
+def test_a_disk_too_small_for_all_outputs_is_noticed_before_the_work(deepnmf, stub, recordings, monkeypatch):
+    needed = 2 * 2 * 3200  # speech and noise of two recordings; how small a FLAC file will be is not known
+    usage = namedtuple("usage", "total used free")
+    for free, code in ((needed - 1, EXIT_FAILED), (needed, 0)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder, free=free: usage(1 << 40, 0, free))
+        result = deepnmf("enhance", "recordings", "-o", "out/wav", "--noise-out", "out/noise")
+        assert result.code == code, result.err
+        assert Path("out").exists() == (code == 0)
+        if code:
+            assert "0 MB free on the disk" in result.err and len(result.err.splitlines()) == 1

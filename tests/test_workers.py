@@ -1,0 +1,126 @@
+"""Tasks in several processes: prepared once, isolated from each other, gone with their owner."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+SCRIPT = """
+import os, signal, sys, time
+from pathlib import Path
+from deepnmf_cli.errors import AudioError, ModelError
+from deepnmf_cli.workers import Workers
+
+def prepare(name):
+    if name == "unfit":
+        raise ModelError(name, "a", "b", "c")
+    Path(f"prepared-{os.getpid()}").touch()
+
+    def work(task, progress):
+        if task == "bad":
+            raise AudioError(task, "a", "b", "c")
+        if task == "deadly":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if task == "endless":
+            try:
+                Path(f"partial-{os.getpid()}").touch()
+                while True:
+                    progress(1.0)
+                    time.sleep(0.01)
+            finally:
+                Path(f"partial-{os.getpid()}").unlink()
+        progress(2.0)
+        return name + task
+
+    return work
+
+if __name__ == "__main__":
+    name, *tasks = sys.argv[1:]
+    total = 0.0
+    def count(amount):
+        global total
+        total += amount
+    with Workers(2, prepare, name) as workers:
+        for task, result in workers.run(tasks, count):
+            print(task, "->", result, flush=True)
+    print("progress", total)
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    """start(*arguments) -> Popen of the script in an empty folder of its own."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "folder").mkdir()
+    running = []
+
+    def popen(*arguments: str) -> subprocess.Popen:
+        running.append(
+            subprocess.Popen(
+                [sys.executable, str(tmp_path / "script.py"), *arguments], cwd=tmp_path / "folder", text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )
+        )  # fmt: skip
+        return running[-1]
+
+    yield popen
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(condition, seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_each_process_is_prepared_once_and_a_failure_stays_its_own(start, tmp_path):
+    process = start("x", *"abcdef", "bad", "g")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and err == ""
+    *results, total = out.splitlines()
+    assert sorted(results) == sorted(
+        [*(f"{t} -> x{t}" for t in "abcdefg"), "bad -> bad: found a; expected b. c"]
+    )  # fmt: skip
+    assert total == "progress 14.0"
+    assert 1 <= len(list(tmp_path.glob("folder/prepared-*"))) <= 2
+
+
+def test_a_process_that_dies_fails_its_task_and_is_replaced(start, tmp_path):
+    out, err = start("x", "deadly", "a", "deadly", "b", "deadly", "c").communicate(timeout=60)
+    assert err == "" and all(f"{t} -> x{t}" in out for t in "abc")
+    assert out.count("deadly -> deadly: found a process that ended unexpectedly") == 3
+
+
+def test_preparation_that_fails_is_raised_in_the_owner(start):
+    process = start("unfit", "a", "b", "c")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1 and out == ""
+    assert err.count("ModelError: unfit: found a") == 1
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+def test_tasks_under_way_are_cleaned_up_when_the_owner_ends(start, tmp_path, ending):
+    process = start("x", "endless", "endless", "a")
+    partial = lambda: list(tmp_path.glob("folder/partial-*"))  # noqa: E731
+    wait_for(lambda: len(partial()) == 2)
+    workers = [int(path.name.partition("-")[2]) for path in partial()]
+    process.send_signal(ending)
+    process.wait(30)
+    wait_for(lambda: not partial() and not any(map(alive, workers)))
+
+
+def alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z" if Path("/proc").exists() else True
