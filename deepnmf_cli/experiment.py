@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from deepnmf_cli import __version__, checkpoint
+from deepnmf_cli.corpus.augment import AugmentationSettings
 from deepnmf_cli.corpus.dataset import ClipCache, ExampleSource, MixingSettings, MixtureDataset, PairDataset, decode
 from deepnmf_cli.corpus.manifest import SMALLEST_CORPUS, Clip, find_pairs, read_manifest, scan
 from deepnmf_cli.errors import CorpusError, UsageError
@@ -15,10 +16,11 @@ from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.networks.deep_nmf import DeepNmf
 from deepnmf_cli.recipe import Recipe
+from deepnmf_cli.training.dev import DevScore, Pair, dev_score
 from deepnmf_cli.training.frames import FrameStore, digest
 from deepnmf_cli.training.journal import Journal
 from deepnmf_cli.training.sparse_nmf import learn_source_dictionaries
-from deepnmf_cli.training.trainer import Pair, Trainer, dev_score
+from deepnmf_cli.training.trainer import Trainer
 
 HELD_OUT_EVERY = 20
 """Without a dev folder every 20th speaker and noise is held out for dev mixtures, where there are that many."""
@@ -56,13 +58,13 @@ def open_corpus(recordings: Recordings, recipe: Recipe) -> tuple[ExampleSource, 
     cache = ClipCache(rate_hz)
     speech, noise = clips.speech, clips.noise
     if recordings.dev:
-        source = MixtureDataset(speech, noise, clips.rooms, recipe.mixing, rate_hz, seed, cache)
+        source = MixtureDataset(speech, noise, clips.rooms, recipe.mixing, rate_hz, seed, cache, recipe.augmentation)
         return source, _load(find_pairs(recordings.dev), rate_hz)
     if clips.dev_speech and clips.dev_noise:
         dev_speech, dev_noise = clips.dev_speech, clips.dev_noise
     else:
         (speech, dev_speech), (noise, dev_noise) = _hold_out(speech), _hold_out(noise)
-    source = MixtureDataset(speech, noise, clips.rooms, recipe.mixing, rate_hz, seed, cache)
+    source = MixtureDataset(speech, noise, clips.rooms, recipe.mixing, rate_hz, seed, cache, recipe.augmentation)
     # Settings and seed of their own: dev scores of different runs on the same recordings can be compared.
     dev = MixtureDataset(dev_speech, dev_noise, [], MixingSettings(), rate_hz, seed=0, cache=cache)
     return source, [(s, s + n) for s, n in (dev[i] for i in range(HELD_OUT_MIXTURES))]
@@ -123,18 +125,21 @@ def train(
         if stop():  # before the first step there is nothing to resume from
             raise KeyboardInterrupt
 
-    key = digest(repr(recordings), repr(recipe.mixing), recipe.training.seed)
+    changed = [repr(recipe.augmentation)] if recipe.augmentation != AugmentationSettings() else []
+    key = digest(repr(recordings), repr(recipe.mixing), recipe.training.seed, *changed)
     if resume:
         network = build(recipe.model, recipe.network)
     else:
         network = initial_network(recipe, source, interruptible, cache, key)
 
-    def describe(network: MaskNetwork, step: int, score: float) -> tuple[dict[str, Tensor], dict]:
-        trained = {"steps": step, "dev_score": score, "version": __version__}
+    def describe(network: MaskNetwork, step: int, score: DevScore) -> tuple[dict[str, Tensor], dict]:
+        trained = {"steps": step, "dev_score": score.value, "dev_si_sdr": score.si_sdr, "version": __version__}
+        if score.pesq is not None:
+            trained["dev_pesq"] = score.pesq
         return network.weights(), {"recipe": recipe.to_dict(), "trained": trained}
 
     if not any(p.requires_grad for p in network.parameters()):  # sparse NMF is complete once its dictionaries are
-        score = dev_score(network.to(device), recipe.front_end, dev, device)
+        score = dev_score(network.to(device), recipe.front_end, dev, device, recipe.training.score)
         checkpoint.save(journal.best_path, *describe(network, 0, score))
         return True
     frames = None

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from deepnmf_cli.corpus.augment import AugmentationSettings
 from deepnmf_cli.corpus.dataset import MixingSettings
 from deepnmf_cli.errors import RecipeError
 from deepnmf_cli.networks import NETWORKS
@@ -28,6 +29,7 @@ class Recipe:
     network: Any
     front_end: FrontEnd = field(default_factory=FrontEnd)
     mixing: MixingSettings = field(default_factory=MixingSettings)
+    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     dictionary: DictionarySettings = field(default_factory=DictionarySettings)
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)

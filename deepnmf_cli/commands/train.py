@@ -132,11 +132,11 @@ class _ProgressBar:
         self._bar.update(report["step"] - self._bar.n)
         shown = {"loss": f"{report['loss']:.4f}"}
         if report["best"] is not None:
-            shown["best dev SI-SDR"] = f"{report['best']:.2f} dB"
+            shown["best dev score"] = f"{report['best']:.2f} dB"
         self._bar.set_postfix(shown)
         if report["row"] and self._bar.disable:  # a log file gets a line for each dev score in place of a bar
             row = report["row"]
-            click.echo(f"step {row['step']}: loss {row['loss']:.4f}, dev SI-SDR {row['dev_score']:.2f} dB", err=True)
+            click.echo(f"step {row['step']}: loss {row['loss']:.4f}, dev score {row['dev_score']:.2f} dB", err=True)
 
 
 def _require_one_source(speech: Path | None, noise: Path | None, manifest: Path | None, pairs: Path | None) -> None:

@@ -1,7 +1,7 @@
 """What can happen to sound between a mouth and a file, as functions of samples and a random generator.
 
-Signals are float32, (n,) or (channels, n) with the same thing happening to all channels. Linear effects are the same for
-a sum as for its parts, so that speech and noise may be filtered apart; `clip` and `code` see the sum.
+Signals are float32, (n,) or (channels, n) with the same thing happening to all channels. Linear effects are the same
+for a sum as for its parts, so that speech and noise may be filtered apart; `clip` and `code` see the sum.
 """
 
 import io
@@ -22,7 +22,7 @@ BAND_ORDER = 8
 """Of the Butterworth filters that limit bands: 48 dB per octave."""
 
 REFLECTIONS = 4000
-"""Up to this many reflections are drawn one by one; a room has more after a few dozen milliseconds, as dense as noise."""
+"""Up to about this many reflections are drawn one by one; later they are as dense as noise."""
 
 CODECS = {"mp3": ("MP3", "MPEG_LAYER_III"), "vorbis": ("OGG", "VORBIS"), "opus": ("OGG", "OPUS")}
 """Name -> container and coding as libsndfile calls them."""

@@ -12,7 +12,7 @@ from deepnmf_cli.networks.frames import FrameNetwork
 from deepnmf_cli.signal.features import normalise_level, stack_context
 from deepnmf_cli.signal.stft import StftPair
 from deepnmf_cli.training.frames import FrameBatch
-from deepnmf_cli.training.objectives import ObjectiveSettings, objective
+from deepnmf_cli.training.objectives import ObjectiveSettings, modulus, objective
 
 State = dict[int, dict[str, Tensor]]
 """What an optimiser remembers, by number of the trained tensor and by name."""
@@ -28,7 +28,7 @@ class Batch:
     @property
     def magnitude(self) -> Tensor:
         """Of the mixtures, (B, F, T): what networks see."""
-        return self.spectra.sum(1).abs()
+        return modulus(self.spectra.sum(1))
 
     def masks(self, network: MaskNetwork) -> Tensor:
         """(B, 2, F, T), speech first."""

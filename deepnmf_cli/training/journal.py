@@ -15,7 +15,7 @@ from deepnmf_cli.errors import ModelError, UsageError
 CHANGEABLE = {"training.steps", "training.score_every", "training.patience"}
 """What a resumed run may have set differently: it lasts longer or shorter, on the learning rate's new schedule."""
 
-COLUMNS = ("step", "hours", "loss", "dev_score", "learning_rate", "seconds")
+COLUMNS = ("step", "hours", "loss", "dev_score", "dev_si_sdr", "dev_pesq", "learning_rate", "seconds")
 
 
 class Journal:
@@ -94,7 +94,7 @@ class Journal:
         figure = Figure(figsize=(7, 5), layout="constrained")
         axes = figure.subplots(2, 1, sharex=True)
         hours = [row["hours"] for row in self.rows]
-        for axis, column, label in zip(axes, ("loss", "dev_score"), ("training loss", "dev SI-SDR (dB)")):
+        for axis, column, label in zip(axes, ("loss", "dev_score"), ("training loss", "dev score (dB)")):
             axis.plot(hours, [row[column] for row in self.rows], marker="." if len(hours) < 40 else None)
             axis.set_ylabel(label)
             axis.grid(alpha=0.3)

@@ -6,24 +6,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from deepnmf_cli import checkpoint
-from deepnmf_cli.corpus.dataset import ExampleSource, Samples, batches
+from deepnmf_cli.corpus.dataset import ExampleSource, batches
 from deepnmf_cli.errors import DeepnmfError
-from deepnmf_cli.networks.base import SPEECH, MaskNetwork
-from deepnmf_cli.scoring.sdr import si_sdr
+from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training import multiplicative
 from deepnmf_cli.training.descent import AdamDescent, Batch
+from deepnmf_cli.training.dev import SCORES, DevScore, Pair, dev_score
 from deepnmf_cli.training.frames import FrameBatch, FrameStore
 from deepnmf_cli.training.journal import Journal
 from deepnmf_cli.training.objectives import ObjectiveSettings
-
-Pair = tuple[Samples, Samples]
-"""A clean and a noisy recording of equal length at the front end's sampling rate."""
 
 OPTIMIZERS = ("adam", "adam-log", "adam-softplus", *multiplicative.RULES)
 """Names of `training.optimizer`."""
@@ -62,10 +58,14 @@ class TrainingSettings:
     """Decay of the running mean of the weights, which is what is scored and kept; 0 keeps the weights themselves."""
     score_every: int = 250
     """Steps between dev scores and resume points."""
+    score: str = "si-sdr"
+    """What the dev score is: "si-sdr", or "si-sdr+pesq", SI-SDR in dB plus 10 times PESQ."""
     patience: int = 0
     """Stop after this many dev scores without a new best; 0 never stops early."""
     mixed_precision: bool = True
     """bfloat16 matrix products on CUDA; CPU training is always float32."""
+    machine_code: bool = True
+    """Compile the network's layers for training on a CPU, where it has some and there is a compiler."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or self.score_every < 1 or self.seed < 0:
@@ -76,6 +76,8 @@ class TrainingSettings:
             raise ValueError(f"schedule {self.schedule!r} is neither cosine nor constant")
         if not (self.learning_rate >= 0 and self.clip_norm > 0 and 0 <= self.average < 1):
             raise ValueError("learning_rate must not be negative, clip_norm positive, average in [0, 1)")
+        if self.score not in SCORES:
+            raise ValueError(f"score {self.score!r} is none of {', '.join(SCORES)}")
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer {self.optimizer!r} is none of {', '.join(OPTIMIZERS)}")
         if not 0 <= self.momentum < 1:
@@ -92,7 +94,7 @@ class Trainer:
         objective_settings: ObjectiveSettings,
         settings: TrainingSettings,
         journal: Journal,
-        describe: Callable[[MaskNetwork, int, float], tuple[dict[str, Tensor], dict]],
+        describe: Callable[[MaskNetwork, int, DevScore], tuple[dict[str, Tensor], dict]],
         device: str = "cpu",
         frames: FrameStore | None = None,
     ) -> None:
@@ -101,6 +103,8 @@ class Trainer:
         self.network, self.front_end, self.settings, self.journal = network.to(device), front_end, settings, journal
         self.describe, self.device, self.frames = describe, device, frames
         self.pair = front_end.pair(front_end.rate_hz)
+        if settings.machine_code and device == "cpu":
+            network.accelerate()
         self.trained = [p for p in self.network.parameters() if p.requires_grad]
         if settings.optimizer in multiplicative.RULES:
             self.optimiser = multiplicative.MultiplicativeDescent(
@@ -207,10 +211,10 @@ class Trainer:
         own = [p.detach().clone() for p in self.trained]
         with torch.no_grad():
             torch._foreach_copy_(self.trained, self.average)
-            score = dev_score(self.network, self.front_end, dev, self.device)
+            score = dev_score(self.network, self.front_end, dev, self.device, self.settings.score)
             self.since_best += 1
-            if score > self.best:
-                self.best, self.since_best = score, 0
+            if score.value > self.best:
+                self.best, self.since_best = score.value, 0
                 checkpoint.save(self.journal.best_path, *self.describe(self.network, self.step, score))
             torch._foreach_copy_(self.trained, own)
         self.journal.add(
@@ -218,7 +222,9 @@ class Trainer:
                 "step": self.step,
                 "hours": self.step * self.hours_per_step,
                 "loss": sum(self.losses) / len(self.losses),
-                "dev_score": score,
+                "dev_score": score.value,
+                "dev_si_sdr": score.si_sdr,
+                "dev_pesq": score.pesq,
                 "learning_rate": self._learning_rate(),
                 "seconds": round(self.seconds, 1),
             }
@@ -231,21 +237,3 @@ class Trainer:
         progress |= {"since_best": self.since_best, "losses": self.losses}
         average = {str(i): tensor for i, tensor in enumerate(self.average)}
         self.journal.save_resume(self.network.state_dict(), average, self.optimiser.state(), progress)
-
-
-@torch.no_grad()
-def dev_score(network: MaskNetwork, front_end: FrontEnd, pairs: Sequence[Pair], device: str = "cpu") -> float:
-    """Mean SI-SDR in dB of the network on pairs of clean and noisy recordings."""
-    pair, scores = front_end.pair(front_end.rate_hz), []
-    network.eval()
-    for clean, noisy in pairs:
-        spectrum = pair.analysis(torch.from_numpy(noisy).to(device))
-        masks, _ = network(spectrum.abs()[None])
-        estimate = pair.synthesis(masks[0, SPEECH] * spectrum, len(noisy))
-        scores.append(si_sdr(clean.astype(np.float64), estimate.double().cpu().numpy()))
-    network.train()
-    if not np.isfinite(scores).any():
-        raise DeepnmfError(
-            "dev", "no score that is finite", "clean recordings that are not silent", "Check the dev folder."
-        )
-    return float(np.nanmean(scores))
