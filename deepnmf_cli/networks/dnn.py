@@ -6,14 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from deepnmf_cli.networks.frames import FrameNetwork
-
-LOG_FLOOR = 1e-2
-"""Added to level-normalised magnitudes before the logarithm: 40 dB below the running level, masks hardly matter."""
-
-LOG_CENTRE, LOG_SCALE = -2.0, 1.5
-"""Typical mean and spread of the logarithms, so that the first layer starts in the sigmoids' linear range."""
-
+from deepnmf_cli.networks.frames import FrameNetwork, LogFeatures
 
 @dataclass(frozen=True)
 class DnnSettings:
@@ -44,6 +37,7 @@ class Dnn(FrameNetwork):
         super().__init__()
         self.settings = settings
         sizes = [settings.bins * settings.context, *settings.hidden, settings.bins]
+        self.features = LogFeatures(settings.bins)
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         for layer in self.layers:
             # A sigmoid has slope 1/4 at zero: Glorot's range times four keeps the spread of the signals over depth.
@@ -51,7 +45,7 @@ class Dnn(FrameNetwork):
             nn.init.zeros_(layer.bias)
 
     def frame_masks(self, stacked: Tensor, fixed: None = None) -> Tensor:
-        units = ((torch.log(stacked + LOG_FLOOR) - LOG_CENTRE) / LOG_SCALE).mT
+        units = self.features(stacked).mT
         for layer in self.layers:
             units = torch.sigmoid(layer(units))
         return torch.stack([units.mT, 1 - units.mT])

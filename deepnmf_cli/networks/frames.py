@@ -2,11 +2,46 @@
 
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from deepnmf_cli.inference.nmf import join_frames
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.signal.features import stack_context
+
+
+LOG_FLOOR = 1e-2
+"""Added to level-normalised magnitudes before the logarithm: 40 dB below the running level, masks hardly matter."""
+
+
+class LogFeatures(nn.Module):
+    """Logarithms of level-normalised magnitudes, with mean zero and variance one in every bin.
+
+    The statistics are fixed before training (`fit`). They differ by two standard deviations between the lowest and the
+    highest bins, and a sigmoid network that has to find that out itself learns markedly slower.
+    """
+
+    def __init__(self, bins: int) -> None:
+        super().__init__()
+        # Typical of all bins together, for networks that are not fitted.
+        self.register_buffer("mean", torch.full((bins, 1), -2.0))
+        self.register_buffer("deviation", torch.full((bins, 1), 1.5))
+
+    def forward(self, stacked: Tensor) -> Tensor:
+        """Features of stacked frames (context F, N), of the same shape."""
+        frames = torch.log(stacked + LOG_FLOOR).unflatten(0, (-1, len(self.mean)))
+        return ((frames - self.mean) / self.deviation).flatten(0, 1)
+
+    @torch.no_grad()
+    def fit(self, evidence: Tensor) -> None:
+        """Take mean and deviation from frames (F, N) of mixtures."""
+        logarithms = torch.log(evidence + LOG_FLOOR)
+        self.mean.copy_(logarithms.mean(1, keepdim=True))
+        self.deviation.copy_(logarithms.std(1, keepdim=True).clamp_min(SMALLEST_DEVIATION))
+
+
+SMALLEST_DEVIATION = 0.1
+"""Of a bin in which nothing ever happens: what is heard there later must not become huge."""
 
 
 class FrameNetwork(MaskNetwork):

@@ -99,3 +99,10 @@ def context_frames(
         sounding = stacked[:, stacked.square().mean(0) > INAUDIBLE]
         chosen.append(sounding[:, torch.randperm(sounding.shape[1], generator=draw)[:per_segment]])
     return torch.cat(chosen, 1)[:, :count]
+
+
+def mixture_frames(source: ExampleSource, front_end: FrontEnd, examples: int) -> Tensor:
+    """All frames (F, N) of the first mixtures, divided by their running level."""
+    pair = front_end.pair(front_end.rate_hz)
+    mixtures = [torch.from_numpy(sum(source[i])) for i in range(examples)]
+    return torch.cat([normalise_level(pair.analysis(m).abs()[None])[0][0] for m in mixtures], 1)

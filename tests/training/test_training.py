@@ -84,7 +84,7 @@ def test_run_folder_holds_recipe_history_curves_and_a_loadable_model(tiny_corpus
 
 
 def test_training_lowers_the_loss_and_raises_the_dev_score(tiny_corpus: Path, tmp_path: Path) -> None:
-    chosen = recipe(steps=60, batch=4, score_every=20, learning_rate=0.01, average=0.5)
+    chosen = recipe(steps=60, batch=4, score_every=5, learning_rate=0.01, average=0.5)
     train(chosen, recordings(tiny_corpus), tmp_path / "run")
     with open(tmp_path / "run/history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
