@@ -15,11 +15,12 @@ from deepnmf_cli.errors import CorpusError, UsageError
 from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.networks.deep_nmf import DeepNmf
+from deepnmf_cli.networks.frames import LogFeatures
 from deepnmf_cli.recipe import Recipe
 from deepnmf_cli.training.dev import DevScore, Pair, dev_score
 from deepnmf_cli.training.frames import FrameStore, digest
 from deepnmf_cli.training.journal import Journal
-from deepnmf_cli.training.sparse_nmf import learn_source_dictionaries
+from deepnmf_cli.training.sparse_nmf import learn_source_dictionaries, mixture_frames
 from deepnmf_cli.training.trainer import Trainer
 
 HELD_OUT_EVERY = 20
@@ -27,6 +28,9 @@ HELD_OUT_EVERY = 20
 
 HELD_OUT_MIXTURES = 40
 """Dev mixtures made from what is held out: about three minutes."""
+
+STATISTICS_FROM = 64
+"""Mixtures that give the statistics of features: four minutes."""
 
 Progress = Callable[[dict], None]
 
@@ -84,7 +88,10 @@ def initial_network(
     torch.manual_seed(recipe.training.seed)
     kind, network = NETWORKS[recipe.model][0], recipe.network
     if not issubclass(kind, DeepNmf):
-        return build(recipe.model, network)
+        built = build(recipe.model, network)
+        if isinstance(getattr(built, "features", None), LogFeatures):
+            built.features.fit(mixture_frames(source, recipe.front_end, STATISTICS_FROM))
+        return built
     shape = [network.bins, network.context, network.atoms, network.beta, network.sparsity]
     name = f"dictionary-{digest(key, repr(recipe.front_end), repr(recipe.dictionary), recipe.training.seed, shape)}"
     kept = cache / f"{name}.safetensors" if cache else None
