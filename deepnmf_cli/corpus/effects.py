@@ -24,6 +24,9 @@ BAND_ORDER = 8
 REFLECTIONS = 4000
 """Up to about this many reflections are drawn one by one; later they are as dense as noise."""
 
+FIRST_REFLECTION_S = 5e-4
+"""A reflection takes this much longer than the direct sound, 17 cm, or more."""
+
 CODECS = {"mp3": ("MP3", "MPEG_LAYER_III"), "vorbis": ("OGG", "VORBIS"), "opus": ("OGG", "OPUS")}
 """Name -> container and coding as libsndfile calls them."""
 
@@ -139,12 +142,13 @@ def small_room(draw: np.random.Generator, rate_hz: int) -> Samples:
     volume, distance = np.exp(draw.uniform(np.log(15), np.log(250))), draw.uniform(0.3, 3.0)
     decay_s = draw.uniform(0.12, 0.25) * (volume / 15) ** draw.uniform(0.1, 0.5)
     first_s = distance / SOUND_M_S
+    begin = (first_s + FIRST_REFLECTION_S) ** 3
     rate = 4 * np.pi * SOUND_M_S**3 / (3 * volume)  # reflections before t: rate t^3
     length = int((first_s + decay_s) * rate_hz)
     time = first_s + np.arange(length) / rate_hz
     # Reflections one by one: times whose cubes are evenly distributed.
-    until = min(time[-1], (first_s**3 + REFLECTIONS / rate) ** (1 / 3))
-    arrivals = draw.uniform(first_s**3, until**3, draw.poisson(rate * (until**3 - first_s**3))) ** (1 / 3)
+    until = min(time[-1], (begin + REFLECTIONS / rate) ** (1 / 3))
+    arrivals = draw.uniform(begin, until**3, draw.poisson(rate * (until**3 - begin))) ** (1 / 3)
     response = np.zeros(length)
     places = np.minimum(((arrivals - first_s) * rate_hz).astype(int), length - 1)
     np.add.at(response, places, draw.choice([-1.0, 1.0], len(places)) / (SOUND_M_S * arrivals))
