@@ -9,6 +9,7 @@ from torch import Tensor
 
 from deepnmf_cli import __version__, checkpoint
 from deepnmf_cli.corpus.augment import AugmentationSettings
+from deepnmf_cli.corpus import chime
 from deepnmf_cli.corpus.dataset import ClipCache, ExampleSource, MixingSettings, MixtureDataset, PairDataset, decode
 from deepnmf_cli.corpus.manifest import SMALLEST_CORPUS, Clip, find_pairs, read_manifest, scan
 from deepnmf_cli.errors import CorpusError, UsageError
@@ -51,12 +52,14 @@ def open_corpus(recordings: Recordings, recipe: Recipe) -> tuple[ExampleSource, 
     """The training mixtures and the dev pairs. Raises CorpusError when there is too little of something."""
     rate_hz, seed = recipe.front_end.rate_hz, recipe.training.seed
     if recordings.pairs is not None:
-        pairs = find_pairs(recordings.pairs)
+        in_sets = chime.is_chime(recordings.pairs)
+        pairs = chime.pairs(recordings.pairs, "train") if in_sets else find_pairs(recordings.pairs)
         _require(recordings.pairs, len(pairs), "pairs")
-        held_out = [] if recordings.dev else pairs[::HELD_OUT_EVERY]
+        dev = find_pairs(recordings.dev) if recordings.dev else chime.pairs(recordings.pairs, "dev") if in_sets else []
+        held_out = [] if dev else pairs[::HELD_OUT_EVERY]
         kept = [p for p in pairs if p not in held_out]
         source = PairDataset(kept, recipe.mixing.segment_s, rate_hz, seed)
-        return source, _load(find_pairs(recordings.dev) if recordings.dev else held_out, rate_hz)
+        return source, _load(dev or held_out, rate_hz)
 
     clips = _clips(recordings)
     cache = ClipCache(rate_hz)

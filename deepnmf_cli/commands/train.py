@@ -22,7 +22,7 @@ MODELS = ("deep-nmf", "dnmf", "sparse-nmf", "dnn", "grid")
 @click.option(
     "--manifest", type=FOLDER, help="CSV with the columns path, role (speech, noise, rir), speaker, split (train, dev)."
 )
-@click.option("--pairs", type=FOLDER, help="Folder with clean/ and noisy/ files of equal names, in place of mixing.")
+@click.option("--pairs", type=FOLDER, help="Folder with clean/ and noisy/ files of equal names, or CHiME-2, in place of mixing.")
 @click.option(
     "--dev", type=FOLDER, help="Folder with clean/ and noisy/ to score on; else part of the material is kept."
 )

@@ -92,7 +92,11 @@ def pair_folders(clean: str | Path, noisy: str | Path) -> list[tuple[Path, Path]
     if alone:
         found = f"{len(alone)} files without a partner, the first {alone[0]!r}"
         raise CorpusError(noisy, found, f"the same file names as in {clean}", "Give both folders the same names.")
-    pairs = [(names[0][key], names[1][key]) for key in sorted(names[0])]
+    return pair_files([(names[0][key], names[1][key]) for key in sorted(names[0])])
+
+
+def pair_files(pairs: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
+    """The same (clean, noisy) files; raises CorpusError when two of a pair differ in sampling rate or length."""
     for pair in pairs:
         infos = [_header(p) for p in pair]
         if infos[0].samplerate != infos[1].samplerate or infos[0].frames != infos[1].frames:

@@ -27,7 +27,7 @@ from deepnmf_cli.recipe import Recipe, read_recipe
 
 RESULTS = Path(__file__).parent / "results.json"
 TUNED_SHAPES = ("1x256", "3x256", "2x1024")
-RATES = {"deep-nmf-c4": (0.003, 0.01, 0.03)} | {f"dnn-{shape}": (0.0001, 0.0003, 0.001) for shape in TUNED_SHAPES}
+RATES = {"deep-nmf-c4": (0.003, 0.01, 0.03, 0.1)} | {f"dnn-{shape}": (0.0001, 0.0003, 0.001) for shape in TUNED_SHAPES}
 """Learning rates compared on dev; all rungs of deep NMF take the one that is best at C = 4, the largest DNN that of
 2 x 1024."""
 
