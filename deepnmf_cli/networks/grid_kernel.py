@@ -6,12 +6,7 @@ stored. Values agree with those of `GridInference.step` to rounding, and a test 
 """
 
 import ctypes
-import os
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,16 +15,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-SOURCE = Path(__file__).with_suffix(".cpp")
+from deepnmf_cli.networks.machine_code import compile_library, for_each
 
-FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
-"""No -ffast-math: what is not a number must stay so, for the trainer to see it."""
+SOURCE = Path(__file__).with_suffix(".cpp")
 
 LANES = 8
 """Channels must be a multiple of it."""
-
-COMPILE_S = 60
-"""Longest time for a compiler that takes a second or two."""
 
 FORWARD_ROOM, BACKWARD_ROOM = 4, 9
 """Floats of working memory per node and channel."""
@@ -71,7 +62,7 @@ class GridKernel:
             tensors = (field[:, b], start[b], *shared, path[:, b], out[:, b], rooms[b])
             self._forward(*(x.data_ptr() for x in tensors), frames, nodes, field.stride(0))
 
-        _for_each(example, batch)
+        for_each(example, batch)
         return path, out
 
     @torch.no_grad()
@@ -92,7 +83,7 @@ class GridKernel:
             tensors += [carried[b], out[:, b], totals[b], rooms[b]]
             self._backward(*(x.data_ptr() for x in tensors), frames, nodes, field.stride(0))
 
-        _for_each(example, batch)
+        for_each(example, batch)
         pieces = totals.sum(0).split([w.numel() for w in weights])
         return [out, carried, *(p.view_as(w) for p, w in zip(pieces, weights))]
 
@@ -113,30 +104,10 @@ class _Layer(torch.autograd.Function):
         return None, *ctx.kernel.backward(field, start, weights, path, gradient.contiguous(), ended)
 
 
-def _for_each(work: Callable[[int], None], count: int) -> None:
-    """Run `work(0)` .. `work(count - 1)` in as many threads as PyTorch uses."""
-    threads = min(torch.get_num_threads(), count)
-    if threads == 1:
-        for index in range(count):
-            work(index)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, range(count)))
-
-
 @cache
 def compile_kernel(channels: int) -> GridKernel | None:
     """The functions for `channels`, or None where that number does not suit or no compiler makes them."""
-    compiler = shutil.which(os.environ.get("CXX") or "c++") or shutil.which("g++") or shutil.which("clang++")
-    if channels % LANES or compiler is None:
+    if channels % LANES:
         return None
-    with tempfile.TemporaryDirectory(prefix="deepnmf-") as folder:
-        library = Path(folder) / "grid_kernel.so"
-        for processor in (["-march=native"], []):  # not every compiler knows the processor it runs on
-            command = [compiler, *FLAGS, *processor, f"-DCHANNELS={channels}", str(SOURCE), "-o", str(library)]
-            try:
-                subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_S)
-                return GridKernel(ctypes.CDLL(str(library)), channels)
-            except (OSError, subprocess.SubprocessError):
-                continue
-    return None
+    library = compile_library(SOURCE, f"-DCHANNELS={channels}")
+    return None if library is None else GridKernel(library, channels)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deepnmf_cli.networks import grid_kernel
+from deepnmf_cli.networks import grid_kernel, machine_code
 from deepnmf_cli.networks.grid import Grid, GridInference, GridSettings
 
 WEIGHTS = ("time_weight", "time_bias", "frequency_weight", "frequency_bias", "frequency_join")
@@ -76,7 +76,7 @@ def test_an_accelerated_grid_is_the_same_grid() -> None:
 def test_without_a_compiler_or_with_odd_channels_pytorch_runs_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     assert grid_kernel.compile_kernel(12) is None
     monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setattr(grid_kernel.shutil, "which", lambda name: None)
+    monkeypatch.setattr(machine_code.shutil, "which", lambda name: None)
     assert grid_kernel.compile_kernel.__wrapped__(16) is None
     grid = Grid(GridSettings(bins=33, single_bands=8, wide_bands=8, channels=12, iterations=1))
     assert not grid.accelerate()

@@ -1,0 +1,46 @@
+"""C++ files beside the modules as machine code, compiled when they are wanted, where there is a compiler."""
+
+import ctypes
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+"""No -ffast-math: what is not a number must stay so, for the trainer to see it."""
+
+COMPILE_S = 60
+"""Longest time for a compiler that takes a second or two."""
+
+
+def compile_library(source: Path, *definitions: str) -> ctypes.CDLL | None:
+    """The library made of one file, for this processor, or None where no compiler makes it. Nothing stays on disk."""
+    compiler = shutil.which(os.environ.get("CXX") or "c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="deepnmf-") as folder:
+        library = Path(folder) / f"{source.stem}.so"
+        for processor in (["-march=native"], []):  # not every compiler knows the processor it runs on
+            command = [compiler, *FLAGS, *processor, *definitions, str(source), "-o", str(library)]
+            try:
+                subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_S)
+                return ctypes.CDLL(str(library))
+            except (OSError, subprocess.SubprocessError):
+                continue
+    return None
+
+
+def for_each(work: Callable[[int], None], count: int) -> None:
+    """Run `work(0)` .. `work(count - 1)` in as many threads as PyTorch uses."""
+    threads = min(torch.get_num_threads(), count)
+    if threads == 1:
+        for index in range(count):
+            work(index)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(count)))
