@@ -13,11 +13,14 @@ typedef int Ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 static inline Floats load(const float* at) { return *(const Floats*)at; }
 static inline void store(float* at, Floats value) { *(Floats*)at = value; }
 
-// e^x with a relative error below 1e-7, for |x| < 87: 2^n times a polynomial in the rest.
+// Beyond +-40 both functions below have long become constant in float32; the product of two e^40 is still a number.
+constexpr float FARTHEST = 40.f;
+
+// e^x with a relative error below 1e-7 for |x| <= FARTHEST, the border's value beyond: 2^n times a polynomial.
 static inline Floats exponential(Floats x) {
-    x = x > 87.f ? x - x + 87.f : x;  // "x - x" keeps infinities from hiding: they become nan
-    x = x < -87.f ? x - x - 87.f : x;
-    const Floats round = x * 0.f + 12582912.f;  // 1.5 * 2^23: adding it leaves no digits after the point
+    x = x > FARTHEST ? Floats{} + FARTHEST : x;  // nan compares as false and stays
+    x = x < -FARTHEST ? Floats{} - FARTHEST : x;
+    const float round = 12582912.f;  // 1.5 * 2^23: adding it leaves no digits after the point
     Floats n = (x * 1.44269504088896341f + round) - round;
     Floats r = x - n * 0.693359375f;
     r = r + n * 2.12194440e-4f;
@@ -31,7 +34,13 @@ static inline Floats exponential(Floats x) {
     return p * (Floats)power;
 }
 
-static inline Floats sigmoid(Floats x) { return 1.f / (1.f + exponential(-x)); }
+// tanh of `target` and sigmoid of `schedule`, in place and with one division for both.
+static inline void respond(float* target, float* schedule) {
+    const Floats a = 1.f + exponential(-2.f * load(target)), b = 1.f + exponential(-load(schedule));
+    const Floats both = 1.f / (a * b);
+    store(target, 2.f * b * both - 1.f);
+    store(schedule, a * both);
+}
 
 // out (M, N) = begin + in (M, K) weight (K, N), `begin` with rows `stride` apart: zero for a bias.
 template <int K, int N, int M, int V>
@@ -100,10 +109,7 @@ static void accumulate_rows(const float* in, int rows, float* total) {
 static void messages(const float* field, int nodes, const float* weight, const float* bias, float* out) {
     product<C, 2 * C>(field, nodes, weight, bias, false, out);
     for (int n = 0; n < nodes; n++, out += 2 * C)
-        for (int c = 0; c < C; c += LANES) {
-            store(out + c, 2.f * sigmoid(2.f * load(out + c)) - 1.f);
-            store(out + C + c, sigmoid(load(out + C + c)));
-        }
+        for (int c = 0; c < C; c += LANES) respond(out + c, out + C + c);
 }
 
 // spins (nodes, C) along frequency: the first half of the channels upwards, the second half downwards
