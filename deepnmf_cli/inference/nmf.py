@@ -81,16 +81,17 @@ def step(
     h, m = (join_frames(x.expand(*batch, *x.shape[-2:])) for x in (h, m))
     if beta == 1 and column_sums is None:
         column_sums = w.sum(0).unsqueeze(-1)
-    size = _block_frames(h)
     blocks = [
         _step_block(h_block, m_block, w, beta, mu, column_sums)
-        for h_block, m_block in zip(h.split(size, -1), m.split(size, -1), strict=True)
+        for h_block, m_block in zip(_in_blocks(h), _in_blocks(m), strict=True)
     ]
     return split_frames(blocks[0] if len(blocks) == 1 else torch.cat(blocks, -1), batch)
 
 
-def _block_frames(h: Tensor) -> int:
-    return BLOCK_FRAMES if h.device.type == "cpu" else max(1, h.shape[-1])
+def _in_blocks(x: Tensor) -> Sequence[Tensor]:
+    """Frames (N, T) in blocks that are updated at once."""
+    # A graph that is exported is for any number of frames, and so cannot know the number of blocks.
+    return x.split(BLOCK_FRAMES, -1) if x.device.type == "cpu" and not torch.compiler.is_exporting() else [x]
 
 
 def _step_block(h: Tensor, m: Tensor, w: Tensor, beta: float, mu: float | Tensor, column_sums: Tensor | None) -> Tensor:
@@ -101,7 +102,8 @@ def _step_block(h: Tensor, m: Tensor, w: Tensor, beta: float, mu: float | Tensor
     else:
         v.clamp_min_(FLOOR)  # in place: autograd allows it here, and a fresh large tensor costs more than the clamp
         if beta == 1:
-            attract, repel = w.mT @ (m / v), column_sums
+            quotient = m / v if v.requires_grad or m.requires_grad else torch.div(m, v, out=v)  # in place where it may be
+            attract, repel = w.mT @ quotient, column_sums
         else:
             attract, repel = w.mT @ (m.clamp_min(FLOOR) * v.pow(beta - 2)), w.mT @ v.pow(beta - 1)
     ratio = attract / (repel + mu).clamp_min(FLOOR)
