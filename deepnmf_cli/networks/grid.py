@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, pad
 
-from deepnmf_cli.networks.base import MaskNetwork
+from deepnmf_cli.networks.bands import BandNetwork
 from deepnmf_cli.networks.grid_kernel import GridKernel, compile_kernel
-from deepnmf_cli.signal.bands import band_matrix
 from deepnmf_cli.signal.features import stack_context
 from deepnmf_cli.unfold.network import Bank, Parameters, Unfolded
 from deepnmf_cli.unfold.relaxation import relax_spins
@@ -116,21 +115,18 @@ def _kernel_weights(parameters: Parameters) -> list[Tensor]:
     return [parameters["time_weight"], parameters["time_bias"], weight, bias, parameters["frequency_join"]]
 
 
-class Grid(MaskNetwork):
+class Grid(BandNetwork):
     """Scheduled mean field on the time-frequency grid; see the module's text and docs/theory/grid.md."""
 
     name = "grid"
     description = "Scheduled mean field on the time-frequency grid, shared weights"
 
     def __init__(self, settings: GridSettings = GridSettings()) -> None:
-        super().__init__()
-        self.settings = s = settings
+        super().__init__(settings)
+        s = settings
         width = BANDS_PER_NODE + 2 * NEIGHBOURS
         bank = _initial_bank(s, s.context * width)
         self.unfolded = Unfolded(GridInference(), s.iterations, bank)
-        to_bins = band_matrix(s.bins, s.single_bands, s.wide_bands, s.rate_hz)
-        self.register_buffer("to_bins", to_bins.T.contiguous(), persistent=False)
-        self.register_buffer("to_bands", to_bins / to_bins.sum(1, keepdim=True), persistent=False)
 
     def accelerate(self) -> bool:
         kernel = compile_kernel(self.settings.channels)
@@ -143,12 +139,15 @@ class Grid(MaskNetwork):
         past, begin = (None, None) if state is None else state
         stacked, past = stack_context(bands, s.context, past)
         observed = self._observe(stacked)
-        if begin is None:
-            begin = (observed.new_zeros(*observed.shape[1:3], s.channels),) * s.iterations
+        begin = self.beginning(observed) if begin is None else begin
         marginals, (_, _, ended) = self.unfolded.infer((observed, begin))
         # Frequency comes last in memory, as in spectra, with which the masks will be multiplied.
         speech = marginals.flatten(2).transpose(0, 1) @ self.to_bins.T
         return torch.stack([speech, 1 - speech], 1).transpose(-1, -2), (past, ended)
+
+    def beginning(self, observed: Tensor) -> tuple:
+        """What each layer begins with in time, for evidence (T, B, N, E)."""
+        return (observed.new_zeros(*observed.shape[1:3], self.settings.channels),) * self.settings.iterations
 
     def _observe(self, stacked: Tensor) -> Tensor:
         """Evidence (T, B, N, E) of stacked bands (B, context * bands, T): each node's bands and their neighbours."""
@@ -163,8 +162,7 @@ class Grid(MaskNetwork):
         s = self.settings
         evidence = s.context * (BANDS_PER_NODE + 2 * NEIGHBOURS)
         per_node = evidence * s.channels + s.iterations * 5 * s.channels**2 + BANDS_PER_NODE * s.channels
-        bands = 2 * s.bins * (s.single_bands + s.wide_bands)  # into bands and back
-        return s.nodes * per_node + bands
+        return s.nodes * per_node + self.band_macs()
 
     def weights(self) -> dict[str, Tensor]:
         return self.unfolded.bank.values()

@@ -1,0 +1,130 @@
+"""Conventional recurrent rivals: GRU and LSTM over the whole spectrum, and in the wiring of the grid.
+
+They have what the unfolded networks have - the same bands, level and masks - except for the cell, so that cells can be
+compared at equal size.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from deepnmf_cli.networks.bands import BandNetwork
+from deepnmf_cli.networks.grid import BANDS_PER_NODE, COMPRESSION, NEIGHBOURS, Grid, GridSettings
+
+CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
+
+
+@dataclass(frozen=True)
+class RnnSettings:
+    """Shape of an `Rnn`."""
+
+    bins: int = 257
+    rate_hz: int = 16000
+    single_bands: int = 64
+    """Lowest bins that are bands of their own."""
+    wide_bands: int = 32
+    """ERB bands above them."""
+    cell: str = "gru"
+    """"gru" or "lstm"."""
+    hidden: int = 80
+    """Units per layer."""
+    layers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.cell not in CELLS:
+            raise ValueError(f"cell {self.cell!r} is none of {', '.join(CELLS)}")
+        if min(self.hidden, self.layers, self.wide_bands) < 1 or not 0 <= self.single_bands < self.bins:
+            raise ValueError("hidden, layers and wide_bands must be at least 1, and single_bands below bins")
+
+
+class Rnn(BandNetwork):
+    """Layers of GRU or LSTM on the bands of a frame, and a sigmoid mask for each band."""
+
+    name = "rnn"
+    description = "GRU or LSTM over the whole spectrum, a conventional baseline"
+
+    def __init__(self, settings: RnnSettings = RnnSettings()) -> None:
+        super().__init__(settings)
+        s = settings
+        bands = s.single_bands + s.wide_bands
+        self.cells = CELLS[s.cell](bands, s.hidden, s.layers, batch_first=True)
+        self.read = nn.Linear(s.hidden, bands)
+
+    def masks(self, evidence: Tensor, state: Tensor | tuple | None) -> tuple[Tensor, Tensor | tuple]:
+        bands = (self.to_bands @ evidence).pow(COMPRESSION)
+        units, state = self.cells(bands.transpose(-1, -2), state)
+        speech = torch.sigmoid(self.read(units)) @ self.to_bins.T
+        return torch.stack([speech, 1 - speech], 1).transpose(-1, -2), state
+
+    def macs_per_frame(self) -> int:
+        return sum(p.numel() for name, p in self.named_parameters() if "weight" in name) + self.band_macs()
+
+
+@dataclass(frozen=True)
+class GridRnnSettings(GridSettings):
+    """Shape of a `GridRnn`: that of a grid, and the cell in its place."""
+
+    channels: int = 16
+    cell: str = "gru"
+    """"gru" or "lstm"."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cell not in CELLS:
+            raise ValueError(f"cell {self.cell!r} is none of {', '.join(CELLS)}")
+        if self.tied:
+            raise ValueError("layers of conventional cells are not tied")
+
+
+class _CellLayers(nn.Module):
+    """What `Unfolded` is to the grid: evidence (T, B, N, E) in, marginals (T, B, N, bands per node) out."""
+
+    def __init__(self, s: GridRnnSettings) -> None:
+        super().__init__()
+        kind, c = CELLS[s.cell], s.channels
+        self.observe = nn.Linear(s.context * (BANDS_PER_NODE + 2 * NEIGHBOURS), c, bias=False)
+        self.place = nn.Parameter(torch.zeros(s.nodes, c))
+        self.time = nn.ModuleList(kind(c, c) for _ in range(s.iterations))
+        self.frequency = nn.ModuleList(kind(c, c // 2, bidirectional=True) for _ in range(s.iterations))
+        self.join = nn.ModuleList(nn.Linear(c, c, bias=False) for _ in range(s.iterations))
+        self.read = nn.Linear(c, BANDS_PER_NODE)
+
+    def infer(self, evidence: tuple[Tensor, tuple]) -> tuple[Tensor, tuple]:
+        observed, begin = evidence
+        frames, batch, nodes, _ = observed.shape
+        field, ended = self.observe(observed) + self.place, []
+        for time, frequency, join, state in zip(self.time, self.frequency, self.join, begin):
+            units, state = time(field.flatten(1, 2), state)
+            ended.append(state)
+            field = field + units.unflatten(1, (batch, nodes))
+            along, _ = frequency(field.flatten(0, 1).transpose(0, 1))  # (N, T B, C)
+            field = field + join(along).transpose(0, 1).unflatten(0, (frames, batch))
+        return torch.sigmoid(self.read(field)), (field, (), tuple(ended))
+
+
+class GridRnn(Grid):
+    """The grid with GRU or LSTM cells in place of scheduled mean field, in time and along frequency."""
+
+    name = "grid-rnn"
+    description = "The grid's wiring with GRU or LSTM cells, a conventional baseline"
+
+    def __init__(self, settings: GridRnnSettings = GridRnnSettings()) -> None:
+        BandNetwork.__init__(self, settings)
+        self.unfolded = _CellLayers(settings)
+
+    def accelerate(self) -> bool:
+        return False
+
+    def beginning(self, observed: Tensor) -> tuple:
+        return (None,) * self.settings.iterations  # PyTorch's cells begin with zeros
+
+    def weights(self) -> dict[str, Tensor]:
+        return self.state_dict()
+
+    def load_weights(self, tensors: dict[str, Tensor]) -> None:
+        self.load_state_dict(tensors)
+
+    def macs_per_frame(self) -> int:
+        per_node = sum(p.numel() for name, p in self.named_parameters() if "weight" in name)
+        return self.settings.nodes * per_node + self.band_macs()
