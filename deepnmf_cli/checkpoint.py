@@ -15,6 +15,12 @@ FORMAT = 1
 _META_KEY = "deepnmf"
 
 
+def shipped_folder(installed: str, checkout: str) -> Path:
+    """Where files that ship lie: `installed` inside the installed package, or `checkout` beside it in a checkout."""
+    package = Path(__file__).parent
+    return package / installed if (package / installed).is_dir() else package.parent / checkout
+
+
 @contextmanager
 def atomic_path(final: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `final`; rename it to `final` on success, delete it on any error.

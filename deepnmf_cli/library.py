@@ -1,23 +1,34 @@
 """Finding and loading models: those that ship with the package, and any model file."""
 
+import ctypes
+import dataclasses
+import hashlib
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from deepnmf_cli import checkpoint
+from deepnmf_cli import __version__, checkpoint
+from deepnmf_cli.checkpoint import shipped_folder
 from deepnmf_cli.enhancer import Enhancer
 from deepnmf_cli.errors import DeepnmfError, ModelError, UsageError
-from deepnmf_cli.networks import build
-from deepnmf_cli.networks.backend import TorchBackend
-from deepnmf_cli.networks.base import MaskNetwork
-from deepnmf_cli.recipe import Recipe, shipped_folder
+
+if TYPE_CHECKING:
+    from deepnmf_cli.exported import OnnxBackend
+    from deepnmf_cli.networks.base import MaskNetwork
+    from deepnmf_cli.recipe import Recipe
+
+# torch, and what imports it, is imported inside the functions that need it: an exported model does without.
 
 DEFAULT_MODEL = "grid"
 """The model that `deepnmf enhance` uses when none is named."""
 
 MODEL_FILE, REPORT_FILE = "model.safetensors", "report.json"
+
+BACKENDS = ("auto", "torch", "onnx")
+EXPORTED, EXPORTED_STREAMING = ".onnx", ".streaming.onnx"
+"""Suffixes of exported models: for any number of frames, and for single frames."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +76,15 @@ def _shipped_names() -> list[str]:
     return sorted(p.parent.name for p in models_folder().glob(f"*/{MODEL_FILE}"))
 
 
-def load(name: str | Path | None) -> tuple[MaskNetwork, Recipe]:
+def load(name: str | Path | None) -> "tuple[MaskNetwork, Recipe]":
     """A trained network and the recipe it was trained by. Raises ModelError when the file does not hold one."""
+    from deepnmf_cli.networks import build
+    from deepnmf_cli.recipe import Recipe
+
     path = find(name)
+    if path.suffix == EXPORTED:
+        remedy = "Name the file that it was exported from."
+        raise ModelError(path, "an exported model", "weights, a .safetensors file", remedy)
     tensors, meta = checkpoint.load(path)
     if "recipe" not in meta:
         raise ModelError(
@@ -89,7 +106,7 @@ def info(name: str | Path) -> ModelInfo:
     return _describe(name, *load(name))
 
 
-def _describe(name: str | Path, network: MaskNetwork, recipe: Recipe) -> ModelInfo:
+def _describe(name: str | Path, network: "MaskNetwork", recipe: "Recipe") -> ModelInfo:
     path = find(name)
     report = path.parent / REPORT_FILE
     written = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
@@ -104,23 +121,108 @@ def _describe(name: str | Path, network: MaskNetwork, recipe: Recipe) -> ModelIn
     )
 
 
-def load_enhancer(name: str | Path | None = None, device: str = "auto") -> Enhancer:
-    """An enhancer for the model called `name` (None: the default) on "auto", "cpu" or "cuda"."""
+def load_enhancer(
+    name: str | Path | None = None, device: str = "auto", backend: str = "auto", threads: int | None = None
+) -> Enhancer:
+    """An enhancer for the model called `name` (None: the default) on "auto", "cpu" or "cuda".
+
+    `backend` "torch" runs the weights; "onnx" what `deepnmf export` made of them, on the CPU and without torch, whose
+    import takes seconds; "auto" chooses "onnx" where there is an export of these weights beside them and no GPU to be
+    used. `threads` bounds those of the matrix products; None leaves torch its choice, and gives one to "onnx".
+    """
+    exported = _exported_backend(find(name), device, backend, threads)
+    return _from_export(exported) if exported else _from_weights(*load(name), device, threads)
+
+
+def load_described(name: str | Path, device: str = "auto", backend: str = "auto") -> tuple[Enhancer, ModelInfo]:
+    """`load_enhancer` and `info` of one model, whose weights are read once."""
     network, recipe = load(name)
+    exported = _exported_backend(find(name), device, backend, None)
+    enhancer = _from_export(exported) if exported else _from_weights(network, recipe, device, None)
+    return enhancer, _describe(name, network, recipe)
+
+
+def _from_weights(network: "MaskNetwork", recipe: "Recipe", device: str, threads: int | None) -> Enhancer:
+    import torch
+
+    from deepnmf_cli.networks.backend import TorchBackend
+
+    if threads is not None:
+        torch.set_num_threads(threads)
     return Enhancer(TorchBackend(network, resolve_device(device)), recipe.front_end)
 
 
-def load_described(name: str | Path, device: str = "auto") -> tuple[Enhancer, ModelInfo]:
-    """`load_enhancer` and `info` of one model, whose file is read once."""
-    network, recipe = load(name)
-    enhancer = Enhancer(TorchBackend(network, resolve_device(device)), recipe.front_end)
-    return enhancer, _describe(name, network, recipe)
+def _from_export(backend: "OnnxBackend") -> Enhancer:
+    from deepnmf_cli.signal.stft import FrontEnd
+
+    return Enhancer(backend, FrontEnd(**backend.meta["front_end"]))
+
+
+def _exported_backend(path: Path, device: str, backend: str, threads: int | None) -> "OnnxBackend | None":
+    """What `backend` and `device` mean for a model file; None: torch. Raises UsageError and ModelError."""
+    required = backend == "onnx" or path.suffix == EXPORTED
+    if not required and (backend == "torch" or resolve_device(device) == "cuda"):
+        return None
+    if device == "cuda":
+        raise UsageError("--device cuda", "an exported model", "the CPU", "Choose --backend torch and the weights.")
+    exported, problem = _exported(path, threads or 1)
+    if exported is None and required:
+        remedy = f"Run `deepnmf export {path}`, or choose --backend torch."
+        raise ModelError(path.with_suffix(EXPORTED), problem, f"what `deepnmf export` makes of {path.name}", remedy)
+    return exported
+
+
+def _exported(path: Path, threads: int) -> "tuple[OnnxBackend | None, str]":
+    """The exported form of the weights in `path`, or of the exported file `path` itself; None, and what is wrong."""
+    from deepnmf_cli.exported import WEIGHTS, OnnxBackend
+
+    if path.suffix == EXPORTED:
+        single = path.name.endswith(EXPORTED_STREAMING)
+        return (OnnxBackend(None, path, threads) if single else OnnxBackend(path, None, threads)), ""
+    files = [
+        file if (file := path.with_suffix(suffix)).is_file() else None for suffix in (EXPORTED, EXPORTED_STREAMING)
+    ]
+    if files == [None, None]:
+        return None, "no file"
+    backend = OnnxBackend(*files, threads)
+    if backend.meta[WEIGHTS] != _sha256(path):
+        return None, "an export of other weights"
+    return backend, ""
+
+
+def export(name: str | Path, target: str | Path, single_frames: bool = False) -> float:
+    """Write a model as ONNX; returns the largest difference of its masks. See `deepnmf_cli.export.graph`."""
+    from deepnmf_cli.export.graph import export as write
+    from deepnmf_cli.exported import WEIGHTS
+
+    path = find(name)
+    network, recipe = load(path)
+    meta = {WEIGHTS: _sha256(path), "version": __version__, "model": recipe.model}
+    meta |= {"front_end": dataclasses.asdict(recipe.front_end), "network": dataclasses.asdict(recipe.network)}
+    return write(network, recipe.front_end.bins, target, meta, single_frames)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def resolve_device(device: str) -> str:
     """ "auto" is CUDA where there is a usable GPU. Raises UsageError for "cuda" without one."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
+    if device == "cpu":
+        return device
+    usable = _has_cuda()
+    if device == "cuda" and not usable:
         raise UsageError("--device cuda", "no usable CUDA device", "a GPU with its driver", "Choose --device cpu.")
-    return device
+    return "cuda" if usable else "cpu"
+
+
+def _has_cuda() -> bool:
+    # Where not even the driver is installed, the seconds that torch takes to import are saved.
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    import torch
+
+    return torch.cuda.is_available()

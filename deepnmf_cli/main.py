@@ -12,6 +12,7 @@ from deepnmf_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, D
 COMMANDS = {
     "enhance": "Remove the noise from recordings.",
     "evaluate": "Score enhanced recordings, or models, against clean references.",
+    "export": "Write a model as an ONNX file.",
     "models": "List the models that ship with the program.",
     "stream": "Remove the noise from sound while it comes in.",
     "train": "Train a model on folders of speech and noise.",

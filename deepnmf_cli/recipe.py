@@ -9,6 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from deepnmf_cli.checkpoint import shipped_folder
 from deepnmf_cli.corpus.augment import AugmentationSettings
 from deepnmf_cli.corpus.dataset import MixingSettings
 from deepnmf_cli.errors import RecipeError
@@ -71,12 +72,6 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Nested tables of plain values, from which `from_dict` builds the same recipe."""
         return dataclasses.asdict(self)
-
-
-def shipped_folder(installed: str, checkout: str) -> Path:
-    """Where files that ship lie: `installed` inside the installed package, or `checkout` beside it in a checkout."""
-    package = Path(__file__).parent
-    return package / installed if (package / installed).is_dir() else package.parent / checkout
 
 
 def recipes_folder() -> Path:

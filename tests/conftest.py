@@ -103,7 +103,7 @@ def terminal(monkeypatch):
 def stub(monkeypatch):
     """A StubEnhancer in the place of every model."""
     enhancer = StubEnhancer()
-    monkeypatch.setattr(library, "load_enhancer", lambda name=None, device="auto": enhancer)
+    monkeypatch.setattr(library, "load_enhancer", lambda *_, **__: enhancer)
     return enhancer
 
 

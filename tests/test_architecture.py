@@ -21,10 +21,10 @@ LAYERS = [
     {"checkpoint", "workers"},
     {"inference", "signal"},
     {"unfold", "scoring"},
-    {"networks", "corpus"},
+    {"networks", "corpus", "exported"},
     {"streaming"},
     {"enhancer"},
-    {"training"},
+    {"training", "export"},
     {"recipe"},
     {"library", "experiment"},
     {"commands", "main", ""},
@@ -34,7 +34,7 @@ LAYERS = [
 HEIGHT = {room: height for height, layer in enumerate(LAYERS) for room in layer}
 
 HEAVY = {"torch", "torchaudio", "numpy", "scipy", "soundfile", "librosa", "soxr", "safetensors", "matplotlib"}
-HEAVY |= {"pesq", "pystoi", "fast_bss_eval"}
+HEAVY |= {"onnx", "onnxruntime", "pesq", "pystoi", "fast_bss_eval"}
 """Packages that cost start-up time."""
 
 

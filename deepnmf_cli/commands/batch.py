@@ -26,6 +26,7 @@ class Settings:
 
     model: str | None
     device: str
+    backend: str
     max_attenuation_db: float | None
     mix: float
 
@@ -96,11 +97,7 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
     """Load the model; returns what enhances a job. `threads` bounds those of one process that shares the CPUs."""
     from deepnmf_cli import library
 
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
-    enhancer = library.load_enhancer(settings.model, settings.device)
+    enhancer = library.load_enhancer(settings.model, settings.device, settings.backend, threads)
 
     def process(blocks, rate_hz, channels):
         return enhancer.enhance_blocks(blocks, rate_hz, channels, settings.max_attenuation_db, settings.mix)

@@ -10,6 +10,7 @@ import click
 from deepnmf_cli.commands import batch, console
 from deepnmf_cli.commands.jobs import STREAM, Job, plan
 from deepnmf_cli.commands.options import (
+    backend_option,
     device_option,
     json_option,
     max_attenuation_option,
@@ -29,6 +30,7 @@ from deepnmf_cli.errors import DeepnmfError, UsageError
 )  # fmt: skip
 @model_option
 @device_option
+@backend_option
 @max_attenuation_option
 @mix_option
 @click.option(
@@ -47,6 +49,7 @@ def command(
     output: str,
     model: str | None,
     device: str,
+    backend: str,
     max_attenuation_db: float | None,
     mix: float,
     noise_out: str | None,
@@ -81,7 +84,7 @@ def command(
     for path, error in unreadable:
         outcome.failed(_row(path), error)
     if planned:
-        settings = batch.Settings(model, device, max_attenuation_db, mix)
+        settings = batch.Settings(model, device, backend, max_attenuation_db, mix)
         elapsed_s = _enhance_all(planned, settings, jobs, outcome, hidden=as_json or quiet)
 
     if as_json:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deepnmf_cli.commands import console
-from deepnmf_cli.commands.options import device_option, json_option, quiet_option
+from deepnmf_cli.commands.options import backend_option, device_option, json_option, quiet_option
 from deepnmf_cli.errors import DeepnmfError, UsageError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ FILES_PER_JOB = 16
     help="Processes that score.",
 )  # fmt: skip
 @device_option
+@backend_option
 @json_option
 @quiet_option
 @click.pass_context
@@ -63,6 +64,7 @@ def command(
     report_folder: str | None,
     jobs: int | None,
     device: str,
+    backend: str,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -91,7 +93,7 @@ def command(
     pairs = paired[folders[0]][0]
     names = [pair.name for pair in pairs]
     snrs_db = pairing.input_snrs(names, snr_csv)
-    runners = [_model_runner(model, path, device) for model, path in model_files.items()]
+    runners = [_model_runner(model, path, device, backend) for model, path in model_files.items()]
 
     with console.progress(hidden=as_json or quiet) as bar, scorer.ScoringPool(jobs or _jobs(len(names))) as pool:
         if not bar.disable:
@@ -167,7 +169,7 @@ def _score_folders(
 
 
 def _model_runner(
-    model: str, path: Path, device: str
+    model: str, path: Path, device: str, backend: str
 ) -> "Callable[[list[Pair], ScoringPool, Callable[[float], object]], System]":
     """Load a model now, so that a damaged file fails before any work, and return what scores it later."""
     from deepnmf_cli import library
@@ -175,7 +177,7 @@ def _model_runner(
     from deepnmf_cli.scoring.report import MODEL, System
     from deepnmf_cli.scoring.scorer import score_enhanced
 
-    enhancer, info = library.load_described(path, device)
+    enhancer, info = library.load_described(path, device, backend)
     facts = {"parameters": info.parameters, "macs_per_s": info.macs_per_s, "sha256": file_hash(path)}
     name = info.name if model == DEFAULT else model
 

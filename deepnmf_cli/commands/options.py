@@ -25,6 +25,13 @@ device_option = click.option(
     show_default=True,
     help="Where the network runs; auto takes a GPU when there is one.",
 )
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(["auto", "torch", "onnx"]),
+    default="auto",
+    show_default=True,
+    help="What computes the network; auto takes the model's ONNX file on a CPU, if there is one, and torch elsewhere.",
+)
 max_attenuation_option = click.option(
     "--max-attenuation",
     "max_attenuation_db",

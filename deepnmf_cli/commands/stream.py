@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from deepnmf_cli.commands import console, live
-from deepnmf_cli.commands.options import device_option, max_attenuation_option, mix_option, model_option
+from deepnmf_cli.commands.options import backend_option, device_option, max_attenuation_option, mix_option, model_option
 from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ RATE_HZ, CHANNELS, FORMAT = 16000, 1, "s16le"
 @max_attenuation_option
 @mix_option
 @device_option
+@backend_option
 @click.option("--live", "is_live", is_flag=True, help="From the microphone to the loudspeaker, until Ctrl-C.")
 @click.option("--input-device", metavar="N|NAME", help="With --live: the microphone, by number or part of its name.")
 @click.option("--output-device", metavar="N|NAME", help="With --live: the loudspeaker.")
@@ -53,6 +54,7 @@ def command(
     max_attenuation_db: float | None,
     mix: float,
     device: str,
+    backend: str,
     is_live: bool,
     input_device: str | None,
     output_device: str | None,
@@ -88,13 +90,10 @@ def command(
             raise UsageError(option, "no --live", "--live with it", "Add --live, or leave it out.")
         _refuse_terminals()
 
-    import torch
-
     from deepnmf_cli import library
 
     # Blocks are small: a second thread would cost more by waiting than it could do.
-    torch.set_num_threads(1)
-    enhancer = library.load_enhancer(model, device)
+    enhancer = library.load_enhancer(model, device, backend, threads=1)
     block_s = block_ms / 1000
     if is_live:
         devices = input_device, output_device

@@ -48,7 +48,7 @@ def models(monkeypatch, tmp_path):
         path.parent.mkdir(parents=True)
         path.write_text(path.parent.name)
 
-    def load_described(path, device):
+    def load_described(path, device, backend):
         name = path.parent.name
         return Enhancer(shares[name]), SimpleNamespace(name=name, parameters=1000, macs_per_s=2e6)
 

@@ -1,0 +1,142 @@
+"""A network of torch as an ONNX file: magnitudes and states in, masks and next states out."""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as trees
+
+from deepnmf_cli.checkpoint import atomic_path
+from deepnmf_cli.errors import ModelError, UsageError
+from deepnmf_cli.exported import FORMAT, MAGNITUDE, MASKS, META_KEY, NEXT_STATE, STATE, ExportedGraph
+from deepnmf_cli.networks.base import MaskNetwork
+from deepnmf_cli.unfold.network import Bank
+
+OPSET = 18
+"""Version of ONNX's operations: the newest that all runtimes of the last years know."""
+
+TOLERANCE = 1e-5
+"""Largest difference of a mask between torch and the exported graph; more is refused."""
+
+EXAMPLE_FRAMES = 7
+"""Frames of the example by which torch follows the network; any number but 0 and 1, which torch takes for constants."""
+
+
+class _Flat(nn.Module):
+    """A network whose state is a list of tensors."""
+
+    def __init__(self, network: MaskNetwork, spec: Any) -> None:
+        super().__init__()
+        self.network, self.spec = network, spec
+
+    def forward(self, magnitude: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        masks, state = self.network(magnitude, trees.tree_unflatten(list(states), self.spec))
+        return masks, *trees.tree_flatten(state)[0]
+
+
+def export(network: MaskNetwork, bins: int, path: str | Path, meta: Mapping[str, Any], single_frames: bool) -> float:
+    """Write `path`, atomically, and return the largest difference of its masks from those of `network` (see `verify`).
+
+    The graph takes MAGNITUDE (1, F, T) >= 0 and states, and gives MASKS (1, 2, F, T) and the next states, all float32.
+    T is any number >= 1, or 1 for `single_frames`, which is quicker for sound that arrives frame by frame. A recording
+    begins with states of zeros. `meta`, of plain values, is stored as JSON. `network` is changed: its parameters become
+    constants.
+
+    Raises UsageError without the packages that this needs, and ModelError when the graph does not compute the same.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  torch says only later that it needs it
+
+        from deepnmf_cli.export.operations import spell_out
+    except ImportError as error:
+        remedy = "Run `pip install 'deepnmf[export]'`."
+        raise UsageError("deepnmf export", f"no {error.name}", "the packages onnx and onnxscript", remedy) from error
+    network = network.to("cpu").eval().requires_grad_(False)
+    _fold_parameters(network)
+    example = torch.rand(1, bins, 1 if single_frames else EXAMPLE_FRAMES)
+    states, spec = trees.tree_flatten(network(example)[1])
+    states = [torch.zeros_like(state) for state in states]
+    names = [str(i) for i in range(len(states))]
+    # AUTO: what torch cannot prove for every number of frames, `verify` tries.
+    frames = None if single_frames else {2: torch.export.Dim.AUTO}
+    with _silence(), torch.no_grad():
+        program = torch.export.export(
+            _Flat(network, spec), (example, *states), dynamic_shapes=(frames, (None,) * len(states)), strict=False
+        )
+        model = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[MAGNITUDE, *(STATE + name for name in names)],
+            output_names=[MASKS, *(NEXT_STATE + name for name in names)],
+            verbose=False,
+        ).model_proto
+    _name_frames(model)
+    spell_out(model, single_frames)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = META_KEY, json.dumps({**meta, "format": FORMAT, "single_frames": single_frames})
+    onnx.checker.check_model(model, full_check=True)
+    with atomic_path(path) as partial:
+        partial.write_bytes(model.SerializeToString())
+        return verify(network, bins, partial, single_frames)
+
+
+def verify(network: MaskNetwork, bins: int, path: Path, single_frames: bool) -> float:
+    """Largest difference of a mask between `network` and the graph in `path`, over two recordings in several blocks.
+
+    Raises ModelError when it exceeds TOLERANCE.
+    """
+    draw = np.random.default_rng(0)
+    graph, largest = ExportedGraph(path), 0.0
+    for level in (1e-3, 1.0):
+        known, states = None, graph.start
+        for frames in (1,) * 12 if single_frames else (1, 2, 40, 3):
+            spectrum = draw.standard_normal((1, bins, frames)) * draw.exponential(size=(1, bins, 1))
+            magnitude = (level * np.abs(spectrum)).astype(np.float32)
+            masks, states = graph(magnitude, states)
+            with torch.no_grad():
+                expected, known = network(torch.from_numpy(magnitude), known)
+            largest = max(largest, float(np.abs(masks - expected.numpy()).max()))
+    if not largest <= TOLERANCE:
+        found = f"masks that differ by {largest:.1g} from those of the model"
+        raise ModelError(path, found, f"at most {TOLERANCE:g}", "Report it with the model.")
+    return largest
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Without what torch says of its own future, and ONNX Script of every constant that it leaves as it is."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _name_frames(model: Any) -> None:
+    """Call the number of frames "frames" wherever sizes depend on it."""
+    graph = model.graph
+    symbol = graph.input[0].type.tensor_type.shape.dim[2].dim_param
+    for value in (*graph.input, *graph.output, *graph.value_info) if symbol else ():
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_param = size.dim_param.replace(symbol, "frames")
+
+
+def _fold_parameters(network: MaskNetwork) -> None:
+    """Store the values of parameters in the place of what they are computed from."""
+    for bank in (module for module in network.modules() if isinstance(module, Bank)):
+        for name, value in bank.values().items():
+            delattr(bank, name)
+            bank.register_buffer(name, value.clone())

@@ -1,0 +1,47 @@
+"""The examples of docs/export.md enhance as the program does."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from deepnmf_cli import library
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES, NOISY = ROOT / "docs" / "examples", ROOT / "data" / "demo" / "noisy.wav"
+
+
+def check(command: list[str | Path], output: Path, **options: object) -> None:
+    model = library.models_folder() / "grid" / "model.streaming.onnx"
+    subprocess.run([*map(str, command), str(model), str(NOISY), str(output)], check=True, **options)
+    samples, rate_hz = soundfile.read(NOISY, dtype="float32")
+    expected = library.load_enhancer("grid", "cpu").enhance(samples[None], rate_hz)[0]
+    speech, _ = soundfile.read(output, dtype="float32")
+    np.testing.assert_allclose(speech, expected, rtol=0, atol=1.01 * 2**-15)  # one step of 16 bits
+
+
+def test_python_example(tmp_path: Path) -> None:
+    check([sys.executable, EXAMPLES / "enhance.py"], tmp_path / "clean.wav")
+
+
+def node_packages() -> Path | None:
+    """Where onnxruntime-web lies, if NODE_PATH or this folder says so."""
+    folders = [*os.environ.get("NODE_PATH", "").split(os.pathsep), "node_modules"]
+    return next((Path(f).absolute() for f in folders if f and (Path(f) / "onnxruntime-web").is_dir()), None)
+
+
+@pytest.mark.skipif(shutil.which("node") is None or node_packages() is None, reason="needs Node and onnxruntime-web")
+def test_javascript_example(tmp_path: Path) -> None:
+    shutil.copy(EXAMPLES / "enhance.mjs", tmp_path)
+    (tmp_path / "node_modules").symlink_to(node_packages())
+    check(["node", tmp_path / "enhance.mjs"], tmp_path / "clean.wav", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["enhance.py", "enhance.mjs"])
+def test_examples_are_short(name: str) -> None:
+    assert len((EXAMPLES / name).read_text("utf-8").splitlines()) <= 60

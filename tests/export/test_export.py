@@ -1,0 +1,162 @@
+"""Exported networks compute what torch computes, block by block and frame by frame."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from deepnmf_cli import library
+from deepnmf_cli.enhancer import Enhancer
+from deepnmf_cli.errors import ModelError, UsageError
+from deepnmf_cli.export import graph
+from deepnmf_cli.exported import FEW, META_KEY, WEIGHTS, ExportedGraph, OnnxBackend
+from deepnmf_cli.networks import NETWORKS, build
+from deepnmf_cli.networks.backend import TorchBackend
+from deepnmf_cli.networks.base import MaskNetwork
+from deepnmf_cli.signal.stft import FrontEnd
+
+SETTINGS = {
+    "deep-nmf": {"context": 3, "atoms": 4, "iterations": 3},
+    "dnn": {"context": 3, "hidden": (16,)},
+    "grid": {"channels": 4, "iterations": 2},
+}
+FRONT_END = FrontEnd()
+
+
+def random_network(name: str) -> MaskNetwork:
+    torch.manual_seed(2)
+    return build(name, NETWORKS[name][1](**SETTINGS[name])).eval()
+
+
+def recording(seconds: float = 1.3, channels: int = 2) -> np.ndarray:
+    draw = np.random.default_rng(0)
+    samples = 0.1 * draw.standard_normal((channels, round(16000 * seconds)))
+    return (samples * np.sin(np.linspace(0, 9, samples.shape[1]))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """exported(name, single_frames) -> file, made once."""
+    folder, made = tmp_path_factory.mktemp("export"), {}
+
+    def make(name: str, single_frames: bool) -> Path:
+        path = folder / f"{name}-{single_frames}.onnx"
+        if path not in made:
+            made[path] = graph.export(random_network(name), FRONT_END.bins, path, {WEIGHTS: name}, single_frames)
+        return path
+
+    return make
+
+
+def test_every_network_is_one_of_these_or_a_special_case_of_one() -> None:
+    tested = tuple(NETWORKS[name][0] for name in SETTINGS)
+    assert all(issubclass(kind, tested) for kind, _ in NETWORKS.values())
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_exported_networks_enhance_as_torch_does(name: str, exported) -> None:
+    samples = recording()
+    expected = Enhancer(TorchBackend(random_network(name)), FRONT_END).enhance(samples, 16000)
+    output = Enhancer(OnnxBackend(exported(name, False)), FRONT_END).enhance(samples, 16000)
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5 * np.abs(samples).max())
+    assert np.abs(expected - samples).max() > 0.01
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("files", ["both", "single frames"])
+def test_any_partition_of_exported_networks_gives_the_offline_output(name: str, files: str, exported) -> None:
+    samples, draw = recording(), np.random.default_rng(1)
+    whole = Enhancer(OnnxBackend(exported(name, False)), FRONT_END).enhance(samples, 16000)
+    backend = OnnxBackend(exported(name, False) if files == "both" else None, exported(name, True))
+    stream, pieces, start = Enhancer(backend, FRONT_END).stream(16000, 2), [], 0
+    while start < samples.shape[1]:
+        size = int(draw.choice([1, 255, 256, 257, 256 * FEW, 3000]))
+        pieces.append(stream.feed(samples[:, start : start + size]))
+        start += size
+    streamed = np.concatenate([*pieces, stream.flush()], -1)
+    np.testing.assert_allclose(streamed, whole, rtol=0, atol=1e-6)
+
+
+def test_graphs_hold_standard_operations_and_say_what_they_are(exported) -> None:
+    for single in (False, True):
+        model = onnx.load(exported("grid", single))
+        assert {opset.domain for opset in model.opset_import} == {""} and {n.domain for n in model.graph.node} == {""}
+        assert [i.name for i in model.graph.input] == ["magnitude", *(f"state_{i}" for i in range(4))]
+        assert [o.name for o in model.graph.output] == ["masks", *(f"next_state_{i}" for i in range(4))]
+        kinds = {node.op_type for node in model.graph.node}
+        assert ("GRU" in kinds) == single and ("Scan" in kinds) == (not single)
+        (meta,) = (json.loads(p.value) for p in model.metadata_props if p.key == META_KEY)
+        assert meta["single_frames"] is single and meta["format"] == 1
+
+
+def test_a_graph_that_differs_is_refused(exported) -> None:
+    network = random_network("dnn")
+    with torch.no_grad():
+        network.layers[0].weight.mul_(1.01)
+    with pytest.raises(ModelError, match="masks that differ"):
+        graph.verify(network, FRONT_END.bins, exported("dnn", False), False)
+
+
+def test_files_of_other_programs_are_refused(tmp_path: Path, exported) -> None:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    nodes = [helper.make_node("Identity", ["x"], ["y"])]
+    model = helper.make_model(
+        helper.make_graph(nodes, "other", values[:1], values[1:]),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=9,
+    )
+    onnx.save(model, tmp_path / "other.onnx")
+    (tmp_path / "damaged.onnx").write_bytes(exported("dnn", False).read_bytes()[:1000])
+    newer = onnx.load(exported("dnn", False))
+    newer.metadata_props[0].value = json.dumps({"format": 99})
+    onnx.save(newer, tmp_path / "newer.onnx")
+    for name, found in [("other", "another program"), ("damaged", "no graph"), ("newer", "format 99")]:
+        with pytest.raises(ModelError, match=found):
+            ExportedGraph(tmp_path / f"{name}.onnx")
+
+
+def test_two_graphs_must_be_of_the_same_weights(exported) -> None:
+    backend = OnnxBackend(exported("dnn", False), exported("grid", True))
+    with pytest.raises(ModelError, match="other weights"):
+        backend(np.zeros((1, 257, 1), np.float32), None)
+
+
+@pytest.fixture
+def model(tiny_model, tmp_path) -> Path:
+    """A model file in a folder of its own."""
+    return Path(shutil.copy(tiny_model, tmp_path / "model.safetensors"))
+
+
+def kind(*arguments: object) -> str:
+    return type(library.load_enhancer(*arguments).backend).__name__
+
+
+def test_auto_takes_the_export_beside_the_weights_as_long_as_it_is_theirs(model: Path, deepnmf, tmp_path: Path) -> None:
+    assert kind(model, "cpu") == "TorchBackend"
+    result = deepnmf("export", model)
+    assert result.code == 0 and "model.onnx" in result.err and library.find(model) == model
+    assert kind(model, "cpu") == kind(model, "cpu", "onnx") == kind(tmp_path / "model.onnx") == "OnnxBackend"
+    assert kind(model, "cpu", "torch") == "TorchBackend"
+    with pytest.raises(UsageError, match="the CPU"):
+        library.load_enhancer(model, "cuda", "onnx")
+    with pytest.raises(ModelError, match="an exported model"):
+        library.load(tmp_path / "model.onnx")
+
+    assert deepnmf("export", model).code == 2  # the file exists
+    assert deepnmf("export", model, "-o", tmp_path / "model.bin").code == 2
+    model.write_bytes((library.models_folder() / "grid" / library.MODEL_FILE).read_bytes())
+    assert kind(model, "cpu") == "TorchBackend"  # weights that were trained again
+    with pytest.raises(ModelError, match="other weights"):
+        library.load_enhancer(model, "cpu", "onnx")
+
+
+def test_without_an_export_the_remedy_is_to_export(model: Path, deepnmf, tmp_path: Path) -> None:
+    shutil.copy(Path(__file__).parents[2] / "data" / "demo" / "noisy.wav", tmp_path / "noisy.wav")
+    arguments = ["enhance", tmp_path / "noisy.wav", "-o", tmp_path / "out.wav", "--model", model, "--backend", "onnx"]
+    result = deepnmf(*arguments)
+    assert result.code == 1 and "deepnmf export" in result.err and not (tmp_path / "out.wav").exists()
