@@ -12,7 +12,7 @@ from deepnmf_cli.corpus.augment import AugmentationSettings
 from deepnmf_cli.corpus import chime
 from deepnmf_cli.corpus.dataset import ClipCache, ExampleSource, MixingSettings, MixtureDataset, PairDataset, decode
 from deepnmf_cli.corpus.manifest import SMALLEST_CORPUS, Clip, find_pairs, read_manifest, scan
-from deepnmf_cli.errors import CorpusError, UsageError
+from deepnmf_cli.errors import CorpusError, ModelError, UsageError
 from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.networks.deep_nmf import DeepNmf
@@ -109,6 +109,19 @@ def initial_network(
     return kind(network, dictionary)
 
 
+def take_weights(network: MaskNetwork, path: Path) -> None:
+    """Take the weights of a model file that the network has under the same name and in the same shape.
+
+    Raises ModelError when there is none.
+    """
+    own, (tensors, _) = network.weights(), checkpoint.load(path)
+    shared = {name: x for name, x in tensors.items() if name in own and own[name].shape == x.shape}
+    if not shared:
+        remedy = "Name a model of the same or a related kind and size."
+        raise ModelError(path, "no weight of a name and shape that this network has", "some in common", remedy)
+    network.load_weights(own | shared)
+
+
 def train(
     recipe: Recipe,
     recordings: Recordings,
@@ -119,11 +132,13 @@ def train(
     progress: Progress = lambda row: None,
     stop: Callable[[], bool] = lambda: False,
     cache: Path | None = None,
+    init: Path | None = None,
 ) -> bool:
     """Train a model into the run folder; returns whether it is complete (False: stopped, to be resumed).
 
-    In the folder `cache`, which runs may share, is kept what other runs on the same recordings need again: dictionaries
-    and, with single frames, batches and what the layers make of them that are not trained.
+    A new run starts from the weights of the model file `init` as far as `take_weights` can. In the folder `cache`,
+    which runs may share, is kept what other runs on the same recordings need again: dictionaries and, with single
+    frames, batches and what the layers make of them that are not trained.
     """
     journal = Journal(folder)
     journal.check(recipe.to_dict(), resume, lambda stored: Recipe.from_dict(stored, f"{folder}/recipe.json").to_dict())
@@ -141,6 +156,8 @@ def train(
         network = build(recipe.model, recipe.network)
     else:
         network = initial_network(recipe, source, interruptible, cache, key)
+        if init is not None:
+            take_weights(network, init)
 
     def describe(network: MaskNetwork, step: int, score: DevScore) -> tuple[dict[str, Tensor], dict]:
         trained = {"steps": step, "dev_score": score.value, "dev_si_sdr": score.si_sdr, "version": __version__}

@@ -18,6 +18,9 @@ SETTINGS = {
     "sparse-nmf": {"context": 3, "atoms": 4, "iterations": 3},
     "dnn": {"context": 3, "hidden": (16,)},
     "grid": {"channels": 4, "iterations": 2},
+    "mean-field": {"context": 3, "hidden": (16,)},
+    "belief-propagation": {"context": 3, "hidden": (16,)},
+    "power-mean": {"context": 3, "hidden": (16,)},
 }
 
 

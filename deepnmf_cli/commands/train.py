@@ -11,7 +11,7 @@ from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 
 FOLDER = click.Path(path_type=Path)
 DEFAULT_RECIPE = "grid"
-MODELS = ("deep-nmf", "dnmf", "sparse-nmf", "dnn", "grid")
+MODELS = ("deep-nmf", "dnmf", "sparse-nmf", "dnn", "grid", "mean-field", "belief-propagation", "power-mean")
 
 
 @click.command()
@@ -22,7 +22,9 @@ MODELS = ("deep-nmf", "dnmf", "sparse-nmf", "dnn", "grid")
 @click.option(
     "--manifest", type=FOLDER, help="CSV with the columns path, role (speech, noise, rir), speaker, split (train, dev)."
 )
-@click.option("--pairs", type=FOLDER, help="Folder with clean/ and noisy/ files of equal names, or CHiME-2, in place of mixing.")
+@click.option(
+    "--pairs", type=FOLDER, help="Folder with clean/ and noisy/ files of equal names, or CHiME-2, in place of mixing."
+)
 @click.option(
     "--dev", type=FOLDER, help="Folder with clean/ and noisy/ to score on; else part of the material is kept."
 )
@@ -31,6 +33,7 @@ MODELS = ("deep-nmf", "dnmf", "sparse-nmf", "dnn", "grid")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, e.g. training.steps=500."
 )
+@click.option("--init", help="Model, by name or file, whose weights of the same name and shape training starts from.")
 @click.option("--resume", is_flag=True, help="Continue the run in the output folder.")
 @click.option("--cache", type=FOLDER, help="Folder for dictionaries and frames that runs on the same corpus share.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Threads that prepare mixtures.")
@@ -47,6 +50,7 @@ def command(
     output: Path,
     model: str | None,
     overrides: tuple[str, ...],
+    init: str | None,
     resume: bool,
     cache: Path | None,
     workers: int,
@@ -55,8 +59,8 @@ def command(
 ) -> int:
     """Train a model on folders of speech and noise.
 
-    RECIPE is a TOML file, or the name of a shipped one: deep-nmf, deep-nmf-paper, dnmf, dnn, grid, sparse-nmf. It may
-    be left out when --model names one; without either it is grid.
+    RECIPE is a TOML file, or the name of a shipped one, such as grid, deep-nmf, dnn or belief-propagation. It may be
+    left out when --model names one; without either it is grid.
 
     Mixtures are made on the fly. The run folder gets recipe.json, history.csv, curves.png, best.safetensors (the model
     for `deepnmf enhance --model`) and a resume point. Ctrl-C stops after the current step; --resume continues exactly.
@@ -74,11 +78,13 @@ def command(
     import torch
 
     from deepnmf_cli.experiment import Recordings, train
-    from deepnmf_cli.library import resolve_device
+    from deepnmf_cli.library import find, resolve_device
     from deepnmf_cli.recipe import read_recipe
 
     if threads:
         torch.set_num_threads(threads)
+    # Entries of dictionaries that die out become denormal numbers, with which a processor is several times as slow.
+    torch.set_flush_denormal(True)
     settings = read_recipe(recipe or model or DEFAULT_RECIPE, model, overrides)
     recordings = Recordings(speech, noise, rir, dev, manifest, pairs)
     interrupted: list[bool] = []
@@ -101,6 +107,7 @@ def command(
                 progress,
                 lambda: bool(interrupted),
                 cache,
+                find(init) if init else None,
             )
     finally:
         signal.signal(signal.SIGINT, before)

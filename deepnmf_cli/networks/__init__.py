@@ -7,6 +7,8 @@ from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings, Dnmf, DnmfSettings, SparseNmf, SparseNmfSettings
 from deepnmf_cli.networks.dnn import Dnn, DnnSettings
 from deepnmf_cli.networks.grid import Grid, GridSettings
+from deepnmf_cli.networks.mrf import BeliefPropagation, MeanField, PowerMean
+from deepnmf_cli.networks.mrf_settings import BeliefPropagationSettings, MeanFieldSettings, PowerMeanSettings
 
 NETWORKS: dict[str, tuple[type[MaskNetwork], type]] = {
     "deep-nmf": (DeepNmf, DeepNmfSettings),
@@ -14,6 +16,9 @@ NETWORKS: dict[str, tuple[type[MaskNetwork], type]] = {
     "sparse-nmf": (SparseNmf, SparseNmfSettings),
     "dnn": (Dnn, DnnSettings),
     "grid": (Grid, GridSettings),
+    "mean-field": (MeanField, MeanFieldSettings),
+    "belief-propagation": (BeliefPropagation, BeliefPropagationSettings),
+    "power-mean": (PowerMean, PowerMeanSettings),
 }
 """Name -> (network, its settings)."""
 

@@ -46,6 +46,14 @@ class MaskNetwork(nn.Module):
         """
         return False
 
+    def anneal(self, progress: float) -> None:
+        """Take the settings that a schedule has for this part of the training, 0 at its first step, 1 at its end."""
+
+    @property
+    def annealing(self) -> bool:
+        """Whether a schedule still changes the network: another one will come out."""
+        return False
+
     def macs_per_frame(self) -> int:
         """Multiply-adds of one frame."""
         raise TypeError(f"{type(self).__name__} does not count its multiply-adds")

@@ -190,6 +190,7 @@ class Trainer:
         if self.settings.greedy:
             layers = self.network.settings.trained_layers
             self.network.train_last(1 + self.step * layers // self.settings.steps)
+        self.network.anneal(self.step / self.settings.steps)
         loss = self.optimiser.step(batch, self._learning_rate())
         with torch.no_grad():
             # The mean must not remember the untrained weights for long: short runs start with a short memory.
@@ -216,6 +217,8 @@ class Trainer:
             if score.value > self.best:
                 self.best, self.since_best = score.value, 0
                 checkpoint.save(self.journal.best_path, *self.describe(self.network, self.step, score))
+            if self.network.annealing:
+                self.best = -math.inf  # a later network replaces this one even if it is worse
             torch._foreach_copy_(self.trained, own)
         self.journal.add(
             {

@@ -99,6 +99,23 @@ def test_units_of_n_states_equal_the_power_mean(states, alpha, strong):
     torch.testing.assert_close(free, steps[1][0], rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
+def test_sums_of_expectations_and_maxima_are_softmaxout_units(temperature):
+    """(29) and (30), up to a constant for all of them where beliefs are not normalised."""
+    draw = torch.Generator().manual_seed(0)
+    log_b = torch.randn(4, 5, 3, generator=draw, dtype=torch.float64)
+    potentials = torch.randn(2, 5, 3, 3, generator=draw, dtype=torch.float64)
+    expected = binary.softmaxout(log_b, potentials, torch.zeros(2, 3, dtype=torch.float64), temperature)
+    flat = potentials.permute(1, 3, 0, 2).flatten(-2)
+    if temperature:
+        sharp = (log_b / temperature).log_softmax(-1)
+        found = expectations.sum_log_expectations(sharp, flat, 1 / temperature)
+    else:
+        found = expectations.sum_maxima(log_b, flat)
+    found = found.unflatten(-1, (2, 3))
+    torch.testing.assert_close(found.log_softmax(-1), expected.log_softmax(-1))
+
+
 def test_blocks_of_any_size_give_the_same_sums(monkeypatch):
     arguments = [x.requires_grad_() for x in layer(20, 6, (33,))]
     whole = expectations.field(*arguments)

@@ -17,6 +17,9 @@ SMALL = {
     "sparse-nmf": {"bins": 33, "context": 3, "atoms": 5, "iterations": 4},
     "dnn": {"bins": 33, "context": 3, "hidden": (16, 16)},
     "grid": {"bins": 33, "single_bands": 8, "wide_bands": 8, "channels": 6, "iterations": 2},
+    "mean-field": {"bins": 33, "context": 3, "hidden": (16, 16)},
+    "belief-propagation": {"bins": 33, "context": 3, "hidden": (16, 16)},
+    "power-mean": {"bins": 33, "context": 3, "hidden": (16, 16), "schedule": "unit"},
 }
 
 

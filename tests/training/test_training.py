@@ -22,6 +22,8 @@ NETWORKS = {
     "dnn": {"context": 2, "hidden": [8]},
     "deep-nmf": {"context": 2, "atoms": 4, "iterations": 3, "trained_layers": 2},
     "grid": {"bins": 129, "rate_hz": 8000, "single_bands": 16, "wide_bands": 8, "channels": 4, "iterations": 2},
+    "belief-propagation": {"context": 2, "hidden": [8]},
+    "power-mean": {"context": 2, "hidden": [8, 8], "alphas": "annealed", "alpha": 0.0, "schedule": "layer"},
 }
 
 
