@@ -11,7 +11,10 @@ from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 
 FOLDER = click.Path(path_type=Path)
 DEFAULT_RECIPE = "grid"
-MODELS = ("deep-nmf", "dnmf", "sparse-nmf", "dnn", "grid", "mean-field", "belief-propagation", "power-mean")
+MODELS = (
+    "deep-nmf", "dnmf", "sparse-nmf", "dnn", "grid", "mean-field", "belief-propagation", "power-mean",
+    "recurrent-ista", "recurrent-nmf", "rnn", "grid-rnn",
+)  # fmt: skip
 
 
 @click.command()

@@ -7,6 +7,8 @@ from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings, Dnmf, DnmfSettings, SparseNmf, SparseNmfSettings
 from deepnmf_cli.networks.dnn import Dnn, DnnSettings
 from deepnmf_cli.networks.grid import Grid, GridSettings
+from deepnmf_cli.networks.recurrent import IstaSettings, RecurrentIsta, RecurrentNmf, RecurrentNmfSettings
+from deepnmf_cli.networks.rnn import GridRnn, GridRnnSettings, Rnn, RnnSettings
 from deepnmf_cli.networks.mrf import BeliefPropagation, MeanField, PowerMean
 from deepnmf_cli.networks.mrf_settings import BeliefPropagationSettings, MeanFieldSettings, PowerMeanSettings
 
@@ -16,6 +18,10 @@ NETWORKS: dict[str, tuple[type[MaskNetwork], type]] = {
     "sparse-nmf": (SparseNmf, SparseNmfSettings),
     "dnn": (Dnn, DnnSettings),
     "grid": (Grid, GridSettings),
+    "recurrent-ista": (RecurrentIsta, IstaSettings),
+    "recurrent-nmf": (RecurrentNmf, RecurrentNmfSettings),
+    "rnn": (Rnn, RnnSettings),
+    "grid-rnn": (GridRnn, GridRnnSettings),
     "mean-field": (MeanField, MeanFieldSettings),
     "belief-propagation": (BeliefPropagation, BeliefPropagationSettings),
     "power-mean": (PowerMean, PowerMeanSettings),

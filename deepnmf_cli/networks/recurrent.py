@@ -76,6 +76,13 @@ class RecurrentSettings:
 
 
 @dataclass(frozen=True)
+class RecurrentNmfSettings(RecurrentSettings):
+    """Shape of a `RecurrentNmf`."""
+
+    atoms: int = 96
+
+
+@dataclass(frozen=True)
 class IstaSettings(RecurrentSettings):
     """Shape of a `RecurrentIsta`."""
 
@@ -246,7 +253,9 @@ class RecurrentNmf(_Recurrent):
     description = "Recurrent NMF with multiplicative updates"
     compression = 1.0
 
-    def __init__(self, settings: RecurrentSettings = RecurrentSettings(), dictionary: Tensor | None = None) -> None:
+    def __init__(
+        self, settings: RecurrentNmfSettings = RecurrentNmfSettings(), dictionary: Tensor | None = None
+    ) -> None:
         super().__init__(settings, dictionary)
 
     def _algorithm(self) -> MultiplicativeCoding:

@@ -27,7 +27,7 @@ class RnnSettings:
     """ERB bands above them."""
     cell: str = "gru"
     """"gru" or "lstm"."""
-    hidden: int = 80
+    hidden: int = 88
     """Units per layer."""
     layers: int = 2
 

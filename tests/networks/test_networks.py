@@ -17,6 +17,10 @@ SMALL = {
     "sparse-nmf": {"bins": 33, "context": 3, "atoms": 5, "iterations": 4},
     "dnn": {"bins": 33, "context": 3, "hidden": (16, 16)},
     "grid": {"bins": 33, "single_bands": 8, "wide_bands": 8, "channels": 6, "iterations": 2},
+    "recurrent-ista": {"bins": 33, "single_bands": 8, "wide_bands": 8, "context": 2, "atoms": 5, "iterations": 2},
+    "recurrent-nmf": {"bins": 33, "single_bands": 8, "wide_bands": 8, "context": 2, "atoms": 5, "iterations": 2},
+    "rnn": {"bins": 33, "single_bands": 8, "wide_bands": 8, "cell": "lstm", "hidden": 6},
+    "grid-rnn": {"bins": 33, "single_bands": 8, "wide_bands": 8, "channels": 6, "iterations": 2},
     "mean-field": {"bins": 33, "context": 3, "hidden": (16, 16)},
     "belief-propagation": {"bins": 33, "context": 3, "hidden": (16, 16)},
     "power-mean": {"bins": 33, "context": 3, "hidden": (16, 16), "schedule": "unit"},
@@ -84,7 +88,8 @@ def test_weights_rebuild_the_network_exactly(name: str) -> None:
     network = small(name)
     other = build(name, NETWORKS[name][1](**SMALL[name]))
     other.load_weights(network.weights())
-    assert torch.equal(other.eval()(magnitude())[0], network(magnitude())[0])
+    other.eval().requires_grad_(False)  # PyTorch computes some layers in another order for weights that are trained
+    assert torch.equal(other(magnitude())[0], network(magnitude())[0])
 
 
 @pytest.mark.parametrize("name", set(SMALL) - {"sparse-nmf"})

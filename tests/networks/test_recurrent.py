@@ -1,0 +1,155 @@
+"""Recurrent networks: the classical algorithms without recurrence, and what recurrence and relaxation change."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from deepnmf_cli.inference import ista, nmf
+from deepnmf_cli.networks import build
+from deepnmf_cli.networks.recurrent import IstaSettings, RecurrentIsta, RecurrentNmf, RecurrentNmfSettings
+from deepnmf_cli.networks.rnn import GridRnn, GridRnnSettings, Rnn, RnnSettings
+from deepnmf_cli.recipe import read_recipe
+from deepnmf_cli.signal import wiener
+from deepnmf_cli.signal.features import normalise_level, stack_context
+
+SHAPE = {"bins": 33, "single_bands": 8, "wide_bands": 8, "context": 2, "atoms": 5, "iterations": 6}
+CLASSICAL = {"recurrent": False, "tied": True}
+
+
+def heard(frames: int = 30, batch: int = 1) -> torch.Tensor:
+    return torch.rand(batch, 33, frames, generator=torch.Generator().manual_seed(1)) ** 3
+
+
+def dictionary() -> torch.Tensor:
+    w = torch.rand(32, 10, generator=torch.Generator().manual_seed(4))
+    return w / w.norm(dim=0)
+
+
+def evidence(network: Any, magnitude: torch.Tensor) -> torch.Tensor:
+    """What the algorithm sees: stacked bands."""
+    bands = (network.to_bands @ normalise_level(magnitude)[0]).pow(network.compression)
+    return stack_context(bands, 2)[0]
+
+
+def masks(network: Any, activations: torch.Tensor) -> torch.Tensor:
+    """The speech mask (B, bins, T) that activations (B, 2R, T) stand for."""
+    return network.to_bins @ wiener.masks(nmf.readout(activations, dictionary()[-16:], (5, 5)))[:, 0]
+
+
+@torch.no_grad()
+def test_untrained_tied_ista_without_recurrence_is_the_classical_algorithm_bit_for_bit() -> None:
+    network = RecurrentIsta(IstaSettings(**SHAPE, **CLASSICAL, relaxed=False), dictionary())
+    expected = ista.infer(evidence(network, heard()), dictionary(), 6, network.settings.sparsity)
+    assert expected.count_nonzero() > 20
+    assert torch.equal(network(heard())[0][:, 0], masks(network, expected).clamp(0, 1))
+
+
+@torch.no_grad()
+def test_untrained_tied_nmf_without_recurrence_is_the_classical_algorithm_bit_for_bit() -> None:
+    network = RecurrentNmf(RecurrentNmfSettings(**SHAPE, **CLASSICAL), dictionary())
+    expected = nmf.infer(evidence(network, heard()), dictionary(), 6, 1.0, network.settings.sparsity)
+    assert torch.equal(network(heard())[0][:, 0], masks(network, expected).clamp(0, 1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind,settings", [(RecurrentIsta, IstaSettings), (RecurrentNmf, RecurrentNmfSettings)])
+def test_warm_start_from_nothing_is_the_network_without_recurrence(kind: type, settings: type) -> None:
+    options = {"relaxed": False} if kind is RecurrentIsta else {}
+    alone = kind(settings(**SHAPE, **CLASSICAL, **options), dictionary())
+    recurrent = kind(settings(**SHAPE, tied=True, **options), dictionary())
+    weights = recurrent.weights()
+    weights["transition_0"] = torch.zeros(10, 10)
+    if "fresh_0" in weights:
+        weights["fresh_0"] = torch.ones(10, 1)
+    assert not torch.allclose(recurrent(heard())[0], alone(heard())[0], atol=1e-4)
+    recurrent.load_weights(weights)
+    torch.testing.assert_close(recurrent(heard())[0], alone(heard())[0], rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind,settings", [(RecurrentIsta, IstaSettings), (RecurrentNmf, RecurrentNmfSettings)])
+def test_with_a_warm_start_a_steady_sound_is_explained_ever_better(kind: type, settings: type) -> None:
+    """Few iterations per frame go on where the last frame stopped: after t frames they are worth t times as many."""
+    shape = SHAPE | {"iterations": 1, "context": 1}
+    w = dictionary()[16:] / dictionary()[16:].norm(dim=0)
+    options = {"relaxed": False} if kind is RecurrentIsta else {}
+    network = kind(settings(**shape, tied=True, **options), w)
+    weights = network.weights()
+    weights["transition_0"] = torch.eye(10)
+    if "fresh_0" in weights:
+        weights["fresh_0"] = torch.zeros(10, 1)
+    network.load_weights(weights)
+    steady = torch.rand(16, 1, generator=torch.Generator().manual_seed(7)) + 0.1
+    x = steady.expand(16, 12)[None]
+    begin = nmf.start(steady, w) if kind is RecurrentNmf else None
+    path, last = network.unfolded.infer((x, begin))
+    penalty = network.settings.sparsity
+    if kind is RecurrentNmf:
+        expected = nmf.infer(steady, w, 12, 1.0, penalty)
+    else:
+        expected = ista.infer(steady, w, 12, penalty)
+    torch.testing.assert_close(last, expected, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_schedule_of_one_makes_full_steps_and_of_zero_none() -> None:
+    full = RecurrentIsta(IstaSettings(**SHAPE, tied=True, relaxed=False), dictionary())
+    relaxed = RecurrentIsta(IstaSettings(**SHAPE, tied=True), dictionary())
+    weights = relaxed.weights()
+    assert not torch.allclose(relaxed(heard())[0], full(heard())[0], atol=1e-3)
+    relaxed.load_weights(weights | {"gate_bias_0": torch.full((10, 1), 100.0)})
+    torch.testing.assert_close(relaxed(heard())[0], full(heard())[0], rtol=0, atol=1e-5)
+    relaxed.load_weights(weights | {"gate_bias_0": torch.full((10, 1), -200.0)})
+    assert (relaxed(heard())[0] == 0.5).all()  # no activations, and so nothing is known
+
+
+def test_non_negative_weights_stay_non_negative() -> None:
+    network = RecurrentNmf(RecurrentNmfSettings(**SHAPE), dictionary())
+    optimiser = torch.optim.SGD(network.parameters(), lr=100.0)
+    network(heard())[0][:, 0].sum().backward()
+    optimiser.step()
+    assert all((value >= 0).all() for value in network.weights().values())
+    assert torch.isfinite(network(heard())[0]).all()
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@torch.no_grad()
+def test_conventional_cells_carry_their_state(cell: str) -> None:
+    shape = {"bins": 33, "single_bands": 8, "wide_bands": 8, "cell": cell}
+    for network in (Rnn(RnnSettings(**shape, hidden=6)), GridRnn(GridRnnSettings(**shape, channels=6, iterations=2))):
+        whole, _ = network(heard(batch=2))
+        first, state = network(heard(batch=2)[..., :11])
+        second, _ = network(heard(batch=2)[..., 11:], state)
+        torch.testing.assert_close(torch.cat([first, second], -1), whole, rtol=0, atol=1e-6)
+
+
+def test_rivals_in_recipes_are_about_as_large_as_what_they_are_compared_with() -> None:
+    def size(network: Any) -> int:
+        return network.parameter_counts()[0]
+
+    names = ("grid", "grid-gru", "grid-lstm", "recurrent-ista", "recurrent-nmf", "gru", "lstm")
+    recipes = {name: read_recipe(name) for name in names}
+    built = {name: build(recipe.model, recipe.network) for name, recipe in recipes.items()}
+    for rival in ("grid-gru", "grid-lstm"):
+        assert size(built[rival]) == pytest.approx(size(built["grid"]), rel=0.05)
+        assert built[rival].macs_per_frame() == pytest.approx(built["grid"].macs_per_frame(), rel=0.1)
+    for rival in ("recurrent-nmf", "gru", "lstm"):
+        assert size(built[rival]) == pytest.approx(size(built["recurrent-ista"]), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "settings,wrong",
+    [
+        (IstaSettings(), {"atoms": 0}),
+        (IstaSettings(), {"sparsity": -1.0}),
+        (RecurrentNmfSettings(), {"single_bands": 300}),
+        (RnnSettings(), {"cell": "rnn"}),
+        (GridRnnSettings(), {"cell": "rnn"}),
+        (GridRnnSettings(), {"tied": True}),
+    ],
+)
+def test_impossible_settings_are_refused(settings: Any, wrong: dict) -> None:
+    with pytest.raises(ValueError):
+        dataclasses.replace(settings, **wrong)
