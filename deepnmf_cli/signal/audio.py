@@ -10,6 +10,7 @@ import soundfile
 
 from deepnmf_cli.checkpoint import atomic_path
 from deepnmf_cli.errors import AudioError
+from deepnmf_cli.signal import metadata
 from deepnmf_cli.signal.disk import require_space
 from deepnmf_cli.signal.formats import (
     PCM_BITS,
@@ -23,6 +24,7 @@ from deepnmf_cli.signal.formats import (
     is_writable,
     output_format,
 )
+from deepnmf_cli.signal.metadata import Metadata
 from deepnmf_cli.signal.pcm import to_steps
 
 BLOCK_FRAMES = 1 << 16
@@ -30,6 +32,9 @@ BLOCK_FRAMES = 1 << 16
 
 WAV_LIMIT_BYTES = (1 << 32) - (1 << 16)
 """Sizes in a WAV header have 32 bits; a larger file becomes RF64, its 64-bit extension, under the same name."""
+
+LIMIT_BYTES = {"AIFF": (1 << 31) - (1 << 16), "AU": WAV_LIMIT_BYTES}
+"""Containers whose sizes have 31 or 32 bits, without an extension to more."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _INCOMPLETE = "The file is incomplete: copy it again, or save what is there with `ffmpeg -i FILE repaired.wav`."
@@ -69,6 +74,7 @@ class AudioReader:
         except AudioError:
             file.close()
             raise
+        self.metadata = metadata.read(file)
 
     def __enter__(self) -> "AudioReader":
         return self
@@ -126,10 +132,14 @@ class AudioReader:
 class AudioWriter:
     """An output under way, made by `open_writer`. `frames` counts what was written, `clipped` the samples cut."""
 
-    def __init__(self, path: Path, partial: Path, info: AudioInfo) -> None:
+    def __init__(self, path: Path, partial: Path, info: AudioInfo, about: Metadata) -> None:
         self.path, self.frames, self.clipped = path, 0, 0
         self.subtype = info.subtype
-        large = info.container == "WAV" and data_bytes(info) > WAV_LIMIT_BYTES
+        size = data_bytes(info)
+        if size > (limit := LIMIT_BYTES.get(info.container, size)):
+            found, expected = f"{size / 1e9:.1f} GB of samples", f"at most {limit / 1e9:.1f} GB in {info.container}"
+            raise AudioError(path, found, expected, "Choose a name that ends in .wav, .w64 or .flac.")
+        large = info.container in ("WAV", "WAVEX") and size > WAV_LIMIT_BYTES
         try:
             self._file = _SequentialFile(
                 partial, "w", info.rate_hz, info.channels, info.subtype, format="RF64" if large else info.container
@@ -141,6 +151,7 @@ class AudioWriter:
                 f"a signal that {info.container} ({info.subtype}) can hold",
                 "Choose a name that ends in .wav.",
             ) from error
+        metadata.write(self._file, about)
 
     def write(self, samples: np.ndarray) -> np.ndarray:
         """Append samples (channels, n); returns them as a reader will find them, float64 (channels, n).
@@ -180,8 +191,10 @@ class AudioWriter:
 
 
 @contextmanager
-def open_writer(path: str | Path, info: AudioInfo) -> Iterator[AudioWriter]:
+def open_writer(path: str | Path, info: AudioInfo, about: Metadata = Metadata()) -> Iterator[AudioWriter]:
     """Write `path` atomically in the container and subtype of `info`; `info.frames` is the length planned.
+
+    What the container can hold of the tags and loudspeakers in `about` is written too.
 
     The file appears when the block ends without an error. Raises AudioError when the folder cannot be written, when
     the container cannot hold the signal, and when the disk is, or is going to be, full.
@@ -192,7 +205,7 @@ def open_writer(path: str | Path, info: AudioInfo) -> Iterator[AudioWriter]:
         with _explaining(path):
             require_space([(path, data_bytes(info))])
             partial = stack.enter_context(atomic_path(path))
-        writer = AudioWriter(path, partial, info)
+        writer = AudioWriter(path, partial, info, about)
         stack.callback(writer.discard)
         yield writer
         with _explaining(path):
@@ -213,6 +226,25 @@ def read(path: str | Path, dtype: str = "float32") -> tuple[np.ndarray, int]:
     """All samples (channels, frames) of a file, full scale being [-1, 1), and its rate in Hz. Raises AudioError."""
     with AudioReader(path) as reader:
         return np.concatenate(list(reader.blocks(dtype)), axis=1), reader.info.rate_hz
+
+
+def read_stretch(path: str | Path, start_s: float, end_s: float, name: str | None = None) -> tuple[np.ndarray, int]:
+    """Samples (channels, n) float32 between two moments, and the rate in Hz; fewer where the file ends before.
+
+    Raises AudioError as `AudioReader` does, and when the file has no sample after `start_s`.
+    """
+    with AudioReader(path, name) as reader:
+        first, end = (min(round(s * reader.info.rate_hz), reader.info.frames) for s in (start_s, end_s))
+        if first >= end:
+            expected, remedy = f"a stretch that begins at {start_s:g} s", "Name seconds inside the recording."
+            raise AudioError(reader.name, f"{reader.info.seconds:.2f} s of audio", expected, remedy)
+        found, position = [], 0
+        for block in reader.blocks():  # read through, and not sought: see _SequentialFile
+            found.append(block[:, max(0, first - position) : end - position])
+            position += block.shape[1]
+            if position >= end:
+                break
+        return np.concatenate(found, axis=1), reader.info.rate_hz
 
 
 def write(path: str | Path, samples: np.ndarray, rate_hz: int, subtype: str = "PCM_16") -> None:

@@ -38,6 +38,7 @@ UNBOUNDED = frozenset({"FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III"})
 _WAV_SAMPLES = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 _SAMPLES = {
     "WAV": _WAV_SAMPLES,
+    "WAVEX": _WAV_SAMPLES,
     "W64": _WAV_SAMPLES,
     "RF64": _WAV_SAMPLES,
     "FLAC": ("PCM_S8", "PCM_16", "PCM_24"),
@@ -102,6 +103,8 @@ def output_format(path: str | Path, source: AudioInfo) -> tuple[str, str]:
     """
     suffix = Path(path).suffix.lower()
     container = WRITABLE[suffix]
+    if container == "WAV" and source.container == "WAVEX":  # a longer header, which names the loudspeakers
+        container = "WAVEX"
     offered = _SAMPLES[container]
     if suffix == ".opus":
         return container, "OPUS"

@@ -48,9 +48,10 @@ def rewrite(
 ) -> Rewritten:
     """Write process(source) to `target` and, when asked, source - target to `removed`, in bounded memory.
 
-    Rate, channels and length are kept, the sample format as `output_format` says. The difference is taken after
-    `target` has been rounded and clipped to its sample format, so target + removed = source exactly where all three
-    hold integers and the difference fits; else to the precision of the formats (lossy codecs excepted).
+    Rate, channels and length are kept, tags where the container can hold them, the sample format as `output_format`
+    says. The difference is taken after `target` has been rounded and clipped to its sample format, so target + removed
+    = source exactly where all three hold integers and the difference fits; else to the precision of the formats (lossy
+    codecs excepted).
     `progress` receives the seconds of audio done since its last call. Missing folders of the outputs are made once the
     source has opened. Raises AudioError; nothing half-written stays.
     """
@@ -58,8 +59,8 @@ def rewrite(
         info = reader.info
         for path in filter(None, (target, removed)):
             _make_folder(Path(path).parent)
-        writer = outputs.enter_context(open_writer(target, _like(info, target)))
-        rest = outputs.enter_context(open_writer(removed, _like(info, removed))) if removed else None
+        writer = outputs.enter_context(open_writer(target, _like(info, target), reader.metadata))
+        rest = outputs.enter_context(open_writer(removed, _like(info, removed), reader.metadata)) if removed else None
         waiting = _Waiting(info.channels)
 
         def blocks() -> Iterator[np.ndarray]:
