@@ -21,6 +21,10 @@ SETTINGS = {
     "mean-field": {"context": 3, "hidden": (16,)},
     "belief-propagation": {"context": 3, "hidden": (16,)},
     "power-mean": {"context": 3, "hidden": (16,)},
+    "recurrent-ista": {"context": 2, "atoms": 4, "iterations": 2},
+    "recurrent-nmf": {"context": 2, "atoms": 4, "iterations": 2},
+    "rnn": {"cell": "lstm", "hidden": 6},
+    "grid-rnn": {"channels": 4, "iterations": 2},
 }
 
 
