@@ -67,18 +67,22 @@ def export(network: MaskNetwork, bins: int, path: str | Path, meta: Mapping[str,
     names = [str(i) for i in range(len(states))]
     # AUTO: what torch cannot prove for every number of frames, `verify` tries.
     frames = None if single_frames else {2: torch.export.Dim.AUTO}
-    with _silence(), torch.no_grad():
-        program = torch.export.export(
-            _Flat(network, spec), (example, *states), dynamic_shapes=(frames, (None,) * len(states)), strict=False
-        )
-        model = torch.onnx.export(
-            program,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[MAGNITUDE, *(STATE + name for name in names)],
-            output_names=[MASKS, *(NEXT_STATE + name for name in names)],
-            verbose=False,
-        ).model_proto
+    try:
+        with _silence(), torch.no_grad():
+            program = torch.export.export(
+                _Flat(network, spec), (example, *states), dynamic_shapes=(frames, (None,) * len(states)), strict=False
+            )
+            model = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[MAGNITUDE, *(STATE + name for name in names)],
+                output_names=[MASKS, *(NEXT_STATE + name for name in names)],
+                verbose=False,
+            ).model_proto
+    except Exception as error:  # of many types, none of which torch documents
+        found = f"steps that cannot be exported ({str(error).splitlines()[0]})"
+        raise ModelError(network.name, found, "a network that ONNX can express", "Run it with torch.") from error
     _name_frames(model)
     spell_out(model, single_frames)
     entry = model.metadata_props.add()
@@ -92,7 +96,7 @@ def export(network: MaskNetwork, bins: int, path: str | Path, meta: Mapping[str,
 def verify(network: MaskNetwork, bins: int, path: Path, single_frames: bool) -> float:
     """Largest difference of a mask between `network` and the graph in `path`, over two recordings in several blocks.
 
-    Raises ModelError when it exceeds TOLERANCE.
+    Raises ModelError when it exceeds TOLERANCE, and UsageError when the graph is for one number of frames only.
     """
     draw = np.random.default_rng(0)
     graph, largest = ExportedGraph(path), 0.0
@@ -101,7 +105,12 @@ def verify(network: MaskNetwork, bins: int, path: Path, single_frames: bool) -> 
         for frames in (1,) * 12 if single_frames else (1, 2, 40, 3):
             spectrum = draw.standard_normal((1, bins, frames)) * draw.exponential(size=(1, bins, 1))
             magnitude = (level * np.abs(spectrum)).astype(np.float32)
-            masks, states = graph(magnitude, states)
+            try:
+                masks, states = graph(magnitude, states)
+            except Exception as error:  # ONNX Runtime's own types have no other ancestor
+                found, expected = "a loop over frames", "a network that computes many frames at once"
+                remedy = "Add --streaming, for a graph of single frames."
+                raise UsageError(network.name, found, expected, remedy) from error
             with torch.no_grad():
                 expected, known = network(torch.from_numpy(magnitude), known)
             largest = max(largest, float(np.abs(masks - expected.numpy()).max()))

@@ -53,9 +53,35 @@ def exported(tmp_path_factory):
     return make
 
 
-def test_every_network_is_one_of_these_or_a_special_case_of_one() -> None:
-    tested = tuple(NETWORKS[name][0] for name in SETTINGS)
-    assert all(issubclass(kind, tested) for kind, _ in NETWORKS.values())
+class LoopOverFrames(MaskNetwork):
+    """What no graph for any number of frames can hold: a loop in Python."""
+
+    name = "loop"
+
+    def masks(self, evidence: torch.Tensor, state: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        state = torch.zeros_like(evidence[..., 0]) if state is None else state
+        path = []
+        for frame in evidence.unbind(-1):
+            state = torch.sigmoid(frame - state)
+            path.append(state)
+        speech = torch.stack(path, -1)
+        return torch.stack([speech, 1 - speech], 1), state
+
+
+def test_networks_that_loop_over_frames_are_exported_for_single_frames_only(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a loop over frames.*--streaming"):
+        graph.export(LoopOverFrames(), 257, tmp_path / "loop.onnx", {WEIGHTS: ""}, single_frames=False)
+    assert not list(tmp_path.iterdir())
+    assert graph.export(LoopOverFrames(), 257, tmp_path / "loop.onnx", {WEIGHTS: ""}, single_frames=True) < 1e-5
+
+
+def test_steps_that_depend_on_values_are_refused(tmp_path: Path) -> None:
+    class Chooses(LoopOverFrames):
+        def masks(self, evidence, state):
+            return super().masks(evidence if evidence.max() > 1 else 2 * evidence, state)
+
+    with pytest.raises(ModelError, match="steps that cannot be exported"):
+        graph.export(Chooses(), 257, tmp_path / "choice.onnx", {WEIGHTS: ""}, single_frames=True)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
