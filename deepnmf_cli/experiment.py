@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from deepnmf_cli import __version__, checkpoint
-from deepnmf_cli.corpus.augment import AugmentationSettings
 from deepnmf_cli.corpus import chime
 from deepnmf_cli.corpus.dataset import ClipCache, ExampleSource, MixingSettings, MixtureDataset, PairDataset, decode
 from deepnmf_cli.corpus.manifest import SMALLEST_CORPUS, Clip, find_pairs, read_manifest, scan
@@ -19,7 +18,7 @@ from deepnmf_cli.networks.deep_nmf import DeepNmf
 from deepnmf_cli.networks.frames import LogFeatures
 from deepnmf_cli.recipe import Recipe
 from deepnmf_cli.training.dev import DevScore, Pair, dev_score
-from deepnmf_cli.training.frames import FrameStore, digest
+from deepnmf_cli.training.frames import FrameStore, changed, digest
 from deepnmf_cli.training.journal import Journal
 from deepnmf_cli.training.sparse_nmf import learn_source_dictionaries, mixture_frames
 from deepnmf_cli.training.trainer import Trainer
@@ -96,7 +95,7 @@ def initial_network(
             built.features.fit(mixture_frames(source, recipe.front_end, STATISTICS_FROM))
         return built
     shape = [network.bins, network.context, network.atoms, network.beta, network.sparsity]
-    name = f"dictionary-{digest(key, repr(recipe.front_end), repr(recipe.dictionary), recipe.training.seed, shape)}"
+    name = f"dictionary-{digest(key, changed(recipe.front_end), changed(recipe.dictionary), recipe.training.seed, shape)}"
     kept = cache / f"{name}.safetensors" if cache else None
     if kept and kept.is_file():
         return kind(network, checkpoint.load(kept)[0]["dictionary"])
@@ -150,8 +149,8 @@ def train(
         if stop():  # before the first step there is nothing to resume from
             raise KeyboardInterrupt
 
-    changed = [repr(recipe.augmentation)] if recipe.augmentation != AugmentationSettings() else []
-    key = digest(repr(recordings), repr(recipe.mixing), recipe.training.seed, *changed)
+    material = map(changed, (recordings, recipe.mixing, recipe.augmentation))
+    key = digest(*material, recipe.training.seed)
     if resume:
         network = build(recipe.model, recipe.network)
     else:

@@ -86,8 +86,6 @@ def command(
 
     if threads:
         torch.set_num_threads(threads)
-    # Entries of dictionaries that die out become denormal numbers, with which a processor is several times as slow.
-    torch.set_flush_denormal(True)
     settings = read_recipe(recipe or model or DEFAULT_RECIPE, model, overrides)
     recordings = Recordings(speech, noise, rir, dev, manifest, pairs)
     interrupted: list[bool] = []

@@ -4,6 +4,7 @@ Neighbouring frames of nine share eight: a network of context frames learns litt
 than from every n-th. And the layers below the first trained one make the same of a frame at every visit.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
@@ -77,7 +78,7 @@ class FrameStore:
         self.source, self.network, self.mixtures, self.stride, self.folder = source, network, mixtures, stride, folder
         self.pair = front_end.pair(front_end.rate_hz)
         self.context = network.settings.context
-        self.frames_key = digest(key, repr(front_end), self.context, mixtures, stride, source.length)
+        self.frames_key = digest(key, changed(front_end), self.context, mixtures, stride, source.length)
         self.fixed_key = digest(self.frames_key, *self._fixed_weights()) if network.fixed_layers else ""
 
     def __getitem__(self, index: int) -> FrameBatch:
@@ -125,7 +126,7 @@ class FrameStore:
         below = range(self.network.fixed_layers)
         slots = {name: sorted({table.slots[k] for k in below}) for name, table in bank.ties.items()}
         weights = [bank.value(name, slot) for name, used in slots.items() for slot in used]
-        return [repr(algorithm), *(hashlib.sha256(w.detach().cpu().numpy().tobytes()).hexdigest() for w in weights)]
+        return [changed(algorithm), *(hashlib.sha256(w.detach().cpu().numpy().tobytes()).hexdigest() for w in weights)]
 
     def _kept(self, kind: str, key: str, index: int, make: Any) -> dict[str, Tensor]:
         place = f"{kind}-{key}"
@@ -146,4 +147,10 @@ class FrameStore:
 
 def digest(*parts: Any) -> str:
     """A short name for a combination of plain values."""
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
+
+
+def changed(settings: Any) -> dict[str, Any]:
+    """What differs from the defaults of a dataclass: later versions add settings, and what is kept stays valid."""
+    values = {f.name: (getattr(settings, f.name), f.default) for f in dataclasses.fields(settings)}
+    return {name: value for name, (value, default) in values.items() if value != default}

@@ -86,7 +86,6 @@ def main() -> None:
     chosen = [run for run in plan() if not given.rungs or {run.rung, run.name} & {*given.rungs}]
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)  # weights that die out would otherwise make every product slow
     if given.verb == "collect":
         results |= {run.name: row for run in chosen if (row := result(run, given.runs)) is not None}
         tested = [given.runs / run.name / "test" for run in chosen if (given.runs / run.name / "test").is_dir()]
