@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from deepnmf_cli.signal.arrays import Array, library
+from deepnmf_cli.signal.offset import Offset
 from deepnmf_cli.signal.stft import FrontEnd, StftPair
 
 HIGHEST_BAND_HZ = 500
@@ -36,6 +37,7 @@ class _State:
     pending: np.ndarray  # (C, < hop) samples that do not fill a hop yet
     history: Array  # (C, window - hop) what the next window begins with
     overlap: Array  # (C, hop) second half of the last synthesised window
+    offset: Offset
     network: Any  # the network's own state
     received: int  # samples fed so far
     delivered: int  # samples returned so far
@@ -83,7 +85,8 @@ class StreamingEnhancer:
             np.zeros((self.channels, n), np.float32) for n in (0, hop, self.pair.window_samples - hop)
         )
         history, overlap = self.backend.from_numpy(history), self.backend.from_numpy(overlap)
-        self._state = _State(pending, history, overlap, None, received=0, delivered=0, begun=False)
+        offset = Offset(self.channels, hop)
+        self._state = _State(pending, history, overlap, offset, None, received=0, delivered=0, begun=False)
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
         """Take samples (C, n) float32, n >= 0; return as many enhanced samples (C, m) as are final."""
@@ -113,14 +116,15 @@ class StreamingEnhancer:
         if samples.shape[-1] == 0:
             return samples
         with self.backend.running():
-            hops = self.backend.from_numpy(samples)
+            hops = self.backend.from_numpy(state.offset.remove(samples))
             heard = library(hops).concatenate([state.history, hops], -1)
             spectrum = self.pair.frames(heard)
-            enhanced = self.pair.overlap_add(spectrum * self._mask(spectrum))
+            mask = self._mask(spectrum)
+            enhanced = self.pair.overlap_add(spectrum * mask)
             final = enhanced[:, :-hop]
             final[:, :hop] += state.overlap
             state.history, state.overlap = heard[:, hops.shape[-1] :], enhanced[:, -hop:]
-            final = self.backend.to_numpy(final)
+            final = state.offset.restore(self.backend.to_numpy(final), self.backend.to_numpy(mask[0]))
         if not state.begun:
             state.begun, final = True, final[:, hop:]
         state.delivered += final.shape[-1]

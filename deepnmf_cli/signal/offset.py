@@ -1,0 +1,60 @@
+"""Constant offset (DC): no sound, yet the loudest thing in the recordings of some sound cards.
+
+A network that hears it takes all else for quiet, and masks that vary would make noise of it. So the offset is followed,
+taken away before the analysis, and put back with the gain that the lowest frequency gets in the long run.
+"""
+
+import numpy as np
+
+TIME_CONSTANT_HOPS = 250
+"""How far means look back: 4 s at hops of 16 ms, as the level does."""
+
+
+class RunningMean:
+    """Exponentially forgetting mean of a sequence, one value per hop, exact from the first value on."""
+
+    def __init__(self, hop_samples: int) -> None:
+        self._hop = hop_samples
+        self._sum, self._weight = 0.0, 0.0
+        self._last: np.ndarray | None = None
+
+    def follow(self, values: np.ndarray, restart: np.ndarray | None = None) -> np.ndarray:
+        """The mean after each of `values` (..., T), in straight lines from hop to hop: (..., T * hop_samples).
+
+        Where `restart` (T,) is true all is forgotten, and the mean is zero.
+        """
+        keep, means = 1 - 1 / TIME_CONSTANT_HOPS, np.zeros(values.shape)
+        for t in range(values.shape[-1]):
+            if restart is not None and restart[t]:
+                self._sum, self._weight = 0.0, 0.0
+                continue
+            self._sum, self._weight = keep * self._sum + values[..., t], keep * self._weight + 1
+            means[..., t] = self._sum / self._weight
+        first = means[..., 0] if self._last is None else self._last
+        self._last = means[..., -1].copy()
+        before = np.concatenate([first[..., None], means[..., :-1]], -1)
+        lines = before[..., None] + (means - before)[..., None] * (np.arange(1, self._hop + 1) / self._hop)
+        return lines.reshape(*values.shape[:-1], -1)
+
+
+class Offset:
+    """The offset of a recording of C channels, hop by hop."""
+
+    def __init__(self, channels: int, hop_samples: int) -> None:
+        self._hop = hop_samples
+        self._offset, self._gain = RunningMean(hop_samples), RunningMean(hop_samples)
+        self._waiting = np.zeros((channels, hop_samples))
+
+    def remove(self, samples: np.ndarray) -> np.ndarray:
+        """Samples (C, T * hop), less their offset. A hop of zeros proves that there is none."""
+        hops = samples.reshape(len(samples), -1, self._hop)
+        offset = self._offset.follow(hops.mean(-1, dtype=np.float64), restart=~hops.any((0, -1)))
+        self._waiting = np.concatenate([self._waiting, offset], -1)
+        return (samples - offset).astype(np.float32)
+
+    def restore(self, samples: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Samples (C, T * hop), one hop later than `remove` had them, and what the `mask` (T,) of the lowest frequency
+        leaves of the offset in the long run."""
+        size = samples.shape[-1]
+        offset, self._waiting = self._waiting[:, :size], self._waiting[:, size:]
+        return (samples + self._gain.follow(mask) * offset).astype(np.float32)
