@@ -46,6 +46,20 @@ class MrfNetwork(FrameNetwork):
         initial = {name: values for name, (_, values) in slots.items()}
         bank = Bank(ties, initial, dict.fromkeys(slots, "free"))
         self.unfolded = Unfolded(self._algorithm(), layers - 1, bank)
+        if settings.graph == "layers" and self.alpha != 0:
+            self._centre()
+
+    @torch.no_grad()
+    def _centre(self) -> None:
+        """Biases against what messages add to those of mean field, so that units start as undecided as sigmoids do.
+
+        Without them all units of an untrained network of 256 would be sure to be 1, since means of exponentials exceed
+        exponentials of means.
+        """
+        bank = self.unfolded.bank
+        for k in range(1, self.unfolded.iterations):
+            parameters = bank.layer(k)
+            parameters["bias"] -= self.unfolded.algorithm.excess(parameters)
 
     @property
     def _by_states(self) -> bool:

@@ -61,6 +61,12 @@ class UnitLayers(Messages):
         new = self.received(state, parameters["couplings"], bias, parameters)
         return _mixed(state, new, parameters["schedule"]) if "schedule" in parameters else new
 
+    def excess(self, parameters: Parameters) -> Tensor:
+        """By how much messages of undecided units exceed those of mean field: (I,)."""
+        couplings, nobody = parameters["couplings"], parameters["bias"].new_zeros(())
+        log_odds = couplings.new_zeros(1, couplings.shape[1])
+        return (self.received(log_odds, couplings, nobody, parameters) - couplings.sum(1) / 2)[0]
+
     def readout(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
         """b(1) of the last layer's units."""
         return torch.sigmoid(state)
@@ -94,6 +100,13 @@ class StateLayers(Messages):
         if self.temperature != 1:
             log_b, alpha = log_b / self.temperature, alpha / self.temperature
         return expectations.sum_log_expectations(log_b.log_softmax(-1), potentials, alpha)
+
+    def excess(self, parameters: Parameters) -> Tensor:
+        """By how much messages of undecided units exceed those of mean field: (I, n')."""
+        potentials, shape = parameters["couplings"], parameters["bias"].shape
+        log_b = torch.zeros(1, *potentials.shape[:2]).to(potentials).log_softmax(-1)
+        excess = self._received(log_b, parameters) - expectations.sum_log_expectations(log_b, potentials, 0.0)
+        return excess[0].reshape(shape)
 
     def readout(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
         """b(1) of the last layer's units, which have two states."""

@@ -115,6 +115,18 @@ def test_power_mean_with_alpha_zero_is_mean_field_and_with_one_belief_propagatio
     torch.testing.assert_close(between.frame_masks(frames()), end.frame_masks(frames()), rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("settings", [{}, {"states": 3}, {"temperature": 0.0}])
+def test_units_start_as_undecided_as_those_of_mean_field(settings: dict) -> None:
+    built = network("belief-propagation", hidden=(200, 200), **settings)
+    state = built.unfolded.trajectory(built.features(frames()).mT)[2]
+    log_odds = state[..., 1] - state[..., 0] if state.dim() == 3 else state
+    drift = built.unfolded.bank.value("bias", 1)
+    drift = drift[:, 1] - drift[:, 0] if drift.dim() == 2 else drift
+    assert log_odds.mean().abs() < 0.3 * log_odds.std()
+    if not settings:
+        assert (log_odds - drift).mean() > 0.6 * log_odds.std()  # so it would be without
+
+
 def test_units_with_three_states_of_which_one_is_forbidden_are_units_with_two() -> None:
     """And the log form (29) with two states is the unit of log odds."""
     two = network("belief-propagation", hidden=(5,))
