@@ -1,9 +1,11 @@
 """Waveform to waveform: a trained network applied to whole recordings or to a sequence of blocks."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
+from deepnmf_cli.errors import UsageError
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.streaming import Backend, StreamingEnhancer
 
@@ -48,6 +50,51 @@ class Enhancer:
         size = max(1, round(BLOCK_S * rate_hz))
         blocks = (samples[:, i : i + size] for i in range(0, samples.shape[1], size))
         return np.concatenate(list(self.enhance_blocks(blocks, rate_hz, samples.shape[0], max_attenuation_db, mix)), -1)
+
+    def with_noise(self, samples: np.ndarray, rate_hz: int) -> "Enhancer":
+        """This enhancer with additional knowledge of a noise, learned from samples (C, N) of nothing but that noise.
+
+        Models with atoms (deep NMF, discriminative NMF, sparse NMF) can learn it, run by torch. Raises UsageError for
+        others, and AudioError for samples that are silent or shorter than about a third of a second.
+        """
+        self.require_atoms()
+        return Enhancer(self.backend.with_noise(self._heard(samples, rate_hz)), self.front_end)
+
+    def require_atoms(self) -> None:
+        """Raise UsageError for a model that `with_noise` has no place in."""
+        if not hasattr(self.backend, "require_atoms"):
+            found, remedy = "a model that was exported", "Choose --backend torch."
+            raise UsageError("--noise-profile", found, "one whose atoms can be added to", remedy)
+        self.backend.require_atoms()
+
+    def _heard(self, samples: np.ndarray, rate_hz: int) -> np.ndarray:
+        """Magnitudes (F, T) that the network is given of samples (C, N), less the frames that reach beyond them."""
+        listener = _Listener()
+        Enhancer(listener, self.front_end).enhance(samples, rate_hz)
+        edge = self.front_end.window_hops - 1
+        return np.concatenate(listener.heard, -1)[
+            :, edge : samples.shape[1] // self.front_end.pair(rate_hz).hop_samples
+        ]
+
+
+class _Listener:
+    """A `Backend` that keeps what it hears, and lets all pass."""
+
+    def __init__(self) -> None:
+        self.heard: list[np.ndarray] = []
+
+    def __call__(self, magnitude: np.ndarray, state: None) -> tuple[np.ndarray, None]:
+        self.heard.append(magnitude[0])
+        return np.ones((1, 2, *magnitude.shape[1:]), np.float32), None
+
+    def from_numpy(self, samples: np.ndarray) -> np.ndarray:
+        return samples
+
+    def to_numpy(self, samples: np.ndarray) -> np.ndarray:
+        return samples
+
+    def running(self) -> AbstractContextManager:
+        return nullcontext()
 
 
 def _gathered(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepnmf_cli.commands.jobs import STREAM, Job
+from deepnmf_cli.commands.noise_profile import NoiseProfile, backend_for
 from deepnmf_cli.errors import AudioError
 from deepnmf_cli.workers import Progress, Work, Workers, available_cpus, work_here
 
@@ -29,6 +30,7 @@ class Settings:
     backend: str
     max_attenuation_db: float | None
     mix: float
+    noise_profile: NoiseProfile | None = None
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,12 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
     """Load the model; returns what enhances a job. `threads` bounds those of one process that shares the CPUs."""
     from deepnmf_cli import library
 
-    enhancer = library.load_enhancer(settings.model, settings.device, settings.backend, threads)
-
-    def process(blocks, rate_hz, channels):
-        return enhancer.enhance_blocks(blocks, rate_hz, channels, settings.max_attenuation_db, settings.mix)
+    profile = settings.noise_profile
+    enhancer = library.load_enhancer(settings.model, settings.device, backend_for(settings.backend, profile), threads)
+    if profile is not None:
+        enhancer.require_atoms()
+    if profile is not None and profile.file is not None:
+        enhancer, profile = profile.teach(enhancer, profile.file, profile.file), None
 
     def work(job: Job, progress: Progress) -> Enhanced:
         from deepnmf_cli.signal.rewrite import rewrite
@@ -108,6 +112,11 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
         begin = time.perf_counter()
         with _streams_as_files(job) as files:
             name = "standard input" if job.source == STREAM else job.source
+            taught = profile.teach(enhancer, files.source, name) if profile is not None else enhancer
+
+            def process(blocks, rate_hz, channels):
+                return taught.enhance_blocks(blocks, rate_hz, channels, settings.max_attenuation_db, settings.mix)
+
             done = rewrite(files.source, files.target, process, files.removed, name=name, progress=progress)
         return Enhanced(done, time.perf_counter() - begin)
 

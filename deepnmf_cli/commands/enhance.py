@@ -9,6 +9,7 @@ import click
 
 from deepnmf_cli.commands import batch, console
 from deepnmf_cli.commands.jobs import STREAM, Job, plan
+from deepnmf_cli.commands.noise_profile import NoiseProfile, noise_profile_option
 from deepnmf_cli.commands.options import (
     backend_option,
     device_option,
@@ -33,6 +34,7 @@ from deepnmf_cli.errors import DeepnmfError, UsageError
 @backend_option
 @max_attenuation_option
 @mix_option
+@noise_profile_option
 @click.option(
     "--noise-out", metavar="FILE", type=click.Path(),
     help="Also write what was removed: speech + noise = input. A folder when OUTPUT is one.",
@@ -52,6 +54,7 @@ def command(
     backend: str,
     max_attenuation_db: float | None,
     mix: float,
+    noise_profile: NoiseProfile | None,
     noise_out: str | None,
     jobs: int | None,
     overwrite: bool,
@@ -84,7 +87,7 @@ def command(
     for path, error in unreadable:
         outcome.failed(_row(path), error)
     if planned:
-        settings = batch.Settings(model, device, backend, max_attenuation_db, mix)
+        settings = batch.Settings(model, device, backend, max_attenuation_db, mix, noise_profile)
         elapsed_s = _enhance_all(planned, settings, jobs, outcome, hidden=as_json or quiet)
 
     if as_json:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from deepnmf_cli.commands import console, live
+from deepnmf_cli.commands.noise_profile import NoiseProfile, backend_for, noise_profile_option, require_file
 from deepnmf_cli.commands.options import backend_option, device_option, max_attenuation_option, mix_option, model_option
 from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 
@@ -38,6 +39,7 @@ RATE_HZ, CHANNELS, FORMAT = 16000, 1, "s16le"
 )  # fmt: skip
 @max_attenuation_option
 @mix_option
+@noise_profile_option
 @device_option
 @backend_option
 @click.option("--live", "is_live", is_flag=True, help="From the microphone to the loudspeaker, until Ctrl-C.")
@@ -53,6 +55,7 @@ def command(
     block_ms: float,
     max_attenuation_db: float | None,
     mix: float,
+    noise_profile: NoiseProfile | None,
     device: str,
     backend: str,
     is_live: bool,
@@ -81,6 +84,7 @@ def command(
     if list_devices:
         live.list_devices()
         return EXIT_DONE
+    require_file(noise_profile)
     if is_live and sample_format:
         remedy = "Leave --format out: devices have their own."
         raise UsageError("--format", "--live beside it", "one of the two", remedy)
@@ -93,7 +97,9 @@ def command(
     from deepnmf_cli import library
 
     # Blocks are small: a second thread would cost more by waiting than it could do.
-    enhancer = library.load_enhancer(model, device, backend, threads=1)
+    enhancer = library.load_enhancer(model, device, backend_for(backend, noise_profile), threads=1)
+    if noise_profile is not None:
+        enhancer = noise_profile.teach(enhancer, noise_profile.file, noise_profile.file)
     block_s = block_ms / 1000
     if is_live:
         devices = input_device, output_device

@@ -89,6 +89,7 @@ def learn_dictionary(
     memory: float = 0.5,
     seed: int = 0,
     initial: Tensor | None = None,
+    fixed: Tensor | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> Tensor:
     """Dictionary (F, atoms) learned from mini-batches: one block of frames at a time, seen once and dropped.
@@ -110,6 +111,8 @@ def learn_dictionary(
         memory: in [0, 1).
         seed: of every draw; equal seeds and blocks give equal dictionaries.
         initial: dictionary (F, R) >= 0 to start from; frames drawn from the first block otherwise.
+        fixed: further atoms (F, P) >= 0 of unit norm that help to explain the blocks and stay as they are: the learned
+            ones are left with what these cannot explain.
         progress: called with the block's index and its cost per frame before the update.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -119,10 +122,12 @@ def learn_dictionary(
         m = block(index)
         if w is None:
             w = _fresh_atoms(m, atoms, generator)
-        h = infer(m, w, activation_steps, beta, mu)
+        whole = w if fixed is None else torch.cat([fixed, w], 1)
+        h = infer(m, whole, activation_steps, beta, mu)
         if progress is not None:
-            progress(index, float(objective(h, m, w, beta, mu)) / m.shape[-1])
-        descending, ascending = gradient_parts(h, m, w, beta)
+            progress(index, float(objective(h, m, whole, beta, mu)) / m.shape[-1])
+        descending, ascending = (part[:, -w.shape[1] :] for part in gradient_parts(h, m, whole, beta))
+        h = h[-w.shape[1] :]
         descent, ascent = memory * descent + w.pow(power) * descending, memory * ascent + ascending
         usage = memory * usage + h.sum(-1)
         w = unit_columns((descent / ascent).pow(1 / power))

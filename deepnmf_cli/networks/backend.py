@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from deepnmf_cli.networks.base import MaskNetwork
+from deepnmf_cli.networks.noise_profile import require_atoms, with_noise
 
 
 class TorchBackend:
@@ -24,6 +25,15 @@ class TorchBackend:
 
     def to_numpy(self, samples: Tensor) -> np.ndarray:
         return samples.cpu().numpy()
+
+    def require_atoms(self) -> None:
+        """Raise UsageError for a network that cannot learn a noise."""
+        require_atoms(self.network)
+
+    def with_noise(self, magnitude: np.ndarray) -> "TorchBackend":
+        """The same with atoms for the noise (F, N) that its network hears. Raises UsageError as `with_noise` does."""
+        network = with_noise(self.network, torch.from_numpy(magnitude).to(self.device))
+        return TorchBackend(network, self.device)
 
     def running(self) -> AbstractContextManager:
         return torch.inference_mode()

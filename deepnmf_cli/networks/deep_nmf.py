@@ -1,5 +1,7 @@
 """Deep NMF: sparse-NMF inference on context frames, unfolded, with dictionaries of their own for the last layers."""
 
+import copy
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -89,6 +91,8 @@ class SparseNmfInference:
     atoms: int
     beta: float
     sparsity: float
+    extra_atoms: int = 0
+    """Noise atoms beyond R, the last columns of every dictionary."""
 
     def start(self, evidence: Tensor, parameters: Parameters) -> Tensor:
         return nmf.start(evidence, parameters[DICTIONARY])
@@ -99,7 +103,7 @@ class SparseNmfInference:
     def readout(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
         """Wiener-like masks (..., 2, F, N), equation (34) without the mixture."""
         present = parameters[DICTIONARY][-self.bins :]
-        return wiener.masks(nmf.readout(state, present, (self.atoms, self.atoms)))
+        return wiener.masks(nmf.readout(state, present, (self.atoms, self.atoms + self.extra_atoms)))
 
     def objective(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
         return nmf.objective(state, evidence, parameters[DICTIONARY], self.beta, self.sparsity).sum()
@@ -143,9 +147,30 @@ class DeepNmf(FrameNetwork):
             parameter = getattr(held, f"{DICTIONARY}_{slot}").free
             parameter.requires_grad_(ties.first_layer(slot) > self.settings.iterations - layers)
 
+    @property
+    def analysis(self) -> Tensor:
+        """The dictionary (T F, 2R) of the first layer, speech atoms first."""
+        return self.unfolded.bank.value(DICTIONARY, 0)
+
+    def with_noise_atoms(self, atoms: Tensor) -> "DeepNmf":
+        """The same network with `atoms` (T F, E) >= 0, of unit norm, on the noise side of every layer; none trained."""
+        bank, algorithm = self.unfolded.bank, self.unfolded.algorithm
+        values = [bank.value(DICTIONARY, slot) for slot in range(bank.ties[DICTIONARY].count)]
+        wider = [torch.cat([value, atoms.to(value)[-len(value) :]], 1).detach() for value in values]
+        ties = Ties(bank.ties[DICTIONARY].slots, frozenset())
+        other = copy.deepcopy(self)
+        extra = algorithm.extra_atoms + atoms.shape[1]
+        other.unfolded = Unfolded(
+            dataclasses.replace(algorithm, extra_atoms=extra),
+            self.settings.iterations,
+            Bank({DICTIONARY: ties}, {DICTIONARY: wider}, bank.kinds),
+        )
+        return other
+
     def macs_per_frame(self) -> int:
         s = self.settings
-        return s.iterations * 2 * (s.context * s.bins) * (2 * s.atoms) + s.bins * 2 * s.atoms
+        atoms = 2 * s.atoms + self.unfolded.algorithm.extra_atoms
+        return s.iterations * 2 * (s.context * s.bins) * atoms + s.bins * atoms
 
     def weights(self) -> dict[str, Tensor]:
         return self.unfolded.bank.values()

@@ -1,0 +1,67 @@
+"""Noise that a model has never heard: atoms for it, learned from a stretch of nothing but noise.
+
+The model's speech atoms, fixed, take part in explaining the stretch, so that the new atoms learn what speech cannot
+explain: NMF with one part of the dictionary fixed (Smaragdis, Raj & Shashanka, "Supervised and semi-supervised
+separation of sounds from single-channel mixtures", 2007). In every layer of the network the new atoms then join the
+noise side. A network without atoms has no place for such knowledge.
+"""
+
+import torch
+from torch import Tensor
+
+from deepnmf_cli.errors import AudioError, UsageError
+from deepnmf_cli.inference.dictionary import learn_dictionary
+from deepnmf_cli.networks.base import MaskNetwork
+from deepnmf_cli.networks.deep_nmf import DeepNmf
+from deepnmf_cli.signal.features import SILENCE, normalise_level, stack_context
+
+ATOMS = 16
+"""Atoms at most for a profile."""
+
+FRAMES_PER_ATOM = 2
+"""A stretch of few frames gets fewer atoms: with as many atoms as frames each would remember one frame."""
+
+MIN_FRAMES = 8
+"""Frames, with all their context, that a stretch must hold."""
+
+ROUNDS, STEPS = 10, 10
+"""Updates of the atoms, and of the activations before each."""
+
+
+def with_noise(network: MaskNetwork, magnitude: Tensor) -> DeepNmf:
+    """The network with additional noise atoms for the noise in `magnitude` (F, N), N frames without speech.
+
+    Raises UsageError for a network without atoms, and AudioError for a stretch that is too short or silent.
+    """
+    require_atoms(network)
+    return network.with_noise_atoms(noise_atoms(network, magnitude))
+
+
+def require_atoms(network: MaskNetwork) -> None:
+    """Raise UsageError for a network that cannot learn a noise."""
+    if not isinstance(network, DeepNmf):
+        found = f"the model {network.name}, which has no atoms of noise"
+        remedy = "Choose --model deep-nmf."
+        raise UsageError("--noise-profile", found, "a model of the kind deep-nmf, dnmf or sparse-nmf", remedy)
+
+
+@torch.no_grad()
+def noise_atoms(network: DeepNmf, magnitude: Tensor, atoms: int = ATOMS) -> Tensor:
+    """Atoms (T F, E) of unit norm, E <= `atoms`, for noise magnitudes (F, N). Raises AudioError as `with_noise`."""
+    settings = network.settings
+    sounding = magnitude[:, magnitude.square().mean(0) > SILENCE**2]
+    expected = f"at least {MIN_FRAMES + settings.context - 1} frames of 16 ms in which there is noise"
+    if sounding.shape[1] < MIN_FRAMES + settings.context - 1:
+        found = f"{sounding.shape[1]} frames of it"
+        raise AudioError("noise profile", found, expected, "Choose a longer stretch without speech.")
+    evidence, _ = normalise_level(sounding[None])
+    frames = stack_context(evidence, settings.context)[0][0][:, settings.context - 1 :]
+    return learn_dictionary(
+        lambda _: frames,
+        ROUNDS,
+        min(atoms, max(1, frames.shape[1] // FRAMES_PER_ATOM)),
+        settings.beta,
+        activation_steps=STEPS,
+        memory=0.0,
+        fixed=network.analysis[:, : settings.atoms],
+    )
