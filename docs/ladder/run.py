@@ -35,12 +35,12 @@ RATES = {
 """Learning rates compared on dev; all rungs of deep NMF take the one that is best at C = 4, the largest DNN that of
 2 x 1024."""
 
-CLAIM = ("deep-nmf-c4", "dnn-1x256", "dnn-2x1024", "sparse-nmf")
+CLAIM = ("deep-nmf-c4", "context-1-c4", "dnn-1x256", "dnn-2x1024", "sparse-nmf")
 """Rungs that carry the claim: three seeds."""
 
 SINGLE = (
     *("deep-nmf-c2", "deep-nmf-c3", "dnmf", "dnn-3x256", "dnn-2x1536"),
-    *("c4-context-1", "c4-context-3-r50", "c2-r25"),
+    *("context-1-c4", "context-1-all", "context-1-c8", "context-1-c2", "context-1-tied", "context-3-r50-c4", "r25-c2"),
     *("deep-nmf-k5-c2", "deep-nmf-k5-all", "deep-nmf-k10-c2", "sparse-nmf-k5", "sparse-nmf-k10"),
     *("c4-exponentiated-entries", "c4-multiplicative", "c4-greedy", "c4-adam-softplus", "c4-exponentiated"),
     *("c2-phase-sensitive", "dnn-2x1024-phase-sensitive", "sparse-nmf-k10-exemplars"),
