@@ -1,9 +1,10 @@
 """Tables and figures of the ladder from docs/ladder/results.json: python docs/ladder/report.py
 
-Prints the tables in Markdown and writes docs/ladder/{parameters,depth,snr}.png.
+Writes the tables into docs/ladder.md, between their marks, and docs/ladder/{parameters,depth}.png.
 """
 
 import json
+import re
 import statistics
 from collections import defaultdict
 from pathlib import Path
@@ -22,7 +23,15 @@ def main() -> None:
     results = json.loads((HERE / "results.json").read_text())
     noisy = results.pop("noisy")
     chosen = best_rates(results)
-    print(rates_table(results), scores_table(chosen, noisy), snr_table(chosen, noisy), sep="\n\n")
+    page = HERE.parent / "ladder.md"
+    text = page.read_text()
+    tables = {
+        "rates": rates_table(results), "scores": scores_table(chosen, noisy), "snr": snr_table(chosen, noisy),
+        "pairs": pairs_table(chosen),
+    }  # fmt: skip
+    for name, table in tables.items():
+        text = re.sub(rf"(<!-- {name} -->\n).*?(?=\n<!-- end -->)", lambda m: m[1] + table, text, flags=re.DOTALL)
+    page.write_text(text)
     for name, figure in {"parameters": over_parameters(chosen), "depth": over_depth(chosen)}.items():
         with atomic_path(HERE / f"{name}.png") as path:
             figure.savefig(path, dpi=110)
@@ -105,6 +114,19 @@ def snr_table(chosen: dict, noisy: dict) -> str:
             ]
             gains = [statistics.mean(x) - n for *x, n in zip(*(r["test"]["sdr"] for r in tested), noisy["sdr"])]
             lines.append(f"| {rung} | " + " | ".join(cells) + f" | {interval(gains)} |")
+    return "\n".join(lines)
+
+
+def pairs_table(chosen: dict) -> str:
+    """SDR of deep NMF less that of a DNN on the same files, mean over files and seeds with its 95 % interval."""
+    tested = {rung: [r["test"]["sdr"] for r in rows if "test" in r] for rung, rows in chosen.items()}
+    means = {rung: [statistics.mean(x) for x in zip(*each)] for rung, each in tested.items() if each}
+    dnns = [rung for rung in means if family(rung) == "sigmoid DNN"]
+    lines = ["| deep NMF less | " + " | ".join(dnns) + " |", "|---|" + "---|" * len(dnns)]
+    for rung in means:
+        if rung not in dnns:
+            cells = [interval([a - b for a, b in zip(means[rung], means[dnn])]) for dnn in dnns]
+            lines.append(f"| {rung} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -1,11 +1,13 @@
-"""Train and score the rungs of the ladder, from sparse NMF over deep NMF to the sigmoid DNN.
+"""Train and score the runs of an experiment, a recipe for each: what docs/ladder.md and docs/mrf.md report.
 
-    python docs/ladder/run.py train CORPUS RUNS [RUNG ...]     every run that is not complete; stop and repeat at will
-    python docs/ladder/run.py score CORPUS RUNS [RUNG ...]     complete runs on CORPUS/test, each once
-    python docs/ladder/run.py collect CORPUS RUNS              adds what is new to docs/ladder/results.json
+    python docs/experiment.py train PLAN CORPUS RUNS [NAME ...]     every run that is not complete; stop and repeat at will
+    python docs/experiment.py score PLAN CORPUS RUNS [NAME ...]     complete runs on CORPUS/test, each once
+    python docs/experiment.py collect PLAN CORPUS RUNS              adds what is new to results.json beside the plan
 
-CORPUS has train/speech, train/noise, rir, dev/{clean,noisy} and test/{clean,noisy}. Several may work on one folder of
-runs side by side, on a core each: a run is taken by whoever locks it first. Runs in results.json are not repeated.
+PLAN is a TOML file such as docs/ladder/plan.toml: the folder of recipes, the learning rates that are compared with seed
+1, and the number of seeds of each recipe. CORPUS has train/speech, train/noise, rir, dev/{clean,noisy} and
+test/{clean,noisy}. Several processes may work on one folder of runs side by side, on a core each: a run is taken by
+whoever locks it first. Runs in results.json are not repeated.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import fcntl
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,35 +28,12 @@ from deepnmf_cli import checkpoint, library
 from deepnmf_cli.experiment import Recordings, train
 from deepnmf_cli.recipe import Recipe, read_recipe
 
-RESULTS = Path(__file__).parent / "results.json"
-RATES = {
-    "deep-nmf-c4": (0.003, 0.01, 0.03, 0.1, 0.3),
-    "dnn-1x256": (0.0001, 0.0003, 0.001, 0.003),
-    "dnn-3x256": (0.0001, 0.0003, 0.001, 0.003),
-    "dnn-2x1024": (0.0001, 0.0003, 0.001),
-}
-"""Learning rates compared on dev; all rungs of deep NMF take the one that is best at C = 4, the largest DNN that of
-2 x 1024."""
-
-CLAIM = ("deep-nmf-c4", "context-1-c4", "dnn-1x256", "dnn-2x1024", "sparse-nmf")
-"""Rungs that carry the claim: three seeds."""
-
-SINGLE = (
-    *("deep-nmf-c2", "deep-nmf-c3", "dnmf", "dnn-3x256", "dnn-2x1536"),
-    *("context-1-c4", "context-1-all", "context-1-c8", "context-1-c2", "context-1-tied", "context-3-r50-c4", "r25-c2"),
-    *("deep-nmf-k5-c2", "deep-nmf-k5-all", "deep-nmf-k10-c2", "sparse-nmf-k5", "sparse-nmf-k10"),
-    *("c4-exponentiated-entries", "c4-multiplicative", "c4-greedy", "c4-adam-softplus", "c4-exponentiated"),
-    *("c2-phase-sensitive", "dnn-2x1024-phase-sensitive", "sparse-nmf-k10-exemplars"),
-    *("k10-c2-exemplars", "k10-c2-mu-0", "k10-c2-mu-0.5", "k10-c2-beta-0", "k10-c2-beta-0.5", "k10-c2-beta-2"),
-    *("deep-nmf-k10-all", "sparse-nmf-r1000", "deep-nmf-all", "deep-nmf-tied"),
-)
-"""The other rungs: one seed."""
-
 
 @dataclass(frozen=True)
 class Run:
-    """One rung with one seed and one learning rate."""
+    """One recipe with one seed and one learning rate; None is the recipe's."""
 
+    folder: str
     rung: str
     seed: int
     rate: float | None = None
@@ -61,37 +41,44 @@ class Run:
     @property
     def recipe(self) -> Recipe:
         rate = [] if self.rate is None else [f"training.learning_rate={self.rate}"]
-        return read_recipe(f"ladder/{self.rung}", None, [f"training.seed={self.seed}", *rate])
+        return read_recipe(f"{self.folder}/{self.rung}", None, [f"training.seed={self.seed}", *rate])
 
     @property
     def name(self) -> str:
         return f"{self.rung}-seed{self.seed}-lr{self.recipe.training.learning_rate}"
 
 
-def plan() -> list[Run]:
-    """All runs, what decides about others first, each once."""
-    runs = [Run(rung, 1, rate) for rung, rates in RATES.items() for rate in rates]
-    runs += [Run(rung, seed) for seed in (1, 2, 3) for rung in CLAIM]
-    runs += [Run(rung, 1) for rung in SINGLE]
+def read_plan(path: Path) -> list[Run]:
+    """All runs, what decides about others first, then seed by seed, each once."""
+    table = tomllib.loads(path.read_text())
+    folder, seeds = table["recipes"], table["seeds"]
+    runs = [Run(folder, rung, 1, rate) for rung, rates in table["rates"].items() for rate in rates]
+    for seed in range(1, max(seeds.values()) + 1):
+        runs += [Run(folder, rung, seed) for rung, count in seeds.items() if count >= seed]
     return list({run.name: run for run in runs}.values())
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("verb", choices=["train", "score", "collect"])
+    arguments.add_argument("plan", type=Path)
     arguments.add_argument("corpus", type=Path)
     arguments.add_argument("runs", type=Path)
-    arguments.add_argument("rungs", nargs="*", help="rungs or runs; all where none is named")
+    arguments.add_argument("names", nargs="*", help="recipes or runs; all where none is named")
     given = arguments.parse_args()
-    chosen = [run for run in plan() if not given.rungs or {run.rung, run.name} & {*given.rungs}]
-    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    runs = read_plan(given.plan)
+    if unknown := {*given.names} - {name for run in runs for name in (run.rung, run.name)}:
+        arguments.error(f"the plan has no {', '.join(sorted(unknown))}")
+    chosen = [run for run in runs if not given.names or {run.rung, run.name} & {*given.names}]
+    kept = given.plan.with_name("results.json")
+    results = json.loads(kept.read_text()) if kept.is_file() else {}
     torch.set_num_threads(1)
     if given.verb == "collect":
         results |= {run.name: row for run in chosen if (row := result(run, given.runs)) is not None}
         tested = [given.runs / run.name / "test" for run in chosen if (given.runs / run.name / "test").is_dir()]
         if tested:
             results["noisy"] = test_scores(tested[0], "noisy")
-        RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+        kept.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
         return
     for run in chosen:
         with taken(given.runs / run.name) as free:
