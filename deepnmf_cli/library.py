@@ -190,7 +190,7 @@ def _exported(path: Path, threads: int) -> "tuple[OnnxBackend | None, str]":
     return backend, ""
 
 
-def export(name: str | Path, target: str | Path, single_frames: bool = False) -> float:
+def export(name: str | Path, target: str | Path, single_frames: bool = False, weights: str = "float32") -> float:
     """Write a model as ONNX; returns the largest difference of its masks. See `deepnmf_cli.export.graph`."""
     from deepnmf_cli.export.graph import export as write
     from deepnmf_cli.exported import WEIGHTS
@@ -199,7 +199,7 @@ def export(name: str | Path, target: str | Path, single_frames: bool = False) ->
     network, recipe = load(path)
     meta = {WEIGHTS: _sha256(path), "version": __version__, "model": recipe.model}
     meta |= {"front_end": dataclasses.asdict(recipe.front_end), "network": dataclasses.asdict(recipe.network)}
-    return write(network, recipe.front_end.bins, target, meta, single_frames)
+    return write(network, recipe.front_end.bins, target, meta, single_frames, weights)
 
 
 def _sha256(path: Path) -> str:

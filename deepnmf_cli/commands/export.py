@@ -19,15 +19,19 @@ from deepnmf_cli.errors import EXIT_DONE, UsageError
     "--streaming", is_flag=True,
     help="For a single frame at a time: three times as quick for sound that comes in as it is spoken.",
 )  # fmt: skip
+@click.option(
+    "--weights", type=click.Choice(["float32", "float16", "int8"]), default="float32", show_default=True,
+    help="How matrices are stored: fewer bits make the file smaller, not faster, and differ a little from the model.",
+)  # fmt: skip
 @overwrite_option
 @quiet_option
-def command(model: str, output: Path | None, streaming: bool, overwrite: bool, quiet: bool) -> int:
+def command(model: str, output: Path | None, streaming: bool, weights: str, overwrite: bool, quiet: bool) -> int:
     """Write a model as an ONNX file, which runs without torch, and in other languages.
 
     MODEL is a name of `deepnmf models`, or a .safetensors file that `deepnmf train` wrote. The graph takes magnitudes
     (1, F, T) and states and gives masks (1, 2, F, T), speech first, and the next states; the transform from waveform to
     magnitudes and back stays outside. docs/export.md describes both and has examples. The written file is compared with
-    the model, and refused if a mask differs by more than 1e-5.
+    the model, and refused if a mask differs by more than 1e-5 (float32 weights).
 
     \b
     Examples:
@@ -38,14 +42,14 @@ def command(model: str, output: Path | None, streaming: bool, overwrite: bool, q
     """
     from deepnmf_cli import library
 
-    weights = library.find(model)
+    source = library.find(model)
     suffix = library.EXPORTED_STREAMING if streaming else library.EXPORTED
-    target = output or weights.with_suffix(suffix)
+    target = output or source.with_suffix(suffix)
     if target.suffix != library.EXPORTED:
         raise UsageError(target, "another suffix", f"a name that ends in {library.EXPORTED}", "Change the name.")
     if target.exists() and not overwrite:
         raise UsageError(target, "a file of that name", "a new name", "Choose another, or pass --overwrite.")
-    difference = library.export(model, target, streaming)
+    difference = library.export(model, target, streaming, weights)
     if not quiet:
         size = target.stat().st_size / 1000
         console.say(f"Wrote {target}, {size:.0f} kB. Its masks are those of the model to {difference:.0e}.")

@@ -23,7 +23,8 @@ OPSET = 18
 """Version of ONNX's operations: the newest that all runtimes of the last years know."""
 
 TOLERANCE = 1e-5
-"""Largest difference of a mask between torch and the exported graph; more is refused."""
+"""Largest difference of a mask between torch and the exported graph; more is refused. Weights of fewer bits differ by
+more, which is stated and not refused."""
 
 EXAMPLE_FRAMES = 7
 """Frames of the example by which torch follows the network; any number but 0 and 1, which torch takes for constants."""
@@ -41,13 +42,20 @@ class _Flat(nn.Module):
         return masks, *trees.tree_flatten(state)[0]
 
 
-def export(network: MaskNetwork, bins: int, path: str | Path, meta: Mapping[str, Any], single_frames: bool) -> float:
+def export(
+    network: MaskNetwork,
+    bins: int,
+    path: str | Path,
+    meta: Mapping[str, Any],
+    single_frames: bool,
+    weights: str = "float32",
+) -> float:
     """Write `path`, atomically, and return the largest difference of its masks from those of `network` (see `verify`).
 
     The graph takes MAGNITUDE (1, F, T) >= 0 and states, and gives MASKS (1, 2, F, T) and the next states, all float32.
     T is any number >= 1, or 1 for `single_frames`, which is quicker for sound that arrives frame by frame. A recording
-    begins with states of zeros. `meta`, of plain values, is stored as JSON. `network` is changed: its parameters become
-    constants.
+    begins with states of zeros. `meta`, of plain values, is stored as JSON. Matrices are stored as `weights`, one of
+    `weights.WEIGHTS`. `network` is changed: its parameters become constants.
 
     Raises UsageError without the packages that this needs, and ModelError when the graph does not compute the same.
     """
@@ -56,6 +64,7 @@ def export(network: MaskNetwork, bins: int, path: str | Path, meta: Mapping[str,
         import onnxscript  # noqa: F401  torch says only later that it needs it
 
         from deepnmf_cli.export.operations import spell_out
+        from deepnmf_cli.export.weights import shrink
     except ImportError as error:
         remedy = "Run `pip install 'deepnmf[export]'`."
         raise UsageError("deepnmf export", f"no {error.name}", "the packages onnx and onnxscript", remedy) from error
@@ -84,19 +93,21 @@ def export(network: MaskNetwork, bins: int, path: str | Path, meta: Mapping[str,
         found = f"steps that cannot be exported ({str(error).splitlines()[0]})"
         raise ModelError(network.name, found, "a network that ONNX can express", "Run it with torch.") from error
     _name_frames(model)
+    _strip(model.graph)
     spell_out(model, single_frames)
+    shrink(model, weights)
     entry = model.metadata_props.add()
     entry.key, entry.value = META_KEY, json.dumps({**meta, "format": FORMAT, "single_frames": single_frames})
     onnx.checker.check_model(model, full_check=True)
     with atomic_path(path) as partial:
         partial.write_bytes(model.SerializeToString())
-        return verify(network, bins, partial, single_frames)
+        return verify(network, bins, partial, single_frames, TOLERANCE if weights == "float32" else 1.0)
 
 
-def verify(network: MaskNetwork, bins: int, path: Path, single_frames: bool) -> float:
+def verify(network: MaskNetwork, bins: int, path: Path, single_frames: bool, tolerance: float = TOLERANCE) -> float:
     """Largest difference of a mask between `network` and the graph in `path`, over two recordings in several blocks.
 
-    Raises ModelError when it exceeds TOLERANCE, and UsageError when the graph is for one number of frames only.
+    Raises ModelError when it exceeds `tolerance`, and UsageError when the graph is for one number of frames only.
     """
     draw = np.random.default_rng(0)
     graph, largest = ExportedGraph(path), 0.0
@@ -114,9 +125,9 @@ def verify(network: MaskNetwork, bins: int, path: Path, single_frames: bool) -> 
             with torch.no_grad():
                 expected, known = network(torch.from_numpy(magnitude), known)
             largest = max(largest, float(np.abs(masks - expected.numpy()).max()))
-    if not largest <= TOLERANCE:
+    if not largest <= tolerance:
         found = f"masks that differ by {largest:.1g} from those of the model"
-        raise ModelError(path, found, f"at most {TOLERANCE:g}", "Report it with the model.")
+        raise ModelError(path, found, f"at most {tolerance:g}", "Report it with the model.")
     return largest
 
 
@@ -141,6 +152,13 @@ def _name_frames(model: Any) -> None:
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param:
                 size.dim_param = size.dim_param.replace(symbol, "frames")
+
+
+def _strip(graph: Any) -> None:
+    """Take out where in the source each operation comes from: half of a small file, and paths of this machine."""
+    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
 
 
 def _fold_parameters(network: MaskNetwork) -> None:

@@ -116,8 +116,19 @@ def test_graphs_hold_standard_operations_and_say_what_they_are(exported) -> None
         assert [o.name for o in model.graph.output] == ["masks", *(f"next_state_{i}" for i in range(4))]
         kinds = {node.op_type for node in model.graph.node}
         assert ("GRU" in kinds) == single and ("Scan" in kinds) == (not single)
+        assert not any(node.metadata_props or node.doc_string for node in model.graph.node)  # no paths of this machine
         (meta,) = (json.loads(p.value) for p in model.metadata_props if p.key == META_KEY)
         assert meta["single_frames"] is single and meta["format"] == 1
+
+
+@pytest.mark.parametrize("weights,part,difference", [("float16", 0.55, 5e-3), ("int8", 0.3, 5e-2)])
+def test_weights_of_fewer_bits_differ_a_little(weights: str, part: float, difference: float, exported) -> None:
+    whole = exported("dnn", False)
+    path = whole.with_name(f"{weights}.onnx")
+    found = graph.export(random_network("dnn"), FRONT_END.bins, path, {WEIGHTS: "dnn"}, False, weights)
+    assert 1e-5 < found < difference
+    assert path.stat().st_size < part * whole.stat().st_size + 10_000  # the graph itself does not shrink
+    assert {opset.domain for opset in onnx.load(path).opset_import} == {""}
 
 
 def test_a_graph_that_differs_is_refused(exported) -> None:
