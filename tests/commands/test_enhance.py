@@ -203,11 +203,11 @@ def test_two_inputs_never_share_an_output(deepnmf, stub, recordings):
 # Several processes
 
 
-def test_processes_do_what_one_does(deepnmf, tiny_model, recordings):
+def test_processes_do_what_one_does(deepnmf, recordings):
     Path("recordings/day/bad.wav").write_text("not sound")
-    options = ["--model", tiny_model, "--noise-out"]
-    assert deepnmf("enhance", "recordings", "-o", "one", *options, "noise-one", "--jobs", 1).code == EXIT_SOME_FAILED
-    result = deepnmf("enhance", "recordings", "-o", "two", *options, "noise-two", "--jobs", 2, "--json")
+    command = ["enhance", "recordings", "-o"]
+    assert deepnmf(*command, "one", "--noise-out", "noise-one", "--jobs", 1).code == EXIT_SOME_FAILED
+    result = deepnmf(*command, "two", "--noise-out", "noise-two", "--jobs", 2, "--json")
     assert result.code == EXIT_SOME_FAILED and result.json["failed"] == 1
     assert "Error: recordings/day/bad.wav: found no audio" in result.err
     files = [name for name in listing() if name.startswith(("one/", "noise-one/"))]
