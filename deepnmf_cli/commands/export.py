@@ -35,7 +35,6 @@ def command(model: str, output: Path | None, streaming: bool, weights: str, over
 
     \b
     Examples:
-      deepnmf export grid -o grid.onnx
       deepnmf export grid --streaming -o grid.streaming.onnx
 
     Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
