@@ -196,3 +196,9 @@ def test_a_reader_that_went_away_ends_it_silently(started):
     process.stdin.write(bytes(3200))
     assert process.wait(PATIENCE_S) == EXIT_FAILED
     assert process.stderr.read().count(b"\n") == 1  # what it said at the start
+
+
+def test_nothing_mixed_in_returns_the_input(deepnmf, voice, hiss):
+    data = sound(voice, hiss, Layout(16000, 1, "s16le"))
+    assert deepnmf("stream", "--mix", "0", stdin=data).out == data
+    assert deepnmf("stream", "--mix", "0.5", stdin=data).out != data
