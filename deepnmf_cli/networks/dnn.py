@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from deepnmf_cli.networks.frames import FrameNetwork, LogFeatures
 
+
 @dataclass(frozen=True)
 class DnnSettings:
     """Shape of a `Dnn`."""

@@ -113,7 +113,9 @@ class Unfolded(nn.Module):
     @property
     def fixed_layers(self) -> int:
         """Layers below the lowest trained one; none if layer 0 is trained, on which phi^0 depends."""
-        trained = [k for table in self.bank.ties.values() for k, slot in enumerate(table.slots) if slot in table.trained]
+        trained = [
+            k for table in self.bank.ties.values() for k, slot in enumerate(table.slots) if slot in table.trained
+        ]
         return min([*trained, self.iterations])
 
     @torch.no_grad()
