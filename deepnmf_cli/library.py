@@ -184,7 +184,7 @@ def _exported(path: Path, threads: int) -> "tuple[OnnxBackend | None, str]":
     ]
     if files == [None, None]:
         return None, "no file"
-    backend = OnnxBackend(*files, threads)
+    backend = OnnxBackend(files[0], files[1], threads)
     if backend.meta[WEIGHTS] != _sha256(path):
         return None, "an export of other weights"
     return backend, ""
@@ -197,7 +197,7 @@ def export(name: str | Path, target: str | Path, single_frames: bool = False, we
 
     path = find(name)
     network, recipe = load(path)
-    meta = {WEIGHTS: _sha256(path), "version": __version__, "model": recipe.model}
+    meta: dict[str, object] = {WEIGHTS: _sha256(path), "version": __version__, "model": recipe.model}
     meta |= {"front_end": dataclasses.asdict(recipe.front_end), "network": dataclasses.asdict(recipe.network)}
     return write(network, recipe.front_end.bins, target, meta, single_frames, weights)
 
