@@ -18,7 +18,7 @@ from deepnmf_cli.networks.deep_nmf import DeepNmf
 from deepnmf_cli.networks.frames import LogFeatures
 from deepnmf_cli.recipe import Recipe
 from deepnmf_cli.training.dev import DevScore, Pair, dev_score
-from deepnmf_cli.training.frames import FrameStore, changed, digest
+from deepnmf_cli.training.frames import FrameStore, changed, digest, kept
 from deepnmf_cli.training.journal import Journal
 from deepnmf_cli.training.sparse_nmf import learn_source_dictionaries, mixture_frames
 from deepnmf_cli.training.trainer import Trainer
@@ -95,17 +95,16 @@ def initial_network(
             built.features.fit(mixture_frames(source, recipe.front_end, STATISTICS_FROM))
         return built
     shape = [network.bins, network.context, network.atoms, network.beta, network.sparsity]
-    name = f"dictionary-{digest(key, changed(recipe.front_end), changed(recipe.dictionary), recipe.training.seed, shape)}"
-    kept = cache / f"{name}.safetensors" if cache else None
-    if kept and kept.is_file():
-        return kind(network, checkpoint.load(kept)[0]["dictionary"])
-    dictionary = learn_source_dictionaries(
-        source, network, recipe.front_end, recipe.dictionary, recipe.training.seed, progress
+    name = (
+        f"dictionary-{digest(key, changed(recipe.front_end), changed(recipe.dictionary), recipe.training.seed, shape)}"
     )
-    if kept:
-        cache.mkdir(parents=True, exist_ok=True)
-        checkpoint.save(kept, {"dictionary": dictionary}, {})
-    return kind(network, dictionary)
+
+    def learn() -> dict[str, Tensor]:
+        seed = recipe.training.seed
+        learned = learn_source_dictionaries(source, network, recipe.front_end, recipe.dictionary, seed, progress)
+        return {"dictionary": learned}
+
+    return kind(network, kept(cache / f"{name}.safetensors" if cache else None, learn)["dictionary"])
 
 
 def take_weights(network: MaskNetwork, path: Path) -> None:

@@ -7,7 +7,7 @@ than from every n-th. And the layers below the first trained one make the same o
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ class FrameStore:
     def __getitem__(self, index: int) -> FrameBatch:
         """Batch `index` of mixtures index * mixtures ..., on the device of the network."""
         device = next(self.network.parameters()).device
-        held = self._kept("frames", self.frames_key, index, lambda: self._frames(index))
+        held = kept(self._path(f"frames-{self.frames_key}", str(index)), lambda: self._frames(index))
         evidence = held["evidence"].to(device)
         spectra = torch.view_as_complex(held["spectra"]).to(device)
         return FrameBatch(evidence, spectra, self._fixed(index, evidence) if self.network.fixed_layers else None)
@@ -109,16 +109,17 @@ class FrameStore:
     def _fixed(self, index: int, evidence: Tensor) -> Tensor:
         """The state above the fixed layers, from the nearest one that has been kept."""
         wanted, place = self.network.fixed_layers, f"fixed-{self.fixed_key}"
-        kept = sorted(int(p.stem.partition("-")[2]) for p in self._paths(place, f"{index}-*"))
-        layers = max((k for k in kept if k <= wanted), default=0)
-        known = None
-        if layers:
-            known = checkpoint.load(self.folder / place / f"{index}-{layers}.safetensors")[0]["state"]
-            known = known.to(evidence.device)
-        state = self.network.fixed_state(evidence, layers, known)
-        if self.folder and wanted - layers > CHEAP_LAYERS:
-            self._keep(place, f"{index}-{wanted}", {"state": state})
-        return state
+        found = (self.folder / place).glob(f"{index}-*.safetensors") if self.folder else ()
+        layers = max((k for p in found if (k := int(p.stem.partition("-")[2])) <= wanted), default=0)
+        known = (
+            checkpoint.load(self._path(place, f"{index}-{layers}"))[0]["state"].to(evidence.device) if layers else None
+        )
+
+        def state() -> dict[str, Tensor]:
+            return {"state": self.network.fixed_state(evidence, layers, known)}
+
+        worth_keeping = wanted - layers > CHEAP_LAYERS
+        return kept(self._path(place, f"{index}-{wanted}") if worth_keeping else None, state)["state"]
 
     def _fixed_weights(self) -> list[Any]:
         """The settings and the parameters on which fixed states depend."""
@@ -128,21 +129,19 @@ class FrameStore:
         weights = [bank.value(name, slot) for name, used in slots.items() for slot in used]
         return [changed(algorithm), *(hashlib.sha256(w.detach().cpu().numpy().tobytes()).hexdigest() for w in weights)]
 
-    def _kept(self, kind: str, key: str, index: int, make: Any) -> dict[str, Tensor]:
-        place = f"{kind}-{key}"
-        if self._paths(place, str(index)):
-            return checkpoint.load(self.folder / place / f"{index}.safetensors")[0]
-        made = make()
-        if self.folder:
-            self._keep(place, str(index), made)
-        return made
+    def _path(self, place: str, name: str) -> Path | None:
+        return self.folder / place / f"{name}.safetensors" if self.folder else None
 
-    def _paths(self, place: str, name: str) -> list[Path]:
-        return list((self.folder / place).glob(f"{name}.safetensors")) if self.folder else []
 
-    def _keep(self, place: str, name: str, tensors: dict[str, Tensor]) -> None:
-        (self.folder / place).mkdir(parents=True, exist_ok=True)
-        checkpoint.save(self.folder / place / f"{name}.safetensors", tensors, {})
+def kept(path: Path | None, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors in the file, which is made if it does not exist; None keeps nothing."""
+    if path and path.is_file():
+        return checkpoint.load(path)[0]
+    made = make()
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.save(path, made, {})
+    return made
 
 
 def digest(*parts: Any) -> str:
