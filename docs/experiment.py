@@ -5,7 +5,7 @@
     python docs/experiment.py collect PLAN CORPUS RUNS              adds what is new to results.json beside the plan
 
 PLAN is a TOML file such as docs/ladder/plan.toml: the folder of recipes, the learning rates that are compared with seed
-1, and the number of seeds of each recipe. CORPUS has train/speech, train/noise, rir, dev/{clean,noisy} and
+1, the number of seeds of each recipe, and which of them start from the weights of another one. CORPUS has train/speech, train/noise, rir, dev/{clean,noisy} and
 test/{clean,noisy}. Several processes may work on one folder of runs side by side, on a core each: a run is taken by
 whoever locks it first. Runs in results.json are not repeated.
 """
@@ -26,17 +26,21 @@ import torch
 
 from deepnmf_cli import checkpoint, library
 from deepnmf_cli.experiment import Recordings, train
+from deepnmf_cli.networks.mrf import MrfNetwork
 from deepnmf_cli.recipe import Recipe, read_recipe
+from deepnmf_cli.unfold.network import Bank
 
 
 @dataclass(frozen=True)
 class Run:
-    """One recipe with one seed and one learning rate; None is the recipe's."""
+    """One recipe with one seed and one learning rate; None is the recipe's. `start` names the recipe whose run with the
+    same seed gives the first weights."""
 
     folder: str
     rung: str
     seed: int
     rate: float | None = None
+    start: str | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -47,14 +51,19 @@ class Run:
     def name(self) -> str:
         return f"{self.rung}-seed{self.seed}-lr{self.recipe.training.learning_rate}"
 
+    @property
+    def before(self) -> "Run | None":
+        """The run that must be complete before this one can begin."""
+        return Run(self.folder, self.start, self.seed) if self.start else None
+
 
 def read_plan(path: Path) -> list[Run]:
     """All runs, what decides about others first, then seed by seed, each once."""
     table = tomllib.loads(path.read_text())
-    folder, seeds = table["recipes"], table["seeds"]
+    folder, seeds, starts = table["recipes"], table["seeds"], table.get("init", {})
     runs = [Run(folder, rung, 1, rate) for rung, rates in table["rates"].items() for rate in rates]
     for seed in range(1, max(seeds.values()) + 1):
-        runs += [Run(folder, rung, seed) for rung, count in seeds.items() if count >= seed]
+        runs += [Run(folder, rung, seed, None, starts.get(rung)) for rung, count in seeds.items() if count >= seed]
     return list({run.name: run for run in runs}.values())
 
 
@@ -85,6 +94,9 @@ def main() -> None:
             if not free:
                 continue
             if given.verb == "train" and run.name not in results and not complete(run, given.runs):
+                if run.before and not complete(run.before, given.runs):
+                    print(f"{run.name} waits for {run.before.name}: repeat the command when that is complete")
+                    continue
                 print(run.name, flush=True)
                 train_one(run, given.corpus, given.runs)
             if given.verb == "score" and complete(run, given.runs) and not (given.runs / run.name / "test").is_dir():
@@ -109,7 +121,8 @@ def train_one(run: Run, corpus: Path, runs: Path) -> None:
     """Train a run to its end, from its resume point where there is one."""
     where = Recordings(corpus / "train/speech", corpus / "train/noise", corpus / "rir", corpus / "dev")
     resume = (runs / run.name / "resume.safetensors").is_file()
-    train(run.recipe, where, runs / run.name, resume, cache=runs / "cache")
+    init = runs / run.before.name / "best.safetensors" if run.before else None
+    train(run.recipe, where, runs / run.name, resume, cache=runs / "cache", init=init)
 
 
 def complete(run: Run, runs: Path) -> bool:
@@ -148,11 +161,21 @@ def result(run: Run, runs: Path) -> dict | None:
         "macs_per_s": network.macs_per_frame() * recipe.front_end.frames_per_s,
         "dev_si_sdr": checkpoint.load(library.find(folder))[1]["trained"]["dev_score"],
     }  # fmt: skip
+    bank = network.unfolded.bank if isinstance(network, MrfNetwork) else None
+    row |= {name: learned(bank, name) for name in ("alpha", "schedule") if bank and name in bank.ties}
     if rows:
         row |= {"seconds": float(rows[-1]["seconds"]), "loss": float(rows[-1]["loss"])}
     if (folder / "test" / "report.json").is_file():
         row["test"] = test_scores(folder / "test", "model")
     return row
+
+
+def learned(bank: Bank, name: str) -> list[list[float]]:
+    """What a parameter has become in every slot: exponents as they are, schedules as gamma; up to 100 quantiles."""
+    values = [bank.value(name, slot).detach().flatten() for slot in range(bank.ties[name].count)]
+    values = [torch.sigmoid(x) if name == "schedule" else x for x in values]
+    quantiles = [x.quantile(torch.linspace(0, 1, min(100, len(x)))) if len(x) > 1 else x for x in values]
+    return [[round(float(q), 4) for q in x] for x in quantiles]
 
 
 def test_scores(folder: Path, kind: str) -> dict:

@@ -22,7 +22,6 @@ from deepnmf_cli.unfold.ties import Ties
 COMPRESSION = 0.3
 """Power applied to band magnitudes: about the loudness of hearing, and bounded where a logarithm is not."""
 
-BANDS_PER_NODE = 2
 NEIGHBOURS = 2
 """Bands beyond its own that a node sees on either side."""
 
@@ -41,6 +40,7 @@ class GridSettings:
     """Lowest bins that are bands of their own."""
     wide_bands: int = 32
     """ERB bands above them."""
+    bands_per_node: int = 2
     channels: int = 24
     """Spins per node (C), an even number."""
     iterations: int = 4
@@ -49,19 +49,34 @@ class GridSettings:
     """Frames that a node's evidence covers, the present one included."""
     tied: bool = False
     """One set of weights for all layers."""
+    local_fields: bool = False
+    """Whether each node has fields (biases) of its own in every layer."""
+    frame_spins: int = 0
+    """Spins per frame and layer that are coupled to all nodes of the frame (S)."""
+    frame_channels: int = 3
+    """What they have to do with a node: the rank of the coupling (P)."""
 
     def __post_init__(self) -> None:
         if self.channels % 2 or self.channels < 2:
             raise ValueError("channels must be an even number, at least 2")
-        if (self.single_bands + self.wide_bands) % BANDS_PER_NODE or self.single_bands >= self.bins:
-            raise ValueError("single_bands + wide_bands must be even, and single_bands below bins")
-        if min(self.iterations, self.context, self.wide_bands) < 1:
-            raise ValueError("iterations, context and wide_bands must be at least 1")
+        if self.single_bands >= self.bins:
+            raise ValueError("single_bands must be below bins")
+        if min(self.iterations, self.context, self.wide_bands, self.bands_per_node, self.frame_channels) < 1:
+            raise ValueError("iterations, context, wide_bands, bands_per_node and frame_channels must be at least 1")
+        if self.frame_spins < 0:
+            raise ValueError("frame_spins must not be negative")
+        if (self.single_bands + self.wide_bands) % self.bands_per_node:
+            raise ValueError("single_bands + wide_bands must be a multiple of bands_per_node")
 
     @property
     def nodes(self) -> int:
         """Nodes per frame (N)."""
-        return (self.single_bands + self.wide_bands) // BANDS_PER_NODE
+        return (self.single_bands + self.wide_bands) // self.bands_per_node
+
+    @property
+    def window(self) -> int:
+        """Bands that a node observes: its own and its neighbours'."""
+        return self.bands_per_node + 2 * NEIGHBOURS
 
 
 @dataclass(frozen=True)
@@ -69,7 +84,8 @@ class GridInference:
     """Scheduled mean field as an `Algorithm`.
 
     Evidence (T, B, N, E): what each node observes. State: the field u (T, B, N, C), the spins with which each remaining
-    layer begins in time, and those with which the finished layers ended: what a stream carries over.
+    layer begins in time, and those with which the finished layers ended: what a stream carries over. A layer's spins
+    are those of the nodes (B, N, C) and, where there are any, those of the frame (B, S).
     """
 
     kernel: GridKernel | None = None
@@ -83,12 +99,25 @@ class GridInference:
     def step(self, evidence: tuple[Tensor, tuple], state: tuple[Tensor, tuple, tuple], parameters: Parameters) -> tuple:
         """One iteration on all nodes: messages forward in time, then along frequency."""
         field, (begin, *later), ended = state
+        nodes, *frame = begin
         if self.kernel is not None and self.kernel.suits(field):
-            field, spins = self.kernel.layer(field, begin, _kernel_weights(parameters))
-            return field, tuple(later), (*ended, spins)
-        spins = relax_spins(field, parameters["time_weight"], parameters["time_bias"], begin)
-        field = field + spins
-        return field + self._along_frequency(field, parameters), tuple(later), (*ended, spins[-1])
+            field, end = self.kernel.layer(field, nodes, _kernel_weights(parameters, field.shape[2]))
+        else:
+            spins = relax_spins(field, parameters["time_weight"], parameters["time_bias"], nodes)
+            field, end = field + spins, spins[-1]
+            field = field + self._along_frequency(field, parameters)
+        if frame:
+            added, frame = self._across_frequency(field, frame[0], parameters)
+            field = field + added
+        return field, tuple(later), (*ended, (end, *frame))
+
+    @staticmethod
+    def _across_frequency(field: Tensor, begin: Tensor, parameters: Parameters) -> tuple[Tensor, tuple[Tensor]]:
+        """What spins informed by all nodes of the frame, and by themselves a frame before, add to the field."""
+        heard = linear(field, parameters["frame_send"]).flatten(2)
+        spins = relax_spins(heard, parameters["frame_weight"], parameters["frame_bias"], begin)
+        told = linear(spins, parameters["frame_spread"]).unflatten(2, (field.shape[2], -1))
+        return linear(told, parameters["frame_receive"]), (spins[-1],)
 
     @staticmethod
     def _along_frequency(field: Tensor, parameters: Parameters) -> Tensor:
@@ -96,9 +125,11 @@ class GridInference:
         chain = field.movedim(2, 0).contiguous()  # the chain comes first, so that each step of it is contiguous
         weights, biases, joins = (parameters[f"frequency_{name}"] for name in ("weight", "bias", "join"))
         added = 0
-        for weight, bias, join, downwards in zip(weights.chunk(2), biases.chunk(2), joins.chunk(2, -1), (False, True)):
+        directions = zip(weights.chunk(2), biases.chunk(2, -1), joins.chunk(2, -1), (False, True))
+        for weight, bias, join, downwards in directions:
             # Zero spins, neither up nor down, are the neighbours beyond the lowest and the highest band.
-            beyond = chain.new_zeros(*chain.shape[1:-1], len(bias) // 2)
+            beyond = chain.new_zeros(*chain.shape[1:-1], bias.shape[-1] // 2)
+            bias = bias if bias.dim() == 1 else bias[:, None, None]
             spins = relax_spins(chain, weight, bias, beyond, reverse=downwards)
             added = added + linear(spins, join)
         return added.movedim(0, 2)
@@ -108,11 +139,12 @@ class GridInference:
         return torch.sigmoid(linear(state[0], parameters["read_weight"], parameters["read_bias"]))
 
 
-def _kernel_weights(parameters: Parameters) -> list[Tensor]:
+def _kernel_weights(parameters: Parameters, nodes: int) -> list[Tensor]:
     """A layer's weights as `GridKernel.layer` takes them: those of frequency sorted by couplings and schedules."""
-    weight, bias = (parameters[f"frequency_{name}"] for name in ("weight", "bias"))
-    weight, bias = (torch.cat([x.chunk(4)[i] for i in (0, 2, 1, 3)]) for x in (weight, bias))
-    return [parameters["time_weight"], parameters["time_bias"], weight, bias, parameters["frequency_join"]]
+    weight, bias = parameters["frequency_weight"].chunk(4), parameters["frequency_bias"].chunk(4, -1)
+    weight, bias = (torch.cat([x[i] for i in (0, 2, 1, 3)], axis) for x, axis in ((weight, 0), (bias, -1)))
+    time_bias, bias = (x.expand(nodes, -1) for x in (parameters["time_bias"], bias))
+    return [parameters["time_weight"], time_bias, weight, bias, parameters["frequency_join"]]
 
 
 class Grid(BandNetwork):
@@ -124,8 +156,7 @@ class Grid(BandNetwork):
     def __init__(self, settings: GridSettings = GridSettings()) -> None:
         super().__init__(settings)
         s = settings
-        width = BANDS_PER_NODE + 2 * NEIGHBOURS
-        bank = _initial_bank(s, s.context * width)
+        bank = _initial_bank(s, s.context * s.window)
         self.unfolded = Unfolded(GridInference(), s.iterations, bank)
 
     def accelerate(self) -> bool:
@@ -135,33 +166,37 @@ class Grid(BandNetwork):
 
     def masks(self, evidence: Tensor, state: tuple | None) -> tuple[Tensor, tuple]:
         s = self.settings
-        bands = (self.to_bands @ evidence).pow(COMPRESSION)
+        bands = self.pool(evidence).pow(COMPRESSION)
         past, begin = (None, None) if state is None else state
         stacked, past = stack_context(bands, s.context, past)
         observed = self._observe(stacked)
         begin = self.beginning(observed) if begin is None else begin
         marginals, (_, _, ended) = self.unfolded.infer((observed, begin))
         # Frequency comes last in memory, as in spectra, with which the masks will be multiplied.
-        speech = marginals.flatten(2).transpose(0, 1) @ self.to_bins.T
+        speech = self.spread(marginals.flatten(2).transpose(0, 1))
         return torch.stack([speech, 1 - speech], 1).transpose(-1, -2), (past, ended)
 
     def beginning(self, observed: Tensor) -> tuple:
         """What each layer begins with in time, for evidence (T, B, N, E)."""
-        return (observed.new_zeros(*observed.shape[1:3], self.settings.channels),) * self.settings.iterations
+        batch, nodes = observed.shape[1:3]
+        spins = (observed.new_zeros(batch, nodes, self.settings.channels),)
+        if self.settings.frame_spins:
+            spins += (observed.new_zeros(batch, self.settings.frame_spins),)
+        return (spins,) * self.settings.iterations
 
     def _observe(self, stacked: Tensor) -> Tensor:
         """Evidence (T, B, N, E) of stacked bands (B, context * bands, T): each node's bands and their neighbours."""
         s = self.settings
         bands = stacked.unflatten(1, (s.context, -1))
-        windows = pad(bands.movedim(-1, 0), (NEIGHBOURS, NEIGHBOURS)).unfold(
-            -1, BANDS_PER_NODE + 2 * NEIGHBOURS, BANDS_PER_NODE
-        )
+        windows = pad(bands.movedim(-1, 0), (NEIGHBOURS, NEIGHBOURS)).unfold(-1, s.window, s.bands_per_node)
         return windows.transpose(2, 3).flatten(3)
 
     def macs_per_frame(self) -> int:
         s = self.settings
-        evidence = s.context * (BANDS_PER_NODE + 2 * NEIGHBOURS)
-        per_node = evidence * s.channels + s.iterations * 5 * s.channels**2 + BANDS_PER_NODE * s.channels
+        per_layer = 5 * s.channels**2
+        if s.frame_spins:
+            per_layer += 2 * s.frame_channels * s.channels + 3 * s.frame_channels * s.frame_spins
+        per_node = (s.context * s.window + s.bands_per_node) * s.channels + s.iterations * per_layer
         return s.nodes * per_node + self.band_macs()
 
     def weights(self) -> dict[str, Tensor]:
@@ -173,7 +208,7 @@ class Grid(BandNetwork):
 
 def _initial_bank(s: GridSettings, evidence: int) -> Bank:
     """Small random couplings; the time schedule begins with memories of many lengths."""
-    layers, c = s.iterations + 1, s.channels
+    layers, c, place = s.iterations + 1, s.channels, (s.nodes,) if s.local_fields else ()
     per_layer = Ties.tied(layers) if s.tied else Ties.untied(s.iterations)
     if not s.tied:
         # The readout is layer K and uses none of these weights; its table entry repeats the last layer's.
@@ -183,20 +218,28 @@ def _initial_bank(s: GridSettings, evidence: int) -> Bank:
     def couplings(rows: int, columns: int) -> Tensor:
         return torch.randn(rows, columns) / columns**0.5
 
-    def schedule_bias() -> Tensor:
-        return torch.cat([torch.zeros(c), torch.linspace(SLOWEST, FASTEST, c)])
+    def schedule_bias(spins: int) -> Tensor:
+        return torch.cat([torch.zeros(spins), torch.linspace(SLOWEST, FASTEST, spins)])
 
     makers = {
         "observe_weight": (once, lambda: couplings(c, evidence)),
         "observe_bias": (once, lambda: torch.zeros(s.nodes, c)),
         "time_weight": (per_layer, lambda: couplings(2 * c, c)),
-        "time_bias": (per_layer, schedule_bias),
+        "time_bias": (per_layer, lambda: schedule_bias(c).repeat(*place, 1) if place else schedule_bias(c)),
         "frequency_weight": (per_layer, lambda: couplings(2 * c, c)),
-        "frequency_bias": (per_layer, lambda: torch.zeros(2 * c)),
+        "frequency_bias": (per_layer, lambda: torch.zeros(*place, 2 * c)),
         "frequency_join": (per_layer, lambda: couplings(c, c)),
-        "read_weight": (once, lambda: couplings(BANDS_PER_NODE, c)),
-        "read_bias": (once, lambda: torch.zeros(BANDS_PER_NODE)),
+        "read_weight": (once, lambda: couplings(s.bands_per_node, c)),
+        "read_bias": (once, lambda: torch.zeros(s.bands_per_node)),
     }
+    if s.frame_spins:
+        makers |= {
+            "frame_send": (per_layer, lambda: couplings(s.frame_channels, c)),
+            "frame_weight": (per_layer, lambda: couplings(2 * s.frame_spins, s.nodes * s.frame_channels)),
+            "frame_bias": (per_layer, lambda: schedule_bias(s.frame_spins)),
+            "frame_spread": (per_layer, lambda: couplings(s.nodes * s.frame_channels, s.frame_spins)),
+            "frame_receive": (per_layer, lambda: couplings(c, s.frame_channels)),
+        }
     ties = {name: table for name, (table, _) in makers.items()}
     initial = {name: [make() for _ in range(table.count)] for name, (table, make) in makers.items()}
     return Bank(ties, initial, dict.fromkeys(makers, "free"))

@@ -96,18 +96,15 @@ static void accumulate(const float* left, const float* right, int rows, float* t
         }
 }
 
-template <int N>
-static void accumulate_rows(const float* in, int rows, float* total) {
-    Floats sum[N / LANES];
-    for (int v = 0; v < N / LANES; v++) sum[v] = load(total + v * LANES);
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < N / LANES; v++) sum[v] += load(in + r * N + v * LANES);
-    for (int v = 0; v < N / LANES; v++) store(total + v * LANES, sum[v]);
+// total (size) += in (size), a multiple of LANES
+static void accumulate(const float* in, int size, float* total) {
+    for (int i = 0; i < size; i += LANES) store(total + i, load(total + i) + load(in + i));
 }
 
 // messages (nodes, 2C) = targets tanh(.), then schedules sigmoid(.), of field (nodes, C) weight (C, 2C) + bias
+// (nodes, 2C)
 static void messages(const float* field, int nodes, const float* weight, const float* bias, float* out) {
-    product<C, 2 * C>(field, nodes, weight, bias, false, out);
+    product<C, 2 * C>(field, nodes, weight, bias, true, out);
     for (int n = 0; n < nodes; n++, out += 2 * C)
         for (int c = 0; c < C; c += LANES) respond(out + c, out + C + c);
 }
@@ -138,7 +135,7 @@ static inline void sent_gradient(const float* sent, const float* before, float* 
 extern "C" {
 
 // field, path, out: (frames, nodes, C) with frames `apart` floats from each other; start and ended (nodes, C).
-// Weights are transposed: (C, 2C), (C, 2C), (C, C). `room` holds nodes * 4C floats.
+// Weights are transposed: (C, 2C), (C, 2C), (C, C); biases (nodes, 2C). `room` holds nodes * 4C floats.
 void grid_forward(const float* field, const float* start, const float* time_weight, const float* time_bias,
                   const float* frequency_weight, const float* frequency_bias, const float* join, float* path,
                   float* out, float* room, int frames, int nodes, long apart) {
@@ -163,7 +160,7 @@ void grid_forward(const float* field, const float* start, const float* time_weig
 
 // From the gradient of `out` that of everything else. `carried` (nodes, C) holds the gradient of the last spins in time
 // and is replaced by that of `start`. Weights come transposed, as in `grid_forward`, and as they are. The gradients of
-// weights, laid out as (2C, C), (2C), (2C, C), (2C), (C, C), are added to `totals`. `room` holds nodes * 9C floats.
+// weights, laid out as (2C, C), (nodes, 2C), (2C, C), (nodes, 2C), (C, C), are added to `totals`. `room` holds nodes * 9C floats.
 void grid_backward(const float* field, const float* start, const float* time_weight, const float* time_bias,
                    const float* frequency_weight, const float* frequency_bias, const float* time_rows,
                    const float* frequency_rows, const float* join_rows, const float* path, const float* gradient,
@@ -172,8 +169,8 @@ void grid_backward(const float* field, const float* start, const float* time_wei
     float *sent = room, *sent_total = room + 2 * size, *middle = room + 4 * size, *spins = room + 5 * size;
     float *spin_total = room + 6 * size, *middle_total = room + 7 * size, *zero = room + 8 * size;
     float *time_total = totals, *time_bias_total = time_total + 2 * C * C;
-    float *frequency_total = time_bias_total + 2 * C, *frequency_bias_total = frequency_total + 2 * C * C;
-    float* join_total = frequency_bias_total + 2 * C;
+    float *frequency_total = time_bias_total + 2 * size, *frequency_bias_total = frequency_total + 2 * C * C;
+    float* join_total = frequency_bias_total + 2 * size;
     for (int i = 0; i < size; i++) zero[i] = 0.f;
     for (long t = frames - 1; t >= 0; t--) {
         const float *seen = field + t * apart, *now = path + t * apart, *arrived = gradient + t * apart;
@@ -195,7 +192,7 @@ void grid_backward(const float* field, const float* start, const float* time_wei
                                 sent_total + n * 2 * C + HALF);
         }
         accumulate<2 * C, C>(sent_total, middle, nodes, frequency_total);
-        accumulate_rows<2 * C>(sent_total, nodes, frequency_bias_total);
+        accumulate(sent_total, 2 * size, frequency_bias_total);
         product<2 * C, C>(sent_total, nodes, frequency_rows, arrived, true, middle_total);
 
         messages(seen, nodes, time_weight, time_bias, sent);
@@ -203,7 +200,7 @@ void grid_backward(const float* field, const float* start, const float* time_wei
         for (int n = 0; n < nodes; n++)
             sent_gradient<C>(sent + n * 2 * C, before + n * C, carried + n * C, sent_total + n * 2 * C);
         accumulate<2 * C, C>(sent_total, seen, nodes, time_total);
-        accumulate_rows<2 * C>(sent_total, nodes, time_bias_total);
+        accumulate(sent_total, 2 * size, time_bias_total);
         product<2 * C, C>(sent_total, nodes, time_rows, middle_total, true, out + t * apart);
     }
 }

@@ -44,7 +44,7 @@ class GridKernel:
     def layer(self, field: Tensor, start: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """(field after the layer (T, B, N, C), spins at the end of time (B, N, C)).
 
-        `weights`: of time (2C, C) and its bias (2C); of frequency likewise, the rows being couplings upwards and
+        `weights`: of time (2C, C) and its bias (N, 2C); of frequency likewise, the rows being couplings upwards and
         downwards, then schedules upwards and downwards; join (C, C).
         """
         return _Layer.apply(self, field, start, *weights)

@@ -192,12 +192,12 @@ class _Recurrent(BandNetwork):
         self.unfolded = RecurrentUnfolded(self._algorithm(), s.iterations, bank, s.recurrent)
 
     def masks(self, evidence: Tensor, state: tuple | None) -> tuple[Tensor, tuple]:
-        bands = self.to_bands @ evidence
+        bands = self.pool(evidence)
         bands = bands.pow(self.compression) if self.compression != 1 else bands
         past, before = (None, None) if state is None else state
         stacked, past = stack_context(bands, self.settings.context, past)
         band_masks, before = self.unfolded.infer((stacked, before))
-        speech = (self.to_bins @ band_masks[:, 0]).clamp(0, 1)
+        speech = self.spread(band_masks[:, 0].mT).mT.clamp(0, 1)
         return torch.stack([speech, 1 - speech], 1), (past, before)
 
     def weights(self) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deepnmf_cli.networks.bands import BandNetwork
-from deepnmf_cli.networks.grid import BANDS_PER_NODE, COMPRESSION, NEIGHBOURS, Grid, GridSettings
+from deepnmf_cli.networks.grid import COMPRESSION, Grid, GridSettings
 
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -52,9 +52,9 @@ class Rnn(BandNetwork):
         self.read = nn.Linear(s.hidden, bands)
 
     def masks(self, evidence: Tensor, state: Tensor | tuple | None) -> tuple[Tensor, Tensor | tuple]:
-        bands = (self.to_bands @ evidence).pow(COMPRESSION)
+        bands = self.pool(evidence).pow(COMPRESSION)
         units, state = self.cells(bands.transpose(-1, -2), state)
-        speech = torch.sigmoid(self.read(units)) @ self.to_bins.T
+        speech = self.spread(torch.sigmoid(self.read(units)))
         return torch.stack([speech, 1 - speech], 1).transpose(-1, -2), state
 
     def macs_per_frame(self) -> int:
@@ -83,12 +83,12 @@ class _CellLayers(nn.Module):
     def __init__(self, s: GridRnnSettings) -> None:
         super().__init__()
         kind, c = CELLS[s.cell], s.channels
-        self.observe = nn.Linear(s.context * (BANDS_PER_NODE + 2 * NEIGHBOURS), c, bias=False)
+        self.observe = nn.Linear(s.context * s.window, c, bias=False)
         self.place = nn.Parameter(torch.zeros(s.nodes, c))
         self.time = nn.ModuleList(kind(c, c) for _ in range(s.iterations))
         self.frequency = nn.ModuleList(kind(c, c // 2, bidirectional=True) for _ in range(s.iterations))
         self.join = nn.ModuleList(nn.Linear(c, c, bias=False) for _ in range(s.iterations))
-        self.read = nn.Linear(c, BANDS_PER_NODE)
+        self.read = nn.Linear(c, s.bands_per_node)
 
     def infer(self, evidence: tuple[Tensor, tuple]) -> tuple[Tensor, tuple]:
         observed, begin = evidence

@@ -54,12 +54,17 @@ def relax(target: Tensor, schedule: Tensor, start: Tensor, reverse: bool = False
 def relax_spins(field: Tensor, weight: Tensor, bias: Tensor, start: Tensor, reverse: bool = False) -> Tensor:
     """The path (T, ..., C) of spins in a field x (T, ..., E): `relax` with f = tanh(W x + b) and g = sigmoid(V x + c).
 
-    weight (2C, E) and bias (2C) hold (W, V) and (b, c). Two products in place of one that is split: the gradient of a
+    weight (2C, E) and bias (..., 2C) hold (W, V) and (b, c); the bias may differ along the axes between T and E. Two products in place of one that is split: the gradient of a
     split is a copy of everything.
     """
     if torch.compiler.is_exporting():
         return exported(SPINS, (field, weight, bias, start), (*field.shape[:-1], start.shape[-1]), reverse)
-    (couple, gate), (field_bias, gate_bias) = weight.chunk(2), bias.chunk(2)
-    target, schedule = linear(field, couple, field_bias).tanh(), linear(field, gate, gate_bias).sigmoid()
+    (couple, gate), (field_bias, gate_bias) = weight.chunk(2), bias.chunk(2, -1)
+    target, schedule = _affine(field, couple, field_bias).tanh(), _affine(field, gate, gate_bias).sigmoid()
     # Under autocast the products have half precision, and what is summed up over a chain must not.
     return relax(target.to(start.dtype), schedule.to(start.dtype), start, reverse)
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """W x + b, fused where b is one for all."""
+    return linear(x, weight, bias) if bias.dim() == 1 else linear(x, weight) + bias

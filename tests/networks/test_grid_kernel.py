@@ -11,10 +11,15 @@ WEIGHTS = ("time_weight", "time_bias", "frequency_weight", "frequency_bias", "fr
 pytestmark = pytest.mark.skipif(grid_kernel.compile_kernel(8) is None, reason="there is no C++ compiler")
 
 
-def layer(channels: int = 8, frames: int = 7, nodes: int = 11, scale: float = 1.0) -> tuple:
+def layer(channels: int = 8, frames: int = 7, nodes: int = 11, scale: float = 1.0, local: bool = False) -> tuple:
     """Field, starting spins and the weights of a layer, all of them trained."""
     torch.manual_seed(channels + frames)
-    grid = Grid(GridSettings(single_bands=nodes, wide_bands=nodes, channels=channels, iterations=1))
+    settings = GridSettings(
+        single_bands=nodes, wide_bands=nodes, channels=channels, iterations=1, local_fields=local
+    )
+    grid = Grid(settings)
+    for bias in ("time_bias_0", "frequency_bias_0"):
+        torch.nn.init.normal_(getattr(grid.unfolded.bank, bias))
     parameters = {name: tensor.detach().requires_grad_() for name, tensor in grid.unfolded.bank.layer(0).items()}
     field = (scale * torch.randn(frames, 3, nodes, channels)).requires_grad_()
     return field, torch.rand(3, nodes, channels).requires_grad_(), parameters
@@ -22,16 +27,17 @@ def layer(channels: int = 8, frames: int = 7, nodes: int = 11, scale: float = 1.
 
 def run(kernel: grid_kernel.GridKernel | None, field, start, parameters) -> tuple:
     """The new field, the last spins, and the gradients of everything for fixed gradients of these two."""
-    out, _, (spins,) = GridInference(kernel).step(None, (field, (start,), ()), parameters)
+    out, _, ((spins,),) = GridInference(kernel).step(None, (field, ((start,),), ()), parameters)
     draw = torch.Generator().manual_seed(1)
     arrived = [torch.randn(x.shape, generator=draw) for x in (out, spins)]
     trained = [field, start, *(parameters[name] for name in WEIGHTS)]
     return out, spins, *torch.autograd.grad([out, spins], trained, arrived)
 
 
+@pytest.mark.parametrize("local", [False, True])
 @pytest.mark.parametrize("channels,frames,nodes", [(8, 1, 1), (8, 7, 11), (24, 9, 17), (32, 3, 8), (40, 4, 7)])
-def test_values_and_gradients_equal_those_of_the_step(channels: int, frames: int, nodes: int) -> None:
-    tensors = layer(channels, frames, nodes)
+def test_values_and_gradients_equal_those_of_the_step(channels: int, frames: int, nodes: int, local: bool) -> None:
+    tensors = layer(channels, frames, nodes, local=local)
     for ours, theirs in zip(run(grid_kernel.compile_kernel(channels), *tensors), run(None, *tensors), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-6 * theirs.abs().max().item())
 

@@ -16,7 +16,10 @@ SMALL = {
     "dnmf": {"bins": 33, "context": 3, "atoms": 5, "iterations": 4},
     "sparse-nmf": {"bins": 33, "context": 3, "atoms": 5, "iterations": 4},
     "dnn": {"bins": 33, "context": 3, "hidden": (16, 16)},
-    "grid": {"bins": 33, "single_bands": 8, "wide_bands": 8, "channels": 6, "iterations": 2},
+    "grid": {
+        **{"bins": 33, "single_bands": 9, "wide_bands": 6, "channels": 6, "iterations": 2},
+        **{"bands_per_node": 3, "local_fields": True, "frame_spins": 4, "frame_channels": 2},
+    },
     "recurrent-ista": {"bins": 33, "single_bands": 8, "wide_bands": 8, "context": 2, "atoms": 5, "iterations": 2},
     "recurrent-nmf": {"bins": 33, "single_bands": 8, "wide_bands": 8, "context": 2, "atoms": 5, "iterations": 2},
     "rnn": {"bins": 33, "single_bands": 8, "wide_bands": 8, "cell": "lstm", "hidden": 6},
@@ -132,10 +135,10 @@ def test_impossible_settings_are_refused(wrong: dict) -> None:
 def test_grid_without_schedule_or_couplings_in_time_forgets_the_past() -> None:
     network = small("grid")
     for name, value in network.weights().items():
-        if name.startswith("time_weight"):
+        if name.startswith(("time_weight", "frame_weight")):
             value[value.shape[0] // 2 :] = 0
-        if name.startswith("time_bias"):
-            value[value.shape[0] // 2 :] = 100.0  # logit of a schedule of one: synchronous updates
+        if name.startswith(("time_bias", "frame_bias")):
+            value[..., value.shape[-1] // 2 :] = 100.0  # logit of a schedule of one: synchronous updates
         network.load_weights(network.weights() | {name: value})
     heard = magnitude()
     late = network(heard)[0][..., -1]

@@ -29,13 +29,13 @@ def dictionary() -> torch.Tensor:
 
 def evidence(network: Any, magnitude: torch.Tensor) -> torch.Tensor:
     """What the algorithm sees: stacked bands."""
-    bands = (network.to_bands @ normalise_level(magnitude)[0]).pow(network.compression)
+    bands = network.pool(normalise_level(magnitude)[0]).pow(network.compression)
     return stack_context(bands, 2)[0]
 
 
 def masks(network: Any, activations: torch.Tensor) -> torch.Tensor:
     """The speech mask (B, bins, T) that activations (B, 2R, T) stand for."""
-    return network.to_bins @ wiener.masks(nmf.readout(activations, dictionary()[-16:], (5, 5)))[:, 0]
+    return network.spread(wiener.masks(nmf.readout(activations, dictionary()[-16:], (5, 5)))[:, 0].mT).mT
 
 
 @torch.no_grad()

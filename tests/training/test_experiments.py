@@ -18,7 +18,11 @@ front_end.rate_hz = 8000
 mixing.segment_s = 0.3
 network = { context = 2, hidden = [4] }
 objective = { magnitude = 1.0, compressed_half = 0.0, compressed_third = 0.0, snr = 0.0 }
-training = { steps = 2, batch = 2, frame_stride = 2, score_every = 2 }
+[training]
+steps = 2
+batch = 2
+frame_stride = 2
+score_every = 2
 """
 
 
@@ -59,7 +63,10 @@ def test_the_driver_trains_scores_and_collects(experiment, tiny_corpus: Path, tm
     soundfile.write(corpus / "rir/none.wav", impulse, 8000)
     (tmp_path / "tiny.toml").write_text(TINY)
     plan = tmp_path / "plan.toml"
-    plan.write_text(f'recipes = "{tmp_path}"\n[rates]\ntiny = [0.01, 0.001]\n[seeds]\ntiny = 2\n')
+    (tmp_path / "again.toml").write_text(TINY + "learning_rate = 0.0\n")
+    plan.write_text(
+        f'recipes = "{tmp_path}"\n[rates]\ntiny = [0.01, 0.001]\n[seeds]\ntiny = 2\nagain = 1\n[init]\nagain = "tiny"\n'
+    )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for verb in ("train", "score", "collect"):
         command = [
@@ -73,7 +80,11 @@ def test_the_driver_trains_scores_and_collects(experiment, tiny_corpus: Path, tm
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
         assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results.keys() == {"tiny-seed1-lr0.01", "tiny-seed1-lr0.001", "tiny-seed2-lr0.001", "noisy"}
+    assert results.keys() == {
+        "tiny-seed1-lr0.01", "tiny-seed1-lr0.001", "tiny-seed2-lr0.001", "again-seed1-lr0.0", "noisy"
+    }  # fmt: skip
+    # Not trained at all, it is as good as the run whose weights it began with.
+    assert results["again-seed1-lr0.0"]["dev_si_sdr"] == results["tiny-seed1-lr0.001"]["dev_si_sdr"]
     row = results["tiny-seed1-lr0.01"]
     assert (row["rung"], row["seed"], row["learning_rate"]) == ("tiny", 1, 0.01)
     assert len(row["test"]["sdr"]) == 2 and row["test"]["summary"]["SI-SDR"]["count"] == 2
