@@ -1,39 +1,45 @@
-"""Tables and figures of the ladder from docs/ladder/results.json: python docs/ladder/report.py
+"""Tables and figures of an experiment from its results: python docs/report.py ladder
 
-Writes the tables into docs/ladder.md, between their marks, and docs/ladder/{parameters,depth}.png.
+Fills the marked places of docs/NAME.md from docs/NAME/results.json, and draws what docs/NAME/figures.py defines. Marks
+are <!-- rates -->, <!-- scores -->, <!-- snr --> and, with the names of rungs to compare with, <!-- pairs RUNG ... -->
+and <!-- seeds RUNG -->; what follows a mark ends with <!-- end -->.
 """
 
+import importlib
 import json
 import re
 import statistics
+import sys
 from collections import defaultdict
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from scipy.stats import t as student
 
 from deepnmf_cli.checkpoint import atomic_path
 
 HERE = Path(__file__).parent
 METRICS = ("SDR", "SI-SDR", "PESQ", "STOI", "ESTOI")
-FAMILIES = {"deep NMF": "#2f6f9f", "sigmoid DNN": "#b2443c"}
 
 
-def main() -> None:
-    results = json.loads((HERE / "results.json").read_text())
+def main(name: str) -> None:
+    results = json.loads((HERE / name / "results.json").read_text())
     noisy = results.pop("noisy")
     chosen = best_rates(results)
-    page = HERE.parent / "ladder.md"
-    text = page.read_text()
     tables = {
-        "rates": rates_table(results), "scores": scores_table(chosen, noisy), "snr": snr_table(chosen, noisy),
-        "pairs": pairs_table(chosen),
+        "rates": lambda: rates_table(results), "scores": lambda: scores_table(chosen, noisy),
+        "snr": lambda: snr_table(chosen, noisy), "pairs": lambda *others: pairs_table(chosen, others),
+        "seeds": lambda other: seeds_table(chosen, other),
     }  # fmt: skip
-    for name, table in tables.items():
-        text = re.sub(rf"(<!-- {name} -->\n).*?(?=\n<!-- end -->)", lambda m: m[1] + table, text, flags=re.DOTALL)
-    page.write_text(text)
-    for name, figure in {"parameters": over_parameters(chosen), "depth": over_depth(chosen)}.items():
-        with atomic_path(HERE / f"{name}.png") as path:
+
+    def filled(match: re.Match) -> str:
+        kind, *rungs = match[2].split()
+        return f"{match[1]}{tables[kind](*rungs)}{match[3]}"
+
+    page = HERE / f"{name}.md"
+    with atomic_path(page) as path:
+        path.write_text(re.sub(r"(<!-- ((?!end).+?) -->\n).*?(\n<!-- end -->)", filled, page.read_text(), flags=re.DOTALL))
+    for title, figure in importlib.import_module(f"{name}.figures").figures(chosen).items():
+        with atomic_path(HERE / name / f"{title}.png") as path:
             figure.savefig(path, dpi=110)
 
 
@@ -47,14 +53,6 @@ def best_rates(results: dict) -> dict[str, list[dict]]:
         rate = max((r for r in rows if r["seed"] == 1), key=lambda r: r["dev_si_sdr"])["learning_rate"]
         chosen[rung] = sorted((r for r in rows if r["learning_rate"] == rate), key=lambda r: r["seed"])
     return chosen
-
-
-def family(rung: str) -> str:
-    return "sigmoid DNN" if rung.startswith("dnn-") else "deep NMF"
-
-
-def mean(rows: list[dict], metric: str) -> float:
-    return statistics.mean(r["test"]["summary"][metric]["mean"] for r in rows)
 
 
 def rates_table(results: dict) -> str:
@@ -117,16 +115,28 @@ def snr_table(chosen: dict, noisy: dict) -> str:
     return "\n".join(lines)
 
 
-def pairs_table(chosen: dict) -> str:
-    """SDR of deep NMF less that of a DNN on the same files, mean over files and seeds with its 95 % interval."""
+def pairs_table(chosen: dict, others: tuple[str, ...]) -> str:
+    """SDR on test of each rung less that of others on the same files, mean over files and seeds with its 95 % interval."""
     tested = {rung: [r["test"]["sdr"] for r in rows if "test" in r] for rung, rows in chosen.items()}
     means = {rung: [statistics.mean(x) for x in zip(*each)] for rung, each in tested.items() if each}
-    dnns = [rung for rung in means if family(rung) == "sigmoid DNN"]
-    lines = ["| deep NMF less | " + " | ".join(dnns) + " |", "|---|" + "---|" * len(dnns)]
+    lines = ["| SDR less that of | " + " | ".join(others) + " |", "|---|" + "---|" * len(others)]
     for rung in means:
-        if rung not in dnns:
-            cells = [interval([a - b for a, b in zip(means[rung], means[dnn])]) for dnn in dnns]
+        if rung not in others:
+            cells = [interval([a - b for a, b in zip(means[rung], means[other])]) for other in others]
             lines.append(f"| {rung} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def seeds_table(chosen: dict, other: str) -> str:
+    """Dev SI-SDR of each rung of three seeds less that of `other` with the same seed."""
+    base = {r["seed"]: r["dev_si_sdr"] for r in chosen[other]}
+    lines = [f"| dev SI-SDR less that of {other} | " + " | ".join(f"seed {s}" for s in base) + " | mean |"]
+    lines.append("|---|" + "---|" * (len(base) + 1))
+    for rung, rows in chosen.items():
+        gains = [r["dev_si_sdr"] - base[r["seed"]] for r in rows if r["seed"] in base]
+        if len(gains) == len(base) > 2 and rung != other:
+            mean_gain = f"{statistics.mean(gains):+.2f} ± {statistics.stdev(gains):.2f}"
+            lines.append(f"| {rung} | " + " | ".join(f"{g:+.2f}" for g in gains) + f" | {mean_gain} |")
     return "\n".join(lines)
 
 
@@ -136,57 +146,5 @@ def interval(values: list[float]) -> str:
     return f"{statistics.mean(values):+.2f} ± {half:.2f}"
 
 
-def over_parameters(chosen: dict) -> Figure:
-    """Mean test SDR over the number of parameters that inference needs."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for rung, rows in chosen.items():
-        tested = [r for r in rows if "test" in r]
-        if tested:
-            x, y = tested[0]["parameters"], mean(tested, "SDR")
-            axes.plot(x, y, "o", color=FAMILIES[family(rung)])
-            axes.annotate(rung.removeprefix("deep-nmf-"), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=6)
-    for name, colour in FAMILIES.items():
-        axes.plot([], [], "o", color=colour, label=name)
-    axes.set(xscale="log", xlabel="parameters", ylabel="SDR on test [dB]", xlim=(4e4, 1e7))
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower left")
-    return figure
-
-
-def over_depth(chosen: dict) -> Figure:
-    """Dev SI-SDR and test SDR over the number of trained layers C at K = 25, and over K at C = 4."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    by_c, by_k = figure.subplots(1, 2)
-    nine = {0: "sparse-nmf", 1: "dnmf", 2: "deep-nmf-c2", 3: "deep-nmf-c3", 4: "deep-nmf-c4"}
-    one = {0: "sparse-nmf-context-1", 1: "dnmf-context-1", 2: "context-1-c2", 4: "context-1-c4", 8: "context-1-c8"}
-    steps = {5: "context-1-k5-c4", 10: "context-1-k10-c4", 25: "context-1-c4"}
-    every = {5: "context-1-k5-all", 10: "context-1-k10-all", 25: "context-1-all"}
-    lines = (
-        (by_c, nine, "T = 9", "#2f6f9f"),
-        (by_c, one | {26: "context-1-all"}, "T = 1", "#c9912f"),
-        (by_k, steps, "T = 1, C = 4", "#c9912f"),
-        (by_k, every, "T = 1, all layers", "#5a8f4e"),
-    )
-    for axes, rungs, label, colour in lines:
-        for measure, style in (("dev SI-SDR", "s--"), ("test SDR", "o-")):
-            points = []
-            for x, rung in rungs.items():
-                rows = [r for r in chosen.get(rung, []) if measure.startswith("dev") or "test" in r]
-                if rows:
-                    dev = statistics.mean(r["dev_si_sdr"] for r in rows)
-                    points.append((x, dev if measure.startswith("dev") else mean(rows, "SDR")))
-            if points:
-                axes.plot(*zip(*points), style, color=colour, label=f"{label}, {measure}")
-    by_c.set_xscale("symlog")
-    by_c.set_xticks([0, 1, 2, 4, 8, 26], ["0", "1", "2", "4", "8", "26"])
-    by_c.set(xlabel="trained layers C (K = 25)", ylabel="dB")
-    by_k.set(xlabel="iterations K", xticks=[5, 10, 25])
-    for axes in (by_c, by_k):
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
-    return figure
-
-
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])
