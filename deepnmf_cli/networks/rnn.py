@@ -73,8 +73,8 @@ class GridRnnSettings(GridSettings):
         super().__post_init__()
         if self.cell not in CELLS:
             raise ValueError(f"cell {self.cell!r} is none of {', '.join(CELLS)}")
-        if self.tied:
-            raise ValueError("layers of conventional cells are not tied")
+        if self.tied or self.local_fields or self.frame_spins:
+            raise ValueError("conventional cells are not tied, and have neither local_fields nor frame_spins")
 
 
 class _CellLayers(nn.Module):
