@@ -1,11 +1,11 @@
 """Waveform to waveform: a trained network applied to whole recordings or to a sequence of blocks."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
 from deepnmf_cli.errors import UsageError
+from deepnmf_cli.signal.arrays import InNumpy
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.streaming import Backend, StreamingEnhancer
 
@@ -77,7 +77,7 @@ class Enhancer:
         ]
 
 
-class _Listener:
+class _Listener(InNumpy):
     """A `Backend` that keeps what it hears, and lets all pass."""
 
     def __init__(self) -> None:
@@ -86,15 +86,6 @@ class _Listener:
     def __call__(self, magnitude: np.ndarray, state: None) -> tuple[np.ndarray, None]:
         self.heard.append(magnitude[0])
         return np.ones((1, 2, *magnitude.shape[1:]), np.float32), None
-
-    def from_numpy(self, samples: np.ndarray) -> np.ndarray:
-        return samples
-
-    def to_numpy(self, samples: np.ndarray) -> np.ndarray:
-        return samples
-
-    def running(self) -> AbstractContextManager:
-        return nullcontext()
 
 
 def _gathered(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:

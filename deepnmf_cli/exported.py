@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import onnxruntime
 
 from deepnmf_cli.errors import ModelError
+from deepnmf_cli.signal.arrays import InNumpy
 
 META_KEY = "deepnmf"
 """Where an exported file says what it is, as JSON: see `deepnmf_cli.export`."""
@@ -62,7 +62,7 @@ class ExportedGraph:
         return masks, states
 
 
-class OnnxBackend:
+class OnnxBackend(InNumpy):
     """A `streaming.Backend` of NumPy arrays over a graph for any number of frames, one for single frames, or both.
 
     Both must be of the same weights. Each file is opened when it is first needed.
@@ -94,12 +94,3 @@ class OnnxBackend:
             masks, state = graph(magnitude[..., first : first + size], state)
             pieces.append(masks)
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, -1), state
-
-    def from_numpy(self, samples: np.ndarray) -> np.ndarray:
-        return samples
-
-    def to_numpy(self, samples: np.ndarray) -> np.ndarray:
-        return samples
-
-    def running(self) -> AbstractContextManager:
-        return nullcontext()

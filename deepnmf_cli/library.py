@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # torch, and what imports it, is imported inside the functions that need it: an exported model does without.
 
-DEFAULT_MODEL = "grid"
+DEFAULT_MODEL = "base"
 """The model that `deepnmf enhance` uses when none is named."""
 
 MODEL_FILE, REPORT_FILE = "model.safetensors", "report.json"

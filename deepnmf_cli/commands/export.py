@@ -35,7 +35,7 @@ def command(model: str, output: Path | None, streaming: bool, weights: str, over
 
     \b
     Examples:
-      deepnmf export grid --streaming -o grid.streaming.onnx
+      deepnmf export base --streaming -o base.streaming.onnx
 
     Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
     """

@@ -10,7 +10,7 @@ from deepnmf_cli.commands.options import device_option
 from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 
 FOLDER = click.Path(path_type=Path)
-DEFAULT_RECIPE = "grid"
+DEFAULT_RECIPE = "base"
 MODELS = (
     "deep-nmf", "dnmf", "sparse-nmf", "dnn", "grid", "mean-field", "belief-propagation", "power-mean",
     "recurrent-ista", "recurrent-nmf", "rnn", "grid-rnn",

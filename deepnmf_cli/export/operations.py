@@ -25,7 +25,8 @@ def spell_out(model: onnx.ModelProto, single_frames: bool) -> None:
         reverse = next(bool(a.i) for a in node.attribute if a.name == "reverse")
         chain = shapes[node.input[0]]
         if node.op_type == SPINS and single_frames and chain[0] > 1:
-            result = _gated_unit(writer, list(node.input), chain, shapes[node.output[0]][-1], reverse)
+            spins, local = shapes[node.output[0]][-1], len(shapes[node.input[2]]) > 1
+            result = _gated_unit(writer, list(node.input), chain, spins, local, reverse)
         else:
             result = {RELAX: _relax, SPINS: _spins}[node.op_type](writer, list(node.input), chain[0], reverse)
         writer("Identity", result, output=node.output[0])
@@ -55,9 +56,9 @@ class _Writer:
     def zeros(self, *shape: int) -> str:
         return self("ConstantOfShape", self.constant(*shape))
 
-    def halves(self, name: str) -> tuple[str, str]:
-        """The two halves of a tensor along its first axis."""
-        first = self("Split", name, outputs=2, axis=0, num_outputs=2)
+    def halves(self, name: str, axis: int = 0) -> tuple[str, str]:
+        """The two halves of a tensor along an axis."""
+        first = self("Split", name, outputs=2, axis=axis, num_outputs=2)
         return first, self.nodes[-1].output[1]
 
     def linear(self, x: str, weight: str, bias: str) -> str:
@@ -75,16 +76,26 @@ def _relax(write: _Writer, inputs: list[str], length: int | None, reverse: bool)
 
 def _spins(write: _Writer, inputs: list[str], length: int | None, reverse: bool) -> str:
     x, weight, bias, start = inputs
-    (couple, gate), (couple_bias, gate_bias) = write.halves(weight), write.halves(bias)
+    (couple, gate), (couple_bias, gate_bias) = write.halves(weight), write.halves(bias, -1)
     target = write("Tanh", write.linear(x, couple, couple_bias))
     coefficient = write("Sigmoid", write.linear(x, gate, gate_bias))
     return _relax(write, [target, coefficient, start], length, reverse)
 
 
-def _gated_unit(write: _Writer, inputs: list[str], chain: list[int | None], spins: int, reverse: bool) -> str:
-    """A GRU has the gates z = sigmoid(-V x - c), r, which acts on nothing, and n = tanh(W x + b), in this order."""
+def _gated_unit(
+    write: _Writer, inputs: list[str], chain: list[int | None], spins: int, local: bool, reverse: bool
+) -> str:
+    """A GRU has the gates z = sigmoid(-V x - c), r, which acts on nothing, and n = tanh(W x + b), in this order.
+
+    Biases that are `local` differ from step to step, which a GRU has no place for: then its input are the sums W x + b
+    and V x + c, and its weights pick from these.
+    """
     x, weight, bias, start = inputs
     steps, *batch, width = chain
+    if local:
+        x, width = write.linear(x, weight, bias), 2 * spins
+        every = write("EyeLike", write.zeros(width, width), dtype=TensorProto.FLOAT)
+        weight, bias = every, write.zeros(width)
     (couple, gate), (couple_bias, gate_bias) = write.halves(weight), write.halves(bias)
     rows = write("Concat", write("Neg", gate), write.zeros(spins, width), couple, axis=0)
     biases = write("Concat", write("Neg", gate_bias), write.zeros(spins), couple_bias, write.zeros(3 * spins), axis=0)
@@ -123,4 +134,4 @@ def _shapes(graph: onnx.GraphProto) -> dict[str, list[int | None]]:
     return {
         value.name: [d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim]
         for value in [*graph.value_info, *graph.input, *graph.output]
-    }
+    } | {tensor.name: list(tensor.dims) for tensor in graph.initializer}

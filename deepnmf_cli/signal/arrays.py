@@ -5,6 +5,7 @@ name most functions alike, and the code that serves both keeps to those.
 """
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -31,3 +32,16 @@ def pad(array: Array, before: int, after: int) -> Array:
     zeros = library(array).zeros_like(array[..., :1])
     sides = [library(array).broadcast_to(zeros, (*array.shape[:-1], count)) for count in (before, after)]
     return library(array).concatenate([sides[0], array, sides[1]], -1)
+
+
+class InNumpy:
+    """Base of what works on NumPy arrays as they are, of the backends of `deepnmf_cli.streaming`."""
+
+    def from_numpy(self, samples: np.ndarray) -> np.ndarray:
+        return samples
+
+    def to_numpy(self, samples: np.ndarray) -> np.ndarray:
+        return samples
+
+    def running(self) -> AbstractContextManager:
+        return nullcontext()

@@ -1,5 +1,5 @@
 // Enhance a recording in JavaScript: node enhance.mjs MODEL NOISY CLEAN, after npm install onnxruntime-web
-// MODEL is what `deepnmf export grid --streaming -o grid.streaming.onnx` writes; NOISY a WAV file of one channel, 16
+// MODEL is what `deepnmf export base --streaming -o base.streaming.onnx` writes; NOISY a WAV file of one channel, 16
 // bits, at 16 kHz. Every frame is handled as if it had just been recorded, by a worklet for example.
 import { readFileSync, writeFileSync } from "node:fs";
 import * as ort from "onnxruntime-web";

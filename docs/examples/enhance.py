@@ -1,6 +1,6 @@
 """Enhance a recording with an exported model and nothing of deepnmf: python enhance.py MODEL NOISY CLEAN
 
-MODEL is what `deepnmf export grid --streaming -o grid.streaming.onnx` writes. Needs numpy, onnxruntime and soundfile.
+MODEL is what `deepnmf export base --streaming -o base.streaming.onnx` writes. Needs numpy, onnxruntime and soundfile.
 One channel, at the rate of the model; every frame is handled as if it had just been recorded.
 """
 

@@ -21,7 +21,7 @@ HOP_SAMPLES = 256
 
 def check(command: list[str | Path], folder: Path, **options: object) -> None:
     """Compares on a recording whose hops have no mean: what the program does about offsets the examples leave out."""
-    model = library.models_folder() / "grid" / "model.streaming.onnx"
+    model = library.models_folder() / "base" / "model.streaming.onnx"
     samples, rate_hz = soundfile.read(NOISY, dtype="int16")
     for start in range(0, len(samples), HOP_SAMPLES):
         hop = samples[start : start + HOP_SAMPLES]
@@ -33,7 +33,7 @@ def check(command: list[str | Path], folder: Path, **options: object) -> None:
     soundfile.write(noisy, samples, rate_hz)
     subprocess.run([*map(str, command), str(model), str(noisy), str(clean)], check=True, **options)
     samples, _ = soundfile.read(noisy, dtype="float32")
-    expected = library.load_enhancer("grid", "cpu").enhance(samples[None], rate_hz)[0]
+    expected = library.load_enhancer("base", "cpu").enhance(samples[None], rate_hz)[0]
     speech, _ = soundfile.read(clean, dtype="float32")
     np.testing.assert_allclose(speech, expected, rtol=0, atol=1.01 * 2**-15)  # one step of 16 bits
 

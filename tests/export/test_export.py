@@ -53,6 +53,16 @@ def exported(tmp_path_factory):
     return make
 
 
+@pytest.mark.parametrize("single_frames", [False, True])
+def test_biases_of_single_nodes_and_spins_of_frames_are_exported(tmp_path: Path, single_frames: bool) -> None:
+    torch.manual_seed(3)
+    settings = NETWORKS["grid"][1](channels=4, iterations=2, local_fields=True, frame_spins=5, frame_channels=2)
+    network = build("grid", settings).eval()
+    for bias in (x for name, x in network.named_parameters() if "bias" in name):
+        torch.nn.init.normal_(bias)
+    assert graph.export(network, FRONT_END.bins, tmp_path / "grid.onnx", {}, single_frames) < graph.TOLERANCE
+
+
 class LoopOverFrames(MaskNetwork):
     """What no graph for any number of frames can hold: a loop in Python."""
 
@@ -186,7 +196,7 @@ def test_auto_takes_the_export_beside_the_weights_as_long_as_it_is_theirs(model:
 
     assert deepnmf("export", model).code == 2  # the file exists
     assert deepnmf("export", model, "-o", tmp_path / "model.bin").code == 2
-    model.write_bytes((library.models_folder() / "grid" / library.MODEL_FILE).read_bytes())
+    model.write_bytes((library.models_folder() / "base" / library.MODEL_FILE).read_bytes())
     assert kind(model, "cpu") == "TorchBackend"  # weights that were trained again
     with pytest.raises(ModelError, match="other weights"):
         library.load_enhancer(model, "cpu", "onnx")
