@@ -52,7 +52,7 @@ def over_size(chosen: dict[str, list[dict]]) -> Figure:
     """Dev SI-SDR of the three kinds of messages over the shapes of the network."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    shapes = {"": "2 x 256", "-conventional": "2 x 256, evidence first", "-deep": "4 x 256", "-large": "2 x 512"}
+    shapes = {"": "2 x 256", "-every": "2 x 256, evidence for all", "-deep": "4 x 256", "-large": "2 x 512"}
     for shift, (kind, colour) in enumerate(
         (("mean-field", "#b2443c"), ("power-mean", "#7d5a9c"), ("belief-propagation", "#2f6f9f"))
     ):
