@@ -107,17 +107,18 @@ class GridInference:
             field, end = field + spins, spins[-1]
             field = field + self._along_frequency(field, parameters)
         if frame:
-            added, frame = self._across_frequency(field, frame[0], parameters)
-            field = field + added
+            told, frame[0] = self._across_frequency(field, frame[0], parameters)
+            field = field + told
         return field, tuple(later), (*ended, (end, *frame))
 
     @staticmethod
-    def _across_frequency(field: Tensor, begin: Tensor, parameters: Parameters) -> tuple[Tensor, tuple[Tensor]]:
-        """What spins informed by all nodes of the frame, and by themselves a frame before, add to the field."""
+    def _across_frequency(field: Tensor, begin: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
+        """What spins informed by all nodes of the frame, and by themselves a frame before, add to the field; and these
+        spins (B, S) at the end of time."""
         heard = linear(field, parameters["frame_send"]).flatten(2)
         spins = relax_spins(heard, parameters["frame_weight"], parameters["frame_bias"], begin)
         told = linear(spins, parameters["frame_spread"]).unflatten(2, (field.shape[2], -1))
-        return linear(told, parameters["frame_receive"]), (spins[-1],)
+        return linear(told, parameters["frame_receive"]), spins[-1]
 
     @staticmethod
     def _along_frequency(field: Tensor, parameters: Parameters) -> Tensor:
