@@ -5,9 +5,10 @@
     python docs/experiment.py collect PLAN CORPUS RUNS              adds what is new to results.json beside the plan
 
 PLAN is a TOML file such as docs/ladder/plan.toml: the folder of recipes, the learning rates that are compared with seed
-1, the number of seeds of each recipe, and which of them start from the weights of another one. CORPUS has train/speech, train/noise, rir, dev/{clean,noisy} and
-test/{clean,noisy}. Several processes may work on one folder of runs side by side, on a core each: a run is taken by
-whoever locks it first. Runs in results.json are not repeated.
+1, the number of seeds of each recipe, and which of them start from the weights of another one. CORPUS has train/speech,
+train/noise, rir, dev/{clean,noisy} and test/{clean,noisy}. Several processes may work on one folder of runs side by side,
+on a core each: a run is taken by whoever locks it first. Runs in results.json are not repeated, unless others still have
+to begin with their weights.
 """
 
 import argparse
@@ -89,11 +90,12 @@ def main() -> None:
             results["noisy"] = test_scores(tested[0], "noisy")
         kept.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
         return
+    needed = {run.before for run in chosen if run.before and run.name not in results}
     for run in chosen:
         with taken(given.runs / run.name) as free:
             if not free:
                 continue
-            if given.verb == "train" and run.name not in results and not complete(run, given.runs):
+            if given.verb == "train" and (run.name not in results or run in needed) and not complete(run, given.runs):
                 if run.before and not complete(run.before, given.runs):
                     print(f"{run.name} waits for {run.before.name}: repeat the command when that is complete")
                     continue

@@ -1,0 +1,63 @@
+"""Quality over size, ours beside published programs: python docs/figures/quality.py
+
+Draws docs/figures/quality.png from models/*/report.json and from the table of README.md, whose figures of other programs
+were measured on the same files.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).parent.parent.parent
+METRICS = ("SDR", "PESQ")
+UNITS = {"k": 1e3, "M": 1e6}
+
+
+def main() -> None:
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    ours, others, noisy = own_models(), other_programs(), noisy_input()
+    for axes, metric in zip(figure.subplots(1, 2), METRICS):
+        for points, colour, label in ((ours, "#2f6f9f", "deepnmf"), (others, "#b2443c", "published programs")):
+            axes.plot([p["parameters"] for p in points], [p[metric] for p in points], "o", color=colour, label=label)
+            for point in points:
+                place = (point["parameters"], point[metric])
+                axes.annotate(point["name"], place, (5, 4), textcoords="offset points", fontsize=8)
+        axes.axhline(noisy[metric], color="gray", lw=0.8, ls=":", label="noisy input")
+        axes.set(xscale="log", xlabel="parameters", ylabel=f"{metric} on test" + " [dB]" * (metric == "SDR"))
+        axes.set_xlim(1e4, 1e7)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    figure.savefig(ROOT / "docs/figures/quality.png", dpi=110)
+
+
+def own_models() -> list[dict]:
+    """Name, parameters and mean scores of the models that ship."""
+    points = []
+    for path in sorted((ROOT / "models").glob("*/report.json")):
+        (system,) = (s for s in json.loads(path.read_text())["systems"] if s["kind"] == "model")
+        scores = {metric: system["summary"][metric]["mean"] for metric in METRICS}
+        points.append({"name": path.parent.name, "parameters": system["model"]["parameters"], **scores})
+    return points
+
+
+def noisy_input() -> dict[str, float]:
+    """Mean scores of the test mixtures as they are."""
+    (system,) = (
+        s for s in json.loads((ROOT / "models/base/report.json").read_text())["systems"] if s["kind"] == "noisy"
+    )
+    return {metric: system["summary"][metric]["mean"] for metric in METRICS}
+
+
+def other_programs() -> list[dict]:
+    """The same of the programs in README.md whose size is known."""
+    row = re.compile(r"^\| (\w+)[^|]* \| ([\d.]+) ([kM]) \| [^|]+ \| [^|]+ \| ([\d.]+) \| [^|]+ \| ([\d.]+) \|", re.MULTILINE)
+    return [
+        {"name": name, "parameters": float(size) * UNITS[unit], "SDR": float(sdr), "PESQ": float(pesq)}
+        for name, size, unit, sdr, pesq in row.findall((ROOT / "README.md").read_text("utf-8"))
+    ]
+
+
+if __name__ == "__main__":
+    main()
