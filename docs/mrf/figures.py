@@ -45,7 +45,8 @@ def of_gamma(axes: Axes, chosen: dict[str, list[dict]]) -> None:
     axes.axvline(0.88, color="gray", lw=0.8, ls=":")
     axes.set(xlabel="trained gamma (dotted: where it began)", ylabel="share of units below", xlim=(0, 1))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=6)
+    if chosen:
+        axes.legend(fontsize=6)
 
 
 def over_size(chosen: dict[str, list[dict]]) -> Figure:
