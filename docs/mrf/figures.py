@@ -13,10 +13,13 @@ def figures(chosen: dict[str, list[dict]]) -> dict[str, Figure]:
 
 def learned(chosen: dict[str, list[dict]]) -> Figure:
     """What trained exponents and trained schedules have become."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    exponents, gammas = figure.subplots(1, 2)
-    of_alpha(exponents, {name: rows for name, rows in chosen.items() if name.startswith("power-mean")})
-    of_gamma(gammas, {name: rows for name, rows in chosen.items() if "schedule" in rows[0]})
+    exponents = {name: rows for name, rows in chosen.items() if name.startswith("power-mean")}
+    gammas = {name: rows for name, rows in chosen.items() if "schedule" in rows[0]}
+    figure = Figure(figsize=(10 if gammas else 5, 4), layout="constrained")
+    panels = figure.subplots(1, 2 if gammas else 1, squeeze=False)[0]
+    of_alpha(panels[0], exponents)
+    if gammas:
+        of_gamma(panels[1], gammas)
     return figure
 
 
@@ -45,8 +48,7 @@ def of_gamma(axes: Axes, chosen: dict[str, list[dict]]) -> None:
     axes.axvline(0.88, color="gray", lw=0.8, ls=":")
     axes.set(xlabel="trained gamma (dotted: where it began)", ylabel="share of units below", xlim=(0, 1))
     axes.grid(alpha=0.3)
-    if chosen:
-        axes.legend(fontsize=6)
+    axes.legend(fontsize=6)
 
 
 def over_size(chosen: dict[str, list[dict]]) -> Figure:
