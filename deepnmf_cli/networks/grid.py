@@ -41,6 +41,7 @@ class GridSettings:
     wide_bands: int = 32
     """ERB bands above them."""
     bands_per_node: int = 2
+    """Neighbouring bands that a node stands for."""
     channels: int = 24
     """Spins per node (C), an even number."""
     iterations: int = 4
@@ -226,7 +227,7 @@ def _initial_bank(s: GridSettings, evidence: int) -> Bank:
         "observe_weight": (once, lambda: couplings(c, evidence)),
         "observe_bias": (once, lambda: torch.zeros(s.nodes, c)),
         "time_weight": (per_layer, lambda: couplings(2 * c, c)),
-        "time_bias": (per_layer, lambda: schedule_bias(c).repeat(*place, 1) if place else schedule_bias(c)),
+        "time_bias": (per_layer, lambda: schedule_bias(c).repeat(*place, 1)),
         "frequency_weight": (per_layer, lambda: couplings(2 * c, c)),
         "frequency_bias": (per_layer, lambda: torch.zeros(*place, 2 * c)),
         "frequency_join": (per_layer, lambda: couplings(c, c)),

@@ -160,7 +160,8 @@ void grid_forward(const float* field, const float* start, const float* time_weig
 
 // From the gradient of `out` that of everything else. `carried` (nodes, C) holds the gradient of the last spins in time
 // and is replaced by that of `start`. Weights come transposed, as in `grid_forward`, and as they are. The gradients of
-// weights, laid out as (2C, C), (nodes, 2C), (2C, C), (nodes, 2C), (C, C), are added to `totals`. `room` holds nodes * 9C floats.
+// weights, laid out as (2C, C), (nodes, 2C), (2C, C), (nodes, 2C), (C, C), are added to `totals`. `room` holds nodes * 9C
+// floats.
 void grid_backward(const float* field, const float* start, const float* time_weight, const float* time_bias,
                    const float* frequency_weight, const float* frequency_bias, const float* time_rows,
                    const float* frequency_rows, const float* join_rows, const float* path, const float* gradient,

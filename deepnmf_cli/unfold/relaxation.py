@@ -54,8 +54,8 @@ def relax(target: Tensor, schedule: Tensor, start: Tensor, reverse: bool = False
 def relax_spins(field: Tensor, weight: Tensor, bias: Tensor, start: Tensor, reverse: bool = False) -> Tensor:
     """The path (T, ..., C) of spins in a field x (T, ..., E): `relax` with f = tanh(W x + b) and g = sigmoid(V x + c).
 
-    weight (2C, E) and bias (..., 2C) hold (W, V) and (b, c); the bias may differ along the axes between T and E. Two products in place of one that is split: the gradient of a
-    split is a copy of everything.
+    weight (2C, E) and bias (..., 2C) hold (W, V) and (b, c); the bias may differ along the axes between T and E. Two
+    products in place of one that is split: the gradient of a split is a copy of everything.
     """
     if torch.compiler.is_exporting():
         return exported(SPINS, (field, weight, bias, start), (*field.shape[:-1], start.shape[-1]), reverse)
