@@ -157,12 +157,15 @@ def result(run: Run, runs: Path) -> dict | None:
     folder, rows = runs / run.name, history(runs / run.name)
     network, recipe = library.load(folder)
     total, trained = network.parameter_counts()
+    trained_as = checkpoint.load(library.find(folder))[1]["trained"]
     row = {
         "rung": run.rung, "seed": run.seed, "learning_rate": recipe.training.learning_rate, "model": recipe.model,
         "parameters": total, "trained_parameters": trained,
         "macs_per_s": network.macs_per_frame() * recipe.front_end.frames_per_s,
-        "dev_si_sdr": checkpoint.load(library.find(folder))[1]["trained"]["dev_score"],
+        "dev_si_sdr": trained_as["dev_si_sdr"],
     }  # fmt: skip
+    if "dev_pesq" in trained_as:
+        row["dev_pesq"] = trained_as["dev_pesq"]
     bank = network.unfolded.bank if isinstance(network, MrfNetwork) else None
     row |= {name: learned(bank, name) for name in ("alpha", "schedule") if bank and name in bank.ties}
     if rows:

@@ -48,6 +48,10 @@ class AugmentationSettings:
     """Share whose noise has clicks added to it."""
     added_snr_db: tuple[float, float] = (-5.0, 20.0)
     """Range of the noise above hum, or above clicks."""
+    rumble_probability: float = 0.0
+    """Share whose noise has thuds below 80 Hz added to it."""
+    rumble_snr_db: tuple[float, float] = (-15.0, 5.0)
+    """Range of the noise above rumble, which is louder than it sounds."""
     small_room_probability: float = 0.0
     """Share whose speech is heard in a simulated small room, before responses of `--rir` are drawn for the others."""
     pause_probability: float = 0.0
@@ -132,10 +136,13 @@ class Augmentation:
         elif self._happens("synthetic_noise"):
             noise = effects.coloured_noise(len(noise), self.draw, self.draw.uniform(*s.noise_slope_db))
         noise = self._coloured(noise)
-        for what, make in (("hum", effects.hum), ("click", effects.clicks)):
+        for what, make, snr_db in (
+            ("hum", effects.hum, s.added_snr_db),
+            ("click", effects.clicks, s.added_snr_db),
+            ("rumble", effects.rumble, s.rumble_snr_db),
+        ):
             if self._happens(what):
-                added = make(len(noise), self.draw, self.rate_hz)
-                noise = noise + scale_to_snr(noise, added, self.draw.uniform(*s.added_snr_db))
+                noise = noise + scale_to_snr(noise, make(len(noise), self.draw, self.rate_hz), self.draw.uniform(*snr_db))
         return noise
 
     def _coloured(self, samples: Samples) -> Samples:

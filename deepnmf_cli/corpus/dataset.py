@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import soundfile
@@ -18,6 +18,8 @@ from deepnmf_cli.corpus.effects import change_speed
 from deepnmf_cli.corpus.manifest import Clip
 from deepnmf_cli.corpus.mixing import Samples, in_room, is_silent, scale_to_level, scale_to_snr
 from deepnmf_cli.errors import CorpusError
+
+Item = TypeVar("Item")
 
 CACHE_BYTES = 4 << 30
 """Decoded audio kept in memory, as 16-bit samples: 35 hours at 16 kHz. What is used least recently goes first."""
@@ -41,6 +43,8 @@ class MixingSettings:
     """Share of the mixtures that hold two noises at once."""
     clean_probability: float = 0.03
     """Share of the mixtures with noise 40 dB below speech, so that clean input stays clean."""
+    material_share: float = 1.0
+    """Share of the speakers, and of the clips of noise, that are used at all: how much less material would do."""
 
     def __post_init__(self) -> None:
         if not self.segment_s >= 0.1:
@@ -51,6 +55,8 @@ class MixingSettings:
             raise ValueError(f"room_target {self.room_target!r} is neither early nor reverberant")
         if not all(0 <= p <= 1 for p in (self.room_probability, self.second_noise_probability, self.clean_probability)):
             raise ValueError("probabilities lie between 0 and 1")
+        if not 0 < self.material_share <= 1:
+            raise ValueError("material_share must be above 0 and at most 1")
 
 
 class ExampleSource(Protocol):
@@ -139,8 +145,8 @@ class MixtureDataset:
         groups: dict[str, list[Clip]] = {}
         for clip in speech:
             groups.setdefault(clip.group, []).append(clip)
-        self._speakers = [_Drawing(clips) for _, clips in sorted(groups.items())]
-        self._noise = _Drawing(noise)
+        self._speakers = [_Drawing(clips) for _, clips in _some(sorted(groups.items()), settings.material_share)]
+        self._noise = _Drawing(_some(noise, settings.material_share))
         self._rooms = list(rooms)
 
     def __getitem__(self, index: int) -> tuple[Samples, Samples]:
@@ -203,6 +209,12 @@ class MixtureDataset:
                 raise CorpusError(path, "no samples", "at least one sample", "Remove the file.")
             missing -= len(pieces[-1])
         return np.concatenate(pieces), path
+
+
+def _some(items: Sequence[Item], share: float) -> list[Item]:
+    """A share of the items, the same for every seed; a smaller share is part of a larger one."""
+    order = np.random.default_rng(0).permutation(len(items))
+    return [items[i] for i in sorted(order[: max(1, round(share * len(items)))])]
 
 
 class _Drawing:

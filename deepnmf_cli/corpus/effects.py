@@ -132,6 +132,16 @@ def clicks(length: int, draw: np.random.Generator, rate_hz: int) -> Samples:
     return samples / np.float32(max(rms(samples), 1e-6))
 
 
+def rumble(length: int, draw: np.random.Generator, rate_hz: int) -> Samples:
+    """What wind, steps and knocks leave below 20 to 80 Hz (length,), RMS 1: thuds that are felt more than heard."""
+    noise = draw.standard_normal(length + rate_hz)  # the filter settles in the first second
+    noise = sosfilt(butter(2, [5.0, draw.uniform(20.0, 80.0)], "band", fs=rate_hz, output="sos"), noise)[rate_hz:]
+    # Its strength wanders by a log-normal factor, over times between 50 ms and a second.
+    points = draw.normal(0.0, draw.uniform(0.0, 2.0), 2 + int(length / rate_hz / draw.uniform(0.05, 1.0)))
+    noise *= np.exp(np.interp(np.linspace(0, len(points) - 1, length), np.arange(len(points)), points))
+    return (noise / max(rms(noise), 1e-6)).astype(np.float32)
+
+
 def small_room(draw: np.random.Generator, rate_hz: int) -> Samples:
     """The response of a room of 15 to 250 cubic metres from a source 0.3 to 3 m away, (n,), the direct sound first.
 

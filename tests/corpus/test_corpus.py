@@ -53,6 +53,20 @@ def test_achieved_snr_equals_asked(snr_db: float) -> None:
     assert 20 * np.log10(rms(speech) / rms(scaled)) == pytest.approx(snr_db, abs=1e-4)
 
 
+def test_a_share_of_the_material_is_part_of_a_larger_share(tmp_path: Path) -> None:
+    for i in range(10):
+        write(tmp_path / f"speech/{i}/0.wav", tone(200 + 100 * i))
+    write(tmp_path / "noise/rain.wav", 0.1 * np.random.default_rng(0).standard_normal(RATE).clip(-3, 3))
+
+    def speakers(share: float) -> set[int]:
+        source = dataset(tmp_path, material_share=share)
+        spectra = (np.abs(np.fft.rfft(source.speech(np.random.default_rng(i)))) for i in range(100))
+        return {2 * int(spectrum.argmax()) for spectrum in spectra}
+
+    assert [len(speakers(share)) for share in (0.01, 0.1, 0.3, 1.0)] == [1, 1, 3, 10]
+    assert speakers(0.1) < speakers(0.3) < speakers(1.0)
+
+
 def test_achieved_snr_and_level_of_examples_lie_in_the_asked_ranges(corpus: Path) -> None:
     examples = dataset(corpus, snr_db=(3.0, 3.0), level_db=(-30.0, -20.0))
     levels = []

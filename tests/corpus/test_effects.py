@@ -104,6 +104,17 @@ def test_clicks_are_short_and_loud() -> None:
         assert np.mean(samples**4) > 20  # of stationary noise it is 3
 
 
+def test_rumble_is_below_hearing_and_comes_in_thuds() -> None:
+    steady = 0
+    for seed in range(10):
+        samples = effects.rumble(4 * RATE, draw(seed), RATE)
+        assert samples.shape == (4 * RATE,) and rms(samples) == pytest.approx(1, abs=1e-3)
+        power = np.abs(np.fft.rfft(samples)) ** 2
+        assert power[np.fft.rfftfreq(len(samples), 1 / RATE) < 160].sum() > 0.95 * power.sum()
+        steady += np.abs(samples).max() < 4
+    assert 0 < steady < 10
+
+
 def test_small_rooms_begin_with_the_direct_sound_and_decay() -> None:
     for seed in range(20):
         energy = effects.small_room(draw(seed), RATE).astype(np.float64) ** 2
