@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from deepnmf_cli.errors import AudioError
-from deepnmf_cli.signal.audio import AudioReader, open_writer
+from deepnmf_cli.signal.audio import AudioReader
+from deepnmf_cli.signal.audio_writer import open_writer
 from deepnmf_cli.signal.formats import AudioInfo, output_format
 
 Process = Callable[[Iterable[np.ndarray], int, int], Iterator[np.ndarray]]

@@ -18,7 +18,7 @@ import numpy as np
 
 from deepnmf_cli import library
 from deepnmf_cli.enhancer import BLOCK_S
-from deepnmf_cli.signal import audio
+from deepnmf_cli.signal import audio, audio_writer
 from deepnmf_cli.signal.rewrite import rewrite
 
 
@@ -65,7 +65,7 @@ def stages(enhancer, samples: np.ndarray, rate_hz: int, folder: Path) -> dict:
         "magnitudes, masks applied": lambda: [np.abs(x).mean(0) * x for x in spectra],
         "network": network,
         "synthesis": lambda: [pair.synthesis(x, block.shape[1]) for x, block in zip(spectra, blocks)],
-        "writing": lambda: audio.write(target, samples, rate_hz),
+        "writing": lambda: audio_writer.write(target, samples, rate_hz),
         "all, file to file": lambda: rewrite(source, target, enhancer.enhance_blocks),
     }
 
@@ -98,7 +98,7 @@ def main() -> None:
     print(f"\n| {info.name}, {given.rate} Hz | ms per s of audio | 10^9 multiply-adds/s |\n|---|---|---|")
     samples = (0.1 * draw.standard_normal((1, round(given.seconds * given.rate)))).clip(-1, 1).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
-        audio.write(Path(folder, "in.wav"), samples, given.rate)
+        audio_writer.write(Path(folder, "in.wav"), samples, given.rate)
         for stage, work in stages(enhancer, samples, given.rate, Path(folder)).items():
             macs = info.macs_per_s if stage == "network" else None
             show(stage, measure(work, given.rounds), given.seconds, macs)

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from deepnmf_cli.errors import AudioError
-from deepnmf_cli.signal import audio, formats
+from deepnmf_cli.signal import audio, audio_writer, formats
 from deepnmf_cli.signal.formats import PCM_BITS, WRITABLE, AudioInfo
 
 RATE_HZ = 16000
@@ -31,7 +31,7 @@ def raises(*parts):
 
 def write_as(path, samples, container, subtype, rate_hz=RATE_HZ):
     info = AudioInfo(rate_hz, samples.shape[0], samples.shape[1], container, subtype)
-    with audio.open_writer(path, info) as writer:
+    with audio_writer.open_writer(path, info) as writer:
         return writer, writer.write(samples)
 
 
@@ -57,7 +57,7 @@ def test_integer_samples_come_back_as_the_writer_said(tmp_path, container, subty
 @pytest.mark.parametrize("suffix", WRITABLE)
 def test_length_is_kept_to_the_sample_in_every_container(tmp_path, suffix, frames):
     path = tmp_path / f"x{suffix}"
-    audio.write(path, noise(frames, 2), RATE_HZ)
+    audio_writer.write(path, noise(frames, 2), RATE_HZ)
     samples, _ = audio.read(path)
     assert samples.shape == (2, frames) and samples.dtype == np.float32
 
@@ -79,23 +79,23 @@ def test_samples_beyond_full_scale_are_clipped_and_counted(tmp_path, subtype):
 
 
 def test_mp3_read_in_blocks_equals_mp3_read_at_once(tmp_path):
-    audio.write(tmp_path / "x.mp3", noise(20000, 2), 44100)
+    audio_writer.write(tmp_path / "x.mp3", noise(20000, 2), 44100)
     with audio.AudioReader(tmp_path / "x.mp3") as reader:
         pieces = np.concatenate(list(reader.blocks(frames=1000)), axis=1)
     np.testing.assert_allclose(pieces, soundfile.read(tmp_path / "x.mp3", dtype="float32")[0].T, atol=1e-6)
 
 
 def test_wav_beyond_four_gigabytes_becomes_rf64(tmp_path, monkeypatch):
-    monkeypatch.setattr(audio, "WAV_LIMIT_BYTES", 1000)
+    monkeypatch.setattr(audio_writer, "WAV_LIMIT_BYTES", 1000)
     for frames, container in ((500, "WAV"), (501, "RF64")):
-        audio.write(tmp_path / "x.wav", noise(frames), RATE_HZ)
+        audio_writer.write(tmp_path / "x.wav", noise(frames), RATE_HZ)
         assert audio.info(tmp_path / "x.wav").container == container
         assert audio.info(tmp_path / "x.wav").frames == frames
 
 
 def test_samples_that_are_not_finite_are_never_written(tmp_path):
     with raises("out.wav", "not finite to write"):
-        audio.write(tmp_path / "out.wav", np.array([[np.nan]]), RATE_HZ)
+        audio_writer.write(tmp_path / "out.wav", np.array([[np.nan]]), RATE_HZ)
     assert os.listdir(tmp_path) == []
 
 
@@ -105,14 +105,14 @@ def test_samples_that_are_not_finite_are_never_written(tmp_path):
 @pytest.mark.parametrize("kind", ["WAV", "AIFF", "AU", "W64", "RF64", "FLAC", "MP3"])
 def test_a_file_cut_short_says_how_much_is_there(tmp_path, kind):
     whole, cut = tmp_path / f"whole.{kind.lower()}", tmp_path / f"cut.{kind.lower()}"
-    audio.write(whole, noise(30_000), RATE_HZ)
+    audio_writer.write(whole, noise(30_000), RATE_HZ)
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     with raises("cut", r"found \d+ frames", "expected 30000 frames", "copy it again"):
         audio.read(cut)
 
 
 def test_a_header_without_samples_is_a_file_cut_short(tmp_path):
-    audio.write(tmp_path / "x.wav", noise(1000, 2), RATE_HZ)
+    audio_writer.write(tmp_path / "x.wav", noise(1000, 2), RATE_HZ)
     (tmp_path / "x.wav").write_bytes((tmp_path / "x.wav").read_bytes()[:44])
     with raises("x.wav", "found 0 frames", "expected 1000 frames"):
         audio.info(tmp_path / "x.wav")
@@ -120,7 +120,7 @@ def test_a_header_without_samples_is_a_file_cut_short(tmp_path):
 
 @pytest.mark.parametrize("size", [0x7FFFFFFF, 0x80000000, 0xFFFFFFFF])
 def test_a_wav_header_written_to_a_pipe_announces_nothing(tmp_path, size):
-    audio.write(tmp_path / "x.wav", noise(1000), RATE_HZ)
+    audio_writer.write(tmp_path / "x.wav", noise(1000), RATE_HZ)
     content = bytearray((tmp_path / "x.wav").read_bytes())
     content[4:8] = content[40:44] = size.to_bytes(4, "little")
     (tmp_path / "x.wav").write_bytes(content)
@@ -152,7 +152,7 @@ def test_zero_samples_are_an_error_and_one_sample_is_not(tmp_path):
     soundfile.write(tmp_path / "zero.wav", np.empty((0, 2)), RATE_HZ)
     with raises("zero.wav", "found no samples", "at least one sample"):
         audio.info(tmp_path / "zero.wav")
-    audio.write(tmp_path / "one.wav", np.array([[0.5]]), RATE_HZ)
+    audio_writer.write(tmp_path / "one.wav", np.array([[0.5]]), RATE_HZ)
     assert audio.read(tmp_path / "one.wav")[0].tolist() == [[0.5]]
 
 
@@ -168,15 +168,15 @@ def test_samples_that_are_not_finite_are_located(tmp_path, value, dtype):
 
 def test_shapes_and_rates_that_cannot_be_sound(tmp_path):
     with raises("found 44100 channels", "expected 1 to 64", r"\(channels, frames\)"):
-        audio.write(tmp_path / "x.wav", np.zeros((44100, 2), np.float32), RATE_HZ)
+        audio_writer.write(tmp_path / "x.wav", np.zeros((44100, 2), np.float32), RATE_HZ)
     with raises(r"shape \(100,\)", r"\(channels, frames\)"):
-        audio.write(tmp_path / "x.wav", np.zeros(100), RATE_HZ)
+        audio_writer.write(tmp_path / "x.wav", np.zeros(100), RATE_HZ)
     with raises("sampling rate of 16 Hz", "1000 to 768000"):
-        audio.write(tmp_path / "x.wav", np.zeros((1, 100)), 16)
+        audio_writer.write(tmp_path / "x.wav", np.zeros((1, 100)), 16)
     with raises("a name of no audio format", r"\.wav"):
-        audio.write(tmp_path / "x.txt", np.zeros((1, 100)), RATE_HZ)
+        audio_writer.write(tmp_path / "x.txt", np.zeros((1, 100)), RATE_HZ)
     with raises("6 channel", "MP3", r"\.wav"):
-        audio.write(tmp_path / "x.mp3", np.zeros((6, 100)), RATE_HZ)
+        audio_writer.write(tmp_path / "x.mp3", np.zeros((6, 100)), RATE_HZ)
     soundfile.write(tmp_path / "x.wav", np.zeros((10, 65)), RATE_HZ)
     with raises("found 65 channels"):
         audio.info(tmp_path / "x.wav")
@@ -190,7 +190,7 @@ def test_a_full_disk_is_foreseen(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")(10**9, 10**9 - 1000, 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with raises("x.wav", "0 MB free", "at least 2 MB", "another disk"):
-        audio.write(tmp_path / "x.wav", noise(1_000_000), RATE_HZ)
+        audio_writer.write(tmp_path / "x.wav", noise(1_000_000), RATE_HZ)
     assert os.listdir(tmp_path) == []
 
 
@@ -200,7 +200,7 @@ def test_a_disk_that_fills_up_while_writing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(soundfile.SoundFile, "write", fail)
     with raises("x.wav", "a full disk", "room for the output", "Free some space"):
-        audio.write(tmp_path / "x.wav", noise(1000), RATE_HZ)
+        audio_writer.write(tmp_path / "x.wav", noise(1000), RATE_HZ)
     assert os.listdir(tmp_path) == []
 
 
@@ -210,11 +210,11 @@ def test_a_real_limit_on_the_file_size_is_noticed(tmp_path, suffix):
 import resource, sys
 import numpy as np
 from deepnmf_cli.errors import AudioError
-from deepnmf_cli.signal import audio
+from deepnmf_cli.signal import audio_writer
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 samples = 0.2 * np.random.default_rng(0).standard_normal((1, 100_000))
 try:
-    audio.write(sys.argv[1], samples, 16000)
+    audio_writer.write(sys.argv[1], samples, 16000)
 except AudioError as error:
     sys.exit(f"AudioError {error}")
 """
@@ -230,7 +230,7 @@ except AudioError as error:
 def test_an_interrupted_output_leaves_the_old_file(tmp_path, interruption):
     (tmp_path / "x.wav").write_bytes(b"old")
     info = AudioInfo(8000, 1, 9, "WAV", "PCM_16")
-    with pytest.raises(interruption), audio.open_writer(tmp_path / "x.wav", info) as out:
+    with pytest.raises(interruption), audio_writer.open_writer(tmp_path / "x.wav", info) as out:
         out.write(np.zeros((1, 5)))
         raise interruption
     assert (tmp_path / "x.wav").read_bytes() == b"old" and os.listdir(tmp_path) == ["x.wav"]
@@ -238,7 +238,7 @@ def test_an_interrupted_output_leaves_the_old_file(tmp_path, interruption):
 
 def test_flac_written_to_a_pipe_is_counted(tmp_path):
     path = tmp_path / "piped.flac"
-    audio.write(path, noise(150_000, 2), RATE_HZ)
+    audio_writer.write(path, noise(150_000, 2), RATE_HZ)
     info, (samples, _) = audio.info(path), audio.read(path)
     content = bytearray(path.read_bytes())
     content[21] &= 0xF0  # the total number of samples in STREAMINFO: 36 bits, 0 for "unknown"
@@ -253,4 +253,4 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "none", tmp_path / "file"):
         with raises("x.wav", "an output that cannot be written", "another folder"):
-            audio.write(folder / "x.wav", noise(10), RATE_HZ)
+            audio_writer.write(folder / "x.wav", noise(10), RATE_HZ)

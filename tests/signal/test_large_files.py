@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from deepnmf_cli.errors import AudioError
-from deepnmf_cli.signal import audio
+from deepnmf_cli.signal import audio, audio_writer
 from deepnmf_cli.signal.formats import AudioInfo
 
 RATE_HZ, CHANNELS = 48000, 2
@@ -60,7 +60,7 @@ def test_an_output_beyond_four_gigabytes_gets_a_header_for_it(tmp_path, monkeypa
     usage = namedtuple("usage", "total used free")(1 << 50, 0, 1 << 50)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     info = AudioInfo(RATE_HZ, CHANNELS, FRAMES, container, "PCM_16")
-    with pytest.raises(KeyboardInterrupt), audio.open_writer(tmp_path / f"x{suffix}", info) as writer:
+    with pytest.raises(KeyboardInterrupt), audio_writer.open_writer(tmp_path / f"x{suffix}", info) as writer:
         assert writer._file.format == written
         raise KeyboardInterrupt  # before five GiB are written
     assert os.listdir(tmp_path) == []
@@ -72,6 +72,6 @@ def test_containers_without_room_for_the_size_are_refused(tmp_path, monkeypatch,
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     info = AudioInfo(RATE_HZ, CHANNELS, FRAMES, container, "PCM_16")
     with pytest.raises(AudioError, match=f"5.4 GB of samples; expected at most {limit} in {container}.*wav, .w64"):
-        with audio.open_writer(tmp_path / f"x{suffix}", info):
+        with audio_writer.open_writer(tmp_path / f"x{suffix}", info):
             pass
     assert os.listdir(tmp_path) == []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from deepnmf_cli.signal import audio
+from deepnmf_cli.signal import audio, audio_writer
 from deepnmf_cli.signal.formats import AudioInfo
 from deepnmf_cli.signal.metadata import Metadata
 from deepnmf_cli.signal.rewrite import rewrite
@@ -23,7 +23,7 @@ def unchanged(blocks, rate_hz, channels):
 
 def tagged(path, container, subtype):
     info = AudioInfo(RATE_HZ, 1, SILENCE.shape[1], container, subtype)
-    with audio.open_writer(path, info, Metadata(TAGS)) as writer:
+    with audio_writer.open_writer(path, info, Metadata(TAGS)) as writer:
         writer.write(SILENCE)
 
 
@@ -63,12 +63,12 @@ def test_the_program_that_wrote_the_input_is_not_named(tmp_path):
     assert tags(tmp_path / "out.wav") == {"title": "x"}
 
 
-@pytest.mark.parametrize("limit", [audio.WAV_LIMIT_BYTES, 1000])
+@pytest.mark.parametrize("limit", [audio_writer.WAV_LIMIT_BYTES, 1000])
 def test_loudspeakers_are_kept_in_wav(tmp_path, monkeypatch, limit):
-    monkeypatch.setattr(audio, "WAV_LIMIT_BYTES", limit)
+    monkeypatch.setattr(audio_writer, "WAV_LIMIT_BYTES", limit)
     samples = np.random.default_rng(0).uniform(-1, 1, (6, 500)).round(3)
     info = AudioInfo(48000, 6, 500, "WAVEX", "PCM_24")
-    with audio.open_writer(tmp_path / "in.wav", info, Metadata(speakers=SURROUND)) as writer:
+    with audio_writer.open_writer(tmp_path / "in.wav", info, Metadata(speakers=SURROUND)) as writer:
         writer.write(samples)
     rewrite(tmp_path / "in.wav", tmp_path / "out.wav", unchanged)
     with audio.AudioReader(tmp_path / "out.wav") as reader:

@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from deepnmf_cli.signal import audio
+from deepnmf_cli.signal import audio, audio_writer
 from deepnmf_cli.signal.rewrite import rewrite
 
 RATE_HZ = 16000
@@ -24,7 +24,7 @@ def noise(frames, channels=1):
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32"])
 def test_speech_and_noise_sum_to_the_input_exactly(tmp_path, subtype, stub):
     names = [tmp_path / name for name in ("in.wav", "speech.wav", "noise.wav")]
-    audio.write(names[0], noise(150_000, 2), RATE_HZ, subtype)
+    audio_writer.write(names[0], noise(150_000, 2), RATE_HZ, subtype)
     done = rewrite(names[0], names[1], stub.enhance_blocks, names[2])
     source, speech, rest = (audio.read(name, "float64")[0] for name in names)
     np.testing.assert_array_equal(speech + rest, source)
@@ -34,7 +34,7 @@ def test_speech_and_noise_sum_to_the_input_exactly(tmp_path, subtype, stub):
 @pytest.mark.parametrize(("subtype", "tolerance"), [("FLOAT", 2e-7), ("DOUBLE", 1e-15)])
 def test_float_speech_and_noise_sum_to_the_input_within_rounding(tmp_path, subtype, tolerance):
     names = [tmp_path / name for name in ("in.wav", "speech.wav", "noise.wav")]
-    audio.write(names[0], 3 * noise(10_000), RATE_HZ, subtype)
+    audio_writer.write(names[0], 3 * noise(10_000), RATE_HZ, subtype)
     rewrite(names[0], names[1], halve, names[2])
     source, speech, rest = (audio.read(name, "float64")[0] for name in names)
     np.testing.assert_allclose(speech + rest, source, rtol=0, atol=tolerance)
@@ -42,7 +42,7 @@ def test_float_speech_and_noise_sum_to_the_input_within_rounding(tmp_path, subty
 
 def test_memory_does_not_grow_with_the_length(tmp_path):
     def peak(frames):
-        audio.write(tmp_path / "in.wav", np.zeros((2, frames), np.float32), RATE_HZ)
+        audio_writer.write(tmp_path / "in.wav", np.zeros((2, frames), np.float32), RATE_HZ)
         tracemalloc.start()
         rewrite(tmp_path / "in.wav", tmp_path / "out.wav", halve, tmp_path / "rest.wav")
         used = tracemalloc.get_traced_memory()[1]
@@ -53,7 +53,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
 
 
 def test_a_process_that_loses_samples_is_noticed(tmp_path):
-    audio.write(tmp_path / "in.wav", noise(1000), RATE_HZ)
+    audio_writer.write(tmp_path / "in.wav", noise(1000), RATE_HZ)
     with pytest.raises(ValueError, match="999 frames for 1000"):
         rewrite(tmp_path / "in.wav", tmp_path / "out.wav", lambda blocks, *_: (block[:, 1:] for block in blocks))
     assert os.listdir(tmp_path) == ["in.wav"]

@@ -1,0 +1,153 @@
+"""Audio files in any format, written in blocks of samples (channels, frames) and whole or not at all."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from deepnmf_cli.checkpoint import atomic_path
+from deepnmf_cli.errors import AudioError
+from deepnmf_cli.signal import metadata
+from deepnmf_cli.signal.audio import BLOCK_FRAMES, SequentialFile, reason
+from deepnmf_cli.signal.disk import require_space
+from deepnmf_cli.signal.formats import (
+    PCM_BITS,
+    UNBOUNDED,
+    WRITABLE,
+    AudioInfo,
+    check_shape,
+    data_bytes,
+    is_writable,
+    output_format,
+)
+from deepnmf_cli.signal.metadata import Metadata
+from deepnmf_cli.signal.pcm import to_steps
+
+WAV_LIMIT_BYTES = (1 << 32) - (1 << 16)
+"""Sizes in a WAV header have 32 bits; a larger file becomes RF64, its 64-bit extension, under the same name."""
+
+LIMIT_BYTES = {"AIFF": (1 << 31) - (1 << 16), "AU": WAV_LIMIT_BYTES}
+"""Containers whose sizes have 31 or 32 bits, without an extension to more."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class AudioWriter:
+    """An output under way, made by `open_writer`. `frames` counts what was written, `clipped` the samples cut."""
+
+    def __init__(self, path: Path, partial: Path, info: AudioInfo, about: Metadata) -> None:
+        self.path, self.frames, self.clipped = path, 0, 0
+        self.subtype = info.subtype
+        size = data_bytes(info)
+        if size > (limit := LIMIT_BYTES.get(info.container, size)):
+            found, expected = f"{size / 1e9:.1f} GB of samples", f"at most {limit / 1e9:.1f} GB in {info.container}"
+            raise AudioError(path, found, expected, "Choose a name that ends in .wav, .w64 or .flac.")
+        large = info.container in ("WAV", "WAVEX") and size > WAV_LIMIT_BYTES
+        try:
+            self._file = SequentialFile(
+                partial, "w", info.rate_hz, info.channels, info.subtype, format="RF64" if large else info.container
+            )
+        except soundfile.SoundFileError as error:
+            raise AudioError(
+                path,
+                f"{info.channels} channel(s) at {info.rate_hz} Hz ({reason(error)})",
+                f"a signal that {info.container} ({info.subtype}) can hold",
+                "Choose a name that ends in .wav.",
+            ) from error
+        metadata.write(self._file, about)
+
+    def write(self, samples: np.ndarray) -> np.ndarray:
+        """Append samples (channels, n); returns them as a reader will find them, float64 (channels, n).
+
+        Integer formats round to their grid and clip to [-1, 1 - one step]; values that lossy codecs (OGG, MP3, mu-law,
+        A-law) will change are returned as given.
+        """
+        if not np.isfinite(samples).all():
+            remedy = "Check the input's level and the model."
+            raise AudioError(self.path, "samples that are not finite to write", "finite samples", remedy)
+        stored = samples.astype(np.float64)
+        bits = PCM_BITS.get(self.subtype)
+        if bits:
+            # libsndfile scales floats by 2^(bits-1) - 1 and truncates; left-justified integers are stored as they are.
+            steps, clipped = to_steps(samples, bits)
+            self.clipped += clipped
+            stored = steps / (1 << (bits - 1))
+            encoded = steps << (32 - bits)
+        else:
+            if self.subtype not in UNBOUNDED:
+                self.clipped += int(np.count_nonzero(np.abs(stored) > 1))
+                stored = np.clip(stored, -1, 1)
+            encoded = stored if self.subtype == "DOUBLE" else stored.astype(np.float32)
+        for start in range(0, samples.shape[1], BLOCK_FRAMES):
+            with _explaining(self.path):
+                self._file.write(encoded[:, start : start + BLOCK_FRAMES].T)
+        self.frames += samples.shape[1]
+        return stored
+
+    def close(self) -> None:
+        self._file.close()
+
+    def discard(self) -> None:
+        """Close after a failure, which has its own message and must not be replaced by that of the closing."""
+        with suppress(soundfile.SoundFileError):
+            self._file.close()
+
+
+@contextmanager
+def open_writer(path: str | Path, info: AudioInfo, about: Metadata = Metadata()) -> Iterator[AudioWriter]:
+    """Write `path` atomically in the container and subtype of `info`; `info.frames` is the length planned.
+
+    What the container can hold of the tags and loudspeakers in `about` is written too.
+
+    The file appears when the block ends without an error. Raises AudioError when the folder cannot be written, when
+    the container cannot hold the signal, and when the disk is, or is going to be, full.
+    """
+    path = Path(path)
+    check_shape(path, info.channels, info.rate_hz)
+    with ExitStack() as stack:
+        with _explaining(path):
+            require_space([(path, data_bytes(info))])
+            partial = stack.enter_context(atomic_path(path))
+        writer = AudioWriter(path, partial, info, about)
+        stack.callback(writer.discard)
+        yield writer
+        with _explaining(path):
+            writer.close()
+            # Buffers reach the disk at closing, where libsndfile does not always report that it was full.
+            if (arrived := soundfile.info(partial).frames) != writer.frames:
+                raise OSError(errno.ENOSPC, f"{arrived} of {writer.frames} frames arrived on the disk")
+            stack.close()
+
+
+def write(path: str | Path, samples: np.ndarray, rate_hz: int, subtype: str = "PCM_16") -> None:
+    """Write samples (channels, frames) in the container of the suffix, as `subtype` or what comes nearest to it.
+
+    Raises AudioError for an unknown suffix, a shape that is not (channels, frames), and as `open_writer` does.
+    """
+    if not is_writable(path):
+        expected = f"one that ends in {', '.join(WRITABLE)}"
+        raise AudioError(path, "a name of no audio format", expected, "Change the suffix.")
+    if samples.ndim != 2:
+        raise AudioError(path, f"an array of shape {samples.shape}", "(channels, frames)", "Add a channel axis.")
+    channels, frames = samples.shape
+    wanted = AudioInfo(rate_hz, channels, frames, "", subtype)
+    container, subtype = output_format(path, wanted)
+    with open_writer(path, AudioInfo(rate_hz, channels, frames, container, subtype)) as writer:
+        writer.write(samples)
+
+
+@contextmanager
+def _explaining(path: Path) -> Iterator[None]:
+    """Turn what a failing write raises into an AudioError that says why the output could not be written."""
+    try:
+        yield
+    # A disk that fills up shows as a "System error" of libsndfile or as a failed assertion of soundfile.
+    except (OSError, soundfile.SoundFileError, AssertionError) as error:
+        if isinstance(error, OSError) and error.errno not in _FULL:
+            found, remedy = f"an output that cannot be written ({reason(error)})", "Choose another folder."
+        else:
+            found, remedy = "a full disk, or an exceeded quota", "Free some space, or use another disk."
+        raise AudioError(path, found, "room for the output in a folder that can be written", remedy) from error
