@@ -108,16 +108,15 @@ def initial_network(
 
 
 def take_weights(network: MaskNetwork, path: Path) -> None:
-    """Take the weights of a model file that the network has under the same name and in the same shape.
+    """Take those weights of a model file that the network can begin with, see `MaskNetwork.fitting`.
 
     Raises ModelError when there is none.
     """
-    own, (tensors, _) = network.weights(), checkpoint.load(path)
-    shared = {name: x for name, x in tensors.items() if name in own and own[name].shape == x.shape}
+    shared = network.fitting(checkpoint.load(path)[0])
     if not shared:
         remedy = "Name a model of the same or a related kind and size."
         raise ModelError(path, "no weight of a name and shape that this network has", "some in common", remedy)
-    network.load_weights(own | shared)
+    network.load_weights(network.weights() | shared)
 
 
 def train(

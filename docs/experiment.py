@@ -6,9 +6,9 @@
 
 PLAN is a TOML file such as docs/ladder/plan.toml: the folder of recipes, the learning rates that are compared with seed
 1, the number of seeds of each recipe, and which of them start from the weights of another one. CORPUS has train/speech,
-train/noise, rir, dev/{clean,noisy} and test/{clean,noisy}. Several processes may work on one folder of runs side by side,
-on a core each: a run is taken by whoever locks it first. Runs in results.json are not repeated, unless others still have
-to begin with their weights.
+train/noise, rir, dev/{clean,noisy} and test/{clean,noisy}. Several processes may work on one folder of runs side by
+side, on a core each: a run is taken by whoever locks it first. Runs in results.json are not repeated, unless others
+still have to begin with their weights.
 """
 
 import argparse
@@ -184,7 +184,7 @@ def learned(bank: Bank, name: str) -> list[list[float]]:
 
 
 def test_scores(folder: Path, kind: str) -> dict:
-    """Means with 95 % intervals, in all and by input SNR, and the SDR of every file, of the "noisy" or "model" system."""
+    """Of the "noisy" or "model" system: means with 95 % intervals, in all and by input SNR, and the SDR of every file."""
     report = json.loads((folder / "report.json").read_text())
     (system,) = (s for s in report["systems"] if s["kind"] == kind)
     with open(folder / "files.csv", newline="") as file:

@@ -1,8 +1,8 @@
 """Tables and figures of an experiment from its results: python docs/report.py ladder
 
 Fills the marked places of docs/NAME.md from docs/NAME/results.json, and draws what docs/NAME/figures.py defines. Marks
-are <!-- rates -->, <!-- scores -->, <!-- snr --> and, with the names of rungs to compare with, <!-- pairs RUNG ... -->
-and <!-- seeds RUNG -->; what follows a mark ends with <!-- end -->.
+are <!-- rates -->, <!-- scores -->, <!-- dev -->, <!-- snr --> and, with the names of rungs to compare with,
+<!-- pairs RUNG ... --> and <!-- seeds RUNG -->; what follows a mark ends with <!-- end -->.
 """
 
 import importlib
@@ -23,12 +23,12 @@ METRICS = ("SDR", "SI-SDR", "PESQ", "STOI", "ESTOI")
 
 def main(name: str) -> None:
     results = json.loads((HERE / name / "results.json").read_text())
-    noisy = results.pop("noisy")
+    noisy = results.pop("noisy", None)  # only where runs were scored on test
     chosen = best_rates(results)
     tables = {
         "rates": lambda: rates_table(results), "scores": lambda: scores_table(chosen, noisy),
-        "snr": lambda: snr_table(chosen, noisy), "pairs": lambda *others: pairs_table(chosen, others),
-        "seeds": lambda other: seeds_table(chosen, other),
+        "dev": lambda: dev_table(chosen), "snr": lambda: snr_table(chosen, noisy),
+        "pairs": lambda *others: pairs_table(chosen, others), "seeds": lambda other: seeds_table(chosen, other),
     }  # fmt: skip
 
     def filled(match: re.Match) -> str:
@@ -37,7 +37,10 @@ def main(name: str) -> None:
 
     page = HERE / f"{name}.md"
     with atomic_path(page) as path:
-        path.write_text(re.sub(r"(<!-- ((?!end).+?) -->\n).*?(\n<!-- end -->)", filled, page.read_text(), flags=re.DOTALL))
+        marks = r"(<!-- ((?!end).+?) -->\n).*?(\n<!-- end -->)"
+        path.write_text(re.sub(marks, filled, page.read_text(), flags=re.DOTALL))
+    if not (HERE / name / "figures.py").is_file():
+        return
     for title, figure in importlib.import_module(f"{name}.figures").figures(chosen).items():
         with atomic_path(HERE / name / f"{title}.png") as path:
             figure.savefig(path, dpi=110)
@@ -96,6 +99,20 @@ def scores_table(chosen: dict, noisy: dict) -> str:
     return "\n".join(lines)
 
 
+def dev_table(chosen: dict) -> str:
+    """One row for each rung, best on dev first, with its PESQ there: for runs that are not scored on test."""
+    lines = ["| run | seeds | parameters | MMAC/s | minutes | dev SI-SDR | dev PESQ |", "|---|---|---|---|---|---|---|"]
+    for rung, rows in sorted(chosen.items(), key=lambda item: -statistics.mean(r["dev_si_sdr"] for r in item[1])):
+        one, cells = rows[0], [rung, str(len(rows))]
+        cells += [f"{one['parameters']:,}", f"{one['macs_per_s'] / 1e6:.1f}", f"{one['seconds'] / 60:.1f}"]
+        for metric, digits in (("dev_si_sdr", 2), ("dev_pesq", 3)):
+            scores = [r[metric] for r in rows]
+            spread = f" ± {statistics.stdev(scores):.{digits}f}" if len(scores) > 2 else ""
+            cells.append(f"{statistics.mean(scores):.{digits}f}{spread}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def snr_table(chosen: dict, noisy: dict) -> str:
     """Mean SDR by input SNR of every tested rung, and the 95 % interval of its gain over all files."""
     levels = [level["snr_db"] for level in noisy["by_snr"]]
@@ -116,7 +133,7 @@ def snr_table(chosen: dict, noisy: dict) -> str:
 
 
 def pairs_table(chosen: dict, others: tuple[str, ...]) -> str:
-    """SDR on test of each rung less that of others on the same files, mean over files and seeds with its 95 % interval."""
+    """SDR on test of each rung less that of others on the same files: mean over files and seeds, 95 % interval."""
     tested = {rung: [r["test"]["sdr"] for r in rows if "test" in r] for rung, rows in chosen.items()}
     means = {rung: [statistics.mean(x) for x in zip(*each)] for rung, each in tested.items() if each}
     lines = ["| SDR less that of | " + " | ".join(others) + " |", "|---|" + "---|" * len(others)]

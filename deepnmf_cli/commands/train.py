@@ -36,7 +36,7 @@ MODELS = (
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, e.g. training.steps=500."
 )
-@click.option("--init", help="Model, by name or file, whose weights of the same name and shape training starts from.")
+@click.option("--init", help="Model, by name or file, whose weights training starts from as far as they fit.")
 @click.option("--resume", is_flag=True, help="Continue the run in the output folder.")
 @click.option("--cache", type=FOLDER, help="Folder for dictionaries and frames that runs on the same corpus share.")
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Threads that prepare mixtures.")

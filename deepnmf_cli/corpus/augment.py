@@ -142,7 +142,8 @@ class Augmentation:
             ("rumble", effects.rumble, s.rumble_snr_db),
         ):
             if self._happens(what):
-                noise = noise + scale_to_snr(noise, make(len(noise), self.draw, self.rate_hz), self.draw.uniform(*snr_db))
+                added = make(len(noise), self.draw, self.rate_hz)
+                noise = noise + scale_to_snr(noise, added, self.draw.uniform(*snr_db))
         return noise
 
     def _coloured(self, samples: Samples) -> Samples:

@@ -67,6 +67,11 @@ class MaskNetwork(nn.Module):
         """Tensors that rebuild this network: what a model file holds."""
         return self.state_dict()
 
+    def fitting(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What this network can begin with of another one's weights: those of the same name and shape."""
+        own = self.weights()
+        return {name: x for name, x in tensors.items() if name in own and own[name].shape == x.shape}
+
     def load_weights(self, tensors: dict[str, Tensor]) -> None:
         """Take the tensors that `weights` gave. Raises RuntimeError when names or shapes differ."""
         self.load_state_dict(tensors)

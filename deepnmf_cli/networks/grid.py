@@ -14,6 +14,7 @@ from torch.nn.functional import linear, pad
 
 from deepnmf_cli.networks.bands import BandNetwork
 from deepnmf_cli.networks.grid_kernel import GridKernel, compile_kernel
+from deepnmf_cli.networks.growth import widened
 from deepnmf_cli.signal.features import stack_context
 from deepnmf_cli.unfold.network import Bank, Parameters, Unfolded
 from deepnmf_cli.unfold.relaxation import relax_spins
@@ -203,6 +204,9 @@ class Grid(BandNetwork):
 
     def weights(self) -> dict[str, Tensor]:
         return self.unfolded.bank.values()
+
+    def fitting(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return super().fitting(tensors) | widened(self.weights(), tensors)
 
     def load_weights(self, tensors: dict[str, Tensor]) -> None:
         self.unfolded.bank.load_values(tensors)
