@@ -1,8 +1,9 @@
 """The operations that ONNX lacks, spelled out: the recursions of `deepnmf_cli.signal.recursion`.
 
-Chains of any length become Scan. A chain of known length, such as that along frequency, becomes a GRU where the graph
-is for single frames: a GRU without recurrent weights is the recursion, h = (1 - z) n + z h with z = 1 - g, and its
-kernel takes a third of the time of a Scan, whose every step costs as much as a small matrix product.
+Chains of any length become Scan. Chains of known length that are followed both ways, such as those along frequency,
+become a GRU where the graph is for single frames: a GRU without recurrent weights is the recursion, h = (1 - z) n + z h
+with z = 1 - g, and its kernel takes a third of the time of a Scan, whose every step costs as much as a small matrix
+product. In such graphs every operation costs more for being one than for what it computes, so they are to be few.
 """
 
 from dataclasses import dataclass, field
@@ -10,7 +11,10 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import TensorProto, helper
 
-from deepnmf_cli.signal.recursion import DOMAIN, RELAX, SPINS
+from deepnmf_cli.signal.recursion import BOTH_WAYS, DOMAIN, RELAX, SPINS
+
+Sizes = list[int | None]
+"""Of a tensor; None where the number of frames decides."""
 
 
 def spell_out(model: onnx.ModelProto, single_frames: bool) -> None:
@@ -22,13 +26,16 @@ def spell_out(model: onnx.ModelProto, single_frames: bool) -> None:
             nodes.append(node)
             continue
         writer = _Writer(f"{node.output[0]}.")
+        inputs, length = list(node.input), shapes[node.input[0]][0]
         reverse = next(bool(a.i) for a in node.attribute if a.name == "reverse")
-        chain = shapes[node.input[0]]
-        if node.op_type == SPINS and single_frames and chain[0] > 1:
-            spins, local = shapes[node.output[0]][-1], len(shapes[node.input[2]]) > 1
-            result = _gated_unit(writer, list(node.input), chain, spins, local, reverse)
+        if node.op_type == RELAX:
+            result = _relax(writer, inputs, length, reverse)
+        elif node.op_type == SPINS:
+            result = _spins(writer, inputs, length, reverse)
+        elif single_frames:
+            result = _gated_unit(writer, inputs, *(shapes[name] for name in (*inputs[:3], node.output[0])))
         else:
-            result = {RELAX: _relax, SPINS: _spins}[node.op_type](writer, list(node.input), chain[0], reverse)
+            result = _both_ways(writer, inputs, length)
         writer("Identity", result, output=node.output[0])
         nodes += writer.nodes
     del model.graph.node[:]
@@ -56,10 +63,19 @@ class _Writer:
     def zeros(self, *shape: int) -> str:
         return self("ConstantOfShape", self.constant(*shape))
 
-    def halves(self, name: str, axis: int = 0) -> tuple[str, str]:
-        """The two halves of a tensor along an axis."""
-        first = self("Split", name, outputs=2, axis=axis, num_outputs=2)
-        return first, self.nodes[-1].output[1]
+    def parts(self, name: str, count: int, axis: int = 0) -> list[str]:
+        """Equal parts of a tensor along an axis."""
+        self("Split", name, outputs=count, axis=axis, num_outputs=count)
+        return list(self.nodes[-1].output)
+
+    def gates(self, parts: list[str], unused: str, *more: str) -> str:
+        """A GRU's weights of both directions, from those of couplings and schedules of either: z, r, n, and `more`."""
+        ways = (
+            self("Concat", self("Neg", gate), unused, couple, *more, axis=0)
+            for couple, gate in (parts[:2], parts[2:])
+        )
+        first = self.constant(0)
+        return self("Concat", *(self("Unsqueeze", way, first) for way in ways), axis=0)
 
     def linear(self, x: str, weight: str, bias: str) -> str:
         return self("Add", self("MatMul", x, self("Transpose", weight, perm=[1, 0])), bias)
@@ -76,42 +92,50 @@ def _relax(write: _Writer, inputs: list[str], length: int | None, reverse: bool)
 
 def _spins(write: _Writer, inputs: list[str], length: int | None, reverse: bool) -> str:
     x, weight, bias, start = inputs
-    (couple, gate), (couple_bias, gate_bias) = write.halves(weight), write.halves(bias, -1)
-    target = write("Tanh", write.linear(x, couple, couple_bias))
-    coefficient = write("Sigmoid", write.linear(x, gate, gate_bias))
-    return _relax(write, [target, coefficient, start], length, reverse)
+    if length == 1:
+        target, coefficient = write.parts(write.linear(x, weight, bias), 2, -1)
+    else:  # the parts of a long product would be copies
+        parts = zip(write.parts(weight, 2), write.parts(bias, 2, -1))
+        target, coefficient = (write.linear(x, w, b) for w, b in parts)
+    return _relax(write, [write("Tanh", target), write("Sigmoid", coefficient), start], length, reverse)
+
+
+def _both_ways(write: _Writer, inputs: list[str], length: int | None) -> str:
+    x, weight, bias, start = inputs
+    directions = zip(write.parts(weight, 2), write.parts(bias, 2, -1), (False, True))
+    return write("Concat", *(_spins(write, [x, w, b, start], length, reverse) for w, b, reverse in directions), axis=-1)
 
 
 def _gated_unit(
-    write: _Writer, inputs: list[str], chain: list[int | None], spins: int, local: bool, reverse: bool
+    write: _Writer, inputs: list[str], chain: Sizes, weights: Sizes, biases: Sizes, result: Sizes
 ) -> str:
     """A GRU has the gates z = sigmoid(-V x - c), r, which acts on nothing, and n = tanh(W x + b), in this order.
 
-    Biases that are `local` differ from step to step, which a GRU has no place for: then its input are the sums W x + b
-    and V x + c, and its weights pick from these.
+    Biases that differ from step to step have no place in a GRU: then its input are the sums W x + b and V x + c of both
+    directions, and its weights pick from these.
     """
     x, weight, bias, start = inputs
     steps, *batch, width = chain
-    if local:
-        x, width = write.linear(x, weight, bias), 2 * spins
-        every = write("EyeLike", write.zeros(width, width), dtype=TensorProto.FLOAT)
-        weight, bias = every, write.zeros(width)
-    (couple, gate), (couple_bias, gate_bias) = write.halves(weight), write.halves(bias)
-    rows = write("Concat", write("Neg", gate), write.zeros(spins, width), couple, axis=0)
-    biases = write("Concat", write("Neg", gate_bias), write.zeros(spins), couple_bias, write.zeros(3 * spins), axis=0)
-    directions = write.constant(0)
+    spins = weights[0] // 4
+    if len(biases) > 1:
+        x, width = write.linear(x, weight, bias), 4 * spins
+        weight, bias = write("EyeLike", write.zeros(width, width), dtype=TensorProto.FLOAT), write.zeros(width)
+    rows = write.gates(write.parts(weight, 4), write.zeros(spins, width))
+    shifts = write.gates(write.parts(bias, 4), write.zeros(spins), write.zeros(3 * spins))
+    begin = write("Reshape", start, write.constant(1, -1, spins))
     path = write(
         "GRU",
         write("Reshape", x, write.constant(steps, -1, width)),
-        write("Unsqueeze", rows, directions),
-        write.zeros(1, 3 * spins, spins),
-        write("Unsqueeze", biases, directions),
+        rows,
+        write.zeros(2, 3 * spins, spins),
+        shifts,
         "",
-        write("Reshape", start, write.constant(1, -1, spins)),
+        write("Concat", begin, begin, axis=0),
         hidden_size=spins,
-        direction="reverse" if reverse else "forward",
+        direction="bidirectional",
     )
-    return write("Reshape", path, write.constant(steps, *batch, spins))
+    # (steps, directions, batch, spins), where a graph for single frames has a batch of one.
+    return write("Reshape", path, write.constant(*result))
 
 
 def _step() -> onnx.GraphProto:
@@ -129,7 +153,7 @@ def _step() -> onnx.GraphProto:
     return helper.make_graph(nodes, "step", inputs, outputs)
 
 
-def _shapes(graph: onnx.GraphProto) -> dict[str, list[int | None]]:
+def _shapes(graph: onnx.GraphProto) -> dict[str, Sizes]:
     """Name -> sizes, None where the number of frames decides."""
     return {
         value.name: [d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim]

@@ -17,7 +17,7 @@ from deepnmf_cli.networks.grid_kernel import GridKernel, compile_kernel
 from deepnmf_cli.networks.growth import widened
 from deepnmf_cli.signal.features import stack_context
 from deepnmf_cli.unfold.network import Bank, Parameters, Unfolded
-from deepnmf_cli.unfold.relaxation import relax_spins
+from deepnmf_cli.unfold.relaxation import relax_both_ways, relax_spins
 from deepnmf_cli.unfold.ties import Ties
 
 COMPRESSION = 0.3
@@ -126,16 +126,10 @@ class GridInference:
     def _along_frequency(field: Tensor, parameters: Parameters) -> Tensor:
         """What spins informed by all bands below, and spins informed by all bands above, add to the field."""
         chain = field.movedim(2, 0).contiguous()  # the chain comes first, so that each step of it is contiguous
-        weights, biases, joins = (parameters[f"frequency_{name}"] for name in ("weight", "bias", "join"))
-        added = 0
-        directions = zip(weights.chunk(2), biases.chunk(2, -1), joins.chunk(2, -1), (False, True))
-        for weight, bias, join, downwards in directions:
-            # Zero spins, neither up nor down, are the neighbours beyond the lowest and the highest band.
-            beyond = chain.new_zeros(*chain.shape[1:-1], bias.shape[-1] // 2)
-            bias = bias if bias.dim() == 1 else bias[:, None, None]
-            spins = relax_spins(chain, weight, bias, beyond, reverse=downwards)
-            added = added + linear(spins, join)
-        return added.movedim(0, 2)
+        bias = parameters["frequency_bias"]
+        bias = bias if bias.dim() == 1 else bias[:, None, None]
+        spins = relax_both_ways(chain, parameters["frequency_weight"], bias)
+        return linear(spins, parameters["frequency_join"]).movedim(0, 2)
 
     def readout(self, evidence: tuple[Tensor, tuple], state: tuple, parameters: Parameters) -> Tensor:
         """Marginals (T, B, N, bands per node) of one more binary unit per band: speech dominates here."""

@@ -1,13 +1,13 @@
 """Exponential smoothing with a coefficient of its own at every step: h_t = h_{t-1} + g_t (f_t - h_{t-1}).
 
 The one loop over time, or over frequency, of every network that has one. An exported network holds it as an operation,
-DOMAIN::RELAX or DOMAIN::SPINS, which `deepnmf_cli.export` spells out.
+DOMAIN::RELAX, DOMAIN::SPINS or DOMAIN::BOTH_WAYS, which `deepnmf_cli.export` spells out.
 """
 
 import torch
 from torch import Tensor
 
-DOMAIN, RELAX, SPINS = "deepnmf", "relax", "spins"
+DOMAIN, RELAX, SPINS, BOTH_WAYS = "deepnmf", "relax", "spins", "both_ways"
 
 
 def smooth(target: Tensor, coefficient: Tensor, start: Tensor, reverse: bool = False) -> Tensor:
@@ -23,7 +23,7 @@ def smooth(target: Tensor, coefficient: Tensor, start: Tensor, reverse: bool = F
     return path
 
 
-def exported(name: str, inputs: tuple[Tensor, ...], shape: torch.Size, reverse: bool) -> Tensor:
+def exported(name: str, inputs: tuple[Tensor, ...], shape: torch.Size, reverse: bool = False) -> Tensor:
     """The operation DOMAIN::`name` in the graph that is being exported; its result has `shape`."""
     attributes = {"reverse": int(reverse)}
     return torch.onnx.ops.symbolic(f"{DOMAIN}::{name}", inputs, attributes, dtype=inputs[0].dtype, shape=shape)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from deepnmf_cli.signal.recursion import SPINS, exported, smooth
+from deepnmf_cli.signal.recursion import BOTH_WAYS, SPINS, exported, smooth
 
 
 class _Relaxation(torch.autograd.Function):
@@ -63,6 +63,19 @@ def relax_spins(field: Tensor, weight: Tensor, bias: Tensor, start: Tensor, reve
     target, schedule = _affine(field, couple, field_bias).tanh(), _affine(field, gate, gate_bias).sigmoid()
     # Under autocast the products have half precision, and what is summed up over a chain must not.
     return relax(target.to(start.dtype), schedule.to(start.dtype), start, reverse)
+
+
+def relax_both_ways(field: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The paths (T, ..., 2C) of spins informed by all that is before, and of others informed by all that comes after.
+
+    weight (4C, E) and bias (..., 4C) are those of `relax_spins` for either; zero spins, neither up nor down, stand for
+    what lies beyond the ends of the chain.
+    """
+    beyond = field.new_zeros(*field.shape[1:-1], bias.shape[-1] // 4)
+    if torch.compiler.is_exporting():
+        return exported(BOTH_WAYS, (field, weight, bias, beyond), (*field.shape[:-1], bias.shape[-1] // 2))
+    directions = zip(weight.chunk(2), bias.chunk(2, -1), (False, True))
+    return torch.cat([relax_spins(field, w, b, beyond, reverse) for w, b, reverse in directions], -1)
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

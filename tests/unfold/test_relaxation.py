@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deepnmf_cli.unfold.relaxation import relax, relax_spins
+from deepnmf_cli.unfold.relaxation import relax, relax_both_ways, relax_spins
 
 
 def chain(length: int = 7) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -55,3 +55,14 @@ def test_spins_keep_single_precision_under_autocast() -> None:
         spins = relax_spins(field, weight, bias, torch.zeros(4))
     assert spins.dtype == torch.float32
     torch.testing.assert_close(spins, relax_spins(field, weight, bias, torch.zeros(4)), rtol=0, atol=0.05)
+
+
+def test_both_ways_hear_what_is_before_and_what_comes_after() -> None:
+    field, weight, bias = torch.randn(9, 2, 5), torch.randn(12, 5), torch.randn(9, 1, 12)
+    paths = relax_both_ways(field, weight, bias)
+    assert paths.shape == (9, 2, 6)
+    changed = field.clone()
+    changed[4] += 1
+    moved = (relax_both_ways(changed, weight, bias) != paths).any(1)
+    assert moved[4:, :3].all() and not moved[:4, :3].any()
+    assert moved[:5, 3:].all() and not moved[5:, 3:].any()
