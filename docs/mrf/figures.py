@@ -46,7 +46,7 @@ def of_gamma(axes: Axes, chosen: dict[str, list[dict]]) -> None:
             x, y = (gammas, shares) if len(gammas) > 1 else (gammas * 2, [0, 1])
             axes.plot(x, y, label=f"{name}, {k + 1}")
     axes.axvline(0.88, color="gray", lw=0.8, ls=":")
-    axes.set(xlabel="trained gamma (dotted: where it began)", ylabel="share of units below", xlim=(0, 1))
+    axes.set(xlabel="trained gamma (dotted: where it began)", ylabel="share of units below")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=6)
 
