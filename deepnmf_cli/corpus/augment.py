@@ -42,6 +42,14 @@ class AugmentationSettings:
     """Share whose noise is stationary and synthetic."""
     noise_slope_db: tuple[float, float] = (-9.0, 3.0)
     """Slope of its spectrum per octave."""
+    splice_probability: float = 0.0
+    """Share whose noise has the low frequencies of one recording and the high ones of another."""
+    reverse_probability: float = 0.0
+    """Share whose noise runs backwards."""
+    reshape_probability: float = 0.0
+    """Share whose noise goes through a random smooth filter, by several dB per octave."""
+    swell_probability: float = 0.0
+    """Share whose noise grows louder and softer."""
     hum_probability: float = 0.0
     """Share whose noise has mains hum added to it."""
     click_probability: float = 0.0
@@ -125,8 +133,8 @@ class Augmentation:
         """A simulated room response, or None where none is to be used."""
         return effects.small_room(self.draw, self.rate_hz) if self._happens("small_room") else None
 
-    def noise(self, noise: Samples, other_speech: Segment) -> Samples:
-        """Noise (n,), or babble or synthetic noise in its place; perhaps coloured, with hum and clicks."""
+    def noise(self, noise: Samples, other_speech: Segment, other_noise: Segment) -> Samples:
+        """Noise (n,), or babble or synthetic noise in its place; perhaps changed, with hum, clicks and rumble."""
         s = self.settings
         if self._happens("babble"):
             speakers = self.draw.integers(s.babble_speakers[0], s.babble_speakers[1] + 1)
@@ -135,7 +143,7 @@ class Augmentation:
             noise = sum(voice * np.float32(gain / rms(voice)) for voice, gain in zip(voices, gains))
         elif self._happens("synthetic_noise"):
             noise = effects.coloured_noise(len(noise), self.draw, self.draw.uniform(*s.noise_slope_db))
-        noise = self._coloured(noise)
+        noise = self._coloured(self._varied(noise, other_noise))
         for what, make, snr_db in (
             ("hum", effects.hum, s.added_snr_db),
             ("click", effects.clicks, s.added_snr_db),
@@ -145,6 +153,16 @@ class Augmentation:
                 added = make(len(noise), self.draw, self.rate_hz)
                 noise = noise + scale_to_snr(noise, added, self.draw.uniform(*snr_db))
         return noise
+
+    def _varied(self, noise: Samples, other: Segment) -> Samples:
+        """A noise (n,) that was perhaps never recorded, made of recorded ones."""
+        if self._happens("splice"):
+            noise = effects.spliced(noise, other(self.draw), self.draw, self.rate_hz)
+        if self._happens("reverse"):
+            noise = noise[::-1].copy()
+        if self._happens("reshape"):
+            noise = effects.reshaped(noise, self.draw, self.rate_hz)
+        return effects.swelling(noise, self.draw, self.rate_hz) if self._happens("swell") else noise
 
     def _coloured(self, samples: Samples) -> Samples:
         return effects.filtered(samples, effects.colour(self.draw)) if self._happens("colour") else samples

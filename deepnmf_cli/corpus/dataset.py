@@ -162,7 +162,8 @@ class MixtureDataset:
         if response is not None:
             wet, dry = in_room(target, response, self.rate_hz), target
             target = in_room(dry, response, self.rate_hz, early_only=True) if s.room_target == "early" else wet
-        noise = scale_to_snr(wet, change.noise(self._noises(draw, change.noise_speed()), self.speech), snr_db)
+        noise = change.noise(self._noises(draw, change.noise_speed()), self.speech, self.noise)
+        noise = scale_to_snr(wet, noise, snr_db)
         wet, target = change.pause(wet, target)
         # What is not the target is noise: the mixture stays the sum of both, late reverberation included.
         target, noise = change.channel(target, noise + (wet - target))

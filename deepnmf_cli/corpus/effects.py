@@ -30,6 +30,9 @@ FIRST_REFLECTION_S = 5e-4
 CODECS = {"mp3": ("MP3", "MPEG_LAYER_III"), "vorbis": ("OGG", "VORBIS"), "opus": ("OGG", "OPUS")}
 """Name -> container and coding as libsndfile calls them."""
 
+SHAPE_FROM_HZ = 60.0
+"""Lowest frequency at which `reshaped` draws a gain; what lies below has the same."""
+
 MP3_DELAY = 1105
 """Samples by which encoder (576) and decoder (529) delay an MP3 without a LAME tag, which low bit rates leave out."""
 
@@ -140,6 +143,38 @@ def rumble(length: int, draw: np.random.Generator, rate_hz: int) -> Samples:
     points = draw.normal(0.0, draw.uniform(0.0, 2.0), 2 + int(length / rate_hz / draw.uniform(0.05, 1.0)))
     noise *= np.exp(np.interp(np.linspace(0, len(points) - 1, length), np.arange(len(points)), points))
     return (noise / max(rms(noise), 1e-6)).astype(np.float32)
+
+
+def reshaped(samples: Samples, draw: np.random.Generator, rate_hz: int) -> Samples:
+    """Samples (n,) through a random smooth filter: gains with a deviation of 6 dB at one point per octave."""
+    octaves = draw.normal(0.0, 6.0, 2 + int(np.log2(rate_hz / 2 / SHAPE_FROM_HZ)))
+    octave = np.log2(np.maximum(np.fft.rfftfreq(len(samples), 1 / rate_hz), SHAPE_FROM_HZ) / SHAPE_FROM_HZ)
+    gain_db = np.interp(octave, np.arange(len(octaves)), octaves)
+    return np.fft.irfft(np.fft.rfft(samples) * 10 ** (gain_db / 20), len(samples)).astype(np.float32)
+
+
+def swelling(samples: Samples, draw: np.random.Generator, rate_hz: int) -> Samples:
+    """Samples (n,) that grow louder and softer by several dB, over times between a tenth of a second and three."""
+    points = draw.normal(0.0, draw.uniform(0.0, 8.0), 2 + int(len(samples) / rate_hz / draw.uniform(0.1, 3.0)))
+    gain_db = np.interp(np.linspace(0, len(points) - 1, len(samples)), np.arange(len(points)), points)
+    return samples * (10 ** (gain_db / 20)).astype(np.float32)
+
+
+def spliced(low: Samples, high: Samples, draw: np.random.Generator, rate_hz: int) -> Samples:
+    """The low frequencies of one noise (n,) and the high ones of another: a third that was never recorded.
+
+    They meet between 200 Hz and half the Nyquist frequency, within an octave, where they are equally loud.
+    """
+    spectra = np.fft.rfft(np.stack([low, high]))
+    octave = np.log2(np.maximum(np.fft.rfftfreq(len(low), 1 / rate_hz), 1e-3))
+    crossing = draw.uniform(np.log2(200.0), np.log2(rate_hz / 4))
+    near = np.abs(octave - crossing) < 0.5
+    loudness = np.sqrt((np.abs(spectra[:, near]) ** 2).mean(1)) + 1e-12
+    if loudness.max() > 1e3 * loudness.min():  # one of them has nothing there to be joined at
+        return low
+    share = np.clip(octave - crossing + 0.5, 0, 1)  # of the high one
+    joined = (1 - share) * spectra[0] + share * spectra[1] * (loudness[0] / loudness[1])
+    return np.fft.irfft(joined, len(low)).astype(np.float32)
 
 
 def small_room(draw: np.random.Generator, rate_hz: int) -> Samples:

@@ -15,6 +15,8 @@ from deepnmf_cli.corpus.mixing import rms
 
 RATE = 16000
 
+NOISES = ("synthetic_noise", "splice", "reverse", "reshape", "swell", "hum", "click", "rumble", "colour", "speed")
+
 OPTIONS = [f.name for f in dataclasses.fields(AugmentationSettings) if f.name.endswith("probability")]
 CHANNEL = [f"{name}_probability" for name in ("equalizer", "clip", "band_limit", "coding", "mute")]
 
@@ -87,6 +89,13 @@ def test_babble_is_made_of_training_speech(corpus: Path) -> None:
     assert high_share(dataset(corpus, babble_probability=1.0)[0][1]) < 0.01
 
 
+def test_reversed_noise_is_the_same_noise_backwards(corpus: Path) -> None:
+    plain, reverse = dataset(corpus)[2], dataset(corpus, reverse_probability=1.0)[2]
+    # Both have an SNR of 0 dB, and the level of their sum.
+    np.testing.assert_allclose(reverse[1][::-1] / rms(reverse[1]), plain[1] / rms(plain[1]), atol=1e-4)
+    np.testing.assert_allclose(reverse[0] / rms(reverse[0]), plain[0] / rms(plain[0]), atol=1e-4)
+
+
 def test_synthetic_noise_fills_the_band(corpus: Path) -> None:
     noise = dataset(corpus, synthetic_noise_probability=1.0, noise_slope_db=(0.0, 0.0))[0][1]
     assert high_share(noise) == pytest.approx(0.5, abs=0.05)
@@ -112,7 +121,7 @@ def test_mute_silences_both(corpus: Path) -> None:
 
 
 def test_snr_holds_for_noise_of_every_kind(corpus: Path) -> None:
-    chosen = {f"{name}_probability": 1.0 for name in ("synthetic_noise", "hum", "click", "rumble", "colour", "speed")}
+    chosen = {f"{name}_probability": 1.0 for name in NOISES}
     for i in range(3):
         speech, noise = dataset(corpus, **chosen)[i]
         assert 20 * np.log10(rms(speech) / rms(noise)) == pytest.approx(0.0, abs=0.01)

@@ -115,6 +115,45 @@ def test_rumble_is_below_hearing_and_comes_in_thuds() -> None:
     assert 0 < steady < 10
 
 
+def test_reshaped_noise_has_other_loudness_per_octave_and_nothing_else() -> None:
+    changes = []
+    for seed in range(10):
+        noise = effects.coloured_noise(4 * RATE, draw(), 0.0)
+        shaped = effects.reshaped(noise, draw(seed), RATE)
+        assert shaped.shape == noise.shape and shaped.dtype == np.float32
+        gain = np.fft.rfft(shaped)[200:-200] / np.fft.rfft(noise)[200:-200]  # where the noise has any energy
+        assert np.abs(gain.imag).max() < 1e-3 * np.abs(gain).max()  # no delay
+        changes += [power_db(shaped, low, 2 * low) - power_db(noise, low, 2 * low) for low in (125, 500, 2000)]
+    assert 2 < np.std(changes) < 8
+
+
+def test_swelling_noise_changes_slowly() -> None:
+    steady = np.ones(4 * RATE, np.float32)
+    ranges = []
+    for seed in range(20):
+        gain_db = 20 * np.log10(effects.swelling(steady, draw(seed), RATE))
+        assert np.abs(np.diff(gain_db)).max() < 0.05  # dB per sample, at most 800 dB per second
+        ranges.append(np.ptp(gain_db))
+    assert min(ranges) < 5 and max(ranges) > 20
+
+
+def test_spliced_noise_is_one_below_and_another_above() -> None:
+    below, above = (effects.coloured_noise(4 * RATE, draw(seed), 0.0) for seed in (1, 2))
+    for seed in range(5):
+        spliced = effects.spliced(below, 10 * above, draw(seed), RATE)
+        assert spliced.dtype == np.float32 and rms(spliced) == pytest.approx(1, rel=0.1)
+        parts = [np.fft.rfft(x) for x in (spliced, below, above)]
+        low = slice(40, 520)  # 10 to 130 Hz, below every crossing
+        high = slice(-8000, -10)  # above 6 kHz
+        assert np.abs(parts[0][low] - parts[1][low]).max() < 1e-2 * np.abs(parts[1][low]).max()
+        assert np.corrcoef(np.abs(parts[0][high]), np.abs(parts[2][high]))[0, 1] > 0.999
+
+
+def test_noise_that_has_nothing_to_be_joined_at_stays_as_it_is() -> None:
+    noise = effects.coloured_noise(RATE, draw(), 0.0)
+    assert np.array_equal(effects.spliced(noise, np.zeros_like(noise), draw(), RATE), noise)
+
+
 def test_small_rooms_begin_with_the_direct_sound_and_decay() -> None:
     for seed in range(20):
         energy = effects.small_room(draw(seed), RATE).astype(np.float64) ** 2
