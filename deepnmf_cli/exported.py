@@ -17,11 +17,12 @@ META_KEY = "deepnmf"
 WEIGHTS = "weights_sha256"
 """Its entry for the file of weights that was exported."""
 
-FORMAT = 1
-"""Number of the layout of inputs, outputs and metadata; a reader refuses a newer one instead of guessing."""
+FORMAT = 2
+"""Number of the layout of inputs, outputs and metadata; a reader refuses a newer one instead of guessing. 2 came with
+networks that hear phase; graphs of others say 1, and older readers run them."""
 
-MAGNITUDE, MASKS, STATE, NEXT_STATE = "magnitude", "masks", "state_", "next_state_"
-"""Names of the inputs and outputs; states are numbered."""
+MAGNITUDE, FEATURES, MASKS, STATE, NEXT_STATE = "magnitude", "features", "masks", "state_", "next_state_"
+"""Names of the inputs and outputs, FEATURES in place of MAGNITUDE for networks that hear phase; states are numbered."""
 
 FEW = 3
 """Up to so many frames go one by one through a graph for single frames, where there is one."""
@@ -48,17 +49,24 @@ class ExportedGraph:
         if self.meta["format"] > FORMAT:
             remedy = "Update with `pip install --upgrade deepnmf`."
             raise ModelError(path, f"format {self.meta['format']}", f"format {FORMAT} or older", remedy)
-        self._states = [value for value in self._session.get_inputs() if value.name.startswith(STATE)]
+        inputs = self._session.get_inputs()
+        self._heard = next(value.name for value in inputs if value.name in (MAGNITUDE, FEATURES))
+        self._states = [value for value in inputs if value.name.startswith(STATE)]
 
     @property
     def start(self) -> list[np.ndarray]:
         """The states at the start of a recording: zeros."""
         return [np.zeros(value.shape, np.float32) for value in self._states]
 
-    def __call__(self, magnitude: np.ndarray, states: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Masks (1, 2, F, T) of magnitudes (1, F, T) float32, and the next states."""
+    @property
+    def hears_phase(self) -> bool:
+        """Whether it takes `signal.phase.features` in the place of magnitudes."""
+        return self._heard == FEATURES
+
+    def __call__(self, heard: np.ndarray, states: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Masks (1, 2, F, T) of magnitudes (1, F, T) float32, and the next states; see `MaskNetwork.forward`."""
         given = {value.name: state for value, state in zip(self._states, states, strict=True)}
-        masks, *states = self._session.run(None, {MAGNITUDE: magnitude, **given})
+        masks, *states = self._session.run(None, {self._heard: heard, **given})
         return masks, states
 
 
@@ -84,13 +92,17 @@ class OnnxBackend(InNumpy):
             self._opened[path] = graph
         return self._opened[path]
 
-    def __call__(self, magnitude: np.ndarray, state: list[np.ndarray] | None) -> tuple[np.ndarray, list[np.ndarray]]:
-        frames = magnitude.shape[-1]
+    @property
+    def hears_phase(self) -> bool:
+        return self._graph(self._paths[0]).hears_phase
+
+    def __call__(self, heard: np.ndarray, state: list[np.ndarray] | None) -> tuple[np.ndarray, list[np.ndarray]]:
+        frames = heard.shape[-1]
         one_by_one = self._any is None or (self._single is not None and frames <= FEW)
         graph, size = (self._graph(self._single), 1) if one_by_one else (self._graph(self._any), frames)
         state = graph.start if state is None else state
         pieces = []
         for first in range(0, frames, size):
-            masks, state = graph(magnitude[..., first : first + size], state)
+            masks, state = graph(heard[..., first : first + size], state)
             pieces.append(masks)
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, -1), state
