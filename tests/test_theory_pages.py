@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings
-from deepnmf_cli.networks.grid import Grid, GridInference, GridSettings
+from deepnmf_cli.networks.grid import Grid, GridInference
+from deepnmf_cli.networks.grid_settings import GridSettings
 from deepnmf_cli.recipe import read_recipe
 from deepnmf_cli.unfold.relaxation import relax, relax_spins
 

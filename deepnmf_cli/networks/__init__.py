@@ -6,7 +6,8 @@ from deepnmf_cli.errors import RecipeError
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings, Dnmf, DnmfSettings, SparseNmf, SparseNmfSettings
 from deepnmf_cli.networks.dnn import Dnn, DnnSettings
-from deepnmf_cli.networks.grid import Grid, GridSettings
+from deepnmf_cli.networks.grid import Grid
+from deepnmf_cli.networks.grid_settings import GridSettings
 from deepnmf_cli.networks.recurrent import IstaSettings, RecurrentIsta, RecurrentNmf, RecurrentNmfSettings
 from deepnmf_cli.networks.rnn import GridRnn, GridRnnSettings, Rnn, RnnSettings
 from deepnmf_cli.networks.mrf import BeliefPropagation, MeanField, PowerMean

@@ -14,6 +14,7 @@ from torch.nn.functional import linear, pad
 
 from deepnmf_cli.networks.bands import BandNetwork
 from deepnmf_cli.networks.grid_kernel import GridKernel, compile_kernel
+from deepnmf_cli.networks.grid_settings import NEIGHBOURS, GridSettings
 from deepnmf_cli.networks.growth import widened
 from deepnmf_cli.signal.features import stack_context
 from deepnmf_cli.unfold.network import Bank, Parameters, Unfolded
@@ -26,69 +27,13 @@ COMPRESSION = 0.3
 QUIET = 1e-8
 """Squared product of two bins 40 dB below the level: below that, phase differences fade out."""
 
-NEIGHBOURS = 2
-"""Bands beyond its own that a node sees on either side."""
-
 SLOWEST = -4.0
 FASTEST = 1.0
 """Range of the initial logits of the time schedule: memories between one and about fifty frames."""
 
 
-@dataclass(frozen=True)
-class GridSettings:
-    """Shape of a `Grid`."""
-
-    bins: int = 257
-    rate_hz: int = 16000
-    single_bands: int = 64
-    """Lowest bins that are bands of their own."""
-    wide_bands: int = 32
-    """ERB bands above them."""
-    bands_per_node: int = 2
-    """Neighbouring bands that a node stands for."""
-    channels: int = 24
-    """Spins per node (C), an even number."""
-    iterations: int = 4
-    """Layers (K)."""
-    context: int = 3
-    """Frames that a node's evidence covers, the present one included."""
-    tied: bool = False
-    """One set of weights for all layers."""
-    local_fields: bool = False
-    """Whether each node has fields (biases) of its own in every layer."""
-    frame_spins: int = 0
-    """Spins per frame and layer that are coupled to all nodes of the frame (S)."""
-    frame_channels: int = 3
-    """What they have to do with a node: the rank of the coupling (P)."""
-    phase: bool = False
-    """Whether nodes of single bands hear phase differences and say how to turn the phase."""
-
-    def __post_init__(self) -> None:
-        if self.channels % 2 or self.channels < 2:
-            raise ValueError("channels must be an even number, at least 2")
-        if self.single_bands >= self.bins:
-            raise ValueError("single_bands must be below bins")
-        if min(self.iterations, self.context, self.wide_bands, self.bands_per_node, self.frame_channels) < 1:
-            raise ValueError("iterations, context, wide_bands, bands_per_node and frame_channels must be at least 1")
-        if self.frame_spins < 0:
-            raise ValueError("frame_spins must not be negative")
-        if (self.single_bands + self.wide_bands) % self.bands_per_node:
-            raise ValueError("single_bands + wide_bands must be a multiple of bands_per_node")
-        if self.phase and self.single_bands % self.bands_per_node:
-            raise ValueError("with phase, single_bands must be a multiple of bands_per_node")
-
-    @property
-    def nodes(self) -> int:
-        """Nodes per frame (N)."""
-        return (self.single_bands + self.wide_bands) // self.bands_per_node
-
-    @property
-    def window(self) -> int:
-        """Bands that a node observes: its own and its neighbours'."""
-        return self.bands_per_node + 2 * NEIGHBOURS
-
-
 GridEvidence = tuple[Tensor, tuple, Tensor | None]
+"""What `GridInference` takes: see there."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +129,7 @@ class Grid(BandNetwork):
 
     def masks(self, evidence: Tensor, state: tuple | None) -> tuple[Tensor, tuple]:
         s, phase = self.settings, None
-        if s.phase:
+        if self.hears_phase:
             evidence, phase = evidence[:, 0], self._windows(_compressed(evidence[:, 1:, : s.single_bands]))
         bands = self.pool(evidence).pow(COMPRESSION)
         past, begin = (None, None) if state is None else state

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from deepnmf_cli.networks.bands import BandNetwork
-from deepnmf_cli.networks.grid import COMPRESSION, Grid, GridEvidence, GridSettings
+from deepnmf_cli.networks.grid import COMPRESSION, Grid, GridEvidence
+from deepnmf_cli.networks.grid_settings import GridShape
 
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -62,7 +63,7 @@ class Rnn(BandNetwork):
 
 
 @dataclass(frozen=True)
-class GridRnnSettings(GridSettings):
+class GridRnnSettings(GridShape):
     """Shape of a `GridRnn`: that of a grid, and the cell in its place."""
 
     channels: int = 16
@@ -73,8 +74,6 @@ class GridRnnSettings(GridSettings):
         super().__post_init__()
         if self.cell not in CELLS:
             raise ValueError(f"cell {self.cell!r} is none of {', '.join(CELLS)}")
-        if self.tied or self.local_fields or self.frame_spins or self.phase:
-            raise ValueError("conventional cells are not tied, and have no local_fields, frame_spins or phase")
 
 
 class _CellLayers(nn.Module):
@@ -112,6 +111,10 @@ class GridRnn(Grid):
     def __init__(self, settings: GridRnnSettings = GridRnnSettings()) -> None:
         BandNetwork.__init__(self, settings)
         self.unfolded = _CellLayers(settings)
+
+    @property
+    def hears_phase(self) -> bool:
+        return False
 
     def accelerate(self) -> bool:
         return False

@@ -4,6 +4,8 @@ The phase of a single bin says nothing. The difference to the bin's own phase a 
 bin, and the difference to the next bin says where within the window its energy lies. NumPy and torch alike.
 """
 
+from functools import cache
+
 import numpy as np
 
 from deepnmf_cli.signal.arrays import Array, library, like
@@ -26,12 +28,22 @@ def features(spectrum: Array, before: Array) -> Array:
     """
     arrays = library(spectrum)
     past = arrays.concatenate([before, spectrum[..., :-1]], -1)
-    sign = like(1.0 - 2.0 * (np.arange(spectrum.shape[-2]) % 2), spectrum.real)[:, None]
     above = arrays.concatenate([spectrum[..., 1:, :], arrays.zeros_like(spectrum[..., :1, :])], -2)
-    in_time, in_frequency = ((spectrum * other.conj()).mean(-3) for other in (past, above))
-    in_time = in_time * sign
-    planes = (abs(spectrum).mean(-3), in_time.real, in_time.imag, in_frequency.real, in_frequency.imag)
+    in_time = _over_channels(spectrum * past.conj()) * like(_signs(spectrum.shape[-2]), spectrum.real)
+    in_frequency = _over_channels(spectrum * above.conj())
+    planes = (_over_channels(abs(spectrum)), in_time.real, in_time.imag, in_frequency.real, in_frequency.imag)
     return arrays.stack(planes, -3)
+
+
+def _over_channels(x: Array) -> Array:
+    """The mean over channels; of one, without the time that it takes to compute it, which counts for single frames."""
+    return x[..., 0, :, :] if x.shape[-3] == 1 else x.mean(-3)
+
+
+@cache
+def _signs(bins: int) -> np.ndarray:
+    """(-1)^f for every bin, (F, 1)."""
+    return (1 - 2 * (np.arange(bins, dtype=np.float32) % 2))[:, None]
 
 
 def turning(masks: Array) -> Array:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from deepnmf_cli.networks import grid_kernel, machine_code
-from deepnmf_cli.networks.grid import Grid, GridInference, GridSettings
+from deepnmf_cli.networks.grid import Grid, GridInference
+from deepnmf_cli.networks.grid_settings import GridSettings
 
 WEIGHTS = ("time_weight", "time_bias", "frequency_weight", "frequency_bias", "frequency_join")
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from deepnmf_cli.networks.grid import Grid, GridSettings
+from deepnmf_cli.networks.grid import Grid
+from deepnmf_cli.networks.grid_settings import GridSettings
 
 SHAPE = {"single_bands": 10, "wide_bands": 6, "channels": 6, "iterations": 2, "local_fields": True}
 

@@ -11,8 +11,8 @@ from deepnmf_cli.export import graph
 from deepnmf_cli.exported import WEIGHTS, OnnxBackend
 from deepnmf_cli.networks import build
 from deepnmf_cli.networks.backend import TorchBackend
-from deepnmf_cli.networks.grid import Grid, GridSettings
-from deepnmf_cli.networks.rnn import GridRnnSettings
+from deepnmf_cli.networks.grid import Grid
+from deepnmf_cli.networks.grid_settings import GridSettings
 from deepnmf_cli.signal.phase import turning
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training.objectives import ObjectiveSettings, objective
@@ -126,5 +126,3 @@ def test_limited_attenuation_holds_for_masks_that_turn(tmp_path) -> None:
 def test_shapes_without_phase_are_refused() -> None:
     with pytest.raises(ValueError, match="single_bands must be a multiple"):
         GridSettings(single_bands=63, wide_bands=33, phase=True)
-    with pytest.raises(ValueError, match="or phase"):
-        GridRnnSettings(phase=True)

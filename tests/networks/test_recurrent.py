@@ -147,7 +147,7 @@ def test_rivals_in_recipes_are_about_as_large_as_what_they_are_compared_with() -
         (RecurrentNmfSettings(), {"single_bands": 300}),
         (RnnSettings(), {"cell": "rnn"}),
         (GridRnnSettings(), {"cell": "rnn"}),
-        (GridRnnSettings(), {"tied": True}),
+        (GridRnnSettings(), {"channels": 7}),
     ],
 )
 def test_impossible_settings_are_refused(settings: Any, wrong: dict) -> None:

@@ -1,0 +1,69 @@
+"""Shapes of the networks on the time-frequency grid."""
+
+from dataclasses import dataclass
+
+NEIGHBOURS = 2
+"""Bands beyond its own that a node sees on either side."""
+
+
+@dataclass(frozen=True)
+class GridShape:
+    """What all of them have, whatever their cells are."""
+
+    bins: int = 257
+    rate_hz: int = 16000
+    single_bands: int = 64
+    """Lowest bins that are bands of their own."""
+    wide_bands: int = 32
+    """ERB bands above them."""
+    bands_per_node: int = 2
+    """Neighbouring bands that a node stands for."""
+    channels: int = 24
+    """Spins or units per node (C), an even number."""
+    iterations: int = 4
+    """Layers (K)."""
+    context: int = 3
+    """Frames that a node's evidence covers, the present one included."""
+
+    def __post_init__(self) -> None:
+        if self.channels % 2 or self.channels < 2:
+            raise ValueError("channels must be an even number, at least 2")
+        if self.single_bands >= self.bins:
+            raise ValueError("single_bands must be below bins")
+        if min(self.iterations, self.context, self.wide_bands, self.bands_per_node) < 1:
+            raise ValueError("iterations, context, wide_bands and bands_per_node must be at least 1")
+        if (self.single_bands + self.wide_bands) % self.bands_per_node:
+            raise ValueError("single_bands + wide_bands must be a multiple of bands_per_node")
+
+    @property
+    def nodes(self) -> int:
+        """Nodes per frame (N)."""
+        return (self.single_bands + self.wide_bands) // self.bands_per_node
+
+    @property
+    def window(self) -> int:
+        """Bands that a node observes: its own and its neighbours'."""
+        return self.bands_per_node + 2 * NEIGHBOURS
+
+
+@dataclass(frozen=True)
+class GridSettings(GridShape):
+    """Shape of a `Grid`."""
+
+    tied: bool = False
+    """One set of weights for all layers."""
+    local_fields: bool = False
+    """Whether each node has fields (biases) of its own in every layer."""
+    frame_spins: int = 0
+    """Spins per frame and layer that are coupled to all nodes of the frame (S)."""
+    frame_channels: int = 3
+    """What they have to do with a node: the rank of the coupling (P)."""
+    phase: bool = False
+    """Whether nodes of single bands hear phase differences and say how to turn the phase."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.frame_spins < 0 or self.frame_channels < 1:
+            raise ValueError("frame_spins must not be negative, and frame_channels at least 1")
+        if self.phase and self.single_bands % self.bands_per_node:
+            raise ValueError("with phase, single_bands must be a multiple of bands_per_node")
