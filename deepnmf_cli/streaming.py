@@ -95,7 +95,7 @@ class StreamingEnhancer:
             raise ValueError(f"expected samples of shape ({self.channels}, n), found {samples.shape}")
         state, hop = self._state, self.pair.hop_samples
         state.received += samples.shape[-1]
-        waiting = np.concatenate([state.pending, samples], -1)
+        waiting = np.concatenate([state.pending, samples], -1) if state.pending.size else samples
         whole = waiting.shape[-1] // hop * hop
         # A copy: a view would keep all the samples of this chunk.
         state.pending = waiting[:, whole:].copy()
@@ -132,7 +132,7 @@ class StreamingEnhancer:
 
     def _mask(self, spectrum: Array) -> Array:
         """The speech mask (F', T) of spectra (C, F', T): F' bins of this sampling rate, from the network's F bins."""
-        magnitude = abs(spectrum).mean(0)
+        magnitude = abs(spectrum[0]) if self.channels == 1 else abs(spectrum).mean(0)
         arrays, missing = library(magnitude), self.bins - magnitude.shape[0]
         if missing > 0:
             silence = arrays.broadcast_to(arrays.zeros_like(magnitude[:1]), (missing, magnitude.shape[1]))
@@ -146,5 +146,7 @@ class StreamingEnhancer:
         elif missing < 0:
             above = arrays.broadcast_to(mask[-self._top_bins :].mean(0), (-missing, mask.shape[1]))
             mask = arrays.concatenate([mask, above])
+        if self._floor > 0:
+            mask = mask.clip(self._floor, None)
         # Synthesis is linear and exact, so that masks may be mixed in the place of signals.
-        return self._mix * mask.clip(self._floor, None) + (1 - self._mix)
+        return mask if self._mix == 1 else self._mix * mask + (1 - self._mix)
