@@ -101,12 +101,17 @@ class StreamingEnhancer:
         state.pending = waiting[:, whole:].copy()
         return self._advance(waiting[:, :whole])
 
-    def flush(self) -> np.ndarray:
-        """Return the samples (C, m) still under way and reset: in all, as many come out as went in."""
+    def flush(self, samples: np.ndarray | None = None) -> np.ndarray:
+        """Return the samples (C, m) still under way and reset: in all, as many come out as went in.
+
+        The last `samples` (C, n) may be given here in the place of `feed`.
+        """
         state, hop = self._state, self.pair.hop_samples
-        missing = -state.pending.shape[-1] % hop + hop
-        rest = self._advance(np.pad(state.pending, ((0, 0), (0, missing))))
-        rest = rest[:, : state.received - (state.delivered - rest.shape[-1])]
+        samples = np.zeros((self.channels, 0), np.float32) if samples is None else samples
+        length = state.received + samples.shape[-1]
+        missing = -length % hop + hop
+        rest = self.feed(np.concatenate([samples, np.zeros((self.channels, missing), np.float32)], -1))
+        rest = rest[:, : length - (state.delivered - rest.shape[-1])]
         self.reset()
         return rest
 
