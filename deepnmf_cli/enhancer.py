@@ -90,6 +90,7 @@ class _Listener(InNumpy):
 
     def __init__(self) -> None:
         self.heard: list[np.ndarray] = []
+        self.hears_phase = False
 
     def __call__(self, magnitude: np.ndarray, state: None) -> tuple[np.ndarray, None]:
         self.heard.append(magnitude[0])

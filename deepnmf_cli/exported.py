@@ -17,11 +17,12 @@ META_KEY = "deepnmf"
 WEIGHTS = "weights_sha256"
 """Its entry for the file of weights that was exported."""
 
-FORMAT = 1
-"""Number of the layout of inputs, outputs and metadata; a reader refuses a newer one instead of guessing."""
+FORMAT = 2
+"""Number of the layout of inputs, outputs and metadata; a reader refuses a newer one instead of guessing. 2 came with
+networks that hear phase; graphs of others say 1, and older readers run them."""
 
-MAGNITUDE, MASKS, STATE, NEXT_STATE = "magnitude", "masks", "state_", "next_state_"
-"""Names of the inputs and outputs; states are numbered."""
+MAGNITUDE, FEATURES, MASKS, STATE, NEXT_STATE = "magnitude", "features", "masks", "state_", "next_state_"
+"""Names of the inputs and outputs, FEATURES in place of MAGNITUDE for networks that hear phase; states are numbered."""
 
 FEW = 3
 """Up to so many frames go one by one through a graph for single frames, where there is one."""
@@ -48,17 +49,24 @@ class ExportedGraph:
         if self.meta["format"] > FORMAT:
             remedy = "Update with `pip install --upgrade deepnmf`."
             raise ModelError(path, f"format {self.meta['format']}", f"format {FORMAT} or older", remedy)
-        self._states = {x.name: x.shape for x in self._session.get_inputs() if x.name.startswith(STATE)}
+        inputs = self._session.get_inputs()
+        self._heard = next(value.name for value in inputs if value.name in (MAGNITUDE, FEATURES))
+        self._states = {value.name: value.shape for value in inputs if value.name.startswith(STATE)}
 
     @property
     def start(self) -> list[np.ndarray]:
         """The states at the start of a recording: zeros."""
         return [np.zeros(shape, np.float32) for shape in self._states.values()]
 
-    def __call__(self, magnitude: np.ndarray, states: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Masks (1, 2, F, T) of magnitudes (1, F, T) float32, and the next states."""
+    @property
+    def hears_phase(self) -> bool:
+        """Whether it takes `signal.phase.features` in the place of magnitudes."""
+        return self._heard == FEATURES
+
+    def __call__(self, heard: np.ndarray, states: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Masks (1, 2, F, T) of magnitudes (1, F, T) float32, and the next states; see `MaskNetwork.forward`."""
         given = dict(zip(self._states, states, strict=True))
-        masks, *states = self._session.run(None, {MAGNITUDE: magnitude, **given})
+        masks, *states = self._session.run(None, {self._heard: heard, **given})
         return masks, states
 
     def single_frames(self, states: list[np.ndarray]) -> "SingleFrames":
@@ -75,13 +83,13 @@ class SingleFrames:
 
     def __init__(self, session: onnxruntime.InferenceSession, states: list[np.ndarray]) -> None:
         sets = [np.array(state) for state in states], [np.empty_like(state) for state in states]
-        self._magnitude, self._masks = (
+        self._heard, self._masks = (
             np.empty(value.shape, np.float32) for value in (session.get_inputs()[0], session.get_outputs()[0])
         )
         self._turns = []
         for current, following in (sets, sets[::-1]):
             binding = session.io_binding()
-            for value, buffer in zip(session.get_inputs(), [self._magnitude, *current], strict=True):
+            for value, buffer in zip(session.get_inputs(), [self._heard, *current], strict=True):
                 binding.bind_input(value.name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
             for value, buffer in zip(session.get_outputs(), [self._masks, *following], strict=True):
                 binding.bind_output(value.name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
@@ -93,9 +101,9 @@ class SingleFrames:
         """The states after the last frame."""
         return [state.copy() for state in self._turns[0][1]]
 
-    def __call__(self, magnitude: np.ndarray) -> np.ndarray:
-        """Masks (1, 2, F, 1) of magnitudes (1, F, 1) float32."""
-        self._magnitude[:] = magnitude
+    def __call__(self, heard: np.ndarray) -> np.ndarray:
+        """Masks (1, 2, F, 1) of magnitudes (1, F, 1) float32, or of features."""
+        self._heard[:] = heard
         self._run(self._turns[0][0])
         self._turns.reverse()
         return self._masks.copy()
@@ -128,14 +136,18 @@ class OnnxBackend(InNumpy):
             self._opened[path] = graph
         return self._opened[path]
 
-    def __call__(self, magnitude: np.ndarray, state: State) -> tuple[np.ndarray, State]:
+    @property
+    def hears_phase(self) -> bool:
+        return self._graph(self._paths[0]).hears_phase
+
+    def __call__(self, heard: np.ndarray, state: State) -> tuple[np.ndarray, State]:
         """As `Backend` says; a state may be passed on once, since single frames write the next one into its place."""
-        frames = magnitude.shape[-1]
+        frames = heard.shape[-1]
         if self._any is not None and (self._single is None or frames > FEW):
             graph = self._graph(self._any)
-            return graph(magnitude, state.states if isinstance(state, SingleFrames) else state or graph.start)
+            return graph(heard, state.states if isinstance(state, SingleFrames) else state or graph.start)
         if not isinstance(state, SingleFrames):
             graph = self._graph(self._single)
             state = graph.single_frames(state or graph.start)
-        masks = [state(magnitude[..., t : t + 1]) for t in range(frames)]
+        masks = [state(heard[..., t : t + 1]) for t in range(frames)]
         return masks[0] if frames == 1 else np.concatenate(masks, -1), state

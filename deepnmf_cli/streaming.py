@@ -8,6 +8,7 @@ import numpy as np
 
 from deepnmf_cli.signal.arrays import Array, library
 from deepnmf_cli.signal.offset import Offset
+from deepnmf_cli.signal.phase import at_least, features, turning
 from deepnmf_cli.signal.stft import FrontEnd, StftPair
 
 HIGHEST_BAND_HZ = 500
@@ -17,7 +18,11 @@ HIGHEST_BAND_HZ = 500
 class Backend(Protocol):
     """A network that is ready to run, whatever library computes it, and that library's arrays."""
 
-    def __call__(self, magnitude: Array, state: Any) -> tuple[Array, Any]:
+    @property
+    def hears_phase(self) -> bool:
+        """Whether the network takes `signal.phase.features` (1, 5, F, T) in the place of magnitudes."""
+
+    def __call__(self, heard: Array, state: Any) -> tuple[Array, Any]:
         """Masks (1, 2, F, T) of magnitudes (1, F, T), T >= 1, and the state for the next block, as of `MaskNetwork`."""
 
     def from_numpy(self, samples: np.ndarray) -> Array:
@@ -37,6 +42,7 @@ class _State:
     pending: np.ndarray  # (C, < hop) samples that do not fill a hop yet
     history: Array  # (C, window - hop) what the next window begins with
     overlap: Array  # (C, hop) second half of the last synthesised window
+    before: Array  # (C, F', 1) the last spectrum, for networks that hear phase; None at the start
     offset: Offset
     network: Any  # the network's own state
     received: int  # samples fed so far
@@ -86,7 +92,7 @@ class StreamingEnhancer:
         )
         history, overlap = self.backend.from_numpy(history), self.backend.from_numpy(overlap)
         offset = Offset(self.channels, hop)
-        self._state = _State(pending, history, overlap, offset, None, received=0, delivered=0, begun=False)
+        self._state = _State(pending, history, overlap, None, offset, None, received=0, delivered=0, begun=False)
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
         """Take samples (C, n) float32, n >= 0; return as many enhanced samples (C, m) as are final."""
@@ -129,7 +135,7 @@ class StreamingEnhancer:
             final = enhanced[:, :-hop]
             final[:, :hop] += state.overlap
             state.history, state.overlap = heard[:, hops.shape[-1] :], enhanced[:, -hop:]
-            final = state.offset.restore(self.backend.to_numpy(final), self.backend.to_numpy(mask[0]))
+            final = state.offset.restore(self.backend.to_numpy(final), self.backend.to_numpy(mask[0].real))
         if not state.begun:
             state.begun, final = True, final[:, hop:]
         state.delivered += final.shape[-1]
@@ -137,21 +143,29 @@ class StreamingEnhancer:
 
     def _mask(self, spectrum: Array) -> Array:
         """The speech mask (F', T) of spectra (C, F', T): F' bins of this sampling rate, from the network's F bins."""
-        magnitude = abs(spectrum[0]) if self.channels == 1 else abs(spectrum).mean(0)
-        arrays, missing = library(magnitude), self.bins - magnitude.shape[0]
+        heard = self._hear(spectrum)
+        arrays, missing = library(heard), self.bins - heard.shape[-2]
         if missing > 0:
-            silence = arrays.broadcast_to(arrays.zeros_like(magnitude[:1]), (missing, magnitude.shape[1]))
-            heard = arrays.concatenate([magnitude, silence])
+            silence = arrays.zeros_like(heard[..., :1, :])
+            silence = arrays.broadcast_to(silence, (*heard.shape[:-2], missing, heard.shape[-1]))
+            heard = arrays.concatenate([heard, silence], -2)
         else:
-            heard = magnitude[: self.bins]
+            heard = heard[..., : self.bins, :]
         masks, self._state.network = self.backend(heard[None], self._state.network)
-        mask = masks[0, 0]
+        mask = turning(masks)[0, 0]
         if missing > 0:
-            mask = mask[: magnitude.shape[0]]
+            mask = mask[:-missing]
         elif missing < 0:
             above = arrays.broadcast_to(mask[-self._top_bins :].mean(0), (-missing, mask.shape[1]))
             mask = arrays.concatenate([mask, above])
-        if self._floor > 0:
-            mask = mask.clip(self._floor, None)
+        mask = at_least(mask, self._floor)
         # Synthesis is linear and exact, so that masks may be mixed in the place of signals.
         return mask if self._mix == 1 else self._mix * mask + (1 - self._mix)
+
+    def _hear(self, spectrum: Array) -> Array:
+        """What the network hears of spectra (C, F', T): (F', T), or (5, F', T) with phase."""
+        if not self.backend.hears_phase:
+            return abs(spectrum[0]) if self.channels == 1 else abs(spectrum).mean(0)
+        before = self._state.before
+        self._state.before = spectrum[..., -1:]
+        return features(spectrum, library(spectrum).zeros_like(spectrum[..., :1]) if before is None else before)

@@ -122,7 +122,7 @@ def test_with_schedule_one_the_network_is_a_pass_of_mean_field_that_never_raises
     ]
     nothing = tuple(torch.zeros(1, *size, dtype=torch.float64) for size in ((settings.nodes, spins), (3,)))
     inference = GridInference()
-    state = inference.start((observed.expand(1, 1, settings.nodes, -1), (nothing, nothing)), wide_open[0])
+    state = inference.start((observed.expand(1, 1, settings.nodes, -1), (nothing, nothing), None), wide_open[0])
     for theta in wide_open:
         state = inference.step((), state, theta)
     expected = evidence + sum(add @ mean[members] for add, members in zip(adds, group))

@@ -1,4 +1,4 @@
-"""A network of torch as an ONNX file: magnitudes and states in, masks and next states out."""
+"""A network of torch as an ONNX file: magnitudes, or features with phase, and states in, masks and next states out."""
 
 import json
 import logging
@@ -15,12 +15,16 @@ from torch.utils import _pytree as trees
 
 from deepnmf_cli.checkpoint import atomic_path
 from deepnmf_cli.errors import ModelError, UsageError
-from deepnmf_cli.exported import FORMAT, MAGNITUDE, MASKS, META_KEY, NEXT_STATE, STATE, ExportedGraph
+from deepnmf_cli.exported import FEATURES, FORMAT, MAGNITUDE, MASKS, META_KEY, NEXT_STATE, STATE, ExportedGraph
 from deepnmf_cli.networks.base import MaskNetwork
+from deepnmf_cli.signal.phase import PLANES
 from deepnmf_cli.unfold.network import Bank
 
 OPSET = 18
 """Version of ONNX's operations: the newest that all runtimes of the last years know."""
+
+FORMAT_OF_MAGNITUDES = 1
+"""The newest layout whose readers run graphs that do not hear phase."""
 
 TOLERANCE = 1e-5
 """Largest difference of a mask between torch and the exported graph; more is refused. Weights of fewer bits differ by
@@ -37,8 +41,8 @@ class _Flat(nn.Module):
         super().__init__()
         self.network, self.spec = network, spec
 
-    def forward(self, magnitude: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        masks, state = self.network(magnitude, trees.tree_unflatten(list(states), self.spec))
+    def forward(self, heard: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        masks, state = self.network(heard, trees.tree_unflatten(list(states), self.spec))
         return masks, *trees.tree_flatten(state)[0]
 
 
@@ -52,7 +56,8 @@ def export(
 ) -> float:
     """Write `path`, atomically, and return the largest difference of its masks from those of `network` (see `verify`).
 
-    The graph takes MAGNITUDE (1, F, T) >= 0 and states, and gives MASKS (1, 2, F, T) and the next states, all float32.
+    The graph takes MAGNITUDE (1, F, T) >= 0, or FEATURES (1, 5, F, T) for a network that hears phase, and states. It gives
+    MASKS (1, 2, F, T), of three planes with phase (`signal.phase.turning`), and the next states, all float32.
     T is any number >= 1, or 1 for `single_frames`, which is quicker for sound that arrives frame by frame. A recording
     begins with states of zeros. `meta`, of plain values, is stored as JSON. Matrices are stored as `weights`, one of
     `weights.WEIGHTS`. `network` is changed: its parameters become constants.
@@ -70,12 +75,13 @@ def export(
         raise UsageError("deepnmf export", f"no {error.name}", "the packages onnx and onnxscript", remedy) from error
     network = network.to("cpu").eval().requires_grad_(False)
     _fold_parameters(network)
-    example = torch.rand(1, bins, 1 if single_frames else EXAMPLE_FRAMES)
+    heard, form = (FEATURES, (1, PLANES, bins)) if network.hears_phase else (MAGNITUDE, (1, bins))
+    example = torch.rand(*form, 1 if single_frames else EXAMPLE_FRAMES)
     states, spec = trees.tree_flatten(network(example)[1])
     states = [torch.zeros_like(state) for state in states]
     names = [str(i) for i in range(len(states))]
     # AUTO: what torch cannot prove for every number of frames, `verify` tries.
-    frames = None if single_frames else {2: torch.export.Dim.AUTO}
+    frames = None if single_frames else {len(form): torch.export.Dim.AUTO}
     try:
         with _silence(), torch.no_grad():
             program = torch.export.export(
@@ -85,7 +91,7 @@ def export(
                 program,
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[MAGNITUDE, *(STATE + name for name in names)],
+                input_names=[heard, *(STATE + name for name in names)],
                 output_names=[MASKS, *(NEXT_STATE + name for name in names)],
                 verbose=False,
             ).model_proto
@@ -96,8 +102,8 @@ def export(
     _strip(model.graph)
     spell_out(model, single_frames)
     shrink(model, weights)
-    entry = model.metadata_props.add()
-    entry.key, entry.value = META_KEY, json.dumps({**meta, "format": FORMAT, "single_frames": single_frames})
+    entry, layout = model.metadata_props.add(), FORMAT if network.hears_phase else FORMAT_OF_MAGNITUDES
+    entry.key, entry.value = META_KEY, json.dumps({**meta, "format": layout, "single_frames": single_frames})
     onnx.checker.check_model(model, full_check=True)
     with atomic_path(path) as partial:
         partial.write_bytes(model.SerializeToString())
@@ -114,21 +120,21 @@ def verify(network: MaskNetwork, bins: int, path: Path, single_frames: bool, tol
     for level in (1e-3, 1.0):
         known, states = None, graph.start
         for frames in (1,) * 12 if single_frames else (1, 2, 40, 3):
-            spectrum = draw.standard_normal((1, bins, frames)) * draw.exponential(size=(1, bins, 1))
-            magnitude = (level * np.abs(spectrum)).astype(np.float32)
+            spectrum = draw.standard_normal((1, bins, frames, 2)) * draw.exponential(size=(1, bins, 1, 1))
+            heard = network.hear(torch.view_as_complex(torch.from_numpy(level * spectrum).float()))
             try:
-                masks, states = graph(magnitude, states)
+                masks, states = graph(heard.numpy(), states)
             except Exception as error:  # ONNX Runtime's own types have no other ancestor
                 found, expected = "a loop over frames", "a network that computes many frames at once"
                 remedy = "Add --streaming, for a graph of single frames."
                 raise UsageError(network.name, found, expected, remedy) from error
             with torch.no_grad():
-                expected, known = network(torch.from_numpy(magnitude), known)
-            largest = max(largest, float(np.abs(masks - expected.numpy()).max()))
+                expected, known = network(heard, known)
+            largest = np.maximum(largest, np.abs(masks - expected.numpy()).max())  # which keeps a NaN
     if not largest <= tolerance:
         found = f"masks that differ by {largest:.1g} from those of the model"
         raise ModelError(path, found, f"at most {tolerance:g}", "Report it with the model.")
-    return largest
+    return float(largest)
 
 
 @contextmanager
@@ -147,7 +153,7 @@ def _silence() -> Iterator[None]:
 def _name_frames(model: Any) -> None:
     """Call the number of frames "frames" wherever sizes depend on it."""
     graph = model.graph
-    symbol = graph.input[0].type.tensor_type.shape.dim[2].dim_param
+    symbol = graph.input[0].type.tensor_type.shape.dim[-1].dim_param
     for value in (*graph.input, *graph.output, *graph.value_info) if symbol else ():
         for size in value.type.tensor_type.shape.dim:
             if size.dim_param:

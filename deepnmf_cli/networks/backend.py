@@ -17,8 +17,12 @@ class TorchBackend:
     def __init__(self, network: MaskNetwork, device: str | torch.device = "cpu") -> None:
         self.network, self.device = network.to(device).eval().requires_grad_(False), device
 
-    def __call__(self, magnitude: Tensor, state: Any) -> tuple[Tensor, Any]:
-        return self.network(magnitude, state)
+    @property
+    def hears_phase(self) -> bool:
+        return self.network.hears_phase
+
+    def __call__(self, heard: Tensor, state: Any) -> tuple[Tensor, Any]:
+        return self.network(heard, state)
 
     def from_numpy(self, samples: np.ndarray) -> Tensor:
         return torch.from_numpy(samples).to(self.device)

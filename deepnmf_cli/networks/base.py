@@ -1,10 +1,15 @@
-"""What every network of the product is: magnitudes in, masks out, a state that carries over from block to block."""
+"""What every network of the product is: magnitudes in, masks out, a state that carries over from block to block.
+
+A network may hear phase too. Then `signal.phase.features` go in, and masks come out that `signal.phase.turning` reads.
+"""
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from deepnmf_cli.signal.features import normalise_level
+from deepnmf_cli.signal.features import modulus, normalise_level, running_level
+from deepnmf_cli.signal.phase import features
 
 SPEECH, NOISE = 0, 1
 """Order of the sources in every mask tensor."""
@@ -24,19 +29,37 @@ class MaskNetwork(nn.Module):
     """Whether training on CUDA may compute its matrix products in bfloat16."""
     settings: Any
 
-    def forward(self, magnitude: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    @property
+    def hears_phase(self) -> bool:
+        """Whether it takes `signal.phase.features` in the place of magnitudes."""
+        return False
+
+    def hear(self, spectrum: Tensor) -> Tensor:
+        """What `forward` takes of the spectra (B, F, T) of whole recordings of one channel, complex."""
+        if not self.hears_phase:
+            return modulus(spectrum)
+        channels = spectrum[:, None]
+        return features(channels, torch.zeros_like(channels[..., :1]))
+
+    def forward(self, heard: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Masks (B, 2, F, T) of magnitudes (B, F, T) >= 0, speech first, summing to one over the sources.
 
+        A network that hears phase takes `signal.phase.features` (B, 5, F, T), and may add a third plane to the masks.
         `state` is None at the start of a recording and otherwise what the previous block returned: blocks of any
         length give the same masks as the whole recording.
         """
-        level, inner = (None, None) if state is None else state
-        evidence, level = normalise_level(magnitude, level)
+        past, inner = (None, None) if state is None else state
+        if self.hears_phase:
+            level, past = running_level(heard[:, 0], past)
+            level = level[:, None, None]
+            evidence = torch.cat([heard[:, :1] / level, heard[:, 1:] / level.square()], 1)
+        else:
+            evidence, past = normalise_level(heard, past)
         masks, inner = self.masks(evidence, inner)
-        return masks, (level, inner)
+        return masks, (past, inner)
 
     def masks(self, evidence: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """As `forward`, for magnitudes already divided by their running level."""
+        """As `forward`, for magnitudes already divided by their running level, and products by its square."""
         raise TypeError(f"{type(self).__name__} does not define masks")
 
     def accelerate(self) -> bool:

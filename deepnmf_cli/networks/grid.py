@@ -23,6 +23,9 @@ from deepnmf_cli.unfold.ties import Ties
 COMPRESSION = 0.3
 """Power applied to band magnitudes: about the loudness of hearing, and bounded where a logarithm is not."""
 
+QUIET = 1e-8
+"""Squared product of two bins 40 dB below the level: below that, phase differences fade out."""
+
 NEIGHBOURS = 2
 """Bands beyond its own that a node sees on either side."""
 
@@ -57,6 +60,8 @@ class GridSettings:
     """Spins per frame and layer that are coupled to all nodes of the frame (S)."""
     frame_channels: int = 3
     """What they have to do with a node: the rank of the coupling (P)."""
+    phase: bool = False
+    """Whether nodes of single bands hear phase differences and say how to turn the phase."""
 
     def __post_init__(self) -> None:
         if self.channels % 2 or self.channels < 2:
@@ -69,6 +74,8 @@ class GridSettings:
             raise ValueError("frame_spins must not be negative")
         if (self.single_bands + self.wide_bands) % self.bands_per_node:
             raise ValueError("single_bands + wide_bands must be a multiple of bands_per_node")
+        if self.phase and self.single_bands % self.bands_per_node:
+            raise ValueError("with phase, single_bands must be a multiple of bands_per_node")
 
     @property
     def nodes(self) -> int:
@@ -81,11 +88,15 @@ class GridSettings:
         return self.bands_per_node + 2 * NEIGHBOURS
 
 
+GridEvidence = tuple[Tensor, tuple, Tensor | None]
+
+
 @dataclass(frozen=True)
 class GridInference:
     """Scheduled mean field as an `Algorithm`.
 
-    Evidence (T, B, N, E): what each node observes. State: the field u (T, B, N, C), the spins with which each remaining
+    Evidence: what each node observes (T, B, N, E), what its spins begin with in time, and what the lower nodes hear of
+    phase (T, B, N', E') or None. State: the field u (T, B, N, C), the spins with which each remaining
     layer begins in time, and those with which the finished layers ended: what a stream carries over. A layer's spins
     are those of the nodes (B, N, C) and, where there are any, those of the frame (B, S).
     """
@@ -93,12 +104,15 @@ class GridInference:
     kernel: GridKernel | None = None
     """The same step in machine code, or None; equal to rounding."""
 
-    def start(self, evidence: tuple[Tensor, tuple], parameters: Parameters) -> tuple[Tensor, tuple, tuple]:
-        observed, begin = evidence
+    def start(self, evidence: GridEvidence, parameters: Parameters) -> tuple[Tensor, tuple, tuple]:
+        observed, begin, phase = evidence
         field = linear(observed, parameters["observe_weight"]) + parameters["observe_bias"]
+        if phase is not None:
+            higher = field.shape[2] - phase.shape[2]
+            field = field + pad(linear(phase, parameters["phase_weight"]), (0, 0, 0, higher))
         return field, begin, ()
 
-    def step(self, evidence: tuple[Tensor, tuple], state: tuple[Tensor, tuple, tuple], parameters: Parameters) -> tuple:
+    def step(self, evidence: GridEvidence, state: tuple[Tensor, tuple, tuple], parameters: Parameters) -> tuple:
         """One iteration on all nodes: messages forward in time, then along frequency."""
         field, (begin, *later), ended = state
         nodes, *frame = begin
@@ -131,9 +145,12 @@ class GridInference:
         spins = relax_both_ways(chain, parameters["frequency_weight"], bias)
         return linear(spins, parameters["frequency_join"]).movedim(0, 2)
 
-    def readout(self, evidence: tuple[Tensor, tuple], state: tuple, parameters: Parameters) -> Tensor:
-        """Marginals (T, B, N, bands per node) of one more binary unit per band: speech dominates here."""
-        return torch.sigmoid(linear(state[0], parameters["read_weight"], parameters["read_bias"]))
+    def readout(self, evidence: GridEvidence, state: tuple, parameters: Parameters) -> tuple[Tensor, Tensor | None]:
+        """Marginals (T, B, N, bands per node) of one more binary unit per band: speech dominates here. And what is added
+        to them in the lower nodes to make complex masks, (T, B, N', 2 bands per node), or None."""
+        field, phase = state[0], evidence[2]
+        turn = None if phase is None else linear(field[:, :, : phase.shape[2]], parameters["turn_weight"])
+        return torch.sigmoid(linear(field, parameters["read_weight"], parameters["read_bias"])), turn
 
 
 def _kernel_weights(parameters: Parameters, nodes: int) -> list[Tensor]:
@@ -161,17 +178,24 @@ class Grid(BandNetwork):
         self.unfolded.algorithm = GridInference(kernel)
         return kernel is not None
 
+    @property
+    def hears_phase(self) -> bool:
+        return self.settings.phase
+
     def masks(self, evidence: Tensor, state: tuple | None) -> tuple[Tensor, tuple]:
-        s = self.settings
+        s, phase = self.settings, None
+        if s.phase:
+            evidence, phase = evidence[:, 0], self._windows(_compressed(evidence[:, 1:, : s.single_bands]))
         bands = self.pool(evidence).pow(COMPRESSION)
         past, begin = (None, None) if state is None else state
         stacked, past = stack_context(bands, s.context, past)
         observed = self._observe(stacked)
         begin = self.beginning(observed) if begin is None else begin
-        marginals, (_, _, ended) = self.unfolded.infer((observed, begin))
+        (marginals, turn), (_, _, ended) = self.unfolded.infer((observed, begin, phase))
         # Frequency comes last in memory, as in spectra, with which the masks will be multiplied.
         speech = self.spread(marginals.flatten(2).transpose(0, 1))
-        return torch.stack([speech, 1 - speech], 1).transpose(-1, -2), (past, ended)
+        planes = [speech] if turn is None else self._turned(speech, turn)
+        return torch.stack([planes[0], 1 - planes[0], *planes[1:]], 1).transpose(-1, -2), (past, ended)
 
     def beginning(self, observed: Tensor) -> tuple:
         """What each layer begins with in time, for evidence (T, B, N, E)."""
@@ -183,10 +207,23 @@ class Grid(BandNetwork):
 
     def _observe(self, stacked: Tensor) -> Tensor:
         """Evidence (T, B, N, E) of stacked bands (B, context * bands, T): each node's bands and their neighbours."""
+        return self._windows(stacked.unflatten(1, (self.settings.context, -1)))
+
+    def _windows(self, bands: Tensor) -> Tensor:
+        """What nodes see (T, B, N', P window) of P values in each band (B, P, N' bands per node, T)."""
         s = self.settings
-        bands = stacked.unflatten(1, (s.context, -1))
         windows = pad(bands.movedim(-1, 0), (NEIGHBOURS, NEIGHBOURS)).unfold(-1, s.window, s.bands_per_node)
         return windows.transpose(2, 3).flatten(3)
+
+    def _turned(self, speech: Tensor, turn: Tensor) -> list[Tensor]:
+        """Real and imaginary part (B, T, F) of the mask `speech` (B, T, F) plus `turn` (T, B, N', 2 bands per node) in the
+        single bands, of modulus 1 at most: no bin is amplified."""
+        s = self.settings
+        real, imaginary = turn.unflatten(3, (s.bands_per_node, 2)).flatten(2, 3).transpose(0, 1).unbind(-1)
+        wide = s.bins - s.single_bands
+        real, imaginary = speech + pad(real, (0, wide)), pad(imaginary, (0, wide))
+        shrink = (real.square() + imaginary.square()).clamp_min(1).rsqrt()
+        return [real * shrink, imaginary * shrink]
 
     def macs_per_frame(self) -> int:
         s = self.settings
@@ -194,7 +231,9 @@ class Grid(BandNetwork):
         if s.frame_spins:
             per_layer += 2 * s.frame_channels * s.channels + 3 * s.frame_channels * s.frame_spins
         per_node = (s.context * s.window + s.bands_per_node) * s.channels + s.iterations * per_layer
-        return s.nodes * per_node + self.band_macs()
+        with_phase = s.single_bands // s.bands_per_node if s.phase else 0  # nodes
+        per_phase = (4 * s.window + 2 * s.bands_per_node) * s.channels
+        return s.nodes * per_node + with_phase * per_phase + self.band_macs()
 
     def weights(self) -> dict[str, Tensor]:
         return self.unfolded.bank.values()
@@ -204,6 +243,13 @@ class Grid(BandNetwork):
 
     def load_weights(self, tensors: dict[str, Tensor]) -> None:
         self.unfolded.bank.load_values(tensors)
+
+
+def _compressed(products: Tensor) -> Tensor:
+    """Real and imaginary parts (B, 4, F, T) of two products with moduli to the power COMPRESSION."""
+    pairs = products.unflatten(1, (2, 2))
+    power = pairs.square().sum(2, keepdim=True)
+    return (pairs * power.clamp_min(QUIET).pow((COMPRESSION - 1) / 2)).flatten(1, 2)
 
 
 def _initial_bank(s: GridSettings, evidence: int) -> Bank:
@@ -232,6 +278,11 @@ def _initial_bank(s: GridSettings, evidence: int) -> Bank:
         "read_weight": (once, lambda: couplings(s.bands_per_node, c)),
         "read_bias": (once, lambda: torch.zeros(s.bands_per_node)),
     }
+    if s.phase:
+        makers |= {
+            "phase_weight": (once, lambda: torch.zeros(c, 4 * s.window)),
+            "turn_weight": (once, lambda: torch.zeros(2 * s.bands_per_node, c)),
+        }
     if s.frame_spins:
         makers |= {
             "frame_send": (per_layer, lambda: couplings(s.frame_channels, c)),

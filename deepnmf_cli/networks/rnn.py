@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deepnmf_cli.networks.bands import BandNetwork
-from deepnmf_cli.networks.grid import COMPRESSION, Grid, GridSettings
+from deepnmf_cli.networks.grid import COMPRESSION, Grid, GridEvidence, GridSettings
 
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 
@@ -73,8 +73,8 @@ class GridRnnSettings(GridSettings):
         super().__post_init__()
         if self.cell not in CELLS:
             raise ValueError(f"cell {self.cell!r} is none of {', '.join(CELLS)}")
-        if self.tied or self.local_fields or self.frame_spins:
-            raise ValueError("conventional cells are not tied, and have neither local_fields nor frame_spins")
+        if self.tied or self.local_fields or self.frame_spins or self.phase:
+            raise ValueError("conventional cells are not tied, and have no local_fields, frame_spins or phase")
 
 
 class _CellLayers(nn.Module):
@@ -90,8 +90,8 @@ class _CellLayers(nn.Module):
         self.join = nn.ModuleList(nn.Linear(c, c, bias=False) for _ in range(s.iterations))
         self.read = nn.Linear(c, s.bands_per_node)
 
-    def infer(self, evidence: tuple[Tensor, tuple]) -> tuple[Tensor, tuple]:
-        observed, begin = evidence
+    def infer(self, evidence: GridEvidence) -> tuple[tuple[Tensor, None], tuple]:
+        observed, begin, _ = evidence
         frames, batch, nodes, _ = observed.shape
         field, ended = self.observe(observed) + self.place, []
         for time, frequency, join, state in zip(self.time, self.frequency, self.join, begin):
@@ -100,7 +100,7 @@ class _CellLayers(nn.Module):
             field = field + units.unflatten(1, (batch, nodes))
             along, _ = frequency(field.flatten(0, 1).transpose(0, 1))  # (N, T B, C)
             field = field + join(along).transpose(0, 1).unflatten(0, (frames, batch))
-        return torch.sigmoid(self.read(field)), (field, (), tuple(ended))
+        return (torch.sigmoid(self.read(field)), None), (field, (), tuple(ended))
 
 
 class GridRnn(Grid):

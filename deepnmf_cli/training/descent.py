@@ -9,10 +9,10 @@ from torch import Tensor
 from deepnmf_cli.inference.nmf import join_frames
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.networks.frames import FrameNetwork
-from deepnmf_cli.signal.features import normalise_level, stack_context
+from deepnmf_cli.signal.features import modulus, normalise_level, stack_context
 from deepnmf_cli.signal.stft import StftPair
 from deepnmf_cli.training.frames import FrameBatch
-from deepnmf_cli.training.objectives import ObjectiveSettings, modulus, objective
+from deepnmf_cli.training.objectives import ObjectiveSettings, objective
 
 State = dict[int, dict[str, Tensor]]
 """What an optimiser remembers, by number of the trained tensor and by name."""
@@ -27,12 +27,12 @@ class Batch:
 
     @property
     def magnitude(self) -> Tensor:
-        """Of the mixtures, (B, F, T): what networks see."""
+        """Of the mixtures, (B, F, T)."""
         return modulus(self.spectra.sum(1))
 
     def masks(self, network: MaskNetwork) -> Tensor:
-        """(B, 2, F, T), speech first."""
-        return network(self.magnitude)[0]
+        """What the network says to the mixtures."""
+        return network(network.hear(self.spectra.sum(1)))[0]
 
     def stacked(self, network: FrameNetwork) -> tuple[Tensor, None]:
         """The evidence of a network of context frames, (context F, B T); nothing is known about its layers."""

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from deepnmf_cli.inference.divergence import divergence
 from deepnmf_cli.networks.base import NOISE, SPEECH
+from deepnmf_cli.signal.features import modulus
+from deepnmf_cli.signal.phase import turning
 from deepnmf_cli.signal.stft import StftPair
 
 TINY = 1e-8
@@ -60,7 +62,7 @@ def objective(
 ) -> Tensor:
     """The mean loss of a batch.
 
-    masks (B, 2, F, T) of the mixture; spectra (B, 2, F, T) complex of the true speech and noise, which sum to the
+    masks (B, 2 or 3, F, T) of the mixture, see `signal.phase.turning`; spectra (B, 2, F, T) complex of the true speech and noise, which sum to the
     mixture's; waveforms (B, 2, N) of the same, None where no term needs them. Source of the default weights: chosen by
     the dev score.
     """
@@ -69,9 +71,9 @@ def objective(
     gain = 1 / magnitude.square().mean((-1, -2)).sqrt().clamp_min(TINY)[:, None, None]
     mixture, magnitude = mixture * gain, magnitude * gain
     sources = NOISE + 1 if settings.noise_weight else SPEECH + 1  # noise is not looked at where it does not count
-    masks, spectra = masks[:, :sources], spectra[:, :sources] * gain[:, None]
-    estimates, truth = masks * magnitude[:, None], modulus(spectra)
-    loss = masks.new_zeros(())
+    masks, spectra = turning(masks)[:, :sources], spectra[:, :sources] * gain[:, None]
+    estimates, truth = _size(masks) * magnitude[:, None], modulus(spectra)
+    loss = magnitude.new_zeros(())
     if settings.magnitude:
         target = phase_sensitive(spectra, mixture) if settings.phase_sensitive else truth
         error = magnitude_error(estimates[:, SPEECH], target[:, SPEECH], settings.magnitude_beta)
@@ -91,10 +93,9 @@ def objective(
     return loss
 
 
-def modulus(spectrum: Tensor) -> Tensor:
-    """|z| of a complex tensor without a gradient: three times as fast as `abs`, which guards against overflow."""
-    real, imaginary = torch.view_as_real(spectrum).unbind(-1)
-    return torch.addcmul(real.square(), imaginary, imaginary).sqrt_()
+def _size(masks: Tensor) -> Tensor:
+    """|M| of real or complex masks; TINY^2 keeps the slope of a complex one finite at zero."""
+    return torch.view_as_real(masks).square().sum(-1).add(TINY**2).sqrt() if masks.is_complex() else masks
 
 
 def phase_sensitive(spectra: Tensor, mixture: Tensor) -> Tensor:

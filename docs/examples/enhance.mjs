@@ -15,7 +15,8 @@ const sine = Float64Array.from({ length: SIZE }, (_, i) => Math.sin((2 * Math.PI
 
 const session = await ort.InferenceSession.create(readFileSync(model));
 const zeros = (shape) => new ort.Tensor("float32", new Float32Array(shape.reduce((a, b) => a * b)), shape);
-let states = session.inputMetadata.filter(({ name }) => name !== "magnitude").map((s) => [s.name, zeros(s.shape)]);
+const [{ name: heard }, ...inputs] = session.inputMetadata; // "magnitude", or "features" with phase
+let states = inputs.map((s) => [s.name, zeros(s.shape)]), before = [new Float64Array(BINS), new Float64Array(BINS)];
 const past = new Float64Array(SIZE), overlap = new Float64Array(HOP);
 
 /** One hop of samples in, one hop of speech out, which lags a hop behind. */
@@ -25,17 +26,22 @@ async function denoise(samples) {
   const re = new Float64Array(BINS), im = new Float64Array(BINS);
   for (let f = 0; f < BINS; f++) // a Fourier transform by its definition; a library is faster
     for (let i = 0, angle = 0; i < SIZE; i++, angle = (angle + f) % SIZE) {
-      re[f] += past[i] * hann[i] * cosine[angle];
-      im[f] -= past[i] * hann[i] * sine[angle];
+      re[f] += (past[i] * hann[i] * cosine[angle]) / gain;
+      im[f] -= (past[i] * hann[i] * sine[angle]) / gain;
     }
-  const magnitude = new ort.Tensor("float32", Float32Array.from(re, (x, f) => Math.hypot(x, im[f]) / gain), [1, BINS, 1]);
-  const result = await session.run({ magnitude, ...Object.fromEntries(states) });
-  states = states.map(([name]) => [name, result[`next_${name}`]]);
-  const speech = new Float64Array(SIZE);
+  const planes = [re.map((x, f) => Math.hypot(x, im[f]))];
+  if (heard === "features") // products with the frame before, whose sign alternates, and with the next bin
+    for (const [u, v, sign] of [[...before, -1], [[...re.slice(1), 0], [...im.slice(1), 0], 1]])
+      planes.push(re.map((x, f) => sign ** f * (x * u[f] + im[f] * v[f])), re.map((x, f) => sign ** f * (im[f] * u[f] - x * v[f])));
+  const input = Float32Array.from(planes.flatMap((plane) => [...plane])), shape = planes.length > 1 ? [1, 5, BINS, 1] : [1, BINS, 1];
+  const result = await session.run({ [heard]: new ort.Tensor("float32", input, shape), ...Object.fromEntries(states) });
+  [before, states] = [[re, im], states.map(([name]) => [name, result[`next_${name}`]])];
+  const speech = new Float64Array(SIZE), masks = result.masks.data;
   for (let f = 0; f < BINS; f++) {
-    const weight = ((f % HOP ? 2 : 1) / SIZE) * result.masks.data[f]; // speech comes first in the masks
+    const m = masks[f], turn = masks[2 * BINS + f] ?? 0; // speech, noise, and with phase the imaginary part of speech
+    const x = m * re[f] - turn * im[f], y = m * im[f] + turn * re[f], weight = ((f % HOP ? 2 : 1) / SIZE) * gain;
     for (let i = 0, angle = 0; i < SIZE; i++, angle = (angle + f) % SIZE)
-      speech[i] += weight * (re[f] * cosine[angle] - im[f] * sine[angle]) * hann[i];
+      speech[i] += weight * (x * cosine[angle] - y * sine[angle]) * hann[i];
   }
   const ready = overlap.map((value, i) => value + speech[i]);
   overlap.set(speech.subarray(HOP));

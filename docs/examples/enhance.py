@@ -21,23 +21,27 @@ class Denoiser:
         self.rate_hz, front = meta["front_end"]["rate_hz"], meta["front_end"]
         self.hop = round(self.rate_hz * front["hop_s"])
         size = front["window_hops"] * self.hop  # 2 hops: a square-root Hann window, at analysis and at synthesis
-        rise = size - self.hop
-        self.analysis = np.concatenate(
-            [np.sin(np.pi / 2 * np.arange(rise) / rise), np.cos(np.pi / 2 * np.arange(self.hop) / self.hop)]
-        )
+        rising, falling = np.arange(size - self.hop) / (size - self.hop), np.arange(self.hop) / self.hop
+        self.analysis = np.concatenate([np.sin(np.pi / 2 * rising), np.cos(np.pi / 2 * falling)])
         hann = np.sin(np.pi * np.arange(2 * self.hop) / (2 * self.hop)) ** 2
         self.synthesis = hann / np.maximum(self.analysis[-2 * self.hop :], 1e-9)
-        self.past, self.overlap = np.zeros(size), np.zeros(self.hop)
-        inputs = [i for i in self.session.get_inputs() if i.name != "magnitude"]
+        self.past, self.overlap, self.before = np.zeros(size), np.zeros(self.hop), np.zeros(size // 2 + 1)
+        self.heard, *inputs = self.session.get_inputs()  # "magnitude", or "features" with phase
         self.states = {i.name: np.zeros(i.shape, np.float32) for i in inputs}
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         self.past = np.concatenate([self.past[self.hop :], samples])
-        spectrum = np.fft.rfft(self.past * self.analysis)
-        magnitude = np.abs(spectrum / self.analysis.sum()).astype(np.float32)
-        masks, *states = self.session.run(None, {"magnitude": magnitude[None, :, None], **self.states})
+        spectrum = np.fft.rfft(self.past * self.analysis) / self.analysis.sum()
+        heard = np.abs(spectrum)
+        if self.heard.name == "features":  # products with the frame before, whose sign alternates, and with the next bin
+            before, above = self.before * (-1.0) ** np.arange(len(spectrum)), np.append(spectrum[1:], 0)
+            products = [spectrum * other.conj() for other in (before, above)]
+            heard = np.stack([heard, *(part for x in products for part in (x.real, x.imag))])
+        heard, self.before = heard[None, ..., None].astype(np.float32), spectrum
+        masks, *states = self.session.run(None, {self.heard.name: heard, **self.states})
         self.states = dict(zip(self.states, states))
-        speech = np.fft.irfft(spectrum * masks[0, 0, :, 0])[-2 * self.hop :] * self.synthesis
+        mask = masks[0, 0, :, 0] + (1j * masks[0, 2, :, 0] if masks.shape[1] == 3 else 0)
+        speech = np.fft.irfft(spectrum * mask * self.analysis.sum())[-2 * self.hop :] * self.synthesis
         ready, self.overlap = self.overlap + speech[: self.hop], speech[self.hop :]
         return ready
 

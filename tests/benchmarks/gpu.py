@@ -64,8 +64,8 @@ def main() -> None:
         network, front_end = enhancer.backend.network, enhancer.front_end
         frames = round(BLOCK_S * front_end.frames_per_s)
         for size in given.batches:
-            magnitude = torch.rand(size, front_end.bins, frames, device=device)
-            taken = seconds(lambda: network(magnitude), device, given.rounds)
+            heard = network.hear(torch.randn(size, front_end.bins, frames, dtype=torch.complex64, device=device))
+            taken = seconds(lambda: network(heard), device, given.rounds)
             hours = [size * BLOCK_S / 3600 / value for value in taken]
             share = network.macs_per_frame() * frames * size / statistics.median(taken) / peak
             spread = f"{min(hours):.3f}-{max(hours):.3f}"

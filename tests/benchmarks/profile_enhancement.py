@@ -19,6 +19,7 @@ import numpy as np
 from deepnmf_cli import library
 from deepnmf_cli.enhancer import BLOCK_S
 from deepnmf_cli.signal import audio, audio_writer
+from deepnmf_cli.signal.phase import features
 from deepnmf_cli.signal.rewrite import rewrite
 
 
@@ -46,23 +47,30 @@ def peak_macs_per_s(rounds: int) -> float:
     return a.shape[0] ** 3 / min(measure(lambda: a @ a, 3 * rounds))
 
 
+def hear(spectrum: np.ndarray, backend) -> np.ndarray:
+    """What the network takes of spectra (C, F, T)."""
+    if not backend.hears_phase:
+        return np.abs(spectrum).mean(0)
+    return features(spectrum, np.zeros_like(spectrum[..., :1]))
+
+
 def stages(enhancer, samples: np.ndarray, rate_hz: int, folder: Path) -> dict:
     """The steps of the data path, each on the whole recording cut into the blocks of the enhancer."""
     pair, size, backend = enhancer.front_end.pair(rate_hz), round(BLOCK_S * rate_hz), enhancer.backend
     blocks = [samples[:, i : i + size] for i in range(0, samples.shape[1], size)]
     spectra = [pair.analysis(block) for block in blocks]
-    heard = [np.abs(spectrum).mean(0)[None, : enhancer.front_end.bins] for spectrum in spectra]
+    heard = [hear(spectrum, backend)[None, ..., : enhancer.front_end.bins, :] for spectrum in spectra]
 
     def network() -> None:
         state = None
-        for magnitude in heard:
-            _, state = backend(magnitude, state)
+        for block in heard:
+            _, state = backend(block, state)
 
     source, target = folder / "in.wav", folder / "out.wav"
     return {
         "reading": lambda: audio.read(source),
         "analysis": lambda: [pair.analysis(block) for block in blocks],
-        "magnitudes, masks applied": lambda: [np.abs(x).mean(0) * x for x in spectra],
+        "features, masks applied": lambda: [(hear(x, backend), x * x)[1] for x in spectra],
         "network": network,
         "synthesis": lambda: [pair.synthesis(x, block.shape[1]) for x, block in zip(spectra, blocks)],
         "writing": lambda: audio_writer.write(target, samples, rate_hz),

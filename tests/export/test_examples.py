@@ -18,10 +18,12 @@ EXAMPLES, NOISY = ROOT / "docs" / "examples", ROOT / "data" / "demo" / "noisy.wa
 
 HOP_SAMPLES = 256
 
+MODELS = ["base", "tiny"]  # one that hears phase, and one that does not
 
-def check(command: list[str | Path], folder: Path, **options: object) -> None:
+
+def check(name: str, command: list[str | Path], folder: Path, **options: object) -> None:
     """Compares on a recording whose hops have no mean: what the program does about offsets the examples leave out."""
-    model = library.models_folder() / "base" / "model.streaming.onnx"
+    model = library.models_folder() / name / "model.streaming.onnx"
     samples, rate_hz = soundfile.read(NOISY, dtype="int16")
     for start in range(0, len(samples), HOP_SAMPLES):
         hop = samples[start : start + HOP_SAMPLES]
@@ -33,13 +35,14 @@ def check(command: list[str | Path], folder: Path, **options: object) -> None:
     soundfile.write(noisy, samples, rate_hz)
     subprocess.run([*map(str, command), str(model), str(noisy), str(clean)], check=True, **options)
     samples, _ = soundfile.read(noisy, dtype="float32")
-    expected = library.load_enhancer("base", "cpu").enhance(samples[None], rate_hz)[0]
+    expected = library.load_enhancer(name, "cpu").enhance(samples[None], rate_hz)[0]
     speech, _ = soundfile.read(clean, dtype="float32")
     np.testing.assert_allclose(speech, expected, rtol=0, atol=1.01 * 2**-15)  # one step of 16 bits
 
 
-def test_python_example(tmp_path: Path) -> None:
-    check([sys.executable, EXAMPLES / "enhance.py"], tmp_path)
+@pytest.mark.parametrize("name", MODELS)
+def test_python_example(name: str, tmp_path: Path) -> None:
+    check(name, [sys.executable, EXAMPLES / "enhance.py"], tmp_path)
 
 
 def node_packages() -> Path | None:
@@ -49,10 +52,11 @@ def node_packages() -> Path | None:
 
 
 @pytest.mark.skipif(shutil.which("node") is None or node_packages() is None, reason="needs Node and onnxruntime-web")
-def test_javascript_example(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", MODELS)
+def test_javascript_example(name: str, tmp_path: Path) -> None:
     shutil.copy(EXAMPLES / "enhance.mjs", tmp_path)
     (tmp_path / "node_modules").symlink_to(node_packages())
-    check(["node", tmp_path / "enhance.mjs"], tmp_path, cwd=tmp_path)
+    check(name, ["node", tmp_path / "enhance.mjs"], tmp_path, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["enhance.py", "enhance.mjs"])

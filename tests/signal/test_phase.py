@@ -1,0 +1,75 @@
+"""What phase features say of sounds that are known, and how masks turn phases; the same in NumPy and torch."""
+
+import numpy as np
+import pytest
+import torch
+
+from deepnmf_cli.signal.phase import PLANES, at_least, features, turning
+from deepnmf_cli.signal.stft import FrontEnd
+
+FRONT_END = FrontEnd()
+
+
+def spectrum(frequency_hz: float, rate_hz: int = 16000, phase: float = 0.0) -> np.ndarray:
+    """(1, F, T) of a quarter of a second of a sinusoid."""
+    time = np.arange(rate_hz // 4) / rate_hz
+    samples = np.cos(2 * np.pi * frequency_hz * time + phase).astype(np.float32)
+    return FRONT_END.pair(rate_hz).analysis(samples[None])
+
+
+def heard(x: np.ndarray) -> np.ndarray:
+    return features(x, np.zeros_like(x[..., :1]))
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 16000, 48000])
+@pytest.mark.parametrize("beside", [-0.4, 0.0, 0.3])
+def test_phase_differences_give_the_frequency_within_a_bin(beside: float, rate_hz: int) -> None:
+    for number in (20, 21):
+        planes = heard(spectrum((number + beside) * 31.25, rate_hz))[:, number, 4:-4]
+        assert planes.shape[0] == PLANES
+        # A bin is 31.25 Hz wide; in a hop of half a window its ends lie half a turn apart.
+        np.testing.assert_allclose(np.arctan2(planes[2], planes[1]), np.pi * beside, atol=0.02)
+        np.testing.assert_allclose(np.hypot(planes[1], planes[2]), planes[0] ** 2, rtol=0.05)
+
+
+def test_features_do_not_depend_on_where_time_begins() -> None:
+    reference = heard(spectrum(700.0))
+    for phase in (0.5, 2.0, np.pi):
+        np.testing.assert_allclose(heard(spectrum(700.0, phase=phase))[..., 3:-3], reference[..., 3:-3], atol=1e-3)
+    draw = np.random.default_rng(0)
+    x = (draw.standard_normal((1, 9, 5)) + 1j * draw.standard_normal((1, 9, 5))).astype(np.complex64)
+    np.testing.assert_allclose(heard(x * np.complex64(np.exp(1.3j))), heard(x), atol=1e-6)
+
+
+def test_channels_of_opposite_phase_do_not_cancel() -> None:
+    x = spectrum(500.0)
+    np.testing.assert_allclose(heard(np.concatenate([x, -x])), heard(x), atol=1e-7)
+
+
+def test_blocks_give_the_features_of_the_whole_in_numpy_and_torch() -> None:
+    x = spectrum(431.0)
+    parts = [features(x[..., :5], np.zeros_like(x[..., :1])), features(x[..., 5:], x[..., 4:5])]
+    np.testing.assert_array_equal(np.concatenate(parts, -1), heard(x))
+    tensor = torch.from_numpy(x)
+    np.testing.assert_allclose(features(tensor, torch.zeros_like(tensor[..., :1])).numpy(), heard(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy])
+def test_three_planes_are_complex_masks_that_sum_to_one(convert) -> None:
+    planes = np.random.default_rng(0).random((1, 3, 4, 5)).astype(np.float32)
+    planes[:, 1] = 1 - planes[:, 0]
+    masks = np.asarray(turning(convert(planes)))
+    assert masks.shape == (1, 2, 4, 5) and masks.dtype == np.complex64
+    np.testing.assert_allclose(masks.sum(1), 1, atol=1e-6)
+    np.testing.assert_array_equal(masks[:, 0].imag, planes[:, 2])
+    real = convert(planes[:, :2])
+    assert turning(real) is real
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy])
+def test_a_floor_raises_the_modulus_and_keeps_the_phase(convert) -> None:
+    masks = np.array([[0, 0.1, 0.1j, -0.6]], np.complex64)
+    np.testing.assert_allclose(np.asarray(at_least(convert(masks), 0.2)), [[0.2, 0.2, 0.2j, -0.6]], atol=1e-7)
+    np.testing.assert_allclose(
+        np.asarray(at_least(convert(masks.real.clip(0)), 0.2)), [[0.2, 0.2, 0.2, 0.2]], atol=1e-7
+    )
