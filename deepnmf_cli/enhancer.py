@@ -39,9 +39,17 @@ class Enhancer:
         Short blocks are gathered, which is quicker, unless each is to be enhanced `at_once`, as one that is heard live.
         """
         stream = self.stream(rate_hz, channels, max_attenuation_db, mix)
-        for block in blocks if at_once else _gathered(blocks, round(BLOCK_S * rate_hz)):
-            yield stream.feed(block)
-        yield stream.flush()
+        if at_once:
+            yield from (stream.feed(block) for block in blocks)
+            yield stream.flush()
+            return
+        last = np.empty((channels, 0), np.float32)
+        for block in _gathered(blocks, round(BLOCK_S * rate_hz)):
+            if last.size:
+                yield stream.feed(last)
+            last = block
+        # With what the end adds: a graph for single frames would be opened for the one or two frames of that alone.
+        yield stream.flush(last)
 
     def enhance(
         self, samples: np.ndarray, rate_hz: int, max_attenuation_db: float | None = None, mix: float = 1.0

@@ -51,12 +51,12 @@ class ExportedGraph:
             raise ModelError(path, f"format {self.meta['format']}", f"format {FORMAT} or older", remedy)
         inputs = self._session.get_inputs()
         self._heard = next(value.name for value in inputs if value.name in (MAGNITUDE, FEATURES))
-        self._states = [value for value in inputs if value.name.startswith(STATE)]
+        self._states = {value.name: value.shape for value in inputs if value.name.startswith(STATE)}
 
     @property
     def start(self) -> list[np.ndarray]:
         """The states at the start of a recording: zeros."""
-        return [np.zeros(value.shape, np.float32) for value in self._states]
+        return [np.zeros(shape, np.float32) for shape in self._states.values()]
 
     @property
     def hears_phase(self) -> bool:
@@ -65,9 +65,53 @@ class ExportedGraph:
 
     def __call__(self, heard: np.ndarray, states: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
         """Masks (1, 2, F, T) of magnitudes (1, F, T) float32, and the next states; see `MaskNetwork.forward`."""
-        given = {value.name: state for value, state in zip(self._states, states, strict=True)}
+        given = dict(zip(self._states, states, strict=True))
         masks, *states = self._session.run(None, {self._heard: heard, **given})
         return masks, states
+
+    def single_frames(self, states: list[np.ndarray]) -> "SingleFrames":
+        """Go on frame by frame from `states`, with a graph for single frames."""
+        return SingleFrames(self._session, states)
+
+
+class SingleFrames:
+    """A recording on its way through a graph for single frames.
+
+    The graph reads its states from one set of buffers and writes the next ones into another, and the two change places
+    with every frame. To pass them through Python instead would take a tenth of the time of a frame.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, states: list[np.ndarray]) -> None:
+        sets = [np.array(state) for state in states], [np.empty_like(state) for state in states]
+        self._heard, self._masks = (
+            np.empty(value.shape, np.float32) for value in (session.get_inputs()[0], session.get_outputs()[0])
+        )
+        self._turns = []
+        for current, following in (sets, sets[::-1]):
+            binding = session.io_binding()
+            for value, buffer in zip(session.get_inputs(), [self._heard, *current], strict=True):
+                binding.bind_input(value.name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
+            for value, buffer in zip(session.get_outputs(), [self._masks, *following], strict=True):
+                binding.bind_output(value.name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
+            self._turns.append((binding, current))
+        self._run = session.run_with_iobinding
+
+    @property
+    def states(self) -> list[np.ndarray]:
+        """The states after the last frame."""
+        return [state.copy() for state in self._turns[0][1]]
+
+    def __call__(self, heard: np.ndarray) -> np.ndarray:
+        """Masks (1, 2, F, 1) of magnitudes (1, F, 1) float32, or of features."""
+        self._heard[:] = heard
+        self._run(self._turns[0][0])
+        self._turns.reverse()
+        return self._masks.copy()
+
+
+State = list[np.ndarray] | SingleFrames | None
+"""What a graph for any number of frames returned, or a recording on its way through one for single frames; None at the
+start."""
 
 
 class OnnxBackend(InNumpy):
@@ -96,13 +140,14 @@ class OnnxBackend(InNumpy):
     def hears_phase(self) -> bool:
         return self._graph(self._paths[0]).hears_phase
 
-    def __call__(self, heard: np.ndarray, state: list[np.ndarray] | None) -> tuple[np.ndarray, list[np.ndarray]]:
+    def __call__(self, heard: np.ndarray, state: State) -> tuple[np.ndarray, State]:
+        """As `Backend` says; a state may be passed on once, since single frames write the next one into its place."""
         frames = heard.shape[-1]
-        one_by_one = self._any is None or (self._single is not None and frames <= FEW)
-        graph, size = (self._graph(self._single), 1) if one_by_one else (self._graph(self._any), frames)
-        state = graph.start if state is None else state
-        pieces = []
-        for first in range(0, frames, size):
-            masks, state = graph(heard[..., first : first + size], state)
-            pieces.append(masks)
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, -1), state
+        if self._any is not None and (self._single is None or frames > FEW):
+            graph = self._graph(self._any)
+            return graph(heard, state.states if isinstance(state, SingleFrames) else state or graph.start)
+        if not isinstance(state, SingleFrames):
+            graph = self._graph(self._single)
+            state = graph.single_frames(state or graph.start)
+        masks = [state(heard[..., t : t + 1]) for t in range(frames)]
+        return masks[0] if frames == 1 else np.concatenate(masks, -1), state

@@ -101,18 +101,23 @@ class StreamingEnhancer:
             raise ValueError(f"expected samples of shape ({self.channels}, n), found {samples.shape}")
         state, hop = self._state, self.pair.hop_samples
         state.received += samples.shape[-1]
-        waiting = np.concatenate([state.pending, samples], -1)
+        waiting = np.concatenate([state.pending, samples], -1) if state.pending.size else samples
         whole = waiting.shape[-1] // hop * hop
         # A copy: a view would keep all the samples of this chunk.
         state.pending = waiting[:, whole:].copy()
         return self._advance(waiting[:, :whole])
 
-    def flush(self) -> np.ndarray:
-        """Return the samples (C, m) still under way and reset: in all, as many come out as went in."""
+    def flush(self, samples: np.ndarray | None = None) -> np.ndarray:
+        """Return the samples (C, m) still under way and reset: in all, as many come out as went in.
+
+        The last `samples` (C, n) may be given here in the place of `feed`.
+        """
         state, hop = self._state, self.pair.hop_samples
-        missing = -state.pending.shape[-1] % hop + hop
-        rest = self._advance(np.pad(state.pending, ((0, 0), (0, missing))))
-        rest = rest[:, : state.received - (state.delivered - rest.shape[-1])]
+        samples = np.zeros((self.channels, 0), np.float32) if samples is None else samples
+        length = state.received + samples.shape[-1]
+        missing = -length % hop + hop
+        rest = self.feed(np.concatenate([samples, np.zeros((self.channels, missing), np.float32)], -1))
+        rest = rest[:, : length - (state.delivered - rest.shape[-1])]
         self.reset()
         return rest
 
@@ -153,13 +158,14 @@ class StreamingEnhancer:
         elif missing < 0:
             above = arrays.broadcast_to(mask[-self._top_bins :].mean(0), (-missing, mask.shape[1]))
             mask = arrays.concatenate([mask, above])
+        mask = at_least(mask, self._floor)
         # Synthesis is linear and exact, so that masks may be mixed in the place of signals.
-        return self._mix * at_least(mask, self._floor) + (1 - self._mix)
+        return mask if self._mix == 1 else self._mix * mask + (1 - self._mix)
 
     def _hear(self, spectrum: Array) -> Array:
         """What the network hears of spectra (C, F', T): (F', T), or (5, F', T) with phase."""
         if not self.backend.hears_phase:
-            return abs(spectrum).mean(0)
+            return abs(spectrum[0]) if self.channels == 1 else abs(spectrum).mean(0)
         before = self._state.before
         self._state.before = spectrum[..., -1:]
         return features(spectrum, library(spectrum).zeros_like(spectrum[..., :1]) if before is None else before)

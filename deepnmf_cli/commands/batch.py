@@ -80,6 +80,11 @@ def process_count(asked: int | None, files: int, seconds: float, device: str) ->
     return max(1, min(asked, files))
 
 
+def longest_first(jobs: Sequence[Job], known: dict[Job, "AudioInfo"]) -> list[Job]:
+    """The order in which several processes end at about the same time: no long file is left to one of them."""
+    return sorted(jobs, key=lambda job: known[job].seconds if job in known else 0.0, reverse=True)
+
+
 def enhance_all(
     jobs: Sequence[Job], settings: Settings, processes: int, progress: Progress
 ) -> Iterator[tuple[Job, Any]]:

@@ -105,6 +105,8 @@ def _enhance_all(
     batch.require_space(known)
     seconds = sum(info.seconds for info in known.values())
     processes = batch.process_count(asked, len(jobs), seconds, settings.device)
+    if processes > 1:
+        jobs = batch.longest_first(jobs, known)
     begin, elapsed_s = time.perf_counter(), 0.0
     with console.progress(hidden) as bar:
         bar.set_description_str(_done(0, jobs))

@@ -14,7 +14,7 @@ class RunningMean:
     """Exponentially forgetting mean of a sequence, one value per hop, exact from the first value on."""
 
     def __init__(self, hop_samples: int) -> None:
-        self._hop = hop_samples
+        self._rise = np.arange(1, hop_samples + 1) / hop_samples
         self._sum, self._weight = 0.0, 0.0
         self._last: np.ndarray | None = None
 
@@ -23,18 +23,18 @@ class RunningMean:
 
         Where `restart` (T,) is true all is forgotten, and the mean is zero.
         """
-        keep, means = 1 - 1 / TIME_CONSTANT_HOPS, np.zeros(values.shape)
-        for t in range(values.shape[-1]):
+        keep, *channels, count = 1 - 1 / TIME_CONSTANT_HOPS, *values.shape
+        means = np.zeros((*channels, count + 1, 1))  # the one before comes first
+        for t in range(count):
             if restart is not None and restart[t]:
                 self._sum, self._weight = 0.0, 0.0
                 continue
             self._sum, self._weight = keep * self._sum + values[..., t], keep * self._weight + 1
-            means[..., t] = self._sum / self._weight
-        first = means[..., 0] if self._last is None else self._last
-        self._last = means[..., -1].copy()
-        before = np.concatenate([first[..., None], means[..., :-1]], -1)
-        lines = before[..., None] + (means - before)[..., None] * (np.arange(1, self._hop + 1) / self._hop)
-        return lines.reshape(*values.shape[:-1], -1)
+            means[..., t + 1, 0] = self._sum / self._weight
+        means[..., 0, :] = means[..., 1, :] if self._last is None else self._last
+        self._last = means[..., -1, :].copy()
+        before, after = means[..., :-1, :], means[..., 1:, :]
+        return (before + (after - before) * self._rise).reshape(*channels, -1)
 
 
 class Offset:
@@ -48,7 +48,9 @@ class Offset:
     def remove(self, samples: np.ndarray) -> np.ndarray:
         """Samples (C, T * hop), less their offset. A hop of zeros proves that there is none."""
         hops = samples.reshape(len(samples), -1, self._hop)
-        offset = self._offset.follow(hops.mean(-1, dtype=np.float64), restart=~hops.any((0, -1)))
+        # `mean` and `any` do the same in twice the time, which counts where hops come one by one.
+        means, sounding = np.add.reduce(hops, -1, np.float64) / self._hop, np.logical_or.reduce(hops, (0, -1))
+        offset = self._offset.follow(means, restart=~sounding)
         self._waiting = np.concatenate([self._waiting, offset], -1)
         return (samples - offset).astype(np.float32)
 

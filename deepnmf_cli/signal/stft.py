@@ -62,17 +62,25 @@ class StftPair:
 
     @cached_property
     def _scaled(self) -> tuple[np.ndarray, np.ndarray]:
-        """Analysis window (window_hops, hop) over its sum, and synthesis window times that sum."""
+        """Analysis window (window_samples,) over its sum, and synthesis window times that sum."""
         gain = self.window.sum()
-        return (self.window / gain).reshape(self.window_hops, -1), self.synthesis_window * gain
+        return self.window / gain, self.synthesis_window * gain
+
+    @cached_property
+    def _single(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same in single precision: frames that come one by one are so short that it pays to convert once."""
+        return tuple(window.astype(np.float32) for window in self._scaled)
+
+    def _windows(self, array: Array) -> tuple[np.ndarray, np.ndarray]:
+        return self._single if array.dtype.itemsize == 4 else self._scaled
 
     def frames(self, samples: Array) -> Array:
         """Spectra (..., F, T) of samples (..., (T + window_hops - 1) * hop): windows of whole hops, nothing padded."""
         hops = samples.reshape(*samples.shape[:-1], -1, self.hop_samples)
         count = hops.shape[-2] - self.window_hops + 1
-        window = like(self._scaled[0], samples)
-        parts = [hops[..., k : k + count, :] * window[k] for k in range(self.window_hops)]
-        return library(samples).fft.rfft(library(samples).concatenate(parts, -1)).swapaxes(-1, -2)
+        parts = [hops[..., k : k + count, :] for k in range(self.window_hops)]
+        windows = library(samples).concatenate(parts, -1) * like(self._windows(samples)[0], samples)
+        return library(samples).fft.rfft(windows).swapaxes(-1, -2)
 
     def overlap_add(self, spectrum: Array) -> Array:
         """Samples (..., (T + 1) * hop) of spectra (..., F, T): the first and last hop still miss a neighbour.
@@ -81,10 +89,10 @@ class StftPair:
         """
         windows = library(spectrum).fft.irfft(spectrum.swapaxes(-1, -2), n=self.window_samples)
         hop = self.hop_samples
-        windows = windows[..., -2 * hop :] * like(self._scaled[1], windows)
-        first, last = windows[..., :1, :hop], windows[..., -1:, hop:]
-        between = windows[..., 1:, :hop] + windows[..., :-1, hop:]
-        hops = library(spectrum).concatenate([first, between, last], -2)
+        windows = windows[..., -2 * hop :] * like(self._windows(windows)[1], windows)
+        earlier, later = windows[..., :hop], windows[..., hop:]
+        hops = library(spectrum).concatenate([earlier, later[..., -1:, :]], -2)
+        hops[..., 1:-1, :] += later[..., :-1, :]
         return hops.reshape(*hops.shape[:-2], -1)
 
     def analysis(self, samples: Array) -> Array:

@@ -10,6 +10,7 @@ import soundfile
 
 from deepnmf_cli import library
 from deepnmf_cli.commands import batch, console
+from deepnmf_cli.commands.jobs import Job
 from deepnmf_cli.errors import EXIT_FAILED, EXIT_SOME_FAILED, EXIT_USAGE
 from deepnmf_cli.signal import audio
 
@@ -214,6 +215,15 @@ def test_processes_do_what_one_does(deepnmf, recordings):
     assert len(files) == 6
     for name in files:
         assert Path(name).read_bytes() == Path(name.replace("one/", "two/", 1)).read_bytes()
+
+
+def test_processes_begin_with_the_longest_file(recordings):
+    for name, frames in [("a.wav", 100), ("b.wav", 300), ("c.wav", 200), ("d.wav", 300)]:
+        soundfile.write(name, np.zeros(frames), RATE_HZ)
+    Path("bad.wav").write_text("not sound")
+    jobs = [Job(name, f"out/{name}") for name in ("bad.wav", "a.wav", "b.wav", "c.wav", "d.wav")]
+    ordered = batch.longest_first(jobs, batch.lengths(jobs))
+    assert [job.source for job in ordered] == ["b.wav", "d.wav", "c.wav", "a.wav", "bad.wav"]
 
 
 def test_a_model_that_does_not_load_fails_once(deepnmf, recordings):

@@ -118,6 +118,16 @@ def test_any_partition_of_exported_networks_gives_the_offline_output(name: str, 
     np.testing.assert_allclose(streamed, whole, rtol=0, atol=1e-6)
 
 
+def test_recordings_that_share_a_graph_do_not_share_states(exported) -> None:
+    samples = [recording()[:, start:9000] for start in (0, 1000)]
+    enhancer = Enhancer(OnnxBackend(None, exported("grid", True)), FRONT_END)
+    alone = [enhancer.enhance(x, 16000) for x in samples]
+    streams = [enhancer.stream(16000, 2) for _ in samples]
+    pieces = [[stream.feed(x[:, i : i + 256]) for stream, x in zip(streams, samples)] for i in range(0, 9000, 256)]
+    for stream, expected, given in zip(streams, alone, zip(*pieces)):
+        np.testing.assert_array_equal(np.concatenate([*given, stream.flush()], -1), expected)
+
+
 def test_graphs_hold_standard_operations_and_say_what_they_are(exported) -> None:
     for single in (False, True):
         model = onnx.load(exported("grid", single))
