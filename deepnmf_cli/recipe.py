@@ -21,6 +21,9 @@ from deepnmf_cli.training.objectives import ObjectiveSettings
 from deepnmf_cli.training.sparse_nmf import DictionarySettings
 from deepnmf_cli.training.trainer import TrainingSettings
 
+FORMER = {"grid-rnn": {"tied": False, "local_fields": False, "frame_spins": 0, "frame_channels": 3}}
+"""Settings of networks that model files of earlier versions still name, with the only values that they could have."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -48,7 +51,10 @@ class Recipe:
             raise RecipeError(where, f"model {model!r}", f"one of {', '.join(NETWORKS)}", _nearest(model, NETWORKS))
         types = {f.name: f.default_factory for f in dataclasses.fields(cls) if f.name not in ("model", "network")}
         types["network"] = NETWORKS[model][1]
-        built = {name: _section(kind, table.get(name, {}), f"{where} [{name}]") for name, kind in types.items()}
+        tables = {name: table.get(name, {}) for name in types}
+        if model in FORMER and isinstance(tables["network"], Mapping):
+            tables["network"] = {k: v for k, v in tables["network"].items() if FORMER[model].get(k, not v) != v}
+        built = {name: _section(kind, tables[name], f"{where} [{name}]") for name, kind in types.items()}
         follows = {name: getattr(built["front_end"], name) for name in ("bins", "rate_hz")}
         for name, value in follows.items():
             given = table.get("network", {}).get(name, value)
@@ -57,6 +63,9 @@ class Recipe:
                 raise RecipeError(f"{where} [network] {name}", str(given), expected, "Leave it out.")
         follows = {name: value for name, value in follows.items() if hasattr(built["network"], name)}
         built["network"] = dataclasses.replace(built["network"], **follows)
+        if getattr(built["network"], "phase", False) and built["front_end"].window_hops != 2:
+            found, remedy = f"phase with window_hops = {built['front_end'].window_hops}", "Leave one of them out."
+            raise RecipeError(f"{where} [network]", found, "phase with windows of 2 hops", remedy)
         optimizer = built["training"].optimizer
         if optimizer.startswith("adam-"):
             built["network"] = _parameterise(built["network"], table.get("network", {}), optimizer, where)

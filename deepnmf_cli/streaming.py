@@ -6,9 +6,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from deepnmf_cli.signal.arrays import Array, library
+from deepnmf_cli.signal.arrays import Array, copy, library
+from deepnmf_cli.signal.masks import at_least, complex_masks
 from deepnmf_cli.signal.offset import Offset
-from deepnmf_cli.signal.phase import at_least, features, turning
+from deepnmf_cli.signal.phase import over_channels, phase_features
 from deepnmf_cli.signal.stft import FrontEnd, StftPair
 
 HIGHEST_BAND_HZ = 500
@@ -20,10 +21,13 @@ class Backend(Protocol):
 
     @property
     def hears_phase(self) -> bool:
-        """Whether the network takes `signal.phase.features` (1, 5, F, T) in the place of magnitudes."""
+        """Whether the network takes `signal.phase.phase_features` (1, 5, F, T) in the place of magnitudes."""
 
     def __call__(self, heard: Array, state: Any) -> tuple[Array, Any]:
-        """Masks (1, 2, F, T) of magnitudes (1, F, T), T >= 1, and the state for the next block, as of `MaskNetwork`."""
+        """Masks (1, 2, F, T) of magnitudes (1, F, T), T >= 1, and the state for the next block, as of `MaskNetwork`.
+
+        A state may be passed on once: a backend may write the next one into its place.
+        """
 
     def from_numpy(self, samples: np.ndarray) -> Array:
         """The samples where the network computes."""
@@ -42,7 +46,7 @@ class _State:
     pending: np.ndarray  # (C, < hop) samples that do not fill a hop yet
     history: Array  # (C, window - hop) what the next window begins with
     overlap: Array  # (C, hop) second half of the last synthesised window
-    before: Array  # (C, F', 1) the last spectrum, for networks that hear phase; None at the start
+    before: Array | None  # (C, F', 1) the last spectrum, for networks that hear phase
     offset: Offset
     network: Any  # the network's own state
     received: int  # samples fed so far
@@ -55,7 +59,8 @@ class StreamingEnhancer:
 
     Every chunk of whole hops runs analysis, network, mask and synthesis once, so the offline result is the same code
     fed with large chunks. All channels share one mask per frame and frequency, computed from the mean of their
-    magnitudes, so the stereo image stays (and channels of opposite phase do not cancel before the network hears them).
+    magnitudes, and for networks that hear phase of products of their spectra, so the stereo image stays (and channels of
+    opposite phase do not cancel before the network hears them).
     """
 
     def __init__(
@@ -96,9 +101,7 @@ class StreamingEnhancer:
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
         """Take samples (C, n) float32, n >= 0; return as many enhanced samples (C, m) as are final."""
-        samples = np.asarray(samples, np.float32)
-        if samples.ndim != 2 or samples.shape[0] != self.channels:
-            raise ValueError(f"expected samples of shape ({self.channels}, n), found {samples.shape}")
+        samples = self._checked(samples)
         state, hop = self._state, self.pair.hop_samples
         state.received += samples.shape[-1]
         waiting = np.concatenate([state.pending, samples], -1) if state.pending.size else samples
@@ -113,13 +116,20 @@ class StreamingEnhancer:
         The last `samples` (C, n) may be given here in the place of `feed`.
         """
         state, hop = self._state, self.pair.hop_samples
-        samples = np.zeros((self.channels, 0), np.float32) if samples is None else samples
+        samples = self._checked(np.empty((self.channels, 0)) if samples is None else samples)
         length = state.received + samples.shape[-1]
         missing = -length % hop + hop
         rest = self.feed(np.concatenate([samples, np.zeros((self.channels, missing), np.float32)], -1))
         rest = rest[:, : length - (state.delivered - rest.shape[-1])]
         self.reset()
         return rest
+
+    def _checked(self, samples: np.ndarray) -> np.ndarray:
+        """Samples (C, n) float32. Raises ValueError for another shape."""
+        samples = np.asarray(samples, np.float32)
+        if samples.ndim != 2 or samples.shape[0] != self.channels:
+            raise ValueError(f"expected samples of shape ({self.channels}, n), found {samples.shape}")
+        return samples
 
     def _advance(self, samples: np.ndarray) -> np.ndarray:
         """Run whole hops (C, T * hop) through the network and return what became final."""
@@ -134,7 +144,7 @@ class StreamingEnhancer:
             enhanced = self.pair.overlap_add(spectrum * mask)
             final = enhanced[:, :-hop]
             final[:, :hop] += state.overlap
-            state.history, state.overlap = heard[:, hops.shape[-1] :], enhanced[:, -hop:]
+            state.history, state.overlap = copy(heard[:, hops.shape[-1] :]), copy(enhanced[:, -hop:])
             final = state.offset.restore(self.backend.to_numpy(final), self.backend.to_numpy(mask[0].real))
         if not state.begun:
             state.begun, final = True, final[:, hop:]
@@ -152,7 +162,7 @@ class StreamingEnhancer:
         else:
             heard = heard[..., : self.bins, :]
         masks, self._state.network = self.backend(heard[None], self._state.network)
-        mask = turning(masks)[0, 0]
+        mask = complex_masks(masks)[0, 0]
         if missing > 0:
             mask = mask[:-missing]
         elif missing < 0:
@@ -165,7 +175,8 @@ class StreamingEnhancer:
     def _hear(self, spectrum: Array) -> Array:
         """What the network hears of spectra (C, F', T): (F', T), or (5, F', T) with phase."""
         if not self.backend.hears_phase:
-            return abs(spectrum[0]) if self.channels == 1 else abs(spectrum).mean(0)
+            return over_channels(abs(spectrum))
         before = self._state.before
-        self._state.before = spectrum[..., -1:]
-        return features(spectrum, library(spectrum).zeros_like(spectrum[..., :1]) if before is None else before)
+        before = library(spectrum).zeros_like(spectrum[..., :1]) if before is None else before
+        self._state.before = copy(spectrum[..., -1:])
+        return phase_features(spectrum, before)

@@ -13,6 +13,13 @@ from deepnmf_cli.recipe import Recipe, read_recipe, recipes_folder
 RECIPES = sorted((Path(__file__).parent.parent / "data" / "recipes").rglob("*.toml"))
 
 
+def test_settings_that_a_network_has_lost_are_read_while_they_say_nothing() -> None:
+    former = {"tied": False, "local_fields": False, "frame_spins": 0, "frame_channels": 3}
+    assert Recipe.from_dict({"model": "grid-rnn", "network": former}) == Recipe.from_dict({"model": "grid-rnn"})
+    with pytest.raises(RecipeError, match="unknown key 'tied'"):
+        Recipe.from_dict({"model": "grid-rnn", "network": {"tied": True}})
+
+
 def test_defaults_are_deep_nmf_as_published() -> None:
     recipe = read_recipe(None)
     assert recipe.model == "deep-nmf"

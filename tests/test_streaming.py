@@ -90,6 +90,16 @@ def test_chunks_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
         enhancer_of(PassAll()).stream(16000, 2).feed(np.zeros(shape))
 
 
+def test_the_last_samples_may_be_given_to_flush() -> None:
+    samples = recording()
+    expected = enhancer_of(random_network("grid")).enhance(samples, 16000)
+    stream = enhancer_of(random_network("grid")).stream(16000, 1)
+    pieces = [stream.feed(samples[:, :5000]), stream.flush(samples[:, 5000:].tolist())]
+    np.testing.assert_allclose(np.concatenate(pieces, -1), expected, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match=r"expected samples of shape \(1, n\)"):
+        stream.flush(np.zeros(5))
+
+
 def test_flush_starts_a_new_recording() -> None:
     stream = enhancer_of(random_network("grid")).stream(16000, 1)
     samples = recording()

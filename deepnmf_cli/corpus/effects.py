@@ -146,7 +146,10 @@ def rumble(length: int, draw: np.random.Generator, rate_hz: int) -> Samples:
 
 
 def reshaped(samples: Samples, draw: np.random.Generator, rate_hz: int) -> Samples:
-    """Samples (n,) through a random smooth filter: gains with a deviation of 6 dB at one point per octave."""
+    """Samples (n,) through a random smooth filter: gains with a deviation of 6 dB at one point per octave.
+
+    It delays nothing and is circular: what rings beyond one end comes in at the other, which noise does not mind.
+    """
     octaves = draw.normal(0.0, 6.0, 2 + int(np.log2(rate_hz / 2 / SHAPE_FROM_HZ)))
     octave = np.log2(np.maximum(np.fft.rfftfreq(len(samples), 1 / rate_hz), SHAPE_FROM_HZ) / SHAPE_FROM_HZ)
     gain_db = np.interp(octave, np.arange(len(octaves)), octaves)
@@ -154,7 +157,7 @@ def reshaped(samples: Samples, draw: np.random.Generator, rate_hz: int) -> Sampl
 
 
 def swelling(samples: Samples, draw: np.random.Generator, rate_hz: int) -> Samples:
-    """Samples (n,) that grow louder and softer by several dB, over times between a tenth of a second and three."""
+    """Samples (n,) that grow louder and softer by several dB, over times between a tenth of a second and two."""
     points = draw.normal(0.0, draw.uniform(0.0, 8.0), 2 + int(len(samples) / rate_hz / draw.uniform(0.1, 3.0)))
     gain_db = np.interp(np.linspace(0, len(points) - 1, len(samples)), np.arange(len(points)), points)
     return samples * (10 ** (gain_db / 20)).astype(np.float32)
@@ -163,7 +166,7 @@ def swelling(samples: Samples, draw: np.random.Generator, rate_hz: int) -> Sampl
 def spliced(low: Samples, high: Samples, draw: np.random.Generator, rate_hz: int) -> Samples:
     """The low frequencies of one noise (n,) and the high ones of another: a third that was never recorded.
 
-    They meet between 200 Hz and half the Nyquist frequency, within an octave, where they are equally loud.
+    Both filters are as those of `reshaped`. They meet between 200 Hz and half the Nyquist frequency, within an octave, where they are equally loud.
     """
     spectra = np.fft.rfft(np.stack([low, high]))
     octave = np.log2(np.maximum(np.fft.rfftfreq(len(low), 1 / rate_hz), 1e-3))

@@ -57,7 +57,7 @@ def export(
     """Write `path`, atomically, and return the largest difference of its masks from those of `network` (see `verify`).
 
     The graph takes MAGNITUDE (1, F, T) >= 0, or FEATURES (1, 5, F, T) for a network that hears phase, and states. It gives
-    MASKS (1, 2, F, T), of three planes with phase (`signal.phase.turning`), and the next states, all float32.
+    MASKS (1, 2, F, T), of three planes with phase (`signal.masks.complex_masks`), and the next states, all float32.
     T is any number >= 1, or 1 for `single_frames`, which is quicker for sound that arrives frame by frame. A recording
     begins with states of zeros. `meta`, of plain values, is stored as JSON. Matrices are stored as `weights`, one of
     `weights.WEIGHTS`. `network` is changed: its parameters become constants.

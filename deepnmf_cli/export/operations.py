@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import TensorProto, helper
 
-from deepnmf_cli.signal.recursion import BOTH_WAYS, DOMAIN, RELAX, SPINS
+from deepnmf_cli.signal.recursion import DOMAIN, RELAX, SPINS
 
 Sizes = list[int | None]
 """Of a tensor; None where the number of frames decides."""

@@ -8,10 +8,10 @@ from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings, Dnmf, DnmfSe
 from deepnmf_cli.networks.dnn import Dnn, DnnSettings
 from deepnmf_cli.networks.grid import Grid
 from deepnmf_cli.networks.grid_settings import GridSettings
-from deepnmf_cli.networks.recurrent import IstaSettings, RecurrentIsta, RecurrentNmf, RecurrentNmfSettings
-from deepnmf_cli.networks.rnn import GridRnn, GridRnnSettings, Rnn, RnnSettings
 from deepnmf_cli.networks.mrf import BeliefPropagation, MeanField, PowerMean
 from deepnmf_cli.networks.mrf_settings import BeliefPropagationSettings, MeanFieldSettings, PowerMeanSettings
+from deepnmf_cli.networks.recurrent import IstaSettings, RecurrentIsta, RecurrentNmf, RecurrentNmfSettings
+from deepnmf_cli.networks.rnn import GridRnn, GridRnnSettings, Rnn, RnnSettings
 
 NETWORKS: dict[str, tuple[type[MaskNetwork], type]] = {
     "deep-nmf": (DeepNmf, DeepNmfSettings),

@@ -1,6 +1,6 @@
 """What every network of the product is: magnitudes in, masks out, a state that carries over from block to block.
 
-A network may hear phase too. Then `signal.phase.features` go in, and masks come out that `signal.phase.turning` reads.
+A network may hear phase too. Then `signal.phase.phase_features` go in, and masks come out that `signal.masks.complex_masks` reads.
 """
 
 from typing import Any, ClassVar
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deepnmf_cli.signal.features import modulus, normalise_level, running_level
-from deepnmf_cli.signal.phase import features
+from deepnmf_cli.signal.phase import phase_features
 
 SPEECH, NOISE = 0, 1
 """Order of the sources in every mask tensor."""
@@ -31,7 +31,7 @@ class MaskNetwork(nn.Module):
 
     @property
     def hears_phase(self) -> bool:
-        """Whether it takes `signal.phase.features` in the place of magnitudes."""
+        """Whether it takes `signal.phase.phase_features` in the place of magnitudes."""
         return False
 
     def hear(self, spectrum: Tensor) -> Tensor:
@@ -39,12 +39,12 @@ class MaskNetwork(nn.Module):
         if not self.hears_phase:
             return modulus(spectrum)
         channels = spectrum[:, None]
-        return features(channels, torch.zeros_like(channels[..., :1]))
+        return phase_features(channels, torch.zeros_like(channels[..., :1]))
 
     def forward(self, heard: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Masks (B, 2, F, T) of magnitudes (B, F, T) >= 0, speech first, summing to one over the sources.
 
-        A network that hears phase takes `signal.phase.features` (B, 5, F, T), and may add a third plane to the masks.
+        A network that hears phase takes `signal.phase.phase_features` (B, 5, F, T), and may add a third plane to the masks.
         `state` is None at the start of a recording and otherwise what the previous block returned: blocks of any
         length give the same masks as the whole recording.
         """

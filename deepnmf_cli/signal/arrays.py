@@ -27,6 +27,11 @@ def like(values: np.ndarray, array: Array) -> Array:
     return sys.modules["torch"].from_numpy(values).to(array)
 
 
+def copy(array: Array) -> Array:
+    """The same values in memory of their own: a view would keep all of what it is a part of."""
+    return array.copy() if isinstance(array, np.ndarray) else array.clone()
+
+
 def pad(array: Array, before: int, after: int) -> Array:
     """`array` with zeros before and after its last axis."""
     zeros = library(array).zeros_like(array[..., :1])

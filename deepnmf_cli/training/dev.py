@@ -11,7 +11,7 @@ from deepnmf_cli.errors import DeepnmfError
 from deepnmf_cli.networks.base import SPEECH, MaskNetwork
 from deepnmf_cli.scoring.perceptual import NoScore, pesq_score
 from deepnmf_cli.scoring.sdr import si_sdr
-from deepnmf_cli.signal.phase import turning
+from deepnmf_cli.signal.masks import complex_masks
 from deepnmf_cli.signal.stft import FrontEnd
 
 Pair = tuple[Samples, Samples]
@@ -50,7 +50,7 @@ def dev_score(
     network.eval()
     for index, (clean, noisy) in enumerate(pairs):
         spectrum = pair.analysis(torch.from_numpy(noisy).to(device))
-        masks = turning(network(network.hear(spectrum[None]))[0])
+        masks = complex_masks(network(network.hear(spectrum[None]))[0])
         estimate = pair.synthesis(masks[0, SPEECH] * spectrum, len(noisy)).double().cpu().numpy()
         ratios.append(si_sdr(clean.astype(np.float64), estimate))
         if index in heard:

@@ -11,7 +11,7 @@ from torch import Tensor
 from deepnmf_cli.inference.divergence import divergence
 from deepnmf_cli.networks.base import NOISE, SPEECH
 from deepnmf_cli.signal.features import modulus
-from deepnmf_cli.signal.phase import turning
+from deepnmf_cli.signal.masks import complex_masks
 from deepnmf_cli.signal.stft import StftPair
 
 TINY = 1e-8
@@ -62,7 +62,7 @@ def objective(
 ) -> Tensor:
     """The mean loss of a batch.
 
-    masks (B, 2 or 3, F, T) of the mixture, see `signal.phase.turning`; spectra (B, 2, F, T) complex of the true speech and noise, which sum to the
+    masks (B, 2 or 3, F, T) of the mixture, see `signal.masks.complex_masks`; spectra (B, 2, F, T) complex of the true speech and noise, which sum to the
     mixture's; waveforms (B, 2, N) of the same, None where no term needs them. Source of the default weights: chosen by
     the dev score.
     """
@@ -71,7 +71,7 @@ def objective(
     gain = 1 / magnitude.square().mean((-1, -2)).sqrt().clamp_min(TINY)[:, None, None]
     mixture, magnitude = mixture * gain, magnitude * gain
     sources = NOISE + 1 if settings.noise_weight else SPEECH + 1  # noise is not looked at where it does not count
-    masks, spectra = turning(masks)[:, :sources], spectra[:, :sources] * gain[:, None]
+    masks, spectra = complex_masks(masks)[:, :sources], spectra[:, :sources] * gain[:, None]
     estimates, truth = _size(masks) * magnitude[:, None], modulus(spectra)
     loss = magnitude.new_zeros(())
     if settings.magnitude:

@@ -2,7 +2,8 @@
 
 Speech of the dev recordings and of training, each in noise of both: four folders OUT/SPEECH-speech-NOISE-noise with clean/
 and noisy/, of the same SNRs. Score them with `deepnmf evaluate --reference .../clean --noisy .../noisy --model base`, and
-any other program by its own output with `--estimate`. A model that is weak on one material alone has heard too little
+any other program by its own output with `--estimate`. Recordings are cut to four seconds, and those left out for which
+one of the four mixtures would have nothing to be scaled. A model that is weak on one material alone has heard too little
 of it; a program trained on other material says which of the folders are hard for everybody.
 """
 
@@ -28,7 +29,7 @@ def main() -> None:
     given = arguments.parse_args()
     speech, noise = scan(given.corpus / "train/speech"), scan(given.corpus / "train/noise")
     training = MixtureDataset(speech, noise, [], MixingSettings(segment_s=4.0), RATE_HZ, seed=0)
-    pairs = find_pairs(given.corpus / "dev")
+    pairs, made = find_pairs(given.corpus / "dev"), 0
     for number, (clean_path, noisy_path) in enumerate(pairs):
         clean, noisy = (decode(path, RATE_HZ)[: training.length] for path in (clean_path, noisy_path))
         draw = np.random.default_rng([1, number])
@@ -38,6 +39,7 @@ def main() -> None:
             continue
         if rms(noises["dev"]) < max(SILENT_RMS, SMALLEST_SHARE * rms(clean)):
             continue
+        made += 1
         snr_db = 20 * np.log10(rms(clean) / rms(noises["dev"]))
         for (who, voice), (where, sound) in ((v, n) for v in voices.items() for n in noises.items()):
             mixture = voice + scale_to_snr(voice, sound, snr_db)
@@ -46,6 +48,7 @@ def main() -> None:
                 folder.mkdir(parents=True, exist_ok=True)
                 # As floats: a mixture may exceed 1, and its parts must keep their ratio.
                 soundfile.write(folder / f"{number:03d}.wav", samples, RATE_HZ, subtype="FLOAT")
+    print(f"{made} of {len(pairs)} recordings, four mixtures each")
 
 
 if __name__ == "__main__":

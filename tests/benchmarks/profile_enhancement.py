@@ -19,7 +19,7 @@ import numpy as np
 from deepnmf_cli import library
 from deepnmf_cli.enhancer import BLOCK_S
 from deepnmf_cli.signal import audio, audio_writer
-from deepnmf_cli.signal.phase import features
+from deepnmf_cli.signal.phase import phase_features
 from deepnmf_cli.signal.rewrite import rewrite
 
 
@@ -51,7 +51,7 @@ def hear(spectrum: np.ndarray, backend) -> np.ndarray:
     """What the network takes of spectra (C, F, T)."""
     if not backend.hears_phase:
         return np.abs(spectrum).mean(0)
-    return features(spectrum, np.zeros_like(spectrum[..., :1]))
+    return phase_features(spectrum, np.zeros_like(spectrum[..., :1]))
 
 
 def stages(enhancer, samples: np.ndarray, rate_hz: int, folder: Path) -> dict:

@@ -217,3 +217,10 @@ def test_without_an_export_the_remedy_is_to_export(model: Path, deepnmf, tmp_pat
     arguments = ["enhance", tmp_path / "noisy.wav", "-o", tmp_path / "out.wav", "--model", model, "--backend", "onnx"]
     result = deepnmf(*arguments)
     assert result.code == 1 and "deepnmf export" in result.err and not (tmp_path / "out.wav").exists()
+
+
+def test_an_export_in_the_place_of_the_other_kind_is_refused(exported) -> None:
+    with pytest.raises(ModelError, match="an export for any number of frames.*one for single frames"):
+        OnnxBackend(None, exported("grid", False))
+    with pytest.raises(ModelError, match="--streaming for single frames"):
+        OnnxBackend(exported("grid", True))

@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from deepnmf_cli.enhancer import Enhancer
+from deepnmf_cli.errors import RecipeError
 from deepnmf_cli.export import graph
-from deepnmf_cli.exported import WEIGHTS, OnnxBackend
+from deepnmf_cli.exported import WEIGHTS, ExportedGraph, OnnxBackend
 from deepnmf_cli.networks import build
 from deepnmf_cli.networks.backend import TorchBackend
 from deepnmf_cli.networks.grid import Grid
 from deepnmf_cli.networks.grid_settings import GridSettings
-from deepnmf_cli.signal.phase import turning
+from deepnmf_cli.recipe import Recipe
+from deepnmf_cli.signal.masks import complex_masks
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training.objectives import ObjectiveSettings, objective
 
@@ -38,7 +40,7 @@ def spectra(frames: int = 40, batch: int = 2) -> torch.Tensor:
 
 def test_masks_amplify_nothing_and_sum_to_one() -> None:
     network = trained(SMALL)
-    masks = turning(network(network.hear(spectra()))[0])
+    masks = complex_masks(network(network.hear(spectra()))[0])
     torch.testing.assert_close(masks.sum(1), torch.ones(2, 33, 40, dtype=torch.complex64), rtol=0, atol=1e-6)
     assert masks[:, 0].abs().max() <= 1 + 1e-6
     assert (masks[:, 0, :9].abs() > 0.999).any()  # the limit is met
@@ -115,6 +117,28 @@ def test_streamed_torch_and_exported_outputs_agree(rate_hz: int, tmp_path) -> No
     assert np.abs(expected - samples).max() > 0.01
 
 
+def test_one_silent_channel_gives_what_one_channel_gives() -> None:
+    samples = 0.1 * np.random.default_rng(0).standard_normal((1, 16000)).astype(np.float32)
+    enhancer = Enhancer(TorchBackend(trained(WHOLE)), FRONT_END)
+    expected = enhancer.enhance(samples, 16000)[0]
+    left, right = enhancer.enhance(np.concatenate([samples, 0 * samples]), 16000)
+    np.testing.assert_allclose(left, expected, atol=1e-5)
+    assert not right.any()
+
+
+def test_machine_code_computes_the_same() -> None:
+    network, sound = build("grid", WHOLE), torch.randn(1, 257, 30, dtype=torch.complex64)
+    network.load_weights(trained(WHOLE).weights())
+    expected, _ = network(network.hear(sound))
+    network.accelerate()  # where there is a compiler
+    torch.testing.assert_close(network(network.hear(sound))[0], expected, rtol=0, atol=1e-4)
+
+
+def test_graphs_say_that_older_readers_cannot_run_them(tmp_path) -> None:
+    graph.export(trained(WHOLE), FRONT_END.bins, tmp_path / "model.onnx", {WEIGHTS: ""}, True)
+    assert ExportedGraph(tmp_path / "model.onnx").meta["format"] == 2
+
+
 def test_limited_attenuation_holds_for_masks_that_turn(tmp_path) -> None:
     samples = 0.1 * np.random.default_rng(0).standard_normal((1, 16000)).astype(np.float32)
     enhancer = Enhancer(TorchBackend(trained(WHOLE)), FRONT_END)
@@ -123,6 +147,9 @@ def test_limited_attenuation_holds_for_masks_that_turn(tmp_path) -> None:
     assert power[0] < power[1] < 1.01 * np.square(samples).mean()
 
 
-def test_shapes_without_phase_are_refused() -> None:
+def test_shapes_and_windows_without_phase_are_refused() -> None:
+    table = {"model": "grid", "network": {"phase": True, "bins": 385}, "front_end": {"window_hops": 3}}
+    with pytest.raises(RecipeError, match="phase with window_hops = 3.*windows of 2 hops"):
+        Recipe.from_dict(table)
     with pytest.raises(ValueError, match="single_bands must be a multiple"):
         GridSettings(single_bands=63, wide_bands=33, phase=True)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepnmf_cli.signal.phase import PLANES, at_least, features, turning
+from deepnmf_cli.signal.masks import at_least, complex_masks
+from deepnmf_cli.signal.phase import PLANES, phase_features
 from deepnmf_cli.signal.stft import FrontEnd
 
 FRONT_END = FrontEnd()
@@ -18,7 +19,7 @@ def spectrum(frequency_hz: float, rate_hz: int = 16000, phase: float = 0.0) -> n
 
 
 def heard(x: np.ndarray) -> np.ndarray:
-    return features(x, np.zeros_like(x[..., :1]))
+    return phase_features(x, np.zeros_like(x[..., :1]))
 
 
 @pytest.mark.parametrize("rate_hz", [8000, 16000, 48000])
@@ -32,7 +33,7 @@ def test_phase_differences_give_the_frequency_within_a_bin(beside: float, rate_h
         np.testing.assert_allclose(np.hypot(planes[1], planes[2]), planes[0] ** 2, rtol=0.05)
 
 
-def test_features_do_not_depend_on_where_time_begins() -> None:
+def test_features_stay_when_all_phases_turn_and_for_steady_tones_when_time_begins_elsewhere() -> None:
     reference = heard(spectrum(700.0))
     for phase in (0.5, 2.0, np.pi):
         np.testing.assert_allclose(heard(spectrum(700.0, phase=phase))[..., 3:-3], reference[..., 3:-3], atol=1e-3)
@@ -46,30 +47,44 @@ def test_channels_of_opposite_phase_do_not_cancel() -> None:
     np.testing.assert_allclose(heard(np.concatenate([x, -x])), heard(x), atol=1e-7)
 
 
+def test_channels_that_differ_by_gains_are_heard_as_one_of_the_mean_gain() -> None:
+    x = spectrum(500.0) + spectrum(2130.0)
+    for gains in ((1.0, 0.0), (2.0, -0.5, 0.5)):
+        several = np.concatenate([np.float32(gain) * x for gain in gains])
+        np.testing.assert_allclose(heard(several), heard(np.float32(np.abs(gains).mean()) * x), rtol=1e-4, atol=1e-6)
+
+
+def test_phase_differences_of_white_noise_scatter_around_what_overlaps_make() -> None:
+    noise = np.random.default_rng(0).standard_normal((1, 16000 * 30)).astype(np.float32)
+    magnitude, *parts = heard(FRONT_END.pair(16000).analysis(noise))[:, 5:-5]
+    time, frequency = parts[0] + 1j * parts[1], parts[2] + 1j * parts[3]
+    power = np.square(magnitude).mean()
+    assert abs(time.mean() / power - 1 / np.pi) < 0.02
+    assert abs(frequency.mean() / power + 0.5) < 0.02
+
+
 def test_blocks_give_the_features_of_the_whole_in_numpy_and_torch() -> None:
     x = spectrum(431.0)
-    parts = [features(x[..., :5], np.zeros_like(x[..., :1])), features(x[..., 5:], x[..., 4:5])]
+    parts = [phase_features(x[..., :5], np.zeros_like(x[..., :1])), phase_features(x[..., 5:], x[..., 4:5])]
     np.testing.assert_array_equal(np.concatenate(parts, -1), heard(x))
     tensor = torch.from_numpy(x)
-    np.testing.assert_allclose(features(tensor, torch.zeros_like(tensor[..., :1])).numpy(), heard(x), atol=1e-6)
+    np.testing.assert_allclose(phase_features(tensor, torch.zeros_like(tensor[..., :1])).numpy(), heard(x), atol=1e-6)
 
 
 @pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy])
 def test_three_planes_are_complex_masks_that_sum_to_one(convert) -> None:
     planes = np.random.default_rng(0).random((1, 3, 4, 5)).astype(np.float32)
     planes[:, 1] = 1 - planes[:, 0]
-    masks = np.asarray(turning(convert(planes)))
+    masks = np.asarray(complex_masks(convert(planes)))
     assert masks.shape == (1, 2, 4, 5) and masks.dtype == np.complex64
     np.testing.assert_allclose(masks.sum(1), 1, atol=1e-6)
     np.testing.assert_array_equal(masks[:, 0].imag, planes[:, 2])
     real = convert(planes[:, :2])
-    assert turning(real) is real
+    assert complex_masks(real) is real
 
 
 @pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy])
 def test_a_floor_raises_the_modulus_and_keeps_the_phase(convert) -> None:
-    masks = np.array([[0, 0.1, 0.1j, -0.6]], np.complex64)
-    np.testing.assert_allclose(np.asarray(at_least(convert(masks), 0.2)), [[0.2, 0.2, 0.2j, -0.6]], atol=1e-7)
-    np.testing.assert_allclose(
-        np.asarray(at_least(convert(masks.real.clip(0)), 0.2)), [[0.2, 0.2, 0.2, 0.2]], atol=1e-7
-    )
+    masks = np.array([[0, 1e-35, 0.1, 0.1j, -0.6]], np.complex64)
+    np.testing.assert_allclose(np.asarray(at_least(convert(masks), 0.2)), [[0.2, 0.2, 0.2, 0.2j, -0.6]], atol=1e-7)
+    np.testing.assert_allclose(np.asarray(at_least(convert(masks.real.clip(0)), 0.2)), [[0.2] * 5], atol=1e-7)
