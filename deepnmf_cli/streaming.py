@@ -141,11 +141,14 @@ class StreamingEnhancer:
             heard = library(hops).concatenate([state.history, hops], -1)
             spectrum = self.pair.frames(heard)
             mask = self._mask(spectrum)
-            enhanced = self.pair.overlap_add(spectrum * mask)
+            # Synthesis is linear and exact, so that masks may be mixed in the place of signals.
+            mixed = mask if self._mix == 1 else self._mix * mask + (1 - self._mix)
+            enhanced = self.pair.overlap_add(spectrum * mixed)
             final = enhanced[:, :-hop]
             final[:, :hop] += state.overlap
             state.history, state.overlap = copy(heard[:, hops.shape[-1] :]), copy(enhanced[:, -hop:])
-            final = state.offset.restore(self.backend.to_numpy(final), self.backend.to_numpy(mask[0].real))
+            lowest = self.backend.to_numpy(mask[0].real)
+            final = state.offset.restore(self.backend.to_numpy(final), lowest, self._mix)
         if not state.begun:
             state.begun, final = True, final[:, hop:]
         state.delivered += final.shape[-1]
@@ -168,9 +171,7 @@ class StreamingEnhancer:
         elif missing < 0:
             above = arrays.broadcast_to(mask[-self._top_bins :].mean(0), (-missing, mask.shape[1]))
             mask = arrays.concatenate([mask, above])
-        mask = at_least(mask, self._floor)
-        # Synthesis is linear and exact, so that masks may be mixed in the place of signals.
-        return mask if self._mix == 1 else self._mix * mask + (1 - self._mix)
+        return at_least(mask, self._floor)
 
     def _hear(self, spectrum: Array) -> Array:
         """What the network hears of spectra (C, F', T): (F', T), or (5, F', T) with phase."""

@@ -1,13 +1,18 @@
 """Constant offset (DC): no sound, yet the loudest thing in the recordings of some sound cards.
 
 A network that hears it takes all else for quiet, and masks that vary would make noise of it. So the offset is followed,
-taken away before the analysis, and put back with the gain that the lowest frequency gets in the long run.
+taken away before the analysis, and put back with the gain that the lowest frequency gets in the long run: the harmonic
+mean of its masks, which is that of pauses, where the network means what is steady, rather than that of speech.
 """
 
 import numpy as np
 
 TIME_CONSTANT_HOPS = 250
 """How far means look back: 4 s at hops of 16 ms, as the level does."""
+
+
+SMALLEST_GAIN = 1e-6
+"""Masks below this count as this much, so that one of zero does not decide alone."""
 
 
 class RunningMean:
@@ -42,7 +47,7 @@ class Offset:
 
     def __init__(self, channels: int, hop_samples: int) -> None:
         self._hop = hop_samples
-        self._offset, self._gain = RunningMean(hop_samples), RunningMean(hop_samples)
+        self._offset, self._reciprocal = RunningMean(hop_samples), RunningMean(hop_samples)  # the second of 1 / gain
         self._waiting = np.zeros((channels, hop_samples))
 
     def remove(self, samples: np.ndarray) -> np.ndarray:
@@ -54,9 +59,10 @@ class Offset:
         self._waiting = np.concatenate([self._waiting, offset], -1)
         return (samples - offset).astype(np.float32)
 
-    def restore(self, samples: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    def restore(self, samples: np.ndarray, mask: np.ndarray, mix: float = 1.0) -> np.ndarray:
         """Samples (C, T * hop), one hop later than `remove` had them, and what the `mask` (T,) of the lowest frequency
-        leaves of the offset in the long run."""
+        leaves of the offset in the long run; of the input's own offset, a share of 1 - `mix` stays as it is."""
         size = samples.shape[-1]
         offset, self._waiting = self._waiting[:, :size], self._waiting[:, size:]
-        return (samples + self._gain.follow(mask) * offset).astype(np.float32)
+        gain = mix / self._reciprocal.follow(1 / mask.clip(SMALLEST_GAIN, None)) + (1 - mix)
+        return (samples + gain * offset).astype(np.float32)
