@@ -166,7 +166,8 @@ def swelling(samples: Samples, draw: np.random.Generator, rate_hz: int) -> Sampl
 def spliced(low: Samples, high: Samples, draw: np.random.Generator, rate_hz: int) -> Samples:
     """The low frequencies of one noise (n,) and the high ones of another: a third that was never recorded.
 
-    Both filters are as those of `reshaped`. They meet between 200 Hz and half the Nyquist frequency, within an octave, where they are equally loud.
+    They meet between 200 Hz and half the Nyquist frequency, within an octave, where they are equally loud. Both filters are
+    circular, as that of `reshaped`.
     """
     spectra = np.fft.rfft(np.stack([low, high]))
     octave = np.log2(np.maximum(np.fft.rfftfreq(len(low), 1 / rate_hz), 1e-3))

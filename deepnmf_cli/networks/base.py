@@ -1,6 +1,7 @@
 """What every network of the product is: magnitudes in, masks out, a state that carries over from block to block.
 
-A network may hear phase too. Then `signal.phase.phase_features` go in, and masks come out that `signal.masks.complex_masks` reads.
+A network may hear phase too. Then `signal.phase.phase_features` go in, and masks come out that
+`signal.masks.complex_masks` reads.
 """
 
 from typing import Any, ClassVar
