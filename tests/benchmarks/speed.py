@@ -164,7 +164,7 @@ def main() -> None:
     arguments.add_argument("--minutes", type=float, default=10)
     arguments.add_argument("--model", action="append")
     given = arguments.parse_args()
-    models = given.model or ["grid"]
+    models = given.model or ["base"]
     for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[threads] = "1"
     versions = []
