@@ -141,8 +141,13 @@ def rumble(length: int, draw: np.random.Generator, rate_hz: int) -> Samples:
     noise = sosfilt(butter(2, [5.0, draw.uniform(20.0, 80.0)], "band", fs=rate_hz, output="sos"), noise)[rate_hz:]
     # Its strength wanders by a log-normal factor, over times between 50 ms and a second.
     points = draw.normal(0.0, draw.uniform(0.0, 2.0), 2 + int(length / rate_hz / draw.uniform(0.05, 1.0)))
-    noise *= np.exp(np.interp(np.linspace(0, len(points) - 1, length), np.arange(len(points)), points))
+    noise *= np.exp(_in_lines(points, length))
     return (noise / max(rms(noise), 1e-6)).astype(np.float32)
+
+
+def _in_lines(points: np.ndarray, length: int) -> np.ndarray:
+    """Straight lines (length,) through equally spaced points, the first and the last at the ends."""
+    return np.interp(np.linspace(0, len(points) - 1, length), np.arange(len(points)), points)
 
 
 def reshaped(samples: Samples, draw: np.random.Generator, rate_hz: int) -> Samples:
@@ -159,8 +164,7 @@ def reshaped(samples: Samples, draw: np.random.Generator, rate_hz: int) -> Sampl
 def swelling(samples: Samples, draw: np.random.Generator, rate_hz: int) -> Samples:
     """Samples (n,) that grow louder and softer by several dB, over times between a tenth of a second and two."""
     points = draw.normal(0.0, draw.uniform(0.0, 8.0), 2 + int(len(samples) / rate_hz / draw.uniform(0.1, 3.0)))
-    gain_db = np.interp(np.linspace(0, len(points) - 1, len(samples)), np.arange(len(points)), points)
-    return samples * (10 ** (gain_db / 20)).astype(np.float32)
+    return samples * (10 ** (_in_lines(points, len(samples)) / 20)).astype(np.float32)
 
 
 def spliced(low: Samples, high: Samples, draw: np.random.Generator, rate_hz: int) -> Samples:
