@@ -10,7 +10,7 @@ from deepnmf_cli.inference.nmf import join_frames
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.networks.frames import FrameNetwork
 from deepnmf_cli.signal.features import modulus, normalise_level, stack_context
-from deepnmf_cli.signal.stft import StftPair
+from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training.frames import FrameBatch
 from deepnmf_cli.training.objectives import ObjectiveSettings, objective
 
@@ -56,10 +56,15 @@ class AdamDescent:
     """Adam on the parameters as the network has them, for every objective and network."""
 
     def __init__(
-        self, network: MaskNetwork, pair: StftPair, settings: ObjectiveSettings, clip_norm: float, mixed_precision: bool
+        self,
+        network: MaskNetwork,
+        front_end: FrontEnd,
+        settings: ObjectiveSettings,
+        clip_norm: float,
+        mixed_precision: bool,
     ) -> None:
         """Gradients are scaled down to `clip_norm`; `mixed_precision` means bfloat16 matrix products on CUDA."""
-        self.network, self.pair, self.settings = network, pair, settings
+        self.network, self.front_end, self.settings = network, front_end, settings
         self.clip_norm, self.mixed_precision = clip_norm, mixed_precision
         self.trained = [p for p in network.parameters() if p.requires_grad]
         self.adam = torch.optim.Adam(self.trained)
@@ -70,7 +75,7 @@ class AdamDescent:
             group["lr"] = learning_rate
         with torch.autocast("cuda", torch.bfloat16, enabled=self.mixed_precision):
             masks = batch.masks(self.network)
-        loss = objective(self.settings, masks.float(), batch.spectra, batch.waveforms, self.pair)
+        loss = objective(self.settings, masks.float(), batch.spectra, batch.waveforms, self.front_end)
         self.adam.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.trained, self.clip_norm)

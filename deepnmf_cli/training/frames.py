@@ -35,8 +35,8 @@ def require_support(network: type, objective: ObjectiveSettings, where: str = "r
     place = f"{where} training.frame_stride"
     if not issubclass(network, FrameNetwork):
         raise RecipeError(place, f"single frames for {network.name}", "a network of context frames", "Set it to 1.")
-    if objective.snr or objective.si_sdr:
-        remedy = "Set objective.snr and objective.si_sdr to 0, or frame_stride to 1."
+    if objective.needs_waveforms:
+        remedy = "Set objective.snr, si_sdr and pesq to 0, or frame_stride to 1."
         raise RecipeError(place, "terms on waveforms with single frames", "terms on magnitudes alone", remedy)
 
 

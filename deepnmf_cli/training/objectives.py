@@ -12,7 +12,8 @@ from deepnmf_cli.inference.divergence import divergence
 from deepnmf_cli.networks.base import NOISE, SPEECH
 from deepnmf_cli.signal.features import modulus
 from deepnmf_cli.signal.masks import complex_masks
-from deepnmf_cli.signal.stft import StftPair
+from deepnmf_cli.signal.stft import FrontEnd
+from deepnmf_cli.training.disturbance import points_lost
 
 TINY = 1e-8
 """Keeps divisions finite for silent targets: 80 dB below the mixture, to which everything is scaled first."""
@@ -41,6 +42,8 @@ class ObjectiveSettings:
     """Weight per dB of the signal-to-noise ratio of the synthesised waveform."""
     si_sdr: float = 0.0
     """Weight per dB of its scale-invariant version, which leaves the gain free."""
+    pesq: float = 0.0
+    """Weight per point of PESQ that the waveform loses, see `training.disturbance`."""
 
     def __post_init__(self) -> None:
         weights = (
@@ -50,15 +53,21 @@ class ObjectiveSettings:
             self.compressed_third,
             self.snr,
             self.si_sdr,
+            self.pesq,
         )
         if min(weights) < 0 or not any(weights):
             raise ValueError("weights must not be negative, and one of them must be positive")
         if not -1 <= self.magnitude_beta <= 3:
             raise ValueError("magnitude_beta must lie in [-1, 3]")
 
+    @property
+    def needs_waveforms(self) -> bool:
+        """Whether there is a term on synthesised waveforms."""
+        return any((self.snr, self.si_sdr, self.pesq))
+
 
 def objective(
-    settings: ObjectiveSettings, masks: Tensor, spectra: Tensor, waveforms: Tensor | None, pair: StftPair
+    settings: ObjectiveSettings, masks: Tensor, spectra: Tensor, waveforms: Tensor | None, front_end: FrontEnd
 ) -> Tensor:
     """The mean loss of a batch.
 
@@ -84,12 +93,23 @@ def objective(
     for weight, power in ((settings.compressed_half, 0.5), (settings.compressed_third, 0.3)):
         if weight:
             loss = loss + weight * compressed_error(estimates[:, SPEECH], truth[:, SPEECH], power)
-    if settings.snr or settings.si_sdr:
+    if settings.needs_waveforms:
         target = waveforms[:, SPEECH] * gain[:, 0]
-        estimate = pair.synthesis(masks[:, SPEECH] * mixture, waveforms.shape[-1])
-        loss = (
-            loss - settings.snr * snr_db(estimate, target).mean() - settings.si_sdr * si_sdr_db(estimate, target).mean()
+        pair = front_end.pair(front_end.rate_hz)
+        loss = loss + _waveform_terms(
+            settings, pair.synthesis(masks[:, SPEECH] * mixture, waveforms.shape[-1]), target, front_end.rate_hz
         )
+    return loss
+
+
+def _waveform_terms(settings: ObjectiveSettings, estimate: Tensor, target: Tensor, rate_hz: int) -> Tensor:
+    """The terms on waveforms (B, N) at the level of the mixtures."""
+    loss = estimate.new_zeros(())
+    for weight, term in ((-settings.snr, snr_db), (-settings.si_sdr, si_sdr_db)):
+        if weight:
+            loss = loss + weight * term(estimate, target).mean()
+    if settings.pesq:
+        loss = loss + settings.pesq * points_lost(estimate, target, rate_hz).mean()
     return loss
 
 

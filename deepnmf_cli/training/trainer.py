@@ -112,7 +112,7 @@ class Trainer:
             )
         else:
             mixed = settings.mixed_precision and network.mixed_precision and device.startswith("cuda")
-            self.optimiser = AdamDescent(self.network, self.pair, objective_settings, settings.clip_norm, mixed)
+            self.optimiser = AdamDescent(self.network, front_end, objective_settings, settings.clip_norm, mixed)
         self.average = [p.detach().clone() for p in self.trained]
         self.step, self.best, self.seconds, self.since_best = 0, -math.inf, 0.0, 0
         self.losses: list[float] = []

@@ -89,7 +89,7 @@ def test_untrained_weights_of_phase_get_a_gradient() -> None:
         spectrum = pair.analysis(waveforms)
         masks, _ = network(network.hear(spectrum.sum(1)))
         network.zero_grad()
-        objective(ObjectiveSettings(), masks, spectrum, waveforms, pair).backward()
+        objective(ObjectiveSettings(), masks, spectrum, waveforms, FRONT_END).backward()
         for parameter in network.parameters():
             assert torch.isfinite(parameter.grad).all()
             parameter.data -= 0.1 * parameter.grad

@@ -40,9 +40,9 @@ def test_masks_of_single_frames_equal_those_of_whole_mixtures(tiny_corpus: Path,
     chosen = slice(STRIDE - 1, None, STRIDE)
     torch.testing.assert_close(batch.masks(held.network), masks[..., chosen], rtol=1e-4, atol=1e-6)
     assert torch.equal(batch.spectra, spectra[..., chosen])
-    settings = framewise(model).objective
-    whole = objective(settings, masks[..., chosen], spectra[..., chosen], waveforms, held.pair)
-    single = objective(settings, batch.masks(held.network), batch.spectra, None, held.pair)
+    settings, front_end = framewise(model).objective, framewise(model).front_end
+    whole = objective(settings, masks[..., chosen], spectra[..., chosen], waveforms, front_end)
+    single = objective(settings, batch.masks(held.network), batch.spectra, None, front_end)
     torch.testing.assert_close(single, whole, rtol=1e-4, atol=0)
 
 

@@ -20,7 +20,8 @@ from deepnmf_cli.training.objectives import ObjectiveSettings, objective
 
 NETWORK = DeepNmfSettings(bins=129, context=2, atoms=4, iterations=3, trained_layers=3, sparsity=0.1)
 MAGNITUDE = ObjectiveSettings(magnitude=1.0, compressed_half=0.0, compressed_third=0.0, snr=0.0)
-PAIR = FrontEnd(rate_hz=8000).pair(8000)
+FRONT_END = FrontEnd(rate_hz=8000)
+PAIR = FRONT_END.pair(8000)
 
 
 def batch(seed: int = 0) -> Batch:
@@ -56,7 +57,7 @@ def test_parts_differ_by_the_gradient_of_the_objective(
     trained, examples = network(settings), batch()
     parts, loss = MultiplicativeDescent(trained, chosen, "multiplicative", 0.0).parts(examples)
     masks, _ = trained(examples.magnitude)
-    expected = objective(chosen, masks, examples.spectra, examples.waveforms, PAIR)
+    expected = objective(chosen, masks, examples.spectra, examples.waveforms, FRONT_END)
     assert loss == pytest.approx(expected.item(), rel=1e-9)
     expected.backward()
     assert len(parts) == len(settings.ties.trained)

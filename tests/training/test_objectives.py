@@ -16,7 +16,8 @@ from deepnmf_cli.training.objectives import (
     snr_db,
 )
 
-PAIR = FrontEnd(rate_hz=8000).pair(8000)
+FRONT_END = FrontEnd(rate_hz=8000)
+PAIR = FRONT_END.pair(8000)
 ONLY = {"magnitude": 0.0, "compressed_half": 0.0, "compressed_third": 0.0, "snr": 0.0}
 
 
@@ -36,8 +37,12 @@ def test_true_magnitudes_cost_nothing_and_silence_costs_its_weight(term: str) ->
     waveforms, spectra = scene()
     settings = ObjectiveSettings(**ONLY | {term: 3.0})
     ideal = spectra[:, 0].abs() / spectra.sum(1).abs()
-    assert float(objective(settings, masks_for(spectra, ideal), spectra, waveforms, PAIR)) == pytest.approx(0, abs=1e-5)
-    assert float(objective(settings, masks_for(spectra, 0.0), spectra, waveforms, PAIR)) == pytest.approx(3.0, rel=0.15)
+    assert float(objective(settings, masks_for(spectra, ideal), spectra, waveforms, FRONT_END)) == pytest.approx(
+        0, abs=1e-5
+    )
+    assert float(objective(settings, masks_for(spectra, 0.0), spectra, waveforms, FRONT_END)) == pytest.approx(
+        3.0, rel=0.15
+    )
 
 
 @pytest.mark.parametrize("gain", [1e-3, 30.0])
@@ -45,7 +50,7 @@ def test_objective_does_not_depend_on_the_level(gain: float) -> None:
     waveforms, spectra = scene()
     settings = ObjectiveSettings(magnitude=1.0, noise_weight=0.5)
     values = [
-        float(objective(settings, masks_for(spectra, 0.6), g * spectra, g * waveforms, PAIR)) for g in (1.0, gain)
+        float(objective(settings, masks_for(spectra, 0.6), g * spectra, g * waveforms, FRONT_END)) for g in (1.0, gain)
     ]
     assert values[0] == pytest.approx(values[1], rel=1e-4)
 
@@ -55,11 +60,11 @@ def test_masked_magnitude_of_any_divergence_vanishes_at_the_truth_only(beta: flo
     waveforms, spectra = scene()
     settings = ObjectiveSettings(**ONLY | {"magnitude": 1.0, "magnitude_beta": beta})
     ideal = (spectra[:, 0].abs() / spectra.sum(1).abs()).requires_grad_()
-    loss = objective(settings, masks_for(spectra, ideal), spectra, waveforms, PAIR)
+    loss = objective(settings, masks_for(spectra, ideal), spectra, waveforms, FRONT_END)
     loss.backward()
     assert float(loss.detach()) == pytest.approx(0, abs=1e-5)
     assert float(ideal.grad.abs().max()) < 1e-3
-    assert float(objective(settings, masks_for(spectra, 0.3), spectra, waveforms, PAIR)) > 0.01
+    assert float(objective(settings, masks_for(spectra, 0.3), spectra, waveforms, FRONT_END)) > 0.01
 
 
 def test_snr_term_counts_decibels() -> None:
@@ -67,7 +72,7 @@ def test_snr_term_counts_decibels() -> None:
     target = waveforms[:, 0]
     torch.testing.assert_close(snr_db(0.9 * target, target), torch.full((2,), 20.0), rtol=0, atol=1e-3)
     _, spectra = scene()
-    passed = objective(ObjectiveSettings(**ONLY | {"snr": 1.0}), masks_for(spectra, 1.0), spectra, waveforms, PAIR)
+    passed = objective(ObjectiveSettings(**ONLY | {"snr": 1.0}), masks_for(spectra, 1.0), spectra, waveforms, FRONT_END)
     expected = 10 * math.log10(float(waveforms[:, 0].square().sum() / waveforms[:, 1].square().sum()))
     assert -float(passed) == pytest.approx(expected, abs=0.1)
 
@@ -93,7 +98,7 @@ def test_gradients_are_finite_for_silent_targets() -> None:
     waveforms, spectra = waveforms.clone(), spectra.clone()
     waveforms[0], spectra[0] = 0, 0
     masks = masks_for(spectra, 0.5).clone().requires_grad_()
-    objective(ObjectiveSettings(magnitude=1.0, phase_sensitive=True), masks, spectra, waveforms, PAIR).backward()
+    objective(ObjectiveSettings(magnitude=1.0, phase_sensitive=True), masks, spectra, waveforms, FRONT_END).backward()
     assert torch.isfinite(masks.grad).all()
 
 

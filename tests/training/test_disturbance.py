@@ -1,0 +1,110 @@
+"""The hearing model of the objective, against the package that carries the standard's reference implementation."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from pesq import pesq
+
+from deepnmf_cli.signal.stft import FrontEnd
+from deepnmf_cli.training.disturbance import disturbances, points_lost
+
+DEMO = Path(__file__).parents[2] / "data" / "demo"
+RATE_HZ = 16000
+
+
+@pytest.fixture(scope="module")
+def speech() -> np.ndarray:
+    return soundfile.read(DEMO / "clean.wav", dtype="float32")[0]
+
+
+def level(samples: np.ndarray, rms: float = 1.0) -> np.ndarray:
+    return samples * (rms / np.sqrt(np.mean(samples**2)))
+
+
+def noises(count: int) -> dict[str, np.ndarray]:
+    """White noise, noise with falling spectrum, and the demo's own, (count,) each."""
+    white = np.random.default_rng(0).standard_normal(count)
+    brown = np.convolve(white, 0.95 ** np.arange(200))[:count]
+    recorded = soundfile.read(DEMO / "noisy.wav")[0][:count] - soundfile.read(DEMO / "clean.wav")[0][:count]
+    return {"white": white, "brown": brown, "recorded": recorded}
+
+
+def lost(estimate: np.ndarray, target: np.ndarray) -> float:
+    tensors = (torch.from_numpy(np.asarray(x, np.float32))[None] for x in (estimate, target))
+    return float(points_lost(*tensors, RATE_HZ))
+
+
+def score(estimate: np.ndarray, target: np.ndarray) -> float:
+    """Points on the scale of P.862.2, 1.04 to 4.64."""
+    return 0.999 + 4 / (1 + math.exp(-1.3669 * (4.5 - lost(estimate, target)) + 3.8224))
+
+
+@pytest.mark.parametrize("kind", ["white", "brown", "recorded"])
+def test_points_follow_the_standard(speech: np.ndarray, kind: str) -> None:
+    clean, noise = level(speech), noises(len(speech))[kind]
+    for snr_db in (0, 10, 20, 30):
+        noisy = (clean + level(noise, 10 ** (-snr_db / 20))).astype(np.float32)
+        assert score(noisy, clean) == pytest.approx(pesq(RATE_HZ, clean, noisy, "wb"), abs=0.5), snr_db
+
+
+def test_a_mask_that_descends_the_points_raises_the_standards_score(speech: np.ndarray) -> None:
+    clean = level(speech)
+    noisy = (clean + level(noises(len(speech))["recorded"], 0.3)).astype(np.float32)
+    pair = FrontEnd().pair(RATE_HZ)
+    spectrum = pair.analysis(torch.from_numpy(noisy)[None])
+    logits = torch.full(spectrum.shape, 2.0, requires_grad=True)
+
+    def estimate() -> torch.Tensor:
+        return pair.synthesis(torch.sigmoid(logits) * spectrum, len(noisy))
+
+    before = pesq(RATE_HZ, clean, estimate()[0].detach().numpy(), "wb")
+    descent = torch.optim.Adam([logits], 0.3)
+    for _ in range(20):
+        descent.zero_grad()
+        points_lost(estimate(), torch.from_numpy(clean)[None], RATE_HZ).mean().backward()
+        descent.step()
+    assert pesq(RATE_HZ, clean, estimate()[0].detach().numpy(), "wb") > before + 0.5
+
+
+def test_what_is_equal_but_for_its_level_loses_nothing(speech: np.ndarray) -> None:
+    assert lost(level(speech), level(speech)) < 0.02
+    assert lost(level(speech, 0.1), level(speech)) < 0.02
+
+
+def test_added_noise_disturbs_more_than_missing_speech(speech: np.ndarray) -> None:
+    clean = torch.from_numpy(level(speech))[None]
+    pair = FrontEnd().pair(RATE_HZ)
+    spectrum = pair.analysis(clean)
+    draw = torch.rand(1, 9, spectrum.shape[-1] // 4 + 1, generator=torch.Generator().manual_seed(0))
+    # Patches of 20 dB less, or more, come and go: neither a colour nor a gain.
+    soft = (draw < 0.05).repeat_interleave(30, 1).repeat_interleave(4, 2)[:, : spectrum.shape[1], : spectrum.shape[2]]
+    thin = pair.synthesis(torch.where(soft, 0.1, 1.0) * spectrum, clean.shape[1])
+    missing, added = disturbances(thin, clean, RATE_HZ), disturbances(clean, thin, RATE_HZ)
+    assert 1.5 * float(missing[1]) < float(added[1])
+
+
+@pytest.mark.parametrize("estimate", [0.0, 1.0])
+def test_silent_targets_cost_nothing_and_every_slope_is_finite(estimate: float) -> None:
+    target = torch.randn(3, 8000, generator=torch.Generator().manual_seed(0))
+    target[0] = 0
+    target[1, 4000:] = 0
+    heard = (estimate * target.flip(1)).requires_grad_()
+    points = points_lost(heard, target, RATE_HZ)
+    points.sum().backward()
+    assert float(points[0].detach()) == 0
+    assert torch.isfinite(points).all() and torch.isfinite(heard.grad).all()
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 48000])
+def test_other_rates_are_heard_up_to_8_khz(speech: np.ndarray, rate_hz: int) -> None:
+    import soxr
+
+    clean = level(speech)
+    noisy = clean + level(noises(len(speech))["brown"], 0.2)
+    resampled = [soxr.resample(x, RATE_HZ, rate_hz).astype(np.float32) for x in (noisy, clean)]
+    points = float(points_lost(*(torch.from_numpy(x)[None] for x in resampled), rate_hz))
+    assert points == pytest.approx(lost(noisy, clean), abs=0.35)
