@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import TensorProto, helper
 
-from deepnmf_cli.signal.recursion import DOMAIN, RELAX, SPINS
+from deepnmf_cli.signal.recursion import COMBINE, DOMAIN, RELAX, SPINS
 
 Sizes = list[int | None]
 """Of a tensor; None where the number of frames decides."""
@@ -28,7 +28,9 @@ def spell_out(model: onnx.ModelProto, single_frames: bool) -> None:
         writer = _Writer(f"{node.output[0]}.")
         inputs, length = list(node.input), shapes[node.input[0]][0]
         reverse = next(bool(a.i) for a in node.attribute if a.name == "reverse")
-        if node.op_type == RELAX:
+        if node.op_type == COMBINE:
+            result = _scan(writer, inputs, reverse, _combination())
+        elif node.op_type == RELAX:
             result = _relax(writer, inputs, length, reverse)
         elif node.op_type == SPINS:
             result = _spins(writer, inputs, length, reverse)
@@ -76,8 +78,14 @@ def _relax(write: _Writer, inputs: list[str], length: int | None, reverse: bool)
     target, coefficient, start = inputs
     if length == 1:
         return write("Add", start, write("Mul", coefficient, write("Sub", target, start)))
+    return _scan(write, inputs, reverse, _step())
+
+
+def _scan(write: _Writer, inputs: list[str], reverse: bool, body: onnx.GraphProto) -> str:
+    """The path of a recursion over two sequences, from a start."""
+    first, second, start = inputs
     directions = {"scan_input_directions": [int(reverse)] * 2, "scan_output_directions": [int(reverse)]}
-    write("Scan", start, target, coefficient, outputs=2, num_scan_inputs=2, body=_step(), **directions)
+    write("Scan", start, first, second, outputs=2, num_scan_inputs=2, body=body, **directions)
     return write.nodes[-1].output[1]
 
 
@@ -134,17 +142,35 @@ def _reverse_second(write: _Writer, x: str, steps: int, width: int) -> str:
 
 def _step() -> onnx.GraphProto:
     """h, f, g -> h + g (f - h), once as the state and once as the output."""
-    nodes = [
+    return _body(
+        "step",
         helper.make_node("Sub", ["f", "h"], ["difference"]),
         helper.make_node("Mul", ["g", "difference"], ["move"]),
         helper.make_node("Add", ["h", "move"], ["next"]),
-        helper.make_node("Identity", ["next"], ["path"]),
-    ]
+    )
+
+
+def _combination() -> onnx.GraphProto:
+    """h, f, g -> (f + g h) / (1 + f g h), once as the state and once as the output."""
+    one = helper.make_tensor("value", TensorProto.FLOAT, [], [1.0])
+    return _body(
+        "combination",
+        helper.make_node("Mul", ["g", "h"], ["predicted"]),
+        helper.make_node("Add", ["f", "predicted"], ["sum"]),
+        helper.make_node("Mul", ["f", "predicted"], ["product"]),
+        helper.make_node("Constant", [], ["one"], value=one),
+        helper.make_node("Add", ["one", "product"], ["both"]),
+        helper.make_node("Div", ["sum", "both"], ["next"]),
+    )
+
+
+def _body(name: str, *nodes: onnx.NodeProto) -> onnx.GraphProto:
+    """Nodes that make `next` of the state h and of f and g."""
     inputs, outputs = (
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
         for names in (("h", "f", "g"), ("next", "path"))
     )
-    return helper.make_graph(nodes, "step", inputs, outputs)
+    return helper.make_graph([*nodes, helper.make_node("Identity", ["next"], ["path"])], name, inputs, outputs)
 
 
 def _shapes(graph: onnx.GraphProto) -> dict[str, Sizes]:

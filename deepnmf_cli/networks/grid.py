@@ -18,7 +18,7 @@ from deepnmf_cli.networks.grid_settings import NEIGHBOURS, GridSettings
 from deepnmf_cli.networks.growth import widened
 from deepnmf_cli.signal.features import stack_context
 from deepnmf_cli.unfold.network import Bank, Parameters, Unfolded
-from deepnmf_cli.unfold.relaxation import relax_both_ways, relax_spins
+from deepnmf_cli.unfold.relaxation import MEAN_FIELD, MESSAGES, Messages, relax_both_ways, relax_spins
 from deepnmf_cli.unfold.ties import Ties
 
 COMPRESSION = 0.3
@@ -46,8 +46,9 @@ class GridInference:
     are those of the nodes (B, N, C) and, where there are any, those of the frame (B, S).
     """
 
+    messages: Messages = MEAN_FIELD
     kernel: GridKernel | None = None
-    """The same step in machine code, or None; equal to rounding."""
+    """The same step in machine code, or None; equal to rounding. For mean field."""
 
     def start(self, evidence: GridEvidence, parameters: Parameters) -> tuple[Tensor, tuple, tuple]:
         observed, begin, phase = evidence
@@ -64,30 +65,30 @@ class GridInference:
         if self.kernel is not None and self.kernel.suits(field):
             field, end = self.kernel.layer(field, nodes, _kernel_weights(parameters, field.shape[2]))
         else:
-            spins = relax_spins(field, parameters["time_weight"], parameters["time_bias"], nodes)
-            field, end = field + spins, spins[-1]
+            weight, bias = parameters["time_weight"], parameters["time_bias"]
+            states = relax_spins(field, weight, bias, nodes, messages=self.messages)
+            field, end = field + self.messages.spins(states), states[-1]
             field = field + self._along_frequency(field, parameters)
         if frame:
             told, frame[0] = self._across_frequency(field, frame[0], parameters)
             field = field + told
         return field, tuple(later), (*ended, (end, *frame))
 
-    @staticmethod
-    def _across_frequency(field: Tensor, begin: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
-        """What spins informed by all nodes of the frame, and by themselves a frame before, add to the field; and these
-        spins (B, S) at the end of time."""
+    def _across_frequency(self, field: Tensor, begin: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
+        """What spins informed by all nodes of the frame, and by themselves a frame before, add to the field; and their
+        states (B, S) at the end of time."""
         heard = linear(field, parameters["frame_send"]).flatten(2)
-        spins = relax_spins(heard, parameters["frame_weight"], parameters["frame_bias"], begin)
-        told = linear(spins, parameters["frame_spread"]).unflatten(2, (field.shape[2], -1))
-        return linear(told, parameters["frame_receive"]), spins[-1]
+        weight, bias = parameters["frame_weight"], parameters["frame_bias"]
+        states = relax_spins(heard, weight, bias, begin, messages=self.messages)
+        told = linear(self.messages.spins(states), parameters["frame_spread"]).unflatten(2, (field.shape[2], -1))
+        return linear(told, parameters["frame_receive"]), states[-1]
 
-    @staticmethod
-    def _along_frequency(field: Tensor, parameters: Parameters) -> Tensor:
+    def _along_frequency(self, field: Tensor, parameters: Parameters) -> Tensor:
         """What spins informed by all bands below, and spins informed by all bands above, add to the field."""
         chain = field.movedim(2, 0).contiguous()  # the chain comes first, so that each step of it is contiguous
         bias = parameters["frequency_bias"]
         bias = bias if bias.dim() == 1 else bias[:, None, None]
-        spins = relax_both_ways(chain, parameters["frequency_weight"], bias)
+        spins = self.messages.spins(relax_both_ways(chain, parameters["frequency_weight"], bias, self.messages))
         return linear(spins, parameters["frequency_join"]).movedim(0, 2)
 
     def readout(self, evidence: GridEvidence, state: tuple, parameters: Parameters) -> tuple[Tensor, Tensor | None]:
@@ -116,11 +117,12 @@ class Grid(BandNetwork):
         super().__init__(settings)
         s = settings
         bank = _initial_bank(s, s.context * s.window)
-        self.unfolded = Unfolded(GridInference(), s.iterations, bank)
+        self.unfolded = Unfolded(GridInference(MESSAGES[s.messages]), s.iterations, bank)
 
     def accelerate(self) -> bool:
-        kernel = compile_kernel(self.settings.channels)
-        self.unfolded.algorithm = GridInference(kernel)
+        messages = self.unfolded.algorithm.messages
+        kernel = compile_kernel(self.settings.channels) if messages is MEAN_FIELD else None
+        self.unfolded.algorithm = GridInference(messages, kernel)
         return kernel is not None
 
     @property

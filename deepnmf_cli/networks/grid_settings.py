@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from deepnmf_cli.unfold.relaxation import MESSAGES
+
 NEIGHBOURS = 2
 """Bands beyond its own that a node sees on either side."""
 
@@ -50,6 +52,8 @@ class GridShape:
 class GridSettings(GridShape):
     """Shape of a `Grid`."""
 
+    messages: str = "mean-field"
+    """What spins pass on: "mean-field", "geometric" or "belief-propagation", see `unfold.relaxation.MESSAGES`."""
     tied: bool = False
     """One set of weights for all layers."""
     local_fields: bool = False
@@ -63,6 +67,8 @@ class GridSettings(GridShape):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.messages not in MESSAGES:
+            raise ValueError(f"messages {self.messages!r} is none of {', '.join(MESSAGES)}")
         if self.frame_spins < 0 or self.frame_channels < 1:
             raise ValueError("frame_spins must not be negative, and frame_channels at least 1")
         if self.phase and self.single_bands % self.bands_per_node:

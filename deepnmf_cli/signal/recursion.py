@@ -1,13 +1,14 @@
-"""Exponential smoothing with a coefficient of its own at every step: h_t = h_{t-1} + g_t (f_t - h_{t-1}).
+"""The loops over time, or over frequency, of every network that has one.
 
-The one loop over time, or over frequency, of every network that has one. An exported network holds it as an operation,
-DOMAIN::RELAX, DOMAIN::SPINS or DOMAIN::BOTH_WAYS, which `deepnmf_cli.export` spells out.
+`smooth` is exponential smoothing with a coefficient of its own at every step, h_t = h_{t-1} + g_t (f_t - h_{t-1}), and
+`combine` adds up evidence, m_t = (f_t + k_t m_{t-1}) / (1 + f_t k_t m_{t-1}). An exported network holds them as
+operations, DOMAIN::RELAX, DOMAIN::SPINS, DOMAIN::BOTH_WAYS and DOMAIN::COMBINE, which `deepnmf_cli.export` spells out.
 """
 
 import torch
 from torch import Tensor
 
-DOMAIN, RELAX, SPINS, BOTH_WAYS = "deepnmf", "relax", "spins", "both_ways"
+DOMAIN, RELAX, SPINS, BOTH_WAYS, COMBINE = "deepnmf", "relax", "spins", "both_ways", "combine"
 
 
 def smooth(target: Tensor, coefficient: Tensor, start: Tensor, reverse: bool = False) -> Tensor:
@@ -20,6 +21,20 @@ def smooth(target: Tensor, coefficient: Tensor, start: Tensor, reverse: bool = F
     state = start
     for t in reversed(order) if reverse else order:
         state = torch.lerp(state, target[t], coefficient[t], out=path[t])
+    return path
+
+
+def combine(evidence: Tensor, keep: Tensor, start: Tensor, reverse: bool = False) -> Tensor:
+    """The path m (T, ...) from `start` (...), for f and k (T, ...), T >= 1; `reverse` runs from the last t to the first.
+    Without gradient."""
+    if torch.compiler.is_exporting():
+        return exported(COMBINE, (evidence, keep, start), evidence.shape, reverse)
+    path = torch.empty_like(evidence, memory_format=torch.contiguous_format)
+    order = range(evidence.shape[0])
+    state = start
+    for t in reversed(order) if reverse else order:
+        predicted = keep[t] * state
+        state = torch.div(evidence[t] + predicted, 1 + evidence[t] * predicted, out=path[t])
     return path
 
 

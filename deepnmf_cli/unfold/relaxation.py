@@ -1,9 +1,11 @@
 """Relaxed updates along a chain: h_t = (1 - g_t) h_{t-1} + g_t f_t, the paper's message schedule (14)-(15) with p = 1.
 
 With data-dependent g this is a gated recurrence whose gates are step sizes. Since g and f do not depend on h, the loop
-is one fused multiply-add per step, and so is its adjoint.
+is one fused multiply-add per step, and so is its adjoint. Other messages of spins, `MESSAGES`, go along the same chains.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from deepnmf_cli.signal.recursion import BOTH_WAYS, SPINS, exported, smooth
+from deepnmf_cli.unfold.filtering import filter_chain
 
 
 class _Relaxation(torch.autograd.Function):
@@ -51,31 +54,61 @@ def relax(target: Tensor, schedule: Tensor, start: Tensor, reverse: bool = False
     return smooth(target, schedule, start, reverse)
 
 
-def relax_spins(field: Tensor, weight: Tensor, bias: Tensor, start: Tensor, reverse: bool = False) -> Tensor:
-    """The path (T, ..., C) of spins in a field x (T, ..., E): `relax` with f = tanh(W x + b) and g = sigmoid(V x + c).
+LONGEST = 1 - 1e-4
+"""Spins keep their sign with a probability below one, so that evidence against them cannot meet certainty."""
+
+
+@dataclass(frozen=True)
+class Messages:
+    """How a chain of spins answers to fields x and to how far the schedule y says to go; states are what it carries on."""
+
+    states: Callable[[Tensor, Tensor, Tensor, bool], Tensor]
+    """From x (T, ...), y (T, ...), the state before (...) and whether to run from the last t: states (T, ...)."""
+    spins: Callable[[Tensor], Tensor] = lambda states: states
+    """Expectations of states. A state of zero is a spin that is neither up nor down."""
+
+
+MESSAGES = {
+    "mean-field": Messages(lambda x, y, start, reverse: relax(x.tanh(), y.sigmoid(), start, reverse)),
+    "geometric": Messages(lambda x, y, start, reverse: relax(x, y.sigmoid(), start, reverse), torch.tanh),
+    "belief-propagation": Messages(
+        lambda x, y, start, reverse: filter_chain(x.tanh(), LONGEST * (-y).sigmoid(), start, reverse)
+    ),
+}
+"""By name: the schedule (14)-(15) as the arithmetic mean (p = 1) of probabilities, as their geometric mean (p -> 0), which
+is one of log odds, and exact filtering, see `filtering`. docs/theory/grid.md#other-messages."""
+
+MEAN_FIELD = MESSAGES["mean-field"]
+
+
+def relax_spins(
+    field: Tensor, weight: Tensor, bias: Tensor, start: Tensor, reverse: bool = False, messages: Messages = MEAN_FIELD
+) -> Tensor:
+    """The states (T, ..., C) of spins in a field x (T, ..., E), which for mean field are the path of `relax` with
+    f = tanh(W x + b) and g = sigmoid(V x + c).
 
     weight (2C, E) and bias (..., 2C) hold (W, V) and (b, c); the bias may differ along the axes between T and E. Two
     products in place of one that is split: the gradient of a split is a copy of everything.
     """
-    if torch.compiler.is_exporting():
+    if torch.compiler.is_exporting() and messages is MEAN_FIELD:
         return exported(SPINS, (field, weight, bias, start), (*field.shape[:-1], start.shape[-1]), reverse)
     (couple, gate), (field_bias, gate_bias) = weight.chunk(2), bias.chunk(2, -1)
-    target, schedule = _affine(field, couple, field_bias).tanh(), _affine(field, gate, gate_bias).sigmoid()
+    target, schedule = _affine(field, couple, field_bias), _affine(field, gate, gate_bias)
     # Under autocast the products have half precision, and what is summed up over a chain must not.
-    return relax(target.to(start.dtype), schedule.to(start.dtype), start, reverse)
+    return messages.states(target.to(start.dtype), schedule.to(start.dtype), start, reverse)
 
 
-def relax_both_ways(field: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The paths (T, ..., 2C) of spins informed by all that is before, and of others informed by all that comes after.
+def relax_both_ways(field: Tensor, weight: Tensor, bias: Tensor, messages: Messages = MEAN_FIELD) -> Tensor:
+    """The states (T, ..., 2C) of spins informed by all that is before, and of others informed by all that comes after.
 
-    weight (4C, E) and bias (..., 4C) are those of `relax_spins` for either; zero spins, neither up nor down, stand for
-    what lies beyond the ends of the chain.
+    weight (4C, E) and bias (..., 4C) are those of `relax_spins` for either; zero states stand for what lies beyond the
+    ends of the chain.
     """
     beyond = field.new_zeros(*field.shape[1:-1], bias.shape[-1] // 4)
-    if torch.compiler.is_exporting():
+    if torch.compiler.is_exporting() and messages is MEAN_FIELD:
         return exported(BOTH_WAYS, (field, weight, bias, beyond), (*field.shape[:-1], bias.shape[-1] // 2))
     directions = zip(weight.chunk(2), bias.chunk(2, -1), (False, True))
-    return torch.cat([relax_spins(field, w, b, beyond, reverse) for w, b, reverse in directions], -1)
+    return torch.cat([relax_spins(field, w, b, beyond, reverse, messages) for w, b, reverse in directions], -1)
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

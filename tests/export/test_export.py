@@ -19,6 +19,7 @@ from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.backend import TorchBackend
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.signal.stft import FrontEnd
+from deepnmf_cli.unfold.relaxation import MESSAGES
 
 SETTINGS = {
     "deep-nmf": {"context": 3, "atoms": 4, "iterations": 3},
@@ -53,10 +54,14 @@ def exported(tmp_path_factory):
     return make
 
 
+@pytest.mark.parametrize("messages", MESSAGES)
 @pytest.mark.parametrize("single_frames", [False, True])
-def test_biases_of_single_nodes_and_spins_of_frames_are_exported(tmp_path: Path, single_frames: bool) -> None:
+def test_all_messages_biases_of_single_nodes_and_spins_of_frames_are_exported(
+    tmp_path: Path, single_frames: bool, messages: str
+) -> None:
     torch.manual_seed(3)
-    settings = NETWORKS["grid"][1](channels=4, iterations=2, local_fields=True, frame_spins=5, frame_channels=2)
+    more = {"local_fields": True, "frame_spins": 5, "frame_channels": 2, "messages": messages}
+    settings = NETWORKS["grid"][1](channels=4, iterations=2, **more)
     network = build("grid", settings).eval()
     for bias in (x for name, x in network.named_parameters() if "bias" in name):
         torch.nn.init.normal_(bias)

@@ -15,9 +15,7 @@ pytestmark = pytest.mark.skipif(grid_kernel.compile_kernel(8) is None, reason="t
 def layer(channels: int = 8, frames: int = 7, nodes: int = 11, scale: float = 1.0, local: bool = False) -> tuple:
     """Field, starting spins and the weights of a layer, all of them trained."""
     torch.manual_seed(channels + frames)
-    settings = GridSettings(
-        single_bands=nodes, wide_bands=nodes, channels=channels, iterations=1, local_fields=local
-    )
+    settings = GridSettings(single_bands=nodes, wide_bands=nodes, channels=channels, iterations=1, local_fields=local)
     grid = Grid(settings)
     for bias in ("time_bias_0", "frequency_bias_0"):
         torch.nn.init.normal_(getattr(grid.unfolded.bank, bias))
@@ -28,7 +26,7 @@ def layer(channels: int = 8, frames: int = 7, nodes: int = 11, scale: float = 1.
 
 def run(kernel: grid_kernel.GridKernel | None, field, start, parameters) -> tuple:
     """The new field, the last spins, and the gradients of everything for fixed gradients of these two."""
-    out, _, ((spins,),) = GridInference(kernel).step(None, (field, ((start,),), ()), parameters)
+    out, _, ((spins,),) = GridInference(kernel=kernel).step(None, (field, ((start,),), ()), parameters)
     draw = torch.Generator().manual_seed(1)
     arrived = [torch.randn(x.shape, generator=draw) for x in (out, spins)]
     trained = [field, start, *(parameters[name] for name in WEIGHTS)]
