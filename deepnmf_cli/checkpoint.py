@@ -53,11 +53,15 @@ def _umask() -> int:
 
 def save(path: str | Path, tensors: dict, meta: dict) -> None:
     """Write `tensors` (name -> torch.Tensor) and `meta` (JSON-serialisable) to `path`, atomically."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as partial:
-        save_file(contiguous, partial, metadata={_META_KEY: json.dumps({**meta, "format": FORMAT})})
+        try:
+            save_file(contiguous, partial, metadata={_META_KEY: json.dumps({**meta, "format": FORMAT})})
+        except SafetensorError as error:  # a full disk, which safetensors has its own word for
+            raise ModelError(path, f"no way to write it ({error})", "room on the disk", "Free some space.") from error
 
 
 def load(path: str | Path) -> tuple[dict, dict]:

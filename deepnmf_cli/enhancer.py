@@ -55,7 +55,12 @@ class Enhancer:
     def enhance(
         self, samples: np.ndarray, rate_hz: int, max_attenuation_db: float | None = None, mix: float = 1.0
     ) -> np.ndarray:
-        """Enhance a recording (C, N) float32 in [-1, 1] (larger values are fine); returns speech (C, N), aligned."""
+        """Enhance a recording (C, N) float32 in [-1, 1] (larger values are fine); returns speech (C, N), aligned.
+
+        Raises ValueError for another shape. What is not a number is passed on to what follows it.
+        """
+        if samples.ndim != 2:
+            raise ValueError(f"expected samples of shape (C, N), found {samples.shape}")
         size = max(1, round(BLOCK_S * rate_hz))
         blocks = (samples[:, i : i + size] for i in range(0, samples.shape[1], size))
         return np.concatenate(list(self.enhance_blocks(blocks, rate_hz, samples.shape[0], max_attenuation_db, mix)), -1)

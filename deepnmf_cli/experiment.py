@@ -66,10 +66,11 @@ def open_corpus(recordings: Recordings, recipe: Recipe) -> tuple[ExampleSource, 
     if recordings.dev:
         source = MixtureDataset(speech, noise, clips.rooms, recipe.mixing, rate_hz, seed, cache, recipe.augmentation)
         return source, _load(find_pairs(recordings.dev), rate_hz)
-    if clips.dev_speech and clips.dev_noise:
-        dev_speech, dev_noise = clips.dev_speech, clips.dev_noise
-    else:
-        (speech, dev_speech), (noise, dev_noise) = _hold_out(speech), _hold_out(noise)
+    dev_speech, dev_noise = clips.dev_speech, clips.dev_noise
+    if not dev_speech:
+        speech, dev_speech = _hold_out(speech)
+    if not dev_noise:
+        noise, dev_noise = _hold_out(noise)
     source = MixtureDataset(speech, noise, clips.rooms, recipe.mixing, rate_hz, seed, cache, recipe.augmentation)
     # Settings and seed of their own: dev scores of different runs on the same recordings can be compared.
     dev = MixtureDataset(dev_speech, dev_noise, [], MixingSettings(), rate_hz, seed=0, cache=cache)

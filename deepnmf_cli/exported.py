@@ -83,7 +83,8 @@ class SingleFrames:
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, states: list[np.ndarray]) -> None:
-        sets = [np.array(state, np.float32, order="C") for state in states], [np.empty_like(state) for state in states]
+        first = [np.array(state, np.float32, order="C") for state in states]
+        sets = first, [np.empty_like(state) for state in first]
         self._heard, self._masks = (
             np.empty(value.shape, np.float32) for value in (session.get_inputs()[0], session.get_outputs()[0])
         )

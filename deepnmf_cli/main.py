@@ -1,5 +1,6 @@
 """The `deepnmf` command: a group that loads each subcommand only when it is asked for."""
 
+import errno
 import signal
 import sys
 from importlib import import_module
@@ -8,6 +9,13 @@ import click
 
 from deepnmf_cli import __version__
 from deepnmf_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, DeepnmfError
+
+REMEDIES = {
+    errno.ENOSPC: "Free some space, then repeat.",
+    errno.EDQUOT: "Free some space, then repeat.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+}
+"""What helps against errors of the system, where it is not the path."""
 
 COMMANDS = {
     "enhance": "Remove the noise from recordings.",
@@ -67,10 +75,8 @@ def run(arguments: list[str] | None = None) -> None:
         code = error.exit_code
     except OSError as error:
         # The last net, for a disk that fills up or a folder that disappears in the middle of the work.
-        click.echo(
-            f"Error: {error.filename or 'system'}: {error.strerror}. Free space or mend the path, then repeat.",
-            err=True,
-        )
+        remedy = REMEDIES.get(error.errno, "Mend the path or its permissions, then repeat.")
+        click.echo(f"Error: {error.filename or 'system'}: {error.strerror}. {remedy}", err=True)
         code = EXIT_FAILED
     sys.exit(code)
 

@@ -65,6 +65,8 @@ def test_bins_follow_the_front_end() -> None:
         ("mixing.room_target=wet", "room_target 'wet'", "Mend the recipe."),
         ("network.parameterisation=square", "parameterisation 'square'", "Mend the recipe."),
         ("objective.snr=-1", "weights must not be negative", "Mend the recipe."),
+        ("objective.snr=nan", "nan", "Mend the recipe."),
+        ("mixing.snr_db=[-inf, 0]", "-inf", "Mend the recipe."),
         ("front_end.hop_s=0.0", "a hop at least one sample", "Mend the recipe."),
         ("model.x=1", "'model', which is no section", "Mend it."),
     ],
@@ -75,6 +77,12 @@ def test_mistakes_name_what_was_found_and_the_remedy(override: str, found: str, 
         read_recipe(tmp_path / "a.toml", overrides=[override])
     assert found in caught.value.found and remedy in caught.value.remedy
     assert caught.value.exit_code == EXIT_USAGE
+
+
+def test_an_objective_of_a_weight_for_noise_alone_is_refused() -> None:
+    terms = ("compressed_half", "compressed_third", "snr")
+    with pytest.raises(RecipeError, match="one besides noise_weight must be positive"):
+        read_recipe(None, "dnn", [*(f"objective.{name}=0" for name in terms), "objective.noise_weight=1"])
 
 
 @pytest.mark.parametrize("model", ["sparse-nmf", "dnmf"])

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from deepnmf_cli.signal.rewrite import Rewritten
 
 AUDIO_PER_PROCESS_S = 300.0
-"""A process takes seconds to start, in which another one could have enhanced about so much audio."""
+"""Audio that makes another process worth its start and its memory."""
 
 
 @dataclass(frozen=True)

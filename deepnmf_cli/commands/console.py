@@ -3,11 +3,11 @@
 import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from deepnmf_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, DeepnmfError
+from deepnmf_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, DeepnmfError, UsageError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -50,6 +50,23 @@ class Outcome:
         if failures and total > 1:
             sentences.append(f"{failures} of {count(total, 'file')} failed.")
         return " ".join(sentences)
+
+
+def refuse_input(remedy: str) -> None:
+    """Raise UsageError where audio from standard input would have to be typed, or cannot come."""
+    _refuse("standard input", sys.stdin, "audio from a pipe or a file", remedy)
+
+
+def refuse_output(remedy: str) -> None:
+    """Raise UsageError where what goes to standard output would be lost, or audio be printed on a screen."""
+    _refuse("standard output", sys.stdout, "a pipe or a file", remedy)
+
+
+def _refuse(name: str, stream: TextIO | None, expected: str, remedy: str) -> None:
+    if stream is None:  # the program was started with it closed
+        raise UsageError(name, "a closed stream", expected, remedy)
+    if stream.isatty():
+        raise UsageError(name, "a terminal", expected, remedy)
 
 
 def say(text: str) -> None:

@@ -1,6 +1,5 @@
 """`deepnmf enhance`: remove the noise from recordings."""
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -81,7 +80,7 @@ def command(
     if noise_out == STREAM:
         raise UsageError("--noise-out", "-", "a file name", "Name a file for the noise.")
     planned, unreadable = plan(inputs, output, noise_out, overwrite)
-    _refuse_terminal(planned)
+    _refuse_streams(planned)
 
     outcome, elapsed_s = console.Outcome(), 0.0
     for path, error in unreadable:
@@ -140,13 +139,13 @@ def _report(job: Job, done: batch.Enhanced, model: str, outcome: console.Outcome
     outcome.done(row, [_clipping(path, samples) for path, samples in clipped.items() if samples])
 
 
-def _refuse_terminal(jobs: list[Job]) -> None:
+def _refuse_streams(jobs: list[Job]) -> None:
     """Raise UsageError instead of waiting for audio from a keyboard, or printing it on a screen."""
     for job in jobs:
-        if job.source == STREAM and sys.stdin.isatty():
-            raise UsageError("standard input", "a terminal", "audio from a pipe or a file", "Try `... - < noisy.wav`.")
-        if job.target == STREAM and sys.stdout.isatty():
-            raise UsageError("standard output", "a terminal", "a pipe or a file", "Try `... -o - > clean.wav`.")
+        if job.source == STREAM:
+            console.refuse_input("Try `... - < noisy.wav`.")
+        if job.target == STREAM:
+            console.refuse_output("Try `... -o - > clean.wav`.")
 
 
 def _row(

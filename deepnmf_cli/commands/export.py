@@ -29,9 +29,10 @@ def command(model: str, output: Path | None, streaming: bool, weights: str, over
     """Write a model as an ONNX file, which runs without torch, and in other languages.
 
     MODEL is a name of `deepnmf models`, or a .safetensors file that `deepnmf train` wrote. The graph takes magnitudes
-    (1, F, T) and states and gives masks (1, 2, F, T), speech first, and the next states; the transform from waveform to
-    magnitudes and back stays outside. docs/export.md describes both and has examples. The written file is compared with
-    the model, and refused if a mask differs by more than 1e-5 (float32 weights).
+    (1, F, T) and states and gives masks (1, 2, F, T), speech first, and the next states; graphs of models that hear
+    phase, such as base, take features (1, 5, F, T) and give masks (1, 3, F, T). The transform from waveform to spectra
+    and back stays outside. docs/export.md describes it all and has examples. The written file is compared with the
+    model, and refused if a mask differs by more than 1e-5 (float32 weights).
 
     \b
     Examples:

@@ -93,13 +93,14 @@ def _place(output: str, file: _Input, several: bool) -> str:
 
 def _check_outputs(jobs: Sequence[Job], overwrite: bool) -> None:
     inputs = {_identity(Path(job.source)) for job in jobs if job.source != STREAM} - {None}
-    outputs = [path for job in jobs for path in job.outputs]
-    seen = set()
-    for path in outputs:
-        if (place := path.resolve()) in seen:
-            remedy = "Rename an input, change --noise-out, or use two folders."
-            raise UsageError(path, "two outputs of this name", "one", remedy)
-        seen.add(place)
+    sources = [(path, job.source) for job in jobs for path in job.outputs]
+    outputs = [path for path, _ in sources]
+    seen: dict[str, str] = {}
+    for path, source in sources:
+        if (place := os.path.realpath(path)) in seen:  # unlike Path.resolve, it takes links in a circle as they are
+            found = f"two outputs of this name, of {seen[place]} and of {source}"
+            raise UsageError(path, found, "one", "Rename an input, change --noise-out, or use two folders.")
+        seen[place] = source
         # The identity is the same through a symbolic or hard link, whatever the two are called.
         if _identity(path) in inputs:
             raise UsageError(path, "an output that is an input", "another file", "Choose another name or folder.")

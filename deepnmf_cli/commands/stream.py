@@ -92,7 +92,8 @@ def command(
         if input_device or output_device:
             option = "--input-device" if input_device else "--output-device"
             raise UsageError(option, "no --live", "--live with it", "Add --live, or leave it out.")
-        _refuse_terminals()
+        console.refuse_input("Try `deepnmf stream < noisy.wav > clean.wav`, or --live for a microphone.")
+        console.refuse_output("Try `... > clean.wav`, or `... | aplay`.")
 
     from deepnmf_cli import library
 
@@ -157,16 +158,6 @@ def _warnings(reader: "PipeReader", clipped: int, interrupted: bool) -> list[str
     if not interrupted and not reader.frames:
         found.append("there were no samples on standard input.")
     return found
-
-
-def _refuse_terminals() -> None:
-    """Raise UsageError instead of waiting for audio from a keyboard, or printing it on a screen."""
-    if sys.stdin.isatty():
-        remedy = "Try `deepnmf stream < noisy.wav > clean.wav`, or --live for a microphone."
-        raise UsageError("standard input", "a terminal", "audio from a pipe or a file", remedy)
-    if sys.stdout.isatty():
-        remedy = "Try `... > clean.wav`, or `... | aplay`."
-        raise UsageError("standard output", "a terminal", "a pipe or a file", remedy)
 
 
 def _refuse_contradictions(asked: tuple, found: tuple) -> None:

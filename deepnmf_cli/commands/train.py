@@ -63,7 +63,7 @@ def command(
     """Train a model on folders of speech and noise.
 
     RECIPE is a TOML file, or the name of a shipped one, such as grid, deep-nmf, dnn or belief-propagation. It may be
-    left out when --model names one; without either it is grid.
+    left out when --model names one; without either it is base.
 
     Mixtures are made on the fly. The run folder gets recipe.json, history.csv, curves.png, best.safetensors (the model
     for `deepnmf enhance --model`) and a resume point. Ctrl-C stops after the current step; --resume continues exactly.

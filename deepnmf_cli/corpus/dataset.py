@@ -1,5 +1,6 @@
 """Mixtures on the fly: example i of a seed is a pure function of both, so any run can be resumed exactly."""
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -107,7 +108,7 @@ class ClipCache:
 def decode(path: Path, rate_hz: int) -> Samples:
     """A whole file as float32 (samples,) at `rate_hz`, channels averaged. Raises CorpusError naming the file."""
     try:
-        samples, own_rate = soundfile.read(path, dtype="float32", always_2d=True)
+        samples, own_rate = soundfile.read(os.fsencode(path), dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
         raise CorpusError(path, f"a file that cannot be read ({error})", "an audio file", "Remove it.") from error
     if not np.isfinite(samples).all():
@@ -158,7 +159,7 @@ class MixtureDataset:
         snr_db = 40.0 if draw.random() < s.clean_probability else draw.uniform(*s.snr_db)
         response = change.response()
         if response is None and self._rooms and draw.random() < s.room_probability:
-            response = self.cache.read(self._rooms[draw.integers(len(self._rooms))].path)
+            response = self._response(self._rooms[draw.integers(len(self._rooms))].path)
         if response is not None:
             wet, dry = in_room(target, response, self.rate_hz), target
             target = in_room(dry, response, self.rate_hz, early_only=True) if s.room_target == "early" else wet
@@ -168,6 +169,13 @@ class MixtureDataset:
         # What is not the target is noise: the mixture stays the sum of both, late reverberation included.
         target, noise = change.channel(target, noise + (wet - target))
         return scale_to_level((target, noise), draw.uniform(*s.level_db))
+
+    def _response(self, path: Path) -> Samples:
+        """A room response (m,). Raises CorpusError where there is nothing in it."""
+        response = self.cache.read(path)
+        if not response.any():
+            raise CorpusError(path, "digital silence", "a room response", "Remove it.")
+        return response
 
     def speech(self, draw: np.random.Generator, speed: float = 1.0) -> Samples:
         """A segment of one speaker (segment,), utterances joined where one is too short."""

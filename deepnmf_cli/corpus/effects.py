@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import soundfile
+import soxr
 from scipy.signal import butter, lfilter, sosfilt
 
 from deepnmf_cli.corpus.mixing import Samples, rms
@@ -29,6 +30,12 @@ FIRST_REFLECTION_S = 5e-4
 
 CODECS = {"mp3": ("MP3", "MPEG_LAYER_III"), "vorbis": ("OGG", "VORBIS"), "opus": ("OGG", "OPUS")}
 """Name -> container and coding as libsndfile calls them."""
+
+CODED_HZ = {
+    "mp3": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
+    "opus": (8000, 12000, 16000, 24000, 48000),
+}
+"""Rates that a coder knows, where it does not know all; what has another one is coded at the highest."""
 
 SHAPE_FROM_HZ = 60.0
 """Lowest frequency at which `reshaped` draws a gain; what lies below has the same."""
@@ -82,6 +89,9 @@ def clip(target: Samples, noise: Samples, depth_db: float) -> tuple[Samples, Sam
 
 def code(samples: Samples, rate_hz: int, codec: str, compression: float) -> Samples:
     """Samples (n,) after lossy coding, aligned with the original. `compression` 0 (best) .. 1 (smallest)."""
+    if rate_hz not in (known := CODED_HZ.get(codec, (rate_hz,))):
+        coded = code(soxr.resample(samples, rate_hz, known[-1]), known[-1], codec, compression)
+        return _fitted(soxr.resample(coded, known[-1], rate_hz), len(samples))
     peak = float(np.abs(samples).max(initial=0))
     if not peak:
         return samples
@@ -93,7 +103,12 @@ def code(samples: Samples, rate_hz: int, codec: str, compression: float) -> Samp
     decoded, _ = soundfile.read(file, dtype="float32")
     if codec == "mp3" and len(decoded) > len(samples):
         decoded = decoded[MP3_DELAY:]
-    return np.pad(decoded, (0, max(0, len(samples) - len(decoded))))[: len(samples)] / scale
+    return _fitted(decoded, len(samples)) / scale
+
+
+def _fitted(samples: Samples, length: int) -> Samples:
+    """The first `length` samples, zeros at the end where there are fewer."""
+    return np.pad(samples, (0, max(0, length - len(samples))))[:length]
 
 
 def coloured_noise(length: int, draw: np.random.Generator, slope_db: float) -> Samples:

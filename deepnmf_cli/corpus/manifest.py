@@ -1,6 +1,7 @@
 """Which recordings a corpus holds: from folders, from a manifest, or as ready pairs of clean and noisy files."""
 
 import csv
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ def _with_lengths(clips: Sequence[tuple[Path, str]]) -> list[Clip]:
 def _header(path: Path) -> Any:
     """What soundfile knows of a file: `samplerate`, `frames`, `duration`. Raises CorpusError naming the file."""
     try:
-        header = soundfile.info(path)
+        header = soundfile.info(os.fsencode(path))
     # soundfile raises TypeError for header-less .raw files, whose rate nobody knows.
     except (soundfile.SoundFileError, TypeError, OSError) as error:
         raise CorpusError(path, f"a file that cannot be read ({error})", "an audio file", "Remove it.") from error

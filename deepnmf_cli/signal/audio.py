@@ -1,7 +1,9 @@
 """Audio files of any format, rate and length, read in blocks of samples (channels, frames)."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -18,6 +20,9 @@ _INCOMPLETE = "The file is incomplete: copy it again, or save what is there with
 
 class SequentialFile(soundfile.SoundFile):
     """A SoundFile that is never sought: seeking after each block, as soundfile does, breaks the MP3 decoder's state."""
+
+    def __init__(self, path: str | Path, *arguments: Any, **settings: Any) -> None:
+        super().__init__(os.fsencode(path), *arguments, **settings)  # names need not be text
 
     def seekable(self) -> bool:
         return False

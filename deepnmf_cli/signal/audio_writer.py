@@ -1,6 +1,7 @@
 """Audio files in any format, written in blocks of samples (channels, frames) and whole or not at all."""
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -117,7 +118,7 @@ def open_writer(path: str | Path, info: AudioInfo, about: Metadata = Metadata())
         with _explaining(path):
             writer.close()
             # Buffers reach the disk at closing, where libsndfile does not always report that it was full.
-            if (arrived := soundfile.info(partial).frames) != writer.frames:
+            if (arrived := soundfile.info(os.fsencode(partial)).frames) != writer.frames:
                 raise OSError(errno.ENOSPC, f"{arrived} of {writer.frames} frames arrived on the disk")
             stack.close()
 

@@ -98,8 +98,13 @@ def disturbances(estimate: Tensor, target: Tensor, rate_hz: int) -> tuple[Tensor
 
 def _over_time(disturbance: Tensor) -> Tensor:
     """(B,) of disturbances (B, T): the loudest within 0.3 s decides, and of these stretches the mean square."""
-    length = min(20, disturbance.shape[1])
-    stretches = disturbance.clamp(TINY, 45).unfold(1, length, max(1, length // 2)).pow(6).mean(2).pow(1 / 6)
+    frames = disturbance.shape[1]
+    length, step = min(20, frames), max(1, min(20, frames) // 2)
+    disturbance = disturbance.clamp(TINY, 45)
+    stretches = disturbance.unfold(1, length, step)
+    if (frames - length) % step:
+        stretches = torch.cat([stretches, disturbance[:, None, -length:]], 1)  # the end counts, too
+    stretches = stretches.pow(6).mean(2).pow(1 / 6)
     return stretches.square().mean(1).sqrt()
 
 

@@ -137,9 +137,10 @@ def kept(path: Path | None, make: Callable[[], dict[str, Tensor]]) -> dict[str, 
     """The tensors in the file, which is made if it does not exist; None keeps nothing."""
     if path and path.is_file():
         return checkpoint.load(path)[0]
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)  # before what may take an hour
     made = make()
     if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
         checkpoint.save(path, made, {})
     return made
 

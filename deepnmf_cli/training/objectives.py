@@ -55,8 +55,8 @@ class ObjectiveSettings:
             self.si_sdr,
             self.pesq,
         )
-        if min(weights) < 0 or not any(weights):
-            raise ValueError("weights must not be negative, and one of them must be positive")
+        if min(weights) < 0 or not any(weights[:1] + weights[2:]):
+            raise ValueError("weights must not be negative, and one besides noise_weight must be positive")
         if not -1 <= self.magnitude_beta <= 3:
             raise ValueError("magnitude_beta must lie in [-1, 3]")
 

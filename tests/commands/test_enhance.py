@@ -198,6 +198,7 @@ def test_two_inputs_never_share_an_output(deepnmf, stub, recordings):
     soundfile.write("one.wav", np.zeros(10), RATE_HZ)
     result = deepnmf("enhance", "one.wav", "recordings", "-o", "out")
     assert result.code == EXIT_USAGE and "out/one.wav: found two outputs of this name" in result.err
+    assert "of one.wav and of recordings/one.wav" in result.err
     assert not Path("out").exists()
 
 

@@ -120,6 +120,35 @@ def test_speech_and_noise_need_two_names(deepnmf, stub, noisy):
     assert result.code == EXIT_USAGE and "two outputs of this name" in result.err
 
 
+def test_an_output_that_is_a_link_in_a_circle_is_replaced_or_refused(deepnmf, stub, noisy):
+    os.symlink("loop.wav", "loop.wav")
+    result = deepnmf("enhance", "noisy.wav", "-o", "loop.wav")
+    assert result.code in (0, EXIT_FAILED, EXIT_USAGE) and "Traceback" not in result.err
+    assert result.code or soundfile.info("loop.wav").frames
+
+
+def test_names_that_are_not_text_are_names(deepnmf, stub, noisy):
+    os.makedirs("in")
+    for name in (b"in/odd\xff.wav", b"in/good.wav"):
+        shutil.copy("noisy.wav", name)
+    result = deepnmf("enhance", "in", "-o", "out", "--json")
+    assert result.code == 0, result.err
+    assert sorted(os.listdir(b"out")) == [b"good.wav", b"odd\xff.wav"]
+
+
+@pytest.mark.parametrize(("name", "arguments"), [
+    ("stdin", ("enhance", "-", "-o", "clean.wav")), ("stdout", ("enhance", "noisy.wav", "-o", "-")),
+    ("stdin", ("stream",)), ("stdout", ("stream",)),
+])  # fmt: skip
+def test_streams_that_are_closed_are_refused(stub, noisy, name, arguments):
+    closed = {"stdin": "<&-", "stdout": ">&-"}[name]
+    command = f"{sys.executable} -m deepnmf_cli.main {' '.join(arguments)} {closed}"
+    given = {"stdin": subprocess.DEVNULL} if name == "stdout" else {}
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, **given)
+    assert done.returncode == EXIT_USAGE, done.stderr
+    assert f"standard {name[3:]}put: found a closed stream" in done.stderr and "Traceback" not in done.stderr
+
+
 # Bad inputs
 
 
@@ -239,4 +268,4 @@ def test_a_disk_too_small_for_all_outputs_is_noticed_before_the_work(deepnmf, st
         assert result.code == code, result.err
         assert Path("out").exists() == (code == 0)
         if code:
-            assert "0 MB free on the disk" in result.err and len(result.err.splitlines()) == 1
+            assert "kB free on the disk" in result.err and len(result.err.splitlines()) == 1

@@ -135,6 +135,12 @@ def test_late_reverberation_belongs_to_the_noise(tmp_path: Path, corpus: Path) -
     np.testing.assert_allclose(mixtures[0], mixtures[1], atol=1e-6)
 
 
+def test_a_silent_room_response_is_refused(tmp_path: Path, corpus: Path) -> None:
+    rooms = [Clip(write(tmp_path / "rir/a.wav", np.zeros(100)), "a", 0.01)]
+    with pytest.raises(CorpusError, match="rir/a.wav: found digital silence; expected a room response"):
+        dataset(corpus, rooms, room_probability=1.0)[0]
+
+
 def test_room_keeps_power_length_and_alignment() -> None:
     response = np.zeros(2000, np.float32)
     response[700] = -0.5

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import soxr
 from scipy.signal import butter, sosfilt
 
 from deepnmf_cli.corpus import effects
@@ -72,6 +73,18 @@ def test_coded_sound_is_aligned_with_the_original(codec: str, compression: float
     assert correlation.argmax() == 0
     assert 0 < rms(coded - original) < 0.8 * rms(original)
     assert rms(coded) == pytest.approx(rms(original), rel=0.3)
+
+
+@pytest.mark.parametrize("codec", effects.CODECS)
+@pytest.mark.parametrize("rate_hz", [11025, 44100, 96000])
+def test_rates_that_a_coder_lacks_are_coded_at_another(codec: str, rate_hz: int) -> None:
+    original = soxr.resample(speech_like(), RATE, rate_hz)
+    coded = effects.code(original, rate_hz, codec, 0.5)
+    assert coded.shape == original.shape and coded.dtype == np.float32
+    size = 2 * len(original)
+    correlation = np.fft.irfft(np.fft.rfft(coded, size) * np.fft.rfft(original, size).conj())
+    assert abs((correlation.argmax() + len(original)) % size - len(original)) <= 1
+    assert 0 < rms(coded - original) < 0.8 * rms(original)
 
 
 def test_coding_keeps_silence_and_levels_above_one() -> None:

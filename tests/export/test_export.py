@@ -217,6 +217,15 @@ def test_auto_takes_the_export_beside_the_weights_as_long_as_it_is_theirs(model:
         library.load_enhancer(model, "cpu", "onnx")
 
 
+def test_an_export_for_single_frames_of_other_weights_is_left_out(model: Path, deepnmf, tmp_path: Path) -> None:
+    assert deepnmf("export", model).code == 0
+    expected = library.load_enhancer(model, "cpu").enhance(recording(), 16000)
+    shutil.copy(library.models_folder() / "base" / "model.streaming.onnx", tmp_path / "model.streaming.onnx")
+    stream = library.load_enhancer(model, "cpu").stream(16000, 2)
+    pieces = [stream.feed(recording()[:, i : i + 256]) for i in range(0, recording().shape[1], 256)]
+    np.testing.assert_allclose(np.concatenate([*pieces, stream.flush()], -1), expected, atol=1e-6)
+
+
 def test_without_an_export_the_remedy_is_to_export(model: Path, deepnmf, tmp_path: Path) -> None:
     shutil.copy(Path(__file__).parents[2] / "data" / "demo" / "noisy.wav", tmp_path / "noisy.wav")
     arguments = ["enhance", tmp_path / "noisy.wav", "-o", tmp_path / "out.wav", "--model", model, "--backend", "onnx"]

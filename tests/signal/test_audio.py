@@ -189,7 +189,7 @@ def test_shapes_and_rates_that_cannot_be_sound(tmp_path):
 def test_a_full_disk_is_foreseen(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")(10**9, 10**9 - 1000, 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with raises("x.wav", "0 MB free", "at least 2 MB", "another disk"):
+    with raises("x.wav", "1.0 kB free", "at least 2.0 MB", "another disk"):
         audio_writer.write(tmp_path / "x.wav", noise(1_000_000), RATE_HZ)
     assert os.listdir(tmp_path) == []
 

@@ -108,3 +108,22 @@ def test_other_rates_are_heard_up_to_8_khz(speech: np.ndarray, rate_hz: int) -> 
     resampled = [soxr.resample(x, RATE_HZ, rate_hz).astype(np.float32) for x in (noisy, clean)]
     points = float(points_lost(*(torch.from_numpy(x)[None] for x in resampled), rate_hz))
     assert points == pytest.approx(lost(noisy, clean), abs=0.35)
+
+
+def test_the_last_moments_count(speech: np.ndarray) -> None:
+    clean = level(speech)[: 4 * RATE_HZ]
+    noise = 0.5 * np.random.default_rng(1).standard_normal(2000)
+    middle, end = clean.copy(), clean.copy()
+    middle[30000:32000] += noise
+    end[-2000:] += noise
+    assert lost(end, clean) > 0.3 * lost(middle, clean) > 0.1
+
+
+def test_a_steady_colour_costs_little(speech: np.ndarray) -> None:
+    """A shelf of 6 dB, which the equaliser of a room or a microphone may have, against noise of the same energy."""
+    clean = level(speech)
+    spectrum = np.fft.rfft(clean)
+    coloured = np.fft.irfft(spectrum * np.linspace(0.5, 1, len(spectrum)), len(clean))
+    added = np.random.default_rng(0).standard_normal(len(clean))
+    noisy = clean + level(added, float(np.sqrt(np.mean((coloured - clean) ** 2))))
+    assert lost(coloured, clean) < 0.15 * lost(noisy, clean)

@@ -11,7 +11,8 @@ import pytest
 import soundfile
 import torch
 
-from deepnmf_cli import checkpoint, library
+from deepnmf_cli import checkpoint, experiment, library
+from deepnmf_cli.corpus.dataset import MixtureDataset
 from deepnmf_cli.errors import CorpusError, DeepnmfError, ModelError, RecipeError, UsageError
 from deepnmf_cli.experiment import Recordings, open_corpus, train
 from deepnmf_cli.recipe import Recipe
@@ -247,6 +248,28 @@ def test_dev_rows_of_a_manifest_are_kept_for_scoring(tiny_corpus: Path, tmp_path
     same, held_out = open_corpus(Recordings(manifest=tmp_path / "train.csv"), recipe())
     assert np.array_equal(source[3][0], same[3][0]) and np.array_equal(source[3][1], same[3][1])
     assert not np.array_equal(dev[0][0], held_out[0][0])
+
+
+@pytest.mark.parametrize("role,dev", [("speech", "speaker2"), ("noise", "kind1")])
+def test_dev_rows_of_one_role_are_kept_for_scoring_too(
+    tiny_corpus: Path, tmp_path: Path, role: str, dev: str, monkeypatch
+) -> None:
+    lines = ["path,role,speaker,split"]
+    for kind in ("speech", "noise"):
+        for path in sorted((tiny_corpus / kind).rglob("*.wav")):
+            split = "dev" if kind == role and path.parent.name == dev else "train"
+            lines.append(f"{path},{kind},{path.parent.name},{split}")
+    (tmp_path / "all.csv").write_text("\n".join(lines))
+    given = []
+
+    def dataset(speech, noise, *arguments, **settings):
+        given.append({clip.path.parent.name for clip in {"speech": speech, "noise": noise}[role]})
+        return MixtureDataset(speech, noise, *arguments, **settings)
+
+    monkeypatch.setattr(experiment, "MixtureDataset", dataset)
+    open_corpus(Recordings(manifest=tmp_path / "all.csv"), recipe())
+    trained, scored = given
+    assert scored == {dev} and trained and dev not in trained
 
 
 def test_mini_batches_smaller_than_the_dictionary_are_refused(tiny_corpus: Path, tmp_path: Path) -> None:
