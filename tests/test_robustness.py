@@ -57,6 +57,15 @@ def test_a_constant_offset_does_no_harm(enhance, clean, noisy, usual, offset, lo
     assert abs(speech.mean()) < 0.5 * abs(offset)
 
 
+def test_noise_alone_is_attenuated_without_bursts(enhance, clean, noisy):
+    noise = noisy - clean
+    frames = [x[: len(x) // 256 * 256].reshape(-1, 256) for x in (noise, enhance(noise))]
+    before, after = (np.mean(frame**2, 1) for frame in frames)
+    assert after.mean() < 0.05 * before.mean()
+    assert (after < before).all()  # no frame of 16 ms becomes louder
+    assert after.max() < 0.25 * before.max()
+
+
 @pytest.mark.parametrize(("amplitude", "loss_db"), [(0.02, 0.3), (0.1, 0.5)])
 def test_hum_of_the_mains_is_removed(enhance, clean, noisy, usual, amplitude, loss_db):
     hum = amplitude * np.sin(2 * np.pi * 50 * np.arange(len(noisy)) / RATE_HZ)

@@ -1,4 +1,4 @@
-"""What a model does where there is little to do: clean speech, silence, steady noise, other sampling rates.
+"""What a model does where there is little to do: clean speech, silence, noise alone, other sampling rates.
 
     python tests/benchmarks/do_no_harm.py CLEAN NOISY [--model NAME|FILE] [--every 6]
 
@@ -15,8 +15,10 @@ from deepnmf_cli.corpus.dataset import decode
 from deepnmf_cli.corpus.manifest import pair_folders
 from deepnmf_cli.corpus.mixing import rms, scale_to_snr
 from deepnmf_cli.scoring.sdr import sdr, si_sdr
+from deepnmf_cli.signal.stft import StftPair
 
 RATE = 16000
+HOP = 256
 OTHER_RATES = (8000, 11025, 22050, 44100, 48000, 96000)
 
 
@@ -42,6 +44,25 @@ def across_rates(enhancer, clean: np.ndarray, noisy: np.ndarray) -> list[float]:
     return differences
 
 
+def frame_levels_db(samples: np.ndarray) -> np.ndarray:
+    """Levels of frames of 16 ms."""
+    frames = samples[: len(samples) // HOP * HOP].reshape(-1, HOP)
+    return 10 * np.log10(np.mean(frames.astype(np.float64) ** 2, 1) + 1e-12)
+
+
+def kurtosis(samples: np.ndarray) -> float:
+    """Of the power spectrum over time and frequency: isolated peaks, which musical noise is made of, raise it."""
+    power = np.abs(StftPair(HOP).analysis(samples)[1:].astype(np.complex128)) ** 2
+    return float(np.mean(power**4) / np.mean(power**2) ** 2)
+
+
+def noise_alone(enhancer, noise: np.ndarray) -> tuple[float, float, float]:
+    """Change of level in dB; that of the frame that is attenuated least; log kurtosis ratio, Uemura et al. 2008."""
+    out = enhancer.enhance(noise[None], RATE)[0]
+    change_db = frame_levels_db(out) - frame_levels_db(noise)
+    return 20 * np.log10(rms(out) / rms(noise)), change_db.max(), np.log(kurtosis(out) / kurtosis(noise))
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("clean")
@@ -63,6 +84,12 @@ def main() -> None:
     for name, values in kept.items():
         print(f"{name}: SI-SDR kept {np.mean(values):.1f} dB, at worst {min(values):.1f} dB")
     print(f"level of speech at 40 dB SNR: {np.mean(levels_db):+.2f} dB, at most {max(map(abs, levels_db)):.2f} dB away")
+
+    levels, loudest, ratios = zip(*(noise_alone(enhancer, noisy - clean) for clean, noisy in pairs))
+    print(
+        f"noise alone: {np.mean(levels):.1f} dB, at least {max(levels):.1f} dB; no frame of 16 ms by more than"
+        f" {max(loudest):+.1f} dB; log kurtosis ratio {np.mean(ratios):.1f}, at most {max(ratios):.1f}"
+    )
 
     noise = 0.01 * draw.standard_normal((1, 600 * RATE)).astype(np.float32)
     out = enhancer.enhance(noise, RATE)
