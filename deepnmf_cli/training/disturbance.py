@@ -44,12 +44,9 @@ class Ear:
     exponent: Tensor
     """(BANDS, 1): of loudness, Zwicker's 0.23 and more below 4 Bark."""
 
-    def densities(self, waveforms: Tensor) -> Tensor:
+    def densities(self, waveforms: Tensor, rate_hz: int) -> Tensor:
         """(B, BANDS, T) of waveforms (B, N), whatever their level."""
-        size = 2 * (len(self.voice) - 1)
-        window = torch.hann_window(size, device=waveforms.device)
-        spectra = torch.stft(waveforms, size, size // 2, window=window, center=False, return_complex=True)
-        power = spectra.real.square() + spectra.imag.square()
+        power = power_spectra(waveforms, rate_hz)
         level = (self.voice @ power).mean(-1)
         return self.bands @ power * (MEAN_SQUARE / (level + TINY))[:, None, None]
 
@@ -65,6 +62,14 @@ class Ear:
         )
 
 
+def power_spectra(waveforms: Tensor, rate_hz: int) -> Tensor:
+    """(B, F, T) of waveforms (B, N) in windows of 32 ms every 16 ms."""
+    size = 2 * round(WINDOW_S * rate_hz / 2)
+    window = torch.hann_window(size, device=waveforms.device)
+    spectra = torch.stft(waveforms, size, size // 2, window=window, center=False, return_complex=True)
+    return spectra.real.square() + spectra.imag.square()
+
+
 def points_lost(estimate: Tensor, target: Tensor, rate_hz: int) -> Tensor:
     """What the disturbances cost on PESQ's scale from -0.5 to 4.5, (B,), of waveforms (B, N); 0 for a silent target."""
     symmetric, asymmetric = disturbances(estimate, target, rate_hz)
@@ -74,7 +79,7 @@ def points_lost(estimate: Tensor, target: Tensor, rate_hz: int) -> Tensor:
 def disturbances(estimate: Tensor, target: Tensor, rate_hz: int) -> tuple[Tensor, Tensor]:
     """Symmetric and asymmetric disturbance, (B,) each, of waveforms (B, N), N at least 64 ms. P.862, 10.2."""
     ear = hearing(rate_hz, str(estimate.device))
-    heard, true = ear.densities(estimate), ear.densities(target)
+    heard, true = (ear.densities(x, rate_hz) for x in (estimate, target))
     # A steady difference in colour counts for little: the target takes on the mean spectrum of the estimate.
     active = ear.audible(true, 100).sum(1, keepdim=True) >= 1e7
     colours = [(ear.audible(x, 100) * active).sum(2) / active.sum(2).clamp_min(1) for x in (heard, true)]

@@ -36,7 +36,7 @@ def require_support(network: type, objective: ObjectiveSettings, where: str = "r
     if not issubclass(network, FrameNetwork):
         raise RecipeError(place, f"single frames for {network.name}", "a network of context frames", "Set it to 1.")
     if objective.needs_waveforms:
-        remedy = "Set objective.snr, si_sdr and pesq to 0, or frame_stride to 1."
+        remedy = "Set objective.snr, si_sdr, pesq and estoi to 0, or frame_stride to 1."
         raise RecipeError(place, "terms on waveforms with single frames", "terms on magnitudes alone", remedy)
 
 

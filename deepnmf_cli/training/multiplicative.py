@@ -45,7 +45,9 @@ def require_support(network: object, objective: ObjectiveSettings, optimizer: st
         found = f"network.parameterisation {network.parameterisation!r}"
         raise RecipeError(place, found, "log", "Set network.parameterisation=log.")
     other = [
-        name for name in ("compressed_half", "compressed_third", "snr", "si_sdr", "pesq") if getattr(objective, name)
+        name
+        for name in ("compressed_half", "compressed_third", "snr", "si_sdr", "pesq", "estoi")
+        if getattr(objective, name)
     ]
     if other or not objective.magnitude:
         found = f"terms beside the masked magnitude: {', '.join(other)}" if other else "no masked magnitude"

@@ -14,6 +14,7 @@ from deepnmf_cli.signal.features import modulus
 from deepnmf_cli.signal.masks import complex_masks
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training.disturbance import points_lost
+from deepnmf_cli.training.intelligibility import intelligibility_lost
 
 TINY = 1e-8
 """Keeps divisions finite for silent targets: 80 dB below the mixture, to which everything is scaled first."""
@@ -44,6 +45,8 @@ class ObjectiveSettings:
     """Weight per dB of its scale-invariant version, which leaves the gain free."""
     pesq: float = 0.0
     """Weight per point of PESQ that the waveform loses, see `training.disturbance`."""
+    estoi: float = 0.0
+    """Weight of 1 - ESTOI of the waveform, see `training.intelligibility`."""
 
     def __post_init__(self) -> None:
         weights = (
@@ -54,6 +57,7 @@ class ObjectiveSettings:
             self.snr,
             self.si_sdr,
             self.pesq,
+            self.estoi,
         )
         if min(weights) < 0 or not any(weights[:1] + weights[2:]):
             raise ValueError("weights must not be negative, and one besides noise_weight must be positive")
@@ -63,7 +67,7 @@ class ObjectiveSettings:
     @property
     def needs_waveforms(self) -> bool:
         """Whether there is a term on synthesised waveforms."""
-        return any((self.snr, self.si_sdr, self.pesq))
+        return any((self.snr, self.si_sdr, self.pesq, self.estoi))
 
 
 def objective(
@@ -108,8 +112,9 @@ def _waveform_terms(settings: ObjectiveSettings, estimate: Tensor, target: Tenso
     for weight, term in ((-settings.snr, snr_db), (-settings.si_sdr, si_sdr_db)):
         if weight:
             loss = loss + weight * term(estimate, target).mean()
-    if settings.pesq:
-        loss = loss + settings.pesq * points_lost(estimate, target, rate_hz).mean()
+    for weight, term in ((settings.pesq, points_lost), (settings.estoi, intelligibility_lost)):
+        if weight:
+            loss = loss + weight * term(estimate, target, rate_hz).mean()
     return loss
 
 
