@@ -179,8 +179,11 @@ def _value(kind: Any, value: Any, where: str) -> Any:
             return tuple(_value(inner[0], v, where) for v in value)
         if len(inner) == len(value):
             return tuple(_value(k, v, where) for k, v in zip(inner, value))
-    elif kind is float and type(value) in (int, float) and math.isfinite(value) or type(value) is kind is not float:
-        return kind(value)
+    elif kind is float:
+        if type(value) in (int, float) and math.isfinite(value):
+            return float(value)
+    elif type(value) is kind:
+        return value
     name = "float that is finite" if kind is float else str(kind) if get_origin(kind) else kind.__name__
     raise RecipeError(where, repr(value), f"a value of type {name}", "Mend the recipe.")
 

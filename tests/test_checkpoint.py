@@ -8,6 +8,7 @@ import stat
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from deepnmf_cli import checkpoint
@@ -204,3 +205,16 @@ def test_atomic_path_gives_ordinary_permissions(tmp_path):
     with atomic_path(atomic) as partial:
         partial.write_bytes(b"newer")
     assert mode(atomic) == 0o640
+
+
+def test_a_disk_that_is_full_while_tensors_are_written_is_named(model, tensors, monkeypatch):
+    """safetensors has an error of its own for what the system would call ENOSPC."""
+
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    before = model.read_bytes()
+    with pytest.raises(ModelError, match="No space left.*Free some space"):
+        save(model, {"weights": torch.zeros(2)}, META)
+    assert list(model.parent.iterdir()) == [model] and model.read_bytes() == before

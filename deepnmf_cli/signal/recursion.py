@@ -5,6 +5,8 @@
 operations, DOMAIN::RELAX, DOMAIN::SPINS, DOMAIN::BOTH_WAYS and DOMAIN::COMBINE, which `deepnmf_cli.export` spells out.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -14,28 +16,34 @@ DOMAIN, RELAX, SPINS, BOTH_WAYS, COMBINE = "deepnmf", "relax", "spins", "both_wa
 def smooth(target: Tensor, coefficient: Tensor, start: Tensor, reverse: bool = False) -> Tensor:
     """The path h (T, ...) from `start` (...), for target f and coefficient g (T, ...), T >= 1; `reverse` runs from the
     last t to the first. Without gradient."""
-    if torch.compiler.is_exporting():
-        return exported(RELAX, (target, coefficient, start), target.shape, reverse)
-    path = torch.empty_like(target, memory_format=torch.contiguous_format)
-    order = range(target.shape[0])
-    state = start
-    for t in reversed(order) if reverse else order:
-        state = torch.lerp(state, target[t], coefficient[t], out=path[t])
-    return path
+    return _path(RELAX, _smoothed, target, coefficient, start, reverse)
 
 
 def combine(evidence: Tensor, keep: Tensor, start: Tensor, reverse: bool = False) -> Tensor:
     """The path m (T, ...) from `start` (...), for f and k (T, ...), T >= 1; `reverse` runs from the last t to the first.
     Without gradient."""
+    return _path(COMBINE, _combined, evidence, keep, start, reverse)
+
+
+def _path(name: str, step: Callable[..., Tensor], f: Tensor, g: Tensor, start: Tensor, reverse: bool) -> Tensor:
+    """The states that `step(f_t, g_t, state, out)` gives one after the other, or the operation `name`."""
     if torch.compiler.is_exporting():
-        return exported(COMBINE, (evidence, keep, start), evidence.shape, reverse)
-    path = torch.empty_like(evidence, memory_format=torch.contiguous_format)
-    order = range(evidence.shape[0])
+        return exported(name, (f, g, start), f.shape, reverse)
+    path = torch.empty_like(f, memory_format=torch.contiguous_format)
+    order = range(len(path))
     state = start
     for t in reversed(order) if reverse else order:
-        predicted = keep[t] * state
-        state = torch.div(evidence[t] + predicted, 1 + evidence[t] * predicted, out=path[t])
+        state = step(f[t], g[t], state, path[t])
     return path
+
+
+def _smoothed(f: Tensor, g: Tensor, before: Tensor, out: Tensor) -> Tensor:
+    return torch.lerp(before, f, g, out=out)
+
+
+def _combined(f: Tensor, k: Tensor, before: Tensor, out: Tensor) -> Tensor:
+    predicted = k * before
+    return torch.div(f + predicted, 1 + f * predicted, out=out)
 
 
 def exported(name: str, inputs: tuple[Tensor, ...], shape: torch.Size, reverse: bool = False) -> Tensor:

@@ -11,7 +11,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-WINDOW_S = 0.032
+from deepnmf_cli.training.spectra import frequencies, share_of_mean_square
+
 BANDS = 49
 HIGHEST_HZ = 8000.0
 TINY = 1e-8
@@ -44,9 +45,8 @@ class Ear:
     exponent: Tensor
     """(BANDS, 1): of loudness, Zwicker's 0.23 and more below 4 Bark."""
 
-    def densities(self, waveforms: Tensor, rate_hz: int) -> Tensor:
-        """(B, BANDS, T) of waveforms (B, N), whatever their level."""
-        power = power_spectra(waveforms, rate_hz)
+    def densities(self, power: Tensor) -> Tensor:
+        """(B, BANDS, T) of power spectra (B, F, T), whatever their level."""
         level = (self.voice @ power).mean(-1)
         return self.bands @ power * (MEAN_SQUARE / (level + TINY))[:, None, None]
 
@@ -62,24 +62,18 @@ class Ear:
         )
 
 
-def power_spectra(waveforms: Tensor, rate_hz: int) -> Tensor:
-    """(B, F, T) of waveforms (B, N) in windows of 32 ms every 16 ms."""
-    size = 2 * round(WINDOW_S * rate_hz / 2)
-    window = torch.hann_window(size, device=waveforms.device)
-    spectra = torch.stft(waveforms, size, size // 2, window=window, center=False, return_complex=True)
-    return spectra.real.square() + spectra.imag.square()
-
-
 def points_lost(estimate: Tensor, target: Tensor, rate_hz: int) -> Tensor:
-    """What the disturbances cost on PESQ's scale from -0.5 to 4.5, (B,), of waveforms (B, N); 0 for a silent target."""
+    """What the disturbances cost on PESQ's scale from -0.5 to 4.5, (B,), of `power_spectra` (B, F, T); 0 for a silent
+    target."""
     symmetric, asymmetric = disturbances(estimate, target, rate_hz)
-    return torch.where(target.square().mean(-1) > SOME_SPEECH, SYMMETRIC * symmetric + ASYMMETRIC * asymmetric, 0)
+    mean_square = target.sum(1).mean(1) * share_of_mean_square(rate_hz)
+    return torch.where(mean_square > SOME_SPEECH, SYMMETRIC * symmetric + ASYMMETRIC * asymmetric, 0)
 
 
 def disturbances(estimate: Tensor, target: Tensor, rate_hz: int) -> tuple[Tensor, Tensor]:
-    """Symmetric and asymmetric disturbance, (B,) each, of waveforms (B, N), N at least 64 ms. P.862, 10.2."""
+    """Symmetric and asymmetric disturbance, (B,) each, of power spectra (B, F, T). P.862, 10.2."""
     ear = hearing(rate_hz, str(estimate.device))
-    heard, true = (ear.densities(x, rate_hz) for x in (estimate, target))
+    heard, true = ear.densities(estimate), ear.densities(target)
     # A steady difference in colour counts for little: the target takes on the mean spectrum of the estimate.
     active = ear.audible(true, 100).sum(1, keepdim=True) >= 1e7
     colours = [(ear.audible(x, 100) * active).sum(2) / active.sum(2).clamp_min(1) for x in (heard, true)]
@@ -116,9 +110,8 @@ def _over_time(disturbance: Tensor) -> Tensor:
 @cache
 def hearing(rate_hz: int, device: str = "cpu") -> Ear:
     """The `Ear` for a sampling rate; above 8 kHz it hears nothing."""
-    size = 2 * round(WINDOW_S * rate_hz / 2)
-    spacing = rate_hz / size
-    frequency = torch.arange(size // 2 + 1, dtype=torch.float64) * spacing
+    frequency, bin_share = frequencies(rate_hz), share_of_mean_square(rate_hz)
+    spacing = float(frequency[1])
     highest = _bark(torch.tensor(min(rate_hz / 2, HIGHEST_HZ), dtype=torch.float64))
     edges = torch.arange(BANDS + 1) * (highest / BANDS)
     # Bins are spread over the bands that they reach into.
@@ -127,15 +120,14 @@ def hearing(rate_hz: int, device: str = "cpu") -> Ear:
     share = overlap.clamp_min(0) / (high - low)
     centre = (share * frequency).sum(1) / share.sum(1)
 
-    mean_square = 2 / (size * torch.hann_window(size, dtype=torch.float64).square().sum())
     # In front of the ear P.862.2 has a filter that passes what is above 100 Hz.
     z = torch.exp(-2j * torch.pi * frequency / rate_hz)
     passed = (2.740826 * (1 - 2 * z + z**2) / (1 - 1.9444777 * z + 0.94597794 * z**2)).abs().square()
     voice = (frequency >= 325) & (frequency <= 3250)
     return Ear(
-        (share * passed * mean_square * DENSITY).float().to(device),
+        (share * passed * bin_share * DENSITY).float().to(device),
         float(highest) / BANDS,
-        (voice * mean_square).float().to(device),
+        (voice * bin_share).float().to(device),
         10 ** (_threshold_db(centre) / 10)[:, None].float().to(device),
         0.23 * (6 / (_bark(centre) + 2)).clamp(1, 2)[:, None].float().to(device) ** 0.15,
     )

@@ -9,7 +9,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from deepnmf_cli.training.disturbance import TINY, WINDOW_S, power_spectra
+from deepnmf_cli.training.spectra import frequencies
+
+TINY = 1e-8
 
 LOWEST_HZ = 150.0
 BANDS = 15
@@ -23,17 +25,17 @@ RANGE_DB = 40.0
 
 
 def intelligibility_lost(estimate: Tensor, target: Tensor, rate_hz: int) -> Tensor:
-    """1 - ESTOI, (B,), between 0 and about 1, of waveforms (B, N); 0 where the target has less than 0.4 s of speech."""
-    heard, true = power_spectra(estimate, rate_hz), power_spectra(target, rate_hz)
-    if true.shape[-1] < STRETCH_FRAMES:
+    """1 - ESTOI, (B,), between 0 and about 1, of `power_spectra` (B, F, T); 0 where the target has less
+    than 0.4 s of speech."""
+    if target.shape[-1] < STRETCH_FRAMES:
         return estimate.new_zeros(len(estimate))
-    energy = true.sum(1)
+    energy = target.sum(1)
     speech = energy > 10 ** (-RANGE_DB / 10) * energy.amax(1, keepdim=True)
     # Frames with speech go to the front, in their order, and stretches that reach beyond them are not counted.
     order = speech.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
     bands = third_octaves(rate_hz, str(estimate.device))
     envelopes = []
-    for power in (heard, true):
+    for power in (estimate, target):
         envelope = (bands @ power + TINY).sqrt()
         envelope = envelope.gather(2, order[:, None].expand_as(envelope))
         envelopes.append(_normalised(envelope.unfold(2, STRETCH_FRAMES, 1).transpose(1, 2)))
@@ -54,8 +56,7 @@ def _normalised(envelopes: Tensor) -> Tensor:
 @cache
 def third_octaves(rate_hz: int, device: str = "cpu") -> Tensor:
     """(BANDS, F): which bins of the hearing model's windows belong to which band; none above half the rate."""
-    size = 2 * round(WINDOW_S * rate_hz / 2)
-    frequency = torch.arange(size // 2 + 1, dtype=torch.float64) * rate_hz / size
+    frequency = frequencies(rate_hz)
     centre = LOWEST_HZ * 2 ** (torch.arange(BANDS, dtype=torch.float64) / 3)
     low, high = centre * 2 ** (-1 / 6), centre * 2 ** (1 / 6)
     return ((frequency >= low[:, None]) & (frequency < high[:, None])).float().to(device)

@@ -13,7 +13,7 @@ from deepnmf_cli.networks.deep_nmf import DICTIONARY, DeepNmf, DeepNmfSettings
 from deepnmf_cli.signal import wiener
 from deepnmf_cli.training.descent import Batch, State
 from deepnmf_cli.training.frames import FrameBatch
-from deepnmf_cli.training.objectives import COMPRESSION_FLOOR, TINY, ObjectiveSettings, phase_sensitive
+from deepnmf_cli.training.objectives import COMPRESSION_FLOOR, TERMS, TINY, ObjectiveSettings, phase_sensitive
 from deepnmf_cli.unfold.network import Parameters
 from deepnmf_cli.unfold.split import Parts, split_gradient, wiener_parts
 
@@ -44,11 +44,7 @@ def require_support(network: object, objective: ObjectiveSettings, optimizer: st
     if network.parameterisation != "log":
         found = f"network.parameterisation {network.parameterisation!r}"
         raise RecipeError(place, found, "log", "Set network.parameterisation=log.")
-    other = [
-        name
-        for name in ("compressed_half", "compressed_third", "snr", "si_sdr", "pesq", "estoi")
-        if getattr(objective, name)
-    ]
+    other = [name for name in TERMS if name != "magnitude" and getattr(objective, name)]
     if other or not objective.magnitude:
         found = f"terms beside the masked magnitude: {', '.join(other)}" if other else "no masked magnitude"
         remedy = "Set objective.magnitude=1 and objective.compressed_half, compressed_third and snr to 0."

@@ -15,12 +15,18 @@ from deepnmf_cli.signal.masks import complex_masks
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training.disturbance import points_lost
 from deepnmf_cli.training.intelligibility import intelligibility_lost
+from deepnmf_cli.training.spectra import power_spectra
 
 TINY = 1e-8
 """Keeps divisions finite for silent targets: 80 dB below the mixture, to which everything is scaled first."""
 
 COMPRESSION_FLOOR = 1e-4
 """Added to magnitudes before a power below one, whose slope at zero is infinite: 80 dB below the mixture."""
+
+
+WAVEFORM_TERMS = ("snr", "si_sdr", "pesq", "estoi")
+TERMS = ("magnitude", "compressed_half", "compressed_third", *WAVEFORM_TERMS)
+"""Names of the weights that each switch on a term."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +55,8 @@ class ObjectiveSettings:
     """Weight of 1 - ESTOI of the waveform, see `training.intelligibility`."""
 
     def __post_init__(self) -> None:
-        weights = (
-            self.magnitude,
-            self.noise_weight,
-            self.compressed_half,
-            self.compressed_third,
-            self.snr,
-            self.si_sdr,
-            self.pesq,
-            self.estoi,
-        )
-        if min(weights) < 0 or not any(weights[:1] + weights[2:]):
+        weights = [getattr(self, name) for name in TERMS]
+        if min(*weights, self.noise_weight) < 0 or not any(weights):
             raise ValueError("weights must not be negative, and one besides noise_weight must be positive")
         if not -1 <= self.magnitude_beta <= 3:
             raise ValueError("magnitude_beta must lie in [-1, 3]")
@@ -67,7 +64,7 @@ class ObjectiveSettings:
     @property
     def needs_waveforms(self) -> bool:
         """Whether there is a term on synthesised waveforms."""
-        return any((self.snr, self.si_sdr, self.pesq, self.estoi))
+        return any(getattr(self, name) for name in WAVEFORM_TERMS)
 
 
 def objective(
@@ -112,9 +109,11 @@ def _waveform_terms(settings: ObjectiveSettings, estimate: Tensor, target: Tenso
     for weight, term in ((-settings.snr, snr_db), (-settings.si_sdr, si_sdr_db)):
         if weight:
             loss = loss + weight * term(estimate, target).mean()
-    for weight, term in ((settings.pesq, points_lost), (settings.estoi, intelligibility_lost)):
-        if weight:
-            loss = loss + weight * term(estimate, target, rate_hz).mean()
+    if settings.pesq or settings.estoi:
+        heard, true = power_spectra(estimate, rate_hz), power_spectra(target, rate_hz)
+        for weight, term in ((settings.pesq, points_lost), (settings.estoi, intelligibility_lost)):
+            if weight:
+                loss = loss + weight * term(heard, true, rate_hz).mean()
     return loss
 
 

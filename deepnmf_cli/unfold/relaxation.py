@@ -6,41 +6,14 @@ is one fused multiply-add per step, and so is its adjoint. Other messages of spi
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
 from deepnmf_cli.signal.recursion import BOTH_WAYS, SPINS, exported, smooth
+from deepnmf_cli.unfold.chain import Recursion
 from deepnmf_cli.unfold.filtering import filter_chain
-
-
-class _Relaxation(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, target: Tensor, schedule: Tensor, start: Tensor, reverse: bool) -> Tensor:
-        path = smooth(target, schedule, start, reverse)
-        ctx.save_for_backward(target, schedule, start, path)
-        ctx.reverse = reverse
-        return path
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        target, schedule, start, path = ctx.saved_tensors
-        length = target.shape[0]
-        first, last, towards_last = (length - 1, 0, -1) if ctx.reverse else (0, length - 1, 1)
-        # total_t = dE/dh_t including all later steps: total_t = gradient_t + (1 - g_{t+1}) total_{t+1}
-        keep = 1 - schedule
-        total = torch.empty_like(path)
-        total[last] = gradient[last]
-        for t in range(last - towards_last, first - towards_last, -towards_last):
-            later = t + towards_last
-            torch.addcmul(gradient[t], keep[later], total[later], out=total[t])
-        moved = torch.empty_like(path)  # f_t - h_{t-1}
-        torch.sub(target[first], start, out=moved[first])
-        after, before = (slice(None, -1), slice(1, None)) if ctx.reverse else (slice(1, None), slice(None, -1))
-        torch.sub(target[after], path[before], out=moved[after])
-        return total * schedule, moved.mul_(total), keep[first] * total[first], None
 
 
 def relax(target: Tensor, schedule: Tensor, start: Tensor, reverse: bool = False) -> Tensor:
@@ -49,9 +22,10 @@ def relax(target: Tensor, schedule: Tensor, start: Tensor, reverse: bool = False
     target f (T, ...) and schedule g (T, ...) in [0, 1]; start (...). T >= 1. With g = 1 the result is `target`
     (synchronous updates), with g = 0 it stays at `start`. `reverse` runs from the last t to the first.
     """
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (target, schedule, start)):
-        return _Relaxation.apply(target, schedule, start, reverse)
-    return smooth(target, schedule, start, reverse)
+    return _RELAXATION(target, schedule, start, reverse)
+
+
+_RELAXATION = Recursion(smooth, lambda target, schedule, before: (schedule, target - before, 1 - schedule))
 
 
 LONGEST = 1 - 1e-4
