@@ -1,0 +1,86 @@
+"""Descent along the gradient: what Muon does to matrices, what stays Adam's, exact resumption."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from deepnmf_cli import checkpoint
+from deepnmf_cli.experiment import Recordings, train
+from deepnmf_cli.networks.grid import Grid
+from deepnmf_cli.networks.grid_settings import GridSettings
+from deepnmf_cli.recipe import Recipe
+from deepnmf_cli.signal.stft import FrontEnd
+from deepnmf_cli.training.descent import Batch, GradientDescent
+from deepnmf_cli.training.objectives import ObjectiveSettings
+
+RATE = 0.01
+FRONT_END = FrontEnd(rate_hz=8000)
+SETTINGS = GridSettings(
+    bins=FRONT_END.bins, rate_hz=8000, single_bands=16, wide_bands=12, channels=8, iterations=2, frame_spins=4
+)
+
+
+def examples() -> Batch:
+    waveforms = torch.randn(2, 2, 4000, generator=torch.Generator().manual_seed(0))
+    return Batch(waveforms, FRONT_END.pair(8000).analysis(waveforms))
+
+
+def descent(optimizer: str) -> GradientDescent:
+    torch.manual_seed(0)
+    return GradientDescent(Grid(SETTINGS), FRONT_END, ObjectiveSettings(), 5.0, False, optimizer == "muon")
+
+
+def changes(optimizer: str) -> dict[str, torch.Tensor]:
+    """What one step changes in every trained tensor."""
+    one = descent(optimizer)
+    before = {name: p.detach().clone() for name, p in one.network.named_parameters()}
+    one.step(examples(), RATE)
+    return {name: p.detach() - before[name] for name, p in one.network.named_parameters()}
+
+
+def test_muon_moves_a_matrix_alike_in_all_directions_and_its_entries_as_far_as_adam() -> None:
+    moved = {name: x for name, x in changes("muon").items() if x.dim() == 2 and min(x.shape) > 1}
+    assert len(moved) > 10
+    for name, change in moved.items():
+        sizes = torch.linalg.svdvals(change) / (RATE * 0.2 * max(change.shape) ** 0.5)
+        # A few directions of a gradient may be as good as missing.
+        assert 0.5 < sizes.median() and sizes.max() < 1.4, (name, sizes)
+        assert change.abs().max() < 3 * RATE, name
+
+
+def test_muon_leaves_vectors_to_adam() -> None:
+    ours, adams = changes("muon"), changes("adam")
+    vectors = [name for name, x in ours.items() if x.dim() == 1]
+    matrices = [name for name in ours if name not in vectors and min(ours[name].shape) > 1]
+    assert vectors and matrices
+    assert all(torch.equal(ours[name], adams[name]) for name in vectors)
+    assert not any(torch.allclose(ours[name], adams[name]) for name in matrices)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_steps_lower_the_loss_of_one_batch(optimizer: str) -> None:
+    batch, one = examples(), descent(optimizer)
+    losses = [one.step(batch, 0.003) for _ in range(12)]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tiny_corpus: Path, tmp_path: Path, optimizer: str) -> None:
+    where = Recordings(speech=tiny_corpus / "speech", noise=tiny_corpus / "noise", dev=tiny_corpus / "dev")
+    chosen = Recipe.from_dict(
+        {
+            "model": "grid",
+            "network": {"single_bands": 16, "wide_bands": 12, "channels": 8, "iterations": 1, "frame_spins": 2},
+            "front_end": {"rate_hz": 8000},
+            "mixing": {"segment_s": 0.5},
+            "training": {"steps": 4, "batch": 2, "score_every": 4, "warmup_steps": 2, "optimizer": optimizer},
+        }
+    )
+    assert train(chosen, where, tmp_path / "whole")
+    steps: list[dict] = []
+    assert not train(chosen, where, tmp_path / "cut", progress=steps.append, stop=lambda: len(steps) >= 2)
+    assert train(chosen, where, tmp_path / "cut", resume=True)
+    (one, _), (two, _) = (checkpoint.load(tmp_path / run / "resume.safetensors") for run in ("whole", "cut"))
+    assert one.keys() == two.keys() and any(key.startswith("optimiser.") for key in one)
+    assert all(torch.equal(one[key], two[key]) for key in one)
