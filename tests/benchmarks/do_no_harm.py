@@ -19,6 +19,8 @@ from deepnmf_cli.signal.stft import StftPair
 
 RATE = 16000
 HOP = 256
+RUMBLE_HZ = 100
+"""Below it lies what a clean recording has of its room, and little speech."""
 OTHER_RATES = (8000, 11025, 22050, 44100, 48000, 96000)
 
 
@@ -30,6 +32,13 @@ def score(function, reference: np.ndarray, estimate: np.ndarray) -> float:
 
 def resampled(samples: np.ndarray, before_hz: int, after_hz: int) -> np.ndarray:
     return soxr.resample(samples, before_hz, after_hz, quality="VHQ").astype(np.float32)
+
+
+def without_rumble(samples: np.ndarray) -> np.ndarray:
+    """What lies above RUMBLE_HZ."""
+    spectrum = np.fft.rfft(samples.astype(np.float64))
+    spectrum[: round(RUMBLE_HZ * len(samples) / RATE)] = 0
+    return np.fft.irfft(spectrum, len(samples))
 
 
 def across_rates(enhancer, clean: np.ndarray, noisy: np.ndarray) -> list[float]:
@@ -74,12 +83,14 @@ def main() -> None:
     pairs = [[decode(p, RATE) for p in pair] for pair in pair_folders(given.clean, given.noisy)[:: given.every]]
     print(f"{len(pairs)} files of {given.clean}")
 
-    kept, levels_db = {"clean speech": [], "speech at 40 dB SNR": []}, []
+    names = ("clean speech", "speech at 40 dB SNR")
+    kept, levels_db = {name + part: [] for name in names for part in ("", f" above {RUMBLE_HZ} Hz")}, []
     for clean, _ in pairs:
         noise = scale_to_snr(clean, draw.standard_normal(len(clean)).astype(np.float32), 40)
-        for name, samples in zip(kept, (clean, clean + noise)):
+        for name, samples in zip(names, (clean, clean + noise)):
             out = enhancer.enhance(samples[None], RATE)[0]
             kept[name].append(score(si_sdr, clean, out))
+            kept[f"{name} above {RUMBLE_HZ} Hz"].append(score(si_sdr, without_rumble(clean), without_rumble(out)))
         levels_db.append(20 * np.log10(rms(out) / rms(clean)))
     for name, values in kept.items():
         print(f"{name}: SI-SDR kept {np.mean(values):.1f} dB, at worst {min(values):.1f} dB")
