@@ -147,8 +147,8 @@ class StreamingEnhancer:
             final = enhanced[:, :-hop]
             final[:, :hop] += state.overlap
             state.history, state.overlap = copy(heard[:, hops.shape[-1] :]), copy(enhanced[:, -hop:])
-            lowest = self.backend.to_numpy(mask[0].real)
-            final = state.offset.restore(self.backend.to_numpy(final), lowest, self._mix)
+            smallest = np.abs(self.backend.to_numpy(mask)).min(0)
+            final = state.offset.restore(self.backend.to_numpy(final), smallest, self._mix)
         if not state.begun:
             state.begun, final = True, final[:, hop:]
         state.delivered += final.shape[-1]

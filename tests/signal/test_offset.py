@@ -28,7 +28,7 @@ def test_a_constant_is_taken_away_whole_whatever_the_pieces(pieces):
 
 
 @pytest.mark.parametrize("gain", [0.0, 0.3, 1.0])
-def test_what_is_taken_away_comes_back_with_the_gain_of_the_lowest_frequency(gain):
+def test_what_is_taken_away_comes_back_with_the_gain_of_the_mask(gain):
     """With a mask of one everywhere the samples come back as they were, one hop later."""
     offset, samples = Offset(2, HOP), noise() + 0.25
     removed = np.concatenate([offset.remove(samples[:, : 7 * HOP]), offset.remove(samples[:, 7 * HOP :])], 1)
