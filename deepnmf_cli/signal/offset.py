@@ -1,9 +1,9 @@
 """Constant offset (DC): no sound, yet the loudest thing in the recordings of some sound cards.
 
-A network that hears it takes all else for quiet, and masks that vary would make noise of it. So the offset is followed,
-taken away before the analysis, and put back with the smallest gain that any frequency gets, in the long run: the harmonic
-mean over frames. Where nothing is attenuated all of it comes back, and the signal is what it was. The gain of the lowest
-frequency itself says nothing: there is no speech in training from which a network could learn it.
+A network that hears it takes all else for quiet, and masks that vary would make noise of it. So the offset is
+followed, taken away before the analysis, and put back with the smallest gain that any frequency gets, in the long run:
+the harmonic mean over frames. Where nothing is attenuated all of it comes back, and the signal is what it was. The gain
+of the lowest frequency itself says nothing: there is no speech in training from which a network could learn it.
 """
 
 import numpy as np
@@ -61,8 +61,8 @@ class Offset:
         return (samples - offset).astype(np.float32)
 
     def restore(self, samples: np.ndarray, mask: np.ndarray, mix: float = 1.0) -> np.ndarray:
-        """Samples (C, T * hop), one hop later than `remove` had them, and what the frames' smallest `mask` (T,) leaves of
-        the offset in the long run; of the input's own offset, a share of 1 - `mix` stays as it is."""
+        """Samples (C, T * hop), one hop later than `remove` had them, and what the frames' smallest `mask` (T,) leaves
+        of the offset in the long run; of the input's own offset, a share of 1 - `mix` stays as it is."""
         size = samples.shape[-1]
         offset, self._waiting = self._waiting[:, :size], self._waiting[:, size:]
         gain = mix / self._reciprocal.follow(1 / mask.clip(SMALLEST_GAIN, None)) + (1 - mix)

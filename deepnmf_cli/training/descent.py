@@ -1,4 +1,4 @@
-"""How one batch changes the weights: what every optimiser offers the trainer, and descent along the objective's gradient."""
+"""How one batch changes the weights: what every optimiser offers the trainer, and descent along the gradient."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -53,12 +53,12 @@ class Optimiser(Protocol):
 
 
 class GradientDescent:
-    """Adam on the objective's gradient with respect to the parameters as the network has them; or Muon for those that are
-    matrices, and Adam for the others.
+    """Adam on the objective's gradient with respect to the parameters as the network has them; or Muon for those that
+    are matrices, and Adam for the others.
 
     Muon (Jordan et al., 2024) moves a matrix along the orthogonal factor of its gradient's running mean, so that all
-    directions are learned at one speed, not those first that a batch says most about. It is scaled such that entries move
-    about as far as under Adam, and one learning rate serves both.
+    directions are learned at one speed, not those first that a batch says most about. It is scaled such that entries
+    move about as far as under Adam, and one learning rate serves both.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from deepnmf_cli.errors import DeepnmfError
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training import multiplicative
-from deepnmf_cli.training.descent import GradientDescent, Batch
+from deepnmf_cli.training.descent import Batch, GradientDescent
 from deepnmf_cli.training.dev import SCORES, DevScore, Pair, dev_score
 from deepnmf_cli.training.frames import FrameBatch, FrameStore
 from deepnmf_cli.training.journal import Journal
@@ -45,8 +45,8 @@ class TrainingSettings:
     """Layers are trained one after the other from the readout on: in the first of C equal parts of the run the readout,
     in the second also the layer below it, and so on. For deep NMF."""
     optimizer: str = "adam"
-    """"adam"; "adam-log" and "adam-softplus" set network.parameterisation too; "muon" for matrices, with Adam for the other
-    weights; or one of multiplicative.RULES."""
+    """"adam"; "adam-log" and "adam-softplus" set network.parameterisation too; "muon" for matrices, with Adam for the
+    other weights; or one of multiplicative.RULES."""
     momentum: float = 0.9
     """Of the multiplicative optimisers: share of what earlier batches said that is kept, in [0, 1)."""
     learning_rate: float = 1e-3

@@ -66,7 +66,9 @@ def test_steps_lower_the_loss_of_one_batch(optimizer: str) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
-def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tiny_corpus: Path, tmp_path: Path, optimizer: str) -> None:
+def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
+    tiny_corpus: Path, tmp_path: Path, optimizer: str
+) -> None:
     where = Recordings(speech=tiny_corpus / "speech", noise=tiny_corpus / "noise", dev=tiny_corpus / "dev")
     chosen = Recipe.from_dict(
         {
