@@ -141,15 +141,32 @@ def train(
     journal = Journal(folder)
     journal.check(recipe.to_dict(), resume, lambda stored: Recipe.from_dict(stored, f"{folder}/recipe.json").to_dict())
     source, dev = open_corpus(recordings, recipe)
-    journal.begin(recipe.to_dict())
+    key = digest(*map(changed, (recordings, recipe.mixing, recipe.augmentation)), recipe.training.seed)
+    with journal.begin(recipe.to_dict()):
+        return _train(recipe, journal, source, dev, resume, device, workers, progress, stop, cache, key, init)
+
+
+def _train(
+    recipe: Recipe,
+    journal: Journal,
+    source: ExampleSource,
+    dev: list[Pair],
+    resume: bool,
+    device: str,
+    workers: int,
+    progress: Progress,
+    stop: Callable[[], bool],
+    cache: Path | None,
+    key: str,
+    init: Path | None,
+) -> bool:
+    """`train` in a run folder that is its own; `key` names the material."""
 
     def interruptible(report: dict) -> None:
         progress(report)
         if stop():  # before the first step there is nothing to resume from
             raise KeyboardInterrupt
 
-    material = map(changed, (recordings, recipe.mixing, recipe.augmentation))
-    key = digest(*material, recipe.training.seed)
     if resume:
         network = build(recipe.model, recipe.network)
     else:
@@ -176,7 +193,7 @@ def train(
         trainer.resume()
         if trainer.step > recipe.training.steps:
             expected = f"at most training.steps = {recipe.training.steps}"
-            raise UsageError(folder, f"{trainer.step} steps done", expected, "Raise training.steps.")
+            raise UsageError(journal.folder, f"{trainer.step} steps done", expected, "Raise training.steps.")
     return trainer.train(source, dev, workers, progress, stop)
 
 

@@ -2,7 +2,9 @@
 
 import csv
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,11 @@ from torch import Tensor
 
 from deepnmf_cli import checkpoint
 from deepnmf_cli.errors import ModelError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing keeps two processes out of one folder
+    fcntl = None
 
 CHANGEABLE = {"training.steps", "training.score_every", "training.patience"}
 """What a resumed run may have set differently: it lasts longer or shorter, on the learning rate's new schedule."""
@@ -69,15 +76,21 @@ class Journal:
             found = f"other values of {', '.join(changed)}"
             raise UsageError(self.recipe_path, found, "the recipe that the run began with", remedy)
 
-    def begin(self, recipe: Mapping[str, Any]) -> None:
-        """Make the folder and write the recipe. Raises UsageError when the folder cannot be made."""
+    @contextmanager
+    def begin(self, recipe: Mapping[str, Any]) -> Iterator[None]:
+        """Make the folder, keep other processes out of it while the context lasts, and write the recipe.
+
+        Raises UsageError when the folder cannot be made, or another process trains in it.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             found = f"that it cannot be made ({error.strerror})"
             raise UsageError(self.folder, found, "a folder for the run", "Choose another folder.") from error
-        with checkpoint.atomic_path(self.recipe_path) as partial:
-            partial.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+        with _held(self.folder):
+            with checkpoint.atomic_path(self.recipe_path) as partial:
+                partial.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+            yield
 
     def add(self, row: Mapping[str, float]) -> None:
         """Append one line of history and rewrite history.csv."""
@@ -126,6 +139,27 @@ class Journal:
             else:
                 parts[part][name] = tensor
         return parts["model"], parts["average"], parts["optimiser"], meta["progress"]
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Lock the folder: a second process would take turns with this one in overwriting its files. The lock ends with the
+    process, however that ends. Raises UsageError when another one has it."""
+    if fcntl is None:
+        yield
+        return
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            remedy = "Wait until it has ended, or choose another folder."
+            raise UsageError(folder, "a run that another process is training", "one of its own", remedy) from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(lock)
 
 
 def _differences(before: Any, now: Any, prefix: str = "") -> list[str]:

@@ -16,7 +16,7 @@ from deepnmf_cli.corpus.dataset import MixtureDataset
 from deepnmf_cli.errors import CorpusError, DeepnmfError, ModelError, RecipeError, UsageError
 from deepnmf_cli.experiment import Recordings, open_corpus, train
 from deepnmf_cli.recipe import Recipe
-from deepnmf_cli.training.journal import COLUMNS
+from deepnmf_cli.training.journal import COLUMNS, Journal, fcntl
 from deepnmf_cli.training.trainer import Trainer
 
 NETWORKS = {
@@ -142,6 +142,15 @@ def test_existing_run_is_not_overwritten_and_a_missing_one_not_resumed(tiny_corp
         train(recipe(), recordings(tiny_corpus), tmp_path / "other", resume=True)
     assert (tmp_path / "run/best.safetensors").read_bytes() == before
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.skipif(fcntl is None, reason="Windows has no such locks")
+def test_a_folder_in_which_another_process_trains_is_left_alone(tiny_corpus: Path, tmp_path: Path) -> None:
+    with Journal(tmp_path / "run").begin({"held": "by another"}):
+        with pytest.raises(UsageError, match="another process is training"):
+            train(recipe(), recordings(tiny_corpus), tmp_path / "run")
+        assert json.loads((tmp_path / "run" / "recipe.json").read_text()) == {"held": "by another"}
+    assert train(recipe(), recordings(tiny_corpus), tmp_path / "run")
 
 
 def test_resuming_with_another_recipe_names_what_differs(tiny_corpus: Path, tmp_path: Path) -> None:
