@@ -1,0 +1,67 @@
+"""Figures of a shipped model's card, and of its row in README.md, from its report: python docs/card.py MODEL ...
+
+Rewrites what stands in models/MODEL/README.md in the rows of scores and in the line of checksums, and the last five cells of
+the model's row in README.md, from models/MODEL/report.json; all else stays.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from deepnmf_cli.checkpoint import atomic_path
+
+ROOT = Path(__file__).parents[1]
+DIGITS = {"SDR": 2, "SI-SDR": 2, "PESQ": 2, "STOI": 3, "ESTOI": 3}
+
+
+def main(model: str) -> None:
+    card = ROOT / "models" / model / "README.md"
+    report = json.loads(card.with_name("report.json").read_text())
+    noisy, own = (next(s for s in report["systems"] if s["kind"] == kind) for kind in ("noisy", "model"))
+    rows = {
+        "noisy input": with_intervals(noisy["summary"]),
+        model: with_intervals(own["summary"]),
+        "gain": with_intervals(own["gain"], "+"),
+    }
+    for before, after in zip(noisy["by_snr"], own["by_snr"]):
+        cells = [f"{mean(before, name)} → {mean(after, name)}" for name in DIGITS]
+        rows[f"{before['snr_db']:+.0f} dB"] = [str(before["files"]), *cells]
+    text = card.read_text()
+    for name, cells in rows.items():
+        text = replaced(text, rf"^\| {re.escape(name)} \|.*$", f"| {name} | {' | '.join(cells)} |")
+    checksums = f"files: `{report['reference']['sha256']}`; of the model: `{own['model']['sha256']}`. "
+    text = replaced(text, "files: `[0-9a-f]{64}`; of the model: `[0-9a-f]{64}`. ", checksums)
+    write(card, replaced(text, "Command: `deepnmf evaluate .*?`", f"Command: `{report['command']}`"))
+    page = ROOT / "README.md"
+    last = "".join(f" {cell} |" for cell in rows[model])
+    label = model.replace("deep-nmf", "deep NMF")
+    write(page, replaced(page.read_text(), rf"^(\| (?:\*\*)?{label}\b.*\|)(?:[^|\n]*\|){{5}}$", rf"\g<1>{last}"))
+
+
+def with_intervals(summary: dict, sign: str = "") -> list[str]:
+    """Mean ± half a confidence interval of each score."""
+    return [f"{summary[n]['mean']:{sign}.{d}f} ± {summary[n]['ci95']:.{d}f}" for n, d in DIGITS.items()]
+
+
+def mean(level: dict, name: str) -> str:
+    """The mean of a score at one input SNR."""
+    return f"{level['summary'][name]['mean']:.{DIGITS[name]}f}"
+
+
+def replaced(text: str, pattern: str, by: str) -> str:
+    """The text with its one match of the pattern replaced."""
+    new, count = re.subn(pattern, by, text, flags=re.MULTILINE)
+    if count != 1:
+        raise SystemExit(f"{pattern}: {count} matches in place of one")
+    return new
+
+
+def write(page: Path, text: str) -> None:
+    with atomic_path(page) as path:
+        path.write_text(text)
+
+
+if __name__ == "__main__":
+    for model in sys.argv[1:]:
+        main(model)
