@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Make the demo clips `data/demo/clean.wav` and `data/demo/noisy.wav` from nothing but synthesis.
 
     python data/make_demo.py [FOLDER]

@@ -81,7 +81,7 @@ def load(path: str | Path) -> tuple[dict, dict]:
     try:
         with safe_open(path, framework="pt") as file:
             meta = json.loads((file.metadata() or {}).get(_META_KEY, "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise ModelError(
             path,

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Self
 
 from deepnmf_cli.errors import DeepnmfError
 
@@ -41,7 +41,7 @@ class Workers:
         self.count, self._prepare, self._arguments = count, prepare, arguments
         self._processes: dict[Connection, multiprocessing.Process] = {}
 
-    def __enter__(self) -> "Workers":
+    def __enter__(self) -> Self:
         for _ in range(self.count):
             self._start()
         return self

@@ -92,9 +92,8 @@ def scores_table(chosen: dict, noisy: dict) -> str:
             digits = 2 if "SDR" in metric else 3
             each = [r["test"]["summary"][metric]["mean"] for r in tested]
             cells.append(f"{statistics.mean(each):.{digits}f}")
-            if metric == "SDR":
-                if len(each) > 2:
-                    cells[-1] += f" ± {statistics.stdev(each):.2f}"
+            if metric == "SDR" and len(each) > 2:
+                cells[-1] += f" ± {statistics.stdev(each):.2f}"
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -137,9 +136,9 @@ def pairs_table(chosen: dict, others: tuple[str, ...]) -> str:
     tested = {rung: [r["test"]["sdr"] for r in rows if "test" in r] for rung, rows in chosen.items()}
     means = {rung: [statistics.mean(x) for x in zip(*each)] for rung, each in tested.items() if each}
     lines = ["| SDR less that of | " + " | ".join(others) + " |", "|---|" + "---|" * len(others)]
-    for rung in means:
+    for rung, sdr in means.items():
         if rung not in others:
-            cells = [interval([a - b for a, b in zip(means[rung], means[other])]) for other in others]
+            cells = [interval([a - b for a, b in zip(sdr, means[other])]) for other in others]
             lines.append(f"| {rung} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

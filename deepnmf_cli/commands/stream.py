@@ -3,7 +3,7 @@
 import signal
 import sys
 from types import FrameType
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 import click
 
@@ -178,7 +178,7 @@ class _UntilInterrupted:
         self._source, self._waiting = source, False
         self.interrupted = False
 
-    def __enter__(self) -> "_UntilInterrupted":
+    def __enter__(self) -> Self:
         self._previous = signal.signal(signal.SIGINT, self._handle)
         return self
 

@@ -3,6 +3,7 @@
 import signal
 import sys
 from pathlib import Path
+from typing import Self
 
 import click
 
@@ -126,7 +127,7 @@ class _ProgressBar:
 
         self._bar = tqdm(total=steps, unit="step", file=sys.stderr, disable=not sys.stderr.isatty(), dynamic_ncols=True)
 
-    def __enter__(self) -> "_ProgressBar":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:

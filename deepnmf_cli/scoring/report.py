@@ -163,11 +163,13 @@ def markdown(report: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
         parts += ["## Remarks", "\n".join(f"* {remark}" for remark in report["remarks"])]
     parts += [
         "## Origin",
-        f"* Command: `{report['command']}`\n"
-        f"* Reference: {reference['files']} files, SHA-256 `{reference['sha256']}`\n"
-        f"* deepnmf {report['deepnmf']}, {', '.join(f'{k} {v}' for k, v in report['packages'].items())}, "
-        f"Python {machine['python']}\n"
-        f"* {report['date']} on {machine['platform']}, {machine['cpus']} CPUs",
+        (
+            f"* Command: `{report['command']}`\n"
+            f"* Reference: {reference['files']} files, SHA-256 `{reference['sha256']}`\n"
+            f"* deepnmf {report['deepnmf']}, {', '.join(f'{k} {v}' for k, v in report['packages'].items())}, "
+            f"Python {machine['python']}\n"
+            f"* {report['date']} on {machine['platform']}, {machine['cpus']} CPUs"
+        ),
     ]
     parts += [_model_line(system) for system in report["systems"] if system["model"]]
     return "\n\n".join(parts) + "\n"

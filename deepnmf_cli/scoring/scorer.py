@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -97,7 +98,7 @@ class ScoringPool:
         self.jobs = jobs
         self._executor: ProcessPoolExecutor | None = None
 
-    def __enter__(self) -> "ScoringPool":
+    def __enter__(self) -> Self:
         if self.jobs > 1:
             spawn = multiprocessing.get_context("spawn")
             self._executor = ProcessPoolExecutor(self.jobs, spawn, initializer=_leave_interrupts_to_the_parent)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import soundfile
@@ -57,7 +57,7 @@ class AudioReader:
             raise
         self.metadata = metadata.read(file)
 
-    def __enter__(self) -> "AudioReader":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

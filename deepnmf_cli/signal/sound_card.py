@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from queue import Empty, Full, Queue
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -84,7 +84,7 @@ class SoundCard:
         except (package.PortAudioError, ValueError) as error:
             raise _unusable(error) from error
 
-    def __enter__(self) -> "SoundCard":
+    def __enter__(self) -> Self:
         self._stream.start()
         return self
 

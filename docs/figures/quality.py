@@ -52,7 +52,9 @@ def noisy_input() -> dict[str, float]:
 
 def other_programs() -> list[dict]:
     """The same of the programs in README.md whose size is known."""
-    row = re.compile(r"^\| ([\w-]+)[^|]* \| ([\d.]+) ([kM]) \| [^|]+ \| [^|]+ \| ([\d.]+) \| [^|]+ \| ([\d.]+) \|", re.MULTILINE)
+    row = re.compile(
+        r"^\| ([\w-]+)[^|]* \| ([\d.]+) ([kM]) \| [^|]+ \| [^|]+ \| ([\d.]+) \| [^|]+ \| ([\d.]+) \|", re.MULTILINE
+    )
     return [
         {"name": name, "parameters": float(size) * UNITS[unit], "SDR": float(sdr), "PESQ": float(pesq)}
         for name, size, unit, sdr, pesq in row.findall((ROOT / "README.md").read_text("utf-8"))

@@ -35,10 +35,8 @@ def main() -> None:
     print(
         f"{os.cpu_count()} CPUs, milliseconds of CPU per mixture of 4 s, {given.examples} mixtures: median (quartiles)"
     )
-    for name, options in {"none": {}, **options}.items():
-        source = MixtureDataset(
-            speech, noise, rooms, MixingSettings(), RATE, 1, cache, AugmentationSettings(**options)
-        )  # fmt: skip
+    for name, chosen in {"none": {}, **options}.items():
+        source = MixtureDataset(speech, noise, rooms, MixingSettings(), RATE, 1, cache, AugmentationSettings(**chosen))
         times = []
         for index in range(given.examples):
             source[index]  # decodes

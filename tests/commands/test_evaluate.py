@@ -108,7 +108,7 @@ def test_a_real_model_file_is_run(deepnmf, sets, tiny_model, monkeypatch):
     monkeypatch.setattr(library, "DEFAULT_MODEL", str(tiny_model))
     words = ["--reference", "clean", "--noisy", "noisy", "--model", tiny_model, "--device", "cpu"]
     result = deepnmf("evaluate", *words, "--json")
-    noisy, tiny = result.json["systems"]
+    _noisy, tiny = result.json["systems"]
     assert result.code == 0 and tiny["name"] == str(tiny_model) and tiny["model"]["parameters"] > 0
     assert np.isfinite(tiny["summary"]["SDR"]["mean"]) and tiny["gain"]["SDR"]["count"] == 3
 

@@ -24,8 +24,8 @@ def test_table_shows_size_and_scores(deepnmf, models):
     header, rule, best, new = result.out.decode().splitlines()
     assert result.code == 0
     assert header.split("  ")[0].strip() == "model" and set(rule) == {"-", " "}
-    assert best.split() == "best * 1.35 M 12.3 G 12.34 11.00 2.50 0.800 The one.".split()
-    assert new.split() == "new 950 8.1 M - - - - Not scored yet.".split()
+    assert best.split() == ["best", "*", "1.35", "M", "12.3", "G", "12.34", "11.00", "2.50", "0.800", "The", "one."]
+    assert new.split() == ["new", "950", "8.1", "M", "-", "-", "-", "-", "Not", "scored", "yet."]
 
 
 def test_json_has_every_figure(deepnmf, models):

@@ -96,7 +96,7 @@ def test_speakers_are_drawn_evenly_whatever_their_number_of_clips(corpus: Path) 
     heard = Counter()
     for i in range(150):
         spectrum = np.abs(np.fft.rfft(examples[i][0]))
-        heard[int(round(spectrum.argmax() * 2 / 200)) * 200] += 1
+        heard[round(spectrum.argmax() * 2 / 200) * 200] += 1
     assert heard.keys() == {200, 400, 800}
     assert min(heard.values()) > 30
 

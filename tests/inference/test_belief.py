@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from tests.reference import field_enumeration
 
 from deepnmf_cli.inference import Graph, belief, mean_field, readout, schedule, tree_probabilities
+from tests.reference import field_enumeration
 
 GRID = Graph.grid(2, 3)
 ALPHAS = [0.0, 1e-6, 0.01, 0.5, 1.6]

@@ -6,9 +6,9 @@ from decimal import Decimal
 import numpy as np
 import pytest
 import torch
-from tests.reference import field_enumeration, power_mean_decimal
 
 from deepnmf_cli.inference import Graph, belief, binary, readout
+from tests.reference import field_enumeration, power_mean_decimal
 
 ALPHAS = [0.0, 1e-9, 1e-3, 0.05, 0.5, 1.0, 3.0]
 

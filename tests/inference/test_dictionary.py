@@ -5,10 +5,10 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from tests.reference import nmf_loops
 
 from deepnmf_cli.inference import nmf
 from deepnmf_cli.inference.dictionary import exemplars, gradient_parts, learn_dictionary, unit_columns, update
+from tests.reference import nmf_loops
 
 BETAS = [-1, 0, 0.5, 1, 1.5, 2, 3]
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from tests.reference import nmf_loops
 
 from deepnmf_cli.inference.divergence import FLOOR, divergence
+from tests.reference import nmf_loops
 
 BETAS = [-1, -0.5, 0, 0.5, 1, 1.5, 2, 2.5, 3]
 

@@ -1,5 +1,7 @@
 """Inference on graphs fits the unfolding: untrained layers are iterations, and any layer's settings can be trained."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -91,7 +93,7 @@ def test_the_objective_never_rises_along_untrained_sweeps_of_mean_field():
     evidence, parameters = problem()
     network = unfolded(parameters, Ties.tied(LAYERS + 1), Sequential())
     costs = [network.algorithm.objective(evidence, s, parameters).item() for s in network.trajectory(evidence)]
-    assert all(after <= before + 1e-12 for before, after in zip(costs, costs[1:]))
+    assert all(after <= before + 1e-12 for before, after in itertools.pairwise(costs))
     assert costs[-1] < costs[0]
 
 

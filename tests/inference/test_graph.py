@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from tests.reference import field_enumeration
 
 from deepnmf_cli.inference import Graph, belief, fold, readout, schedule, tree_probabilities
 from deepnmf_cli.inference.graph import log_beliefs, start
+from tests.reference import field_enumeration
 
 
 def problem(graph, states=3, scale=1.0, batch=(), seed=0):

@@ -1,5 +1,7 @@
 """Sparse coding against its definition and its optimality conditions."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -30,7 +32,7 @@ def test_a_step_equals_its_definition_in_loops() -> None:
 def test_the_objective_never_rises() -> None:
     x, dictionary = problem()
     costs = [ista.objective(ista.infer(x, dictionary, k, 0.1), x, dictionary, 0.1) for k in range(12)]
-    assert all((later <= earlier + 1e-12).all() for earlier, later in zip(costs, costs[1:]))
+    assert all((later <= earlier + 1e-12).all() for earlier, later in itertools.pairwise(costs))
     assert (costs[-1] < 0.5 * costs[0]).all()
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from tests.reference import field_enumeration
 
 from deepnmf_cli.inference import Graph, mean_field, readout, schedule
 from deepnmf_cli.inference.graph import log_beliefs
+from tests.reference import field_enumeration
 
 GRID = Graph.grid(2, 3)
 

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from tests.reference import power_mean_decimal
 
 from deepnmf_cli.inference.power_mean import LARGE, SMALL, log_power_lerp, log_power_mean
+from tests.reference import power_mean_decimal
 
 POWERS = [-50, -1, -0.1, -1e-3, -1e-8, 0, 1e-20, 1e-12, 1e-5, 0.01, 0.099, 0.101, 0.5, 1, 2, 30]
 SPANS = [1e-6, 1, 40, 1000]

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from tests.reference import nmf_loops
 
 from deepnmf_cli.signal.wiener import apply_masks, masks
+from tests.reference import nmf_loops
 
 
 def parts(sources=2, batch=(3,), dtype=torch.float32):

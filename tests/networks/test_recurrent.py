@@ -84,7 +84,7 @@ def test_with_a_warm_start_a_steady_sound_is_explained_ever_better(kind: type, s
     steady = torch.rand(16, 1, generator=torch.Generator().manual_seed(7)) + 0.1
     x = steady.expand(16, 12)[None]
     begin = nmf.start(steady, w) if kind is RecurrentNmf else None
-    path, last = network.unfolded.infer((x, begin))
+    _path, last = network.unfolded.infer((x, begin))
     penalty = network.settings.sparsity
     if kind is RecurrentNmf:
         expected = nmf.infer(steady, w, 12, 1.0, penalty)

@@ -42,7 +42,7 @@ def test_strongest_couplings_and_sure_units_stay_finite():
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 def test_what_is_not_a_number_stays_so(wrong):
-    log_odds, couplings, bias = (x.detach() for x in layer(8, 3, 6))
+    log_odds, couplings, _bias = (x.detach() for x in layer(8, 3, 6))
     log_odds[2, 5] = float("nan")
     assert KERNEL.sums(log_odds, couplings)[2].isnan().all() and KERNEL.sums(log_odds, couplings)[1].isfinite().all()
     log_odds[2, 5], couplings[1, 3] = 0.0, wrong

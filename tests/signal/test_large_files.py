@@ -71,7 +71,7 @@ def test_containers_without_room_for_the_size_are_refused(tmp_path, monkeypatch,
     usage = namedtuple("usage", "total used free")(1 << 50, 0, 1 << 50)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
     info = AudioInfo(RATE_HZ, CHANNELS, FRAMES, container, "PCM_16")
-    with pytest.raises(AudioError, match=f"5.4 GB of samples; expected at most {limit} in {container}.*wav, .w64"):
-        with audio_writer.open_writer(tmp_path / f"x{suffix}", info):
-            pass
+    message = f"5.4 GB of samples; expected at most {limit} in {container}.*wav, .w64"
+    with pytest.raises(AudioError, match=message), audio_writer.open_writer(tmp_path / f"x{suffix}", info):
+        pass
     assert os.listdir(tmp_path) == []

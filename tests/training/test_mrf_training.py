@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.test_training import recipe, recordings
 
 from deepnmf_cli import checkpoint, library
 from deepnmf_cli.errors import ModelError
 from deepnmf_cli.experiment import take_weights, train
 from deepnmf_cli.networks import build
 from deepnmf_cli.recipe import Recipe
+from tests.training.test_training import recipe, recordings
 
 
 def changed(model: str, **network) -> Recipe:

@@ -1,5 +1,6 @@
 """Multiplicative optimisers: exact parts of the objective, the rules as stated, exact resumption, refusals."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -84,7 +85,7 @@ def test_on_a_tone_in_noise_the_loss_swings_without_momentum_and_falls_steadily_
     for momentum in (0.0, 0.5):
         descent, examples = MultiplicativeDescent(network(), MAGNITUDE, "multiplicative", momentum), batch()
         losses = [descent.step(examples, learning_rate=0.0) for _ in range(20)]
-        falls[momentum] = [after <= before for before, after in zip(losses, losses[1:])]
+        falls[momentum] = [after <= before for before, after in itertools.pairwise(losses)]
     assert not all(falls[0.0]) and all(falls[0.5])
 
 

@@ -1,5 +1,7 @@
 """Split back-propagation: what holds of the parts, for every divergence, tie table and number of frames."""
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -13,7 +15,6 @@ from deepnmf_cli.unfold.relaxation import relax
 from deepnmf_cli.unfold.split import Parts, pull_back, split_gradient, wiener_parts
 from deepnmf_cli.unfold.ties import Ties
 from tests.reference.split_layer import layer_parts
-
 
 BINS, ATOMS, FRAMES, LAYERS, CONTEXT = 6, 3, 9, 4, 2
 BETAS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
@@ -193,7 +194,7 @@ def test_two_hundred_plain_steps_keep_weights_nonnegative_and_never_raise_the_er
         errors.append(problem.error().item())
         problem.plain_step()
         assert all((value >= 0).all() for value in problem.trained.values())
-    assert all(after <= before * (1 + 1e-9) for before, after in zip(errors, errors[1:]))
+    assert all(after <= before * (1 + 1e-9) for before, after in itertools.pairwise(errors))
     assert errors[-1] < 0.95 * errors[0]
 
 

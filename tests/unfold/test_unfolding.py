@@ -1,5 +1,7 @@
 """The general construction: tie tables, exact parameterisations, and the identity with the classical algorithm."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -51,7 +53,7 @@ def test_objective_never_increases_along_the_untrained_trajectory() -> None:
         float(network.algorithm.objective(evidence, state, network.bank.layer(0)))
         for state in network.trajectory(evidence)
     ]
-    assert all(after <= before + 1e-12 for before, after in zip(costs, costs[1:]))
+    assert all(after <= before + 1e-12 for before, after in itertools.pairwise(costs))
 
 
 @pytest.mark.parametrize("kind", ["log", "softplus"])

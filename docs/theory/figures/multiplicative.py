@@ -3,6 +3,7 @@
 Prints the tables of docs/theory/multiplicative.md and draws its figure. About ten minutes on one core.
 """
 
+import itertools
 import math
 import sys
 import time
@@ -158,7 +159,7 @@ def main(output: str) -> None:
             runs = [run(rule, depth, seed, rates.get(name, 0.0)) for seed in SEEDS]
             trained = sum(e[-1] / e[0] for e, _, _ in runs) / len(runs)
             unseen = sum(u for _, u, _ in runs) / len(runs)
-            rises = sum(b > a * (1 + 1e-6) for e, _, _ in runs for a, b in zip(e, e[1:]))
+            rises = sum(b > a * (1 + 1e-6) for e, _, _ in runs for a, b in itertools.pairwise(e))
             cells.append(f"{trained:.3f}, {unseen:.3f} ({rises})")
             if depth == CHOOSING_DEPTH:
                 curves[name] = [sum(e) / len(runs) for e in zip(*([x / r[0] for x in r] for r, _, _ in runs))]
