@@ -33,8 +33,7 @@ class Denoiser:
         self.past = np.concatenate([self.past[self.hop :], samples])
         spectrum = np.fft.rfft(self.past * self.analysis) / self.analysis.sum()
         heard = np.abs(spectrum)
-        if self.heard.name == "features":
-            # Products with the frame before, whose sign alternates, and with the next bin.
+        if self.heard.name == "features":  # products with the frame before, its sign alternating, and the next bin
             before, above = self.before * (-1.0) ** np.arange(len(spectrum)), np.append(spectrum[1:], 0)
             products = [spectrum * other.conj() for other in (before, above)]
             heard = np.stack([heard, *(part for x in products for part in (x.real, x.imag))])
