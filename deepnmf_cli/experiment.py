@@ -142,59 +142,43 @@ def train(
     journal.check(recipe.to_dict(), resume, lambda stored: Recipe.from_dict(stored, f"{folder}/recipe.json").to_dict())
     source, dev = open_corpus(recordings, recipe)
     key = digest(*map(changed, (recordings, recipe.mixing, recipe.augmentation)), recipe.training.seed)
-    with journal.begin(recipe.to_dict()):
-        return _train(recipe, journal, source, dev, resume, device, workers, progress, stop, cache, key, init)
-
-
-def _train(
-    recipe: Recipe,
-    journal: Journal,
-    source: ExampleSource,
-    dev: list[Pair],
-    resume: bool,
-    device: str,
-    workers: int,
-    progress: Progress,
-    stop: Callable[[], bool],
-    cache: Path | None,
-    key: str,
-    init: Path | None,
-) -> bool:
-    """`train` in a run folder that is its own; `key` names the material."""
 
     def interruptible(report: dict) -> None:
         progress(report)
         if stop():  # before the first step there is nothing to resume from
             raise KeyboardInterrupt
 
-    if resume:
-        network = build(recipe.model, recipe.network)
-    else:
-        network = initial_network(recipe, source, interruptible, cache, key)
-        if init is not None:
-            take_weights(network, init)
+    with journal.begin(recipe.to_dict()):
+        if resume:
+            network = build(recipe.model, recipe.network)
+        else:
+            network = initial_network(recipe, source, interruptible, cache, key)
+            if init is not None:
+                take_weights(network, init)
 
-    def describe(network: MaskNetwork, step: int, score: DevScore) -> tuple[dict[str, Tensor], dict]:
-        trained = {"steps": step, "dev_score": score.value, "dev_si_sdr": score.si_sdr, "version": __version__}
-        if score.pesq is not None:
-            trained["dev_pesq"] = score.pesq
-        return network.weights(), {"recipe": recipe.to_dict(), "trained": trained}
+        def describe(network: MaskNetwork, step: int, score: DevScore) -> tuple[dict[str, Tensor], dict]:
+            trained = {"steps": step, "dev_score": score.value, "dev_si_sdr": score.si_sdr, "version": __version__}
+            if score.pesq is not None:
+                trained["dev_pesq"] = score.pesq
+            return network.weights(), {"recipe": recipe.to_dict(), "trained": trained}
 
-    if not any(p.requires_grad for p in network.parameters()):  # sparse NMF is complete once its dictionaries are
-        score = dev_score(network.to(device), recipe.front_end, dev, device, recipe.training.score)
-        checkpoint.save(journal.best_path, *describe(network, 0, score))
-        return True
-    frames = None
-    if recipe.training.frame_stride > 1:
-        settings = recipe.training
-        frames = FrameStore(source, recipe.front_end, network, settings.batch, settings.frame_stride, cache, key)
-    trainer = Trainer(network, recipe.front_end, recipe.objective, recipe.training, journal, describe, device, frames)
-    if resume:
-        trainer.resume()
-        if trainer.step > recipe.training.steps:
-            expected = f"at most training.steps = {recipe.training.steps}"
-            raise UsageError(journal.folder, f"{trainer.step} steps done", expected, "Raise training.steps.")
-    return trainer.train(source, dev, workers, progress, stop)
+        if not any(p.requires_grad for p in network.parameters()):  # sparse NMF is complete once its dictionaries are
+            score = dev_score(network.to(device), recipe.front_end, dev, device, recipe.training.score)
+            checkpoint.save(journal.best_path, *describe(network, 0, score))
+            return True
+        frames = None
+        if recipe.training.frame_stride > 1:
+            settings = recipe.training
+            frames = FrameStore(source, recipe.front_end, network, settings.batch, settings.frame_stride, cache, key)
+        trainer = Trainer(
+            network, recipe.front_end, recipe.objective, recipe.training, journal, describe, device, frames
+        )
+        if resume:
+            trainer.resume()
+            if trainer.step > recipe.training.steps:
+                expected = f"at most training.steps = {recipe.training.steps}"
+                raise UsageError(folder, f"{trainer.step} steps done", expected, "Raise training.steps.")
+        return trainer.train(source, dev, workers, progress, stop)
 
 
 @dataclass(frozen=True)
