@@ -64,9 +64,6 @@ class Recipe:
                 raise RecipeError(f"{where} [network] {name}", str(given), expected, "Leave it out.")
         follows = {name: value for name, value in follows.items() if hasattr(built["network"], name)}
         built["network"] = dataclasses.replace(built["network"], **follows)
-        if getattr(built["network"], "phase", False) and built["front_end"].window_hops != 2:
-            found, remedy = f"phase with window_hops = {built['front_end'].window_hops}", "Leave one of them out."
-            raise RecipeError(f"{where} [network]", found, "phase with windows of 2 hops", remedy)
         optimizer = built["training"].optimizer
         if optimizer.startswith("adam-"):
             built["network"] = _parameterise(built["network"], table.get("network", {}), optimizer, where)

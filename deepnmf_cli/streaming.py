@@ -180,4 +180,4 @@ class StreamingEnhancer:
         before = self._state.before
         before = library(spectrum).zeros_like(spectrum[..., :1]) if before is None else before
         self._state.before = copy(spectrum[..., -1:])
-        return phase_features(spectrum, before)
+        return phase_features(spectrum, before, self.pair.window_hops)

@@ -35,12 +35,13 @@ class MaskNetwork(nn.Module):
         """Whether it takes `signal.phase.phase_features` in the place of magnitudes."""
         return False
 
-    def hear(self, spectrum: Tensor) -> Tensor:
-        """What `forward` takes of the spectra (B, F, T) of whole recordings of one channel, complex."""
+    def hear(self, spectrum: Tensor, window_hops: int) -> Tensor:
+        """What `forward` takes of the spectra (B, F, T) of whole recordings of one channel, complex, whose windows have
+        `window_hops` hops."""
         if not self.hears_phase:
             return modulus(spectrum)
         channels = spectrum[:, None]
-        return phase_features(channels, torch.zeros_like(channels[..., :1]))
+        return phase_features(channels, torch.zeros_like(channels[..., :1]), window_hops)
 
     def forward(self, heard: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Masks (B, 2, F, T) of magnitudes (B, F, T) >= 0, speech first, summing to one over the sources.

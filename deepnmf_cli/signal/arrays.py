@@ -21,7 +21,7 @@ def library(array: Array) -> ModuleType:
 
 
 def like(values: np.ndarray, array: Array) -> Array:
-    """`values` as an array of the library, the precision and the device of a real `array`."""
+    """`values` as an array of the library, the precision and the device of `array`."""
     if isinstance(array, np.ndarray):
         return values.astype(array.dtype, copy=False)
     return sys.modules["torch"].from_numpy(values).to(array)

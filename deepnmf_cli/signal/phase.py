@@ -17,12 +17,13 @@ SMALLEST = 1e-30
 """Product of magnitudes that counts as zero: that of two frames of digital silence."""
 
 
-def phase_features(spectrum: Array, before: Array) -> Array:
+def phase_features(spectrum: Array, before: Array, window_hops: int) -> Array:
     """Magnitudes and phase differences (..., PLANES, F, T) of C channels' spectra X (..., C, F, T), complex.
 
-    `before` (..., C, F, 1) is the frame that came before, zeros at the start of a recording. After the magnitude |X|
-    follow the products X_ft conj(X_f,t-1) (-1)^f, whose sign undoes what a hop of half a window adds to the phase of
-    the middle of a bin, and X_ft conj(X_f+1,t), zero for the last bin.
+    `before` (..., C, F, 1) is the frame that came before, zeros at the start of a recording, and `window_hops` how many
+    hops a window has (H). After the magnitude |X| follow the products X_ft conj(X_f,t-1) exp(-2 pi i f / H), which undoes
+    what a hop adds to the phase of the middle of a bin, for H = 2 by an alternating sign, and X_ft conj(X_f+1,t), zero
+    for the last bin.
 
     Channels are averaged, magnitudes and products each, so that opposite ones do not cancel. The mean of products is
     scaled by mean |X| mean |Y| / mean |X||Y|: channels that differ by gains alone, silent ones among them, have the
@@ -32,7 +33,7 @@ def phase_features(spectrum: Array, before: Array) -> Array:
     past = arrays.concatenate([before, spectrum[..., :-1]], -1)
     above = arrays.concatenate([spectrum[..., 1:, :], arrays.zeros_like(spectrum[..., :1, :])], -2)
     magnitude, in_frequency = over_channels(abs(spectrum)), _product(spectrum, above)
-    in_time = _product(spectrum, past) * like(_signs(spectrum.shape[-2]), magnitude)
+    in_time = _product(spectrum, past) * like(_turns(spectrum.shape[-2], window_hops), spectrum)
     planes = (magnitude, in_time.real, in_time.imag, in_frequency.real, in_frequency.imag)
     return arrays.stack(planes, -3)
 
@@ -54,6 +55,7 @@ def _product(x: Array, y: Array) -> Array:
 
 
 @cache
-def _signs(bins: int) -> np.ndarray:
-    """(-1)^f for every bin, (F, 1)."""
-    return (1 - 2 * (np.arange(bins, dtype=np.float32) % 2))[:, None]
+def _turns(bins: int, window_hops: int) -> np.ndarray:
+    """exp(-2 pi i f / H) for every bin, (F, 1) complex64."""
+    parts = np.arange(bins) % window_hops  # whole turns left out, for the sake of precision
+    return np.exp(-2j * np.pi * parts / window_hops).astype(np.complex64)[:, None]

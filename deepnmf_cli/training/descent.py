@@ -20,10 +20,12 @@ State = dict[int, dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Batch:
-    """True speech and noise of mixtures: waveforms (B, 2, N) and spectra (B, 2, F, T), complex."""
+    """True speech and noise of mixtures: waveforms (B, 2, N) and spectra (B, 2, F, T), complex, of windows of so many
+    hops."""
 
     waveforms: Tensor
     spectra: Tensor
+    window_hops: int
 
     @property
     def magnitude(self) -> Tensor:
@@ -32,7 +34,7 @@ class Batch:
 
     def masks(self, network: MaskNetwork) -> Tensor:
         """What the network says to the mixtures."""
-        return network(network.hear(self.spectra.sum(1)))[0]
+        return network(network.hear(self.spectra.sum(1), self.window_hops))[0]
 
     def stacked(self, network: FrameNetwork) -> tuple[Tensor, None]:
         """The evidence of a network of context frames, (context F, B T); nothing is known about its layers."""

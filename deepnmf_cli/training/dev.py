@@ -50,7 +50,7 @@ def dev_score(
     network.eval()
     for index, (clean, noisy) in enumerate(pairs):
         spectrum = pair.analysis(torch.from_numpy(noisy).to(device))
-        masks = complex_masks(network(network.hear(spectrum[None]))[0])
+        masks = complex_masks(network(network.hear(spectrum[None], pair.window_hops))[0])
         estimate = pair.synthesis(masks[0, SPEECH] * spectrum, len(noisy)).double().cpu().numpy()
         ratios.append(si_sdr(clean.astype(np.float64), estimate))
         if index in heard:

@@ -186,7 +186,7 @@ class Trainer:
     def batch(self, waveforms: Tensor) -> Batch:
         """(B, 2, N) true speech and noise as a batch."""
         waveforms = waveforms.to(self.device, non_blocking=True)
-        return Batch(waveforms, self.pair.analysis(waveforms))
+        return Batch(waveforms, self.pair.analysis(waveforms), self.pair.window_hops)
 
     def update(self, batch: Batch | FrameBatch) -> float:
         """One step of the optimiser; returns the loss before it."""

@@ -33,9 +33,9 @@ class Denoiser:
         self.past = np.concatenate([self.past[self.hop :], samples])
         spectrum = np.fft.rfft(self.past * self.analysis) / self.analysis.sum()
         heard = np.abs(spectrum)
-        if self.heard.name == "features":  # products with the frame before, its sign alternating, and the next bin
-            before, above = self.before * (-1.0) ** np.arange(len(spectrum)), np.append(spectrum[1:], 0)
-            products = [spectrum * other.conj() for other in (before, above)]
+        if self.heard.name == "features":  # products with the frame before, turned by a hop, and the next bin
+            turn = np.exp(2j * np.pi * self.hop / len(self.past) * np.arange(len(spectrum)))
+            products = [spectrum * other.conj() for other in (self.before * turn, np.append(spectrum[1:], 0))]
             heard = np.stack([heard, *(part for x in products for part in (x.real, x.imag))])
         heard, self.before = heard[None, ..., None].astype(np.float32), spectrum
         masks, *states = self.session.run(None, {self.heard.name: heard, **self.states})

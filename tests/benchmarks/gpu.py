@@ -64,7 +64,8 @@ def main() -> None:
         network, front_end = enhancer.backend.network, enhancer.front_end
         frames = round(BLOCK_S * front_end.frames_per_s)
         for size in given.batches:
-            heard = network.hear(torch.randn(size, front_end.bins, frames, dtype=torch.complex64, device=device))
+            spectra = torch.randn(size, front_end.bins, frames, dtype=torch.complex64, device=device)
+            heard = network.hear(spectra, front_end.window_hops)
             taken = seconds(lambda: network(heard), device, given.rounds)
             hours = [size * BLOCK_S / 3600 / value for value in taken]
             share = network.macs_per_frame() * frames * size / statistics.median(taken) / peak

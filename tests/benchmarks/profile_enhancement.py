@@ -47,11 +47,11 @@ def peak_macs_per_s(rounds: int) -> float:
     return a.shape[0] ** 3 / min(measure(lambda: a @ a, 3 * rounds))
 
 
-def hear(spectrum: np.ndarray, backend) -> np.ndarray:
+def hear(spectrum: np.ndarray, backend, window_hops: int) -> np.ndarray:
     """What the network takes of spectra (C, F, T)."""
     if not backend.hears_phase:
         return np.abs(spectrum).mean(0)
-    return phase_features(spectrum, np.zeros_like(spectrum[..., :1]))
+    return phase_features(spectrum, np.zeros_like(spectrum[..., :1]), window_hops)
 
 
 def stages(enhancer, samples: np.ndarray, rate_hz: int, folder: Path) -> dict:
@@ -59,7 +59,8 @@ def stages(enhancer, samples: np.ndarray, rate_hz: int, folder: Path) -> dict:
     pair, size, backend = enhancer.front_end.pair(rate_hz), round(BLOCK_S * rate_hz), enhancer.backend
     blocks = [samples[:, i : i + size] for i in range(0, samples.shape[1], size)]
     spectra = [pair.analysis(block) for block in blocks]
-    heard = [hear(spectrum, backend)[None, ..., : enhancer.front_end.bins, :] for spectrum in spectra]
+    given = [hear(spectrum, backend, pair.window_hops) for spectrum in spectra]
+    heard = [x[None, ..., : enhancer.front_end.bins, :] for x in given]
 
     def network() -> None:
         state = None
@@ -70,7 +71,7 @@ def stages(enhancer, samples: np.ndarray, rate_hz: int, folder: Path) -> dict:
     return {
         "reading": lambda: audio.read(source),
         "analysis": lambda: [pair.analysis(block) for block in blocks],
-        "features, masks applied": lambda: [(hear(x, backend), x * x)[1] for x in spectra],
+        "features, masks applied": lambda: [(hear(x, backend, pair.window_hops), x * x)[1] for x in spectra],
         "network": network,
         "synthesis": lambda: [pair.synthesis(x, block.shape[1]) for x, block in zip(spectra, blocks)],
         "writing": lambda: audio_writer.write(target, samples, rate_hz),

@@ -11,25 +11,27 @@ from deepnmf_cli.signal.stft import FrontEnd
 FRONT_END = FrontEnd()
 
 
-def spectrum(frequency_hz: float, rate_hz: int = 16000, phase: float = 0.0) -> np.ndarray:
+def spectrum(frequency_hz: float, rate_hz: int = 16000, phase: float = 0.0, hops: int = 2) -> np.ndarray:
     """(1, F, T) of a quarter of a second of a sinusoid."""
     time = np.arange(rate_hz // 4) / rate_hz
     samples = np.cos(2 * np.pi * frequency_hz * time + phase).astype(np.float32)
-    return FRONT_END.pair(rate_hz).analysis(samples[None])
+    return FrontEnd(window_hops=hops).pair(rate_hz).analysis(samples[None])
 
 
-def heard(x: np.ndarray) -> np.ndarray:
-    return phase_features(x, np.zeros_like(x[..., :1]))
+def heard(x: np.ndarray, hops: int = 2) -> np.ndarray:
+    return phase_features(x, np.zeros_like(x[..., :1]), hops)
 
 
 @pytest.mark.parametrize("rate_hz", [8000, 16000, 48000])
 @pytest.mark.parametrize("beside", [-0.4, 0.0, 0.3])
-def test_phase_differences_give_the_frequency_within_a_bin(beside: float, rate_hz: int) -> None:
-    for number in (20, 21):
-        planes = heard(spectrum((number + beside) * 31.25, rate_hz))[:, number, 4:-4]
+@pytest.mark.parametrize("hops", [2, 3, 4])
+def test_phase_differences_give_the_frequency_within_a_bin(hops: int, beside: float, rate_hz: int) -> None:
+    for number in (20, 21, 22, 23):
+        frequency_hz = (number + beside) / (hops * FRONT_END.hop_s)
+        planes = heard(spectrum(frequency_hz, rate_hz, hops=hops), hops)[:, number, hops + 2 : -hops - 2]
         assert planes.shape[0] == PLANES
-        # A bin is 31.25 Hz wide; in a hop of half a window its ends lie half a turn apart.
-        np.testing.assert_allclose(np.arctan2(planes[2], planes[1]), np.pi * beside, atol=0.02)
+        # From one end of a bin to the other a window has one turn more, and a hop its part of it.
+        np.testing.assert_allclose(np.arctan2(planes[2], planes[1]), 2 * np.pi * beside / hops, atol=0.02)
         np.testing.assert_allclose(np.hypot(planes[1], planes[2]), planes[0] ** 2, rtol=0.05)
 
 
@@ -65,10 +67,10 @@ def test_phase_differences_of_white_noise_scatter_around_what_overlaps_make() ->
 
 def test_blocks_give_the_features_of_the_whole_in_numpy_and_torch() -> None:
     x = spectrum(431.0)
-    parts = [phase_features(x[..., :5], np.zeros_like(x[..., :1])), phase_features(x[..., 5:], x[..., 4:5])]
+    parts = [heard(x[..., :5]), phase_features(x[..., 5:], x[..., 4:5], 2)]
     np.testing.assert_array_equal(np.concatenate(parts, -1), heard(x))
     tensor = torch.from_numpy(x)
-    np.testing.assert_allclose(phase_features(tensor, torch.zeros_like(tensor[..., :1])).numpy(), heard(x), atol=1e-6)
+    np.testing.assert_allclose(phase_features(tensor, torch.zeros_like(tensor[..., :1]), 2).numpy(), heard(x), atol=1e-6)
 
 
 @pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy])

@@ -23,7 +23,7 @@ SETTINGS = GridSettings(
 
 def examples() -> Batch:
     waveforms = torch.randn(2, 2, 4000, generator=torch.Generator().manual_seed(0))
-    return Batch(waveforms, FRONT_END.pair(8000).analysis(waveforms))
+    return Batch(waveforms, FRONT_END.pair(8000).analysis(waveforms), 2)
 
 
 def descent(optimizer: str) -> GradientDescent:

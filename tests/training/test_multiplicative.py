@@ -32,7 +32,7 @@ def batch(seed: int = 0) -> Batch:
     speech = torch.stack([torch.sin(2 * math.pi * pitch * time) * torch.exp(-3 * time) for pitch in (200, 420)])
     noise = 0.3 * torch.randn(2, 4000, generator=draw, dtype=torch.float64)
     waveforms = torch.stack([speech, noise], 1)
-    return Batch(waveforms, PAIR.analysis(waveforms))
+    return Batch(waveforms, PAIR.analysis(waveforms), 2)
 
 
 def network(settings: DeepNmfSettings = NETWORK, seed: int = 0) -> DeepNmf:
