@@ -70,7 +70,9 @@ def test_blocks_give_the_features_of_the_whole_in_numpy_and_torch() -> None:
     parts = [heard(x[..., :5]), phase_features(x[..., 5:], x[..., 4:5], 2)]
     np.testing.assert_array_equal(np.concatenate(parts, -1), heard(x))
     tensor = torch.from_numpy(x)
-    np.testing.assert_allclose(phase_features(tensor, torch.zeros_like(tensor[..., :1]), 2).numpy(), heard(x), atol=1e-6)
+    np.testing.assert_allclose(
+        phase_features(tensor, torch.zeros_like(tensor[..., :1]), 2).numpy(), heard(x), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy])
