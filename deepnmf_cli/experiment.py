@@ -16,7 +16,10 @@ from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.networks.deep_nmf import DeepNmf
 from deepnmf_cli.networks.frames import LogFeatures
+from deepnmf_cli.networks.grid_settings import GridSettings
+from deepnmf_cli.networks.relocation import relocated
 from deepnmf_cli.recipe import Recipe
+from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training.dev import DevScore, Pair, dev_score
 from deepnmf_cli.training.frames import FrameStore, changed, digest, kept
 from deepnmf_cli.training.journal import Journal
@@ -108,12 +111,18 @@ def initial_network(
     return kind(network, kept(cache / f"{name}.safetensors" if cache else None, learn)["dictionary"])
 
 
-def take_weights(network: MaskNetwork, path: Path) -> None:
-    """Take those weights of a model file that the network can begin with, see `MaskNetwork.fitting`.
+def take_weights(network: MaskNetwork, path: Path, front_end: FrontEnd) -> None:
+    """Take those weights of a model file that the network, behind this front end, can begin with: of a grid in their
+    places there (`relocated`), then see `MaskNetwork.fitting`.
 
     Raises ModelError when there is none.
     """
-    shared = network.fitting(checkpoint.load(path)[0])
+    tensors, meta = checkpoint.load(path)
+    if isinstance(network.settings, GridSettings) and "recipe" in meta:
+        given = Recipe.from_dict(meta["recipe"], str(path))
+        if isinstance(given.network, GridSettings):
+            tensors = relocated(tensors, (given.network, given.front_end), (network.settings, front_end))
+    shared = network.fitting(tensors)
     if not shared:
         remedy = "Name a model of the same or a related kind and size."
         raise ModelError(path, "no weight of a name and shape that this network has", "some in common", remedy)
@@ -154,7 +163,7 @@ def train(
         else:
             network = initial_network(recipe, source, interruptible, cache, key)
             if init is not None:
-                take_weights(network, init)
+                take_weights(network, init, recipe.front_end)
 
         def describe(network: MaskNetwork, step: int, score: DevScore) -> tuple[dict[str, Tensor], dict]:
             trained = {"steps": step, "dev_score": score.value, "dev_si_sdr": score.si_sdr, "version": __version__}

@@ -10,6 +10,7 @@ from deepnmf_cli.errors import ModelError
 from deepnmf_cli.experiment import take_weights, train
 from deepnmf_cli.networks import build
 from deepnmf_cli.recipe import Recipe
+from deepnmf_cli.signal.stft import FrontEnd
 from tests.training.test_training import recipe, recordings
 
 
@@ -50,8 +51,8 @@ def test_weights_of_other_shapes_are_left_and_none_in_common_is_refused(tmp_path
     wide, narrow = (build("mean-field", changed("mean-field", hidden=[8, n]).network) for n in (8, 5))
     checkpoint.save(tmp_path / "wide.safetensors", wide.weights(), {})
     before = narrow.weights()["unfolded.bank.couplings_1"].clone()
-    take_weights(narrow, tmp_path / "wide.safetensors")
+    take_weights(narrow, tmp_path / "wide.safetensors", FrontEnd())
     assert torch.equal(narrow.weights()["unfolded.bank.evidence_0"], wide.weights()["unfolded.bank.evidence_0"])
     assert torch.equal(narrow.weights()["unfolded.bank.couplings_1"], before)
     with pytest.raises(ModelError, match="no weight of a name and shape"):
-        take_weights(build("grid", recipe("grid").network), tmp_path / "wide.safetensors")
+        take_weights(build("grid", recipe("grid").network), tmp_path / "wide.safetensors", FrontEnd())

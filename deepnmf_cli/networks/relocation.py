@@ -1,0 +1,64 @@
+"""A trained grid on another front: nodes at other frequencies, windows of another length."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepnmf_cli.networks.grid_settings import GridSettings
+from deepnmf_cli.signal.bands import band_matrix
+from deepnmf_cli.signal.stft import FrontEnd
+
+Weights = dict[str, Tensor]
+
+OF_NODES = ("observe_bias", "time_bias", "frequency_bias", "frame_spread")
+"""Beginnings of the names of weights whose rows belong to nodes, unless they are vectors that all nodes share."""
+
+
+def relocated(given: Weights, old: tuple[GridSettings, FrontEnd], new: tuple[GridSettings, FrontEnd]) -> Weights:
+    """The weights of a grid in their places on another front; unchanged where nodes have other numbers of bands.
+
+    Weights that every node has of its own are functions of frequency, and read off at the frequencies of the new nodes, on
+    straight lines between the old ones. What the spins of a frame hear is a sum over nodes, so a new node's share is the
+    number of old ones that it stands for. With other windows the phase difference of neighbouring bins turns by a constant
+    angle, and the weights that hear it turn with it. All other weights are shared by all nodes, and stay.
+    """
+    before, after = old[0], new[0]
+    if after.bands_per_node != before.bands_per_node:
+        return given
+    place = np.interp(node_frequencies(after), node_frequencies(before), np.arange(before.nodes))
+    rows = torch.from_numpy(np.maximum(0, 1 - np.abs(place[:, None] - np.arange(before.nodes)))).float()
+    stands_for = torch.from_numpy(np.gradient(place)).float()
+    moved = {}
+    for name, x in given.items():
+        if name.startswith(OF_NODES) and x.dim() == 2:
+            x = (rows @ x.reshape(before.nodes, -1)).reshape(-1, x.shape[-1])
+        elif name.startswith("frame_weight"):
+            heard = (rows * stands_for[:, None]) @ x.reshape(len(x), before.nodes, -1)
+            x = heard.reshape(len(x), -1)
+        elif name.startswith("phase_weight"):
+            x = _turned(x, middle(new[1]) - middle(old[1]))
+        moved[name] = x
+    return moved
+
+
+def node_frequencies(settings: GridSettings) -> np.ndarray:
+    """Mean frequency in Hz of each node's bands, (N,) float64."""
+    s = settings
+    bands = band_matrix(s.bins, s.single_bands, s.wide_bands, s.rate_hz).double()
+    centres = bands @ torch.linspace(0, s.rate_hz / 2, s.bins, dtype=torch.float64) / bands.sum(1)
+    return centres.reshape(s.nodes, s.bands_per_node).mean(1).numpy()
+
+
+def middle(front_end: FrontEnd) -> float:
+    """Angle of the mean X_f conj(X_f+1) of white noise: where in the window the middle of its energy lies."""
+    window = front_end.pair(front_end.rate_hz).window
+    return float(np.angle((window**2) @ np.exp(2j * np.pi * np.arange(len(window)) / len(window))))
+
+
+def _turned(weight: Tensor, angle: float) -> Tensor:
+    """Weights (C, 4 E) of phase that hear differences in frequency turned by `angle` as they heard them before."""
+    turned = weight.reshape(len(weight), 4, -1).clone()
+    real, imaginary = turned[:, 2].clone(), turned[:, 3].clone()
+    turned[:, 2] = np.cos(angle) * real - np.sin(angle) * imaginary
+    turned[:, 3] = np.sin(angle) * real + np.cos(angle) * imaginary
+    return turned.reshape(weight.shape)
