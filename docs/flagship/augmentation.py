@@ -127,16 +127,27 @@ def models_table(found: dict[str, dict[str, Scores]]) -> str:
 
 
 def runs_table(results: dict[str, dict]) -> str:
-    """What each augmentation brings in dB and in points of PESQ: the run with all minus the one without it."""
-    lines = ["| | share | dev, SI-SDR | dev, PESQ | where it happens, SI-SDR | PESQ |", "|---|---|---|---|---|---|"]
-    for name in (NOTHING, ALL_AGAIN, *(shares := options(read_recipe(RECIPE)))):
-        pairs = [(results[ALL]["dev"], results[name]["dev"])]
-        if name in shares:
-            pairs.append((results[ALL]["happened"][name], results[name]["happened"][name]))
-        cells = [cell for a, b in pairs for cell in (f"{a[0] - b[0]:+.2f}", f"{a[1] - b[1]:+.3f}")]
-        share = f"{shares[name]:g}" if name in shares else ""
-        lines.append(" | ".join(["| " + name, share, *cells, *[""] * (4 - len(cells))]) + " |")
+    """What each augmentation brings in dB and in points of PESQ: the run with all minus the one without it, on dev and where
+    it happens, and there minus the one without any; in the last line what another seed brings."""
+    lines = ["| | share | dev | where it happens | there, by all of them |", "|---|---|---|---|---|"]
+    everything, nothing = results[ALL], results[NOTHING]
+    for name, share in options(read_recipe(RECIPE)).items():
+        there = [everything["happened"][name], results[name]["happened"][name], nothing["happened"][name]]
+        cells = [more(everything["dev"], results[name]["dev"]), more(there[0], there[1]), more(there[0], there[2])]
+        lines.append(f"| `{name}` | {share:g} | {' | '.join(cells)} |")
+    lines.append(f"| {NOTHING} | | {more(everything['dev'], nothing['dev'])} | | |")
+    again = results[ALL_AGAIN]
+    there = [[abs(a - b) for a, b in zip(everything["happened"][name], x)] for name, x in again["happened"].items()]
+    decibels, points = map(max, zip(*there))
+    lines.append(
+        f"| {ALL_AGAIN} | | {more(everything['dev'], again['dev'])} | at most {decibels:.2f}, {points:.3f} away | |"
+    )
     return "\n".join(lines)
+
+
+def more(a: Scores, b: Scores) -> str:
+    """What `a` has more than `b`."""
+    return f"{a[0] - b[0]:+.2f}, {a[1] - b[1]:+.3f}"
 
 
 if __name__ == "__main__":
