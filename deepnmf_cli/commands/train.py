@@ -40,7 +40,13 @@ MODELS = (
 @click.option("--init", help="Model, by name or file, whose weights training starts from as far as they fit.")
 @click.option("--resume", is_flag=True, help="Continue the run in the output folder.")
 @click.option("--cache", type=FOLDER, help="Folder for dictionaries and frames that runs on the same corpus share.")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Threads that prepare mixtures.")
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Processes that prepare mixtures; 1: a thread.",
+)
 @click.option("--threads", type=click.IntRange(1), help="Threads of the matrix products.  [default: all cores]")
 @device_option
 def command(

@@ -2,8 +2,7 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -11,8 +10,6 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 import soundfile
-import torch
-from torch import Tensor
 
 from deepnmf_cli.corpus.augment import Augmentation, AugmentationSettings
 from deepnmf_cli.corpus.effects import change_speed
@@ -65,6 +62,8 @@ class ExampleSource(Protocol):
 
     length: int
     """Samples per example."""
+    cache: "ClipCache"
+    """Where its clips are kept."""
 
     def __getitem__(self, index: int) -> tuple[Samples, Samples]: ...
 
@@ -77,6 +76,13 @@ class ClipCache:
         self._held: OrderedDict[Path, tuple[np.ndarray, np.float32]] = OrderedDict()
         self._bytes = 0
         self._lock = Lock()
+
+    def __getstate__(self) -> dict:
+        """For another process, which fills a cache of its own."""
+        return {"rate_hz": self.rate_hz, "capacity_bytes": self.capacity_bytes}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(**state)
 
     def length(self, path: Path) -> int:
         """Samples of the clip."""
@@ -243,15 +249,15 @@ class PairDataset:
     def __init__(self, pairs: Sequence[tuple[Path, Path]], segment_s: float, rate_hz: int, seed: int) -> None:
         self._pairs, self.seed = list(pairs), seed
         self.length = round(segment_s * rate_hz)
-        self._cache = ClipCache(rate_hz)
+        self.cache = ClipCache(rate_hz)
 
     def __getitem__(self, index: int) -> tuple[Samples, Samples]:
         draw = np.random.default_rng([self.seed, index])
 
         def segment() -> tuple[Samples, Path]:
             pair = self._pairs[draw.integers(len(self._pairs))]
-            start = int(draw.integers(max(1, self._cache.length(pair[0]) - self.length + 1)))
-            clean, noisy = (self._cache.read(path, start, start + self.length) for path in pair)
+            start = int(draw.integers(max(1, self.cache.length(pair[0]) - self.length + 1)))
+            clean, noisy = (self.cache.read(path, start, start + self.length) for path in pair)
             return np.pad(np.stack([clean, noisy - clean]), ((0, 0), (0, self.length - len(clean)))), pair[0]
 
         speech, noise = _not_silent(segment, "speech")
@@ -265,31 +271,3 @@ def _not_silent(segment: Callable[[], tuple[Samples, Path]], what: str) -> Sampl
             return samples
     found, remedy = f"only silence in {ATTEMPTS} segments, the last of them from here", "Check the recordings."
     raise CorpusError(path, found, f"audible {what}", remedy)
-
-
-def batches(
-    source: ExampleSource, size: int, first: int, last: int, workers: int, distinct: int = 0
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches `first`..`last` - 1 as (speech, noise), each (size, samples), prepared ahead by `workers` threads.
-
-    Batch b holds the examples b * size .. (b + 1) * size - 1, whatever the number of workers. With `distinct` batch b
-    equals batch b modulo `distinct`.
-    """
-    ahead = max(2, workers)
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-
-        def prepare(batch: int) -> tuple[Tensor, Tensor]:
-            batch = batch % distinct if distinct else batch
-            examples = [source[batch * size + i] for i in range(size)]
-            return tuple(torch.from_numpy(np.stack(part)) for part in zip(*examples))
-
-        waiting = [pool.submit(prepare, b) for b in range(first, min(first + ahead, last))]
-        try:
-            for batch in range(first, last):
-                ready = waiting.pop(0).result()
-                if batch + ahead < last:
-                    waiting.append(pool.submit(prepare, batch + ahead))
-                yield ready
-        finally:
-            for future in waiting:
-                future.cancel()

@@ -28,6 +28,8 @@ class MaskNetwork(nn.Module):
     """A line for lists of models."""
     mixed_precision: ClassVar[bool] = True
     """Whether training on CUDA may compute its matrix products in bfloat16."""
+    same_operations: ClassVar[bool] = False
+    """Whether every batch takes the same operations on tensors, whatever is in it, so that CUDA graphs may replay them."""
     settings: Any
 
     @property

@@ -112,6 +112,8 @@ class Grid(BandNetwork):
 
     name = "grid"
     description = "Scheduled mean field on the time-frequency grid, shared weights"
+    mixed_precision = False  # products of a few columns wait for memory, and conversions add to that
+    same_operations = True
 
     def __init__(self, settings: GridSettings = GridSettings()) -> None:
         super().__init__(settings)

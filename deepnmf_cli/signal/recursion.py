@@ -6,6 +6,8 @@ operations, DOMAIN::RELAX, DOMAIN::SPINS, DOMAIN::BOTH_WAYS and DOMAIN::COMBINE,
 """
 
 from collections.abc import Callable
+from functools import cache
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -16,6 +18,8 @@ DOMAIN, RELAX, SPINS, BOTH_WAYS, COMBINE = "deepnmf", "relax", "spins", "both_wa
 def smooth(target: Tensor, coefficient: Tensor, start: Tensor, reverse: bool = False) -> Tensor:
     """The path h (T, ...) from `start` (...), for target f and coefficient g (T, ...), T >= 1; `reverse` runs from the
     last t to the first. Without gradient."""
+    if kernel := gpu_kernel(target):
+        return kernel.smooth_path(target, coefficient, start, reverse, spins=False)
     return _path(RELAX, _smoothed, target, coefficient, start, reverse)
 
 
@@ -44,6 +48,20 @@ def _smoothed(f: Tensor, g: Tensor, before: Tensor, out: Tensor) -> Tensor:
 def _combined(f: Tensor, k: Tensor, before: Tensor, out: Tensor) -> Tensor:
     predicted = k * before
     return torch.div(f + predicted, 1 + f * predicted, out=out)
+
+
+def gpu_kernel(x: Tensor) -> ModuleType | None:
+    """`recursion_kernel` for tensors such as x, where it serves them and there is Triton, or None."""
+    return _triton() if x.is_cuda and x.dtype == torch.float32 else None
+
+
+@cache
+def _triton() -> ModuleType | None:
+    try:
+        from deepnmf_cli.signal import recursion_kernel
+    except ImportError:
+        return None
+    return recursion_kernel
 
 
 def exported(name: str, inputs: tuple[Tensor, ...], shape: torch.Size, reverse: bool = False) -> Tensor:

@@ -1,44 +1,19 @@
 """How one batch changes the weights: what every optimiser offers the trainer, and descent along the gradient."""
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from deepnmf_cli.inference.nmf import join_frames
 from deepnmf_cli.networks.base import MaskNetwork
-from deepnmf_cli.networks.frames import FrameNetwork
-from deepnmf_cli.signal.features import modulus, normalise_level, stack_context
 from deepnmf_cli.signal.stft import FrontEnd
+from deepnmf_cli.training.batch import Batch
+from deepnmf_cli.training.capture import CapturedStep
 from deepnmf_cli.training.frames import FrameBatch
 from deepnmf_cli.training.objectives import ObjectiveSettings, objective
 
 State = dict[int, dict[str, Tensor]]
 """What an optimiser remembers, by number of the trained tensor and by name."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """True speech and noise of mixtures: waveforms (B, 2, N) and spectra (B, 2, F, T), complex, of windows of so many
-    hops."""
-
-    waveforms: Tensor
-    spectra: Tensor
-    window_hops: int
-
-    @property
-    def magnitude(self) -> Tensor:
-        """Of the mixtures, (B, F, T)."""
-        return modulus(self.spectra.sum(1))
-
-    def masks(self, network: MaskNetwork) -> Tensor:
-        """What the network says to the mixtures."""
-        return network(network.hear(self.spectra.sum(1), self.window_hops))[0]
-
-    def stacked(self, network: FrameNetwork) -> tuple[Tensor, None]:
-        """The evidence of a network of context frames, (context F, B T); nothing is known about its layers."""
-        return join_frames(stack_context(normalise_level(self.magnitude)[0], network.settings.context)[0]), None
 
 
 class Optimiser(Protocol):
@@ -71,8 +46,10 @@ class GradientDescent:
         clip_norm: float,
         mixed_precision: bool,
         muon: bool = False,
+        captured: bool = False,
     ) -> None:
-        """Gradients are scaled down to `clip_norm`; `mixed_precision` means bfloat16 matrix products on CUDA."""
+        """Gradients are scaled down to `clip_norm`; `mixed_precision` means bfloat16 matrix products on CUDA; `captured`
+        that steps are launched as CUDA graphs, see `training.capture`."""
         self.network, self.front_end, self.settings = network, front_end, settings
         self.clip_norm, self.mixed_precision = clip_norm, mixed_precision
         self.trained = [p for p in network.parameters() if p.requires_grad]
@@ -81,13 +58,18 @@ class GradientDescent:
         self.parts: list[tuple[list[int], torch.optim.Optimizer]] = []
         """Numbers of the trained tensors, and what changes them."""
         if others:
-            self.parts.append((others, torch.optim.Adam([self.trained[i] for i in others])))
+            self.parts.append((others, torch.optim.Adam([self.trained[i] for i in others], capturable=captured)))
         if matrices:
             given = [self.trained[i] for i in matrices]
             self.parts.append((matrices, torch.optim.Muon(given, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")))
+        self._captured = CapturedStep(lambda batch: self._change(batch, 1.0), self.trained) if captured else None
 
     def step(self, batch: Batch | FrameBatch, learning_rate: float) -> float:
         """One gradient step; returns the loss before it."""
+        change = self._captured or self._change
+        return float(change(batch, learning_rate))
+
+    def _change(self, batch: Batch | FrameBatch, learning_rate: float) -> Tensor:
         with torch.autocast("cuda", torch.bfloat16, enabled=self.mixed_precision):
             masks = batch.masks(self.network)
         loss = objective(self.settings, masks.float(), batch.spectra, batch.waveforms, self.front_end)
@@ -99,7 +81,7 @@ class GradientDescent:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate
             optimiser.step()
-        return float(loss.detach())
+        return loss.detach()
 
     def state(self) -> State:
         """Running moments and step counts."""

@@ -11,7 +11,8 @@ from deepnmf_cli.inference import nmf
 from deepnmf_cli.inference.divergence import divergence
 from deepnmf_cli.networks.deep_nmf import DICTIONARY, DeepNmf, DeepNmfSettings
 from deepnmf_cli.signal import wiener
-from deepnmf_cli.training.descent import Batch, State
+from deepnmf_cli.training.batch import Batch
+from deepnmf_cli.training.descent import State
 from deepnmf_cli.training.frames import FrameBatch
 from deepnmf_cli.training.objectives import COMPRESSION_FLOOR, TERMS, TINY, ObjectiveSettings, phase_sensitive
 from deepnmf_cli.unfold.network import Parameters

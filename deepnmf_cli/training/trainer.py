@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from deepnmf_cli import checkpoint
-from deepnmf_cli.corpus.dataset import ExampleSource, batches
+from deepnmf_cli.corpus.batches import batches
+from deepnmf_cli.corpus.dataset import ExampleSource
 from deepnmf_cli.errors import DeepnmfError
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training import multiplicative
-from deepnmf_cli.training.descent import Batch, GradientDescent
+from deepnmf_cli.training.batch import Batch
+from deepnmf_cli.training.descent import GradientDescent
 from deepnmf_cli.training.dev import SCORES, DevScore, Pair, dev_score
 from deepnmf_cli.training.frames import FrameBatch, FrameStore
 from deepnmf_cli.training.journal import Journal
@@ -66,7 +68,8 @@ class TrainingSettings:
     mixed_precision: bool = True
     """bfloat16 matrix products on CUDA; CPU training is always float32."""
     machine_code: bool = True
-    """Compile the network's layers for training on a CPU, where it has some and there is a compiler."""
+    """Compile the network's layers for training on a CPU, where it has some and there is a compiler; capture a step as a
+    CUDA graph for training on a GPU, where the network allows it."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or self.score_every < 1 or self.seed < 0:
@@ -112,9 +115,15 @@ class Trainer:
                 self.network, objective_settings, settings.optimizer, settings.momentum
             )
         else:
-            mixed = settings.mixed_precision and network.mixed_precision and device.startswith("cuda")
+            gpu = device.startswith("cuda")
             self.optimiser = GradientDescent(
-                self.network, front_end, objective_settings, settings.clip_norm, mixed, settings.optimizer == "muon"
+                self.network,
+                front_end,
+                objective_settings,
+                settings.clip_norm,
+                mixed_precision=gpu and settings.mixed_precision and network.mixed_precision,
+                muon=settings.optimizer == "muon",
+                captured=gpu and settings.machine_code and network.same_operations and not settings.greedy,
             )
         self.average = [p.detach().clone() for p in self.trained]
         self.step, self.best, self.seconds, self.since_best = 0, -math.inf, 0.0, 0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from deepnmf_cli.signal.recursion import BOTH_WAYS, SPINS, exported, smooth
+from deepnmf_cli.signal.recursion import BOTH_WAYS, SPINS, exported, gpu_kernel, smooth
 from deepnmf_cli.unfold.chain import Recursion
 from deepnmf_cli.unfold.filtering import filter_chain
 
@@ -22,10 +22,19 @@ def relax(target: Tensor, schedule: Tensor, start: Tensor, reverse: bool = False
     target f (T, ...) and schedule g (T, ...) in [0, 1]; start (...). T >= 1. With g = 1 the result is `target`
     (synchronous updates), with g = 0 it stays at `start`. `reverse` runs from the last t to the first.
     """
+    if kernel := gpu_kernel(target):
+        return kernel.smooth_path(target, schedule, start, reverse, spins=False)
     return _RELAXATION(target, schedule, start, reverse)
 
 
 _RELAXATION = Recursion(smooth, lambda target, schedule, before: (schedule, target - before, 1 - schedule))
+
+
+def mean_field(x: Tensor, y: Tensor, start: Tensor, reverse: bool = False) -> Tensor:
+    """The path of `relax` for targets tanh(x) and schedules sigmoid(y)."""
+    if kernel := gpu_kernel(x):
+        return kernel.smooth_path(x, y, start, reverse, spins=True)
+    return relax(x.tanh(), y.sigmoid(), start, reverse)
 
 
 LONGEST = 1 - 1e-4
@@ -43,7 +52,7 @@ class Messages:
 
 
 MESSAGES = {
-    "mean-field": Messages(lambda x, y, start, reverse: relax(x.tanh(), y.sigmoid(), start, reverse)),
+    "mean-field": Messages(mean_field),
     "geometric": Messages(lambda x, y, start, reverse: relax(x, y.sigmoid(), start, reverse), torch.tanh),
     "belief-propagation": Messages(
         lambda x, y, start, reverse: filter_chain(x.tanh(), LONGEST * (-y).sigmoid(), start, reverse)

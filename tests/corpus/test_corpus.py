@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from deepnmf_cli.corpus.dataset import ClipCache, MixingSettings, MixtureDataset, PairDataset, batches, decode
+from deepnmf_cli.corpus.batches import batches
+from deepnmf_cli.corpus.dataset import ClipCache, MixingSettings, MixtureDataset, PairDataset, decode
 from deepnmf_cli.corpus.manifest import Clip, audio_files, pair_folders, read_manifest, scan
 from deepnmf_cli.corpus.mixing import in_room, rms, scale_to_level, scale_to_snr
 from deepnmf_cli.errors import CorpusError
@@ -157,6 +158,7 @@ def test_pairs_give_the_noise_as_the_difference(tmp_path: Path) -> None:
     assert not noise[RATE:].any()
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more processes than CPUs
 def test_batches_do_not_depend_on_the_number_of_workers(corpus: Path) -> None:
     runs = [[b.sum().item() for pair in batches(dataset(corpus), 3, 2, 6, workers) for b in pair] for workers in (1, 4)]
     assert runs[0] == runs[1] and len(runs[0]) == 8

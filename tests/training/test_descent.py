@@ -11,7 +11,8 @@ from deepnmf_cli.networks.grid import Grid
 from deepnmf_cli.networks.grid_settings import GridSettings
 from deepnmf_cli.recipe import Recipe
 from deepnmf_cli.signal.stft import FrontEnd
-from deepnmf_cli.training.descent import Batch, GradientDescent
+from deepnmf_cli.training.batch import Batch
+from deepnmf_cli.training.descent import GradientDescent
 from deepnmf_cli.training.objectives import ObjectiveSettings
 
 RATE = 0.01
