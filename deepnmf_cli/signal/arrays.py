@@ -6,6 +6,7 @@ name most functions alike, and the code that serves both keeps to those.
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -24,7 +25,16 @@ def like(values: np.ndarray, array: Array) -> Array:
     """`values` as an array of the library, the precision and the device of `array`."""
     if isinstance(array, np.ndarray):
         return values.astype(array.dtype, copy=False)
+    if array.is_cuda:
+        return _on_gpu(values.tobytes(), values.dtype.str, values.shape, array.dtype, array.device)
     return sys.modules["torch"].from_numpy(values).to(array)
+
+
+@cache
+def _on_gpu(content: bytes, kind: str, shape: tuple[int, ...], dtype: Any, device: Any) -> Array:
+    """Constants, which a GPU keeps: every copy would wait for it, and CUDA graphs cannot hold one."""
+    values = np.frombuffer(content, kind).reshape(shape).copy()
+    return sys.modules["torch"].from_numpy(values).to(device, dtype)
 
 
 def copy(array: Array) -> Array:
