@@ -82,7 +82,8 @@ def test_clipped_recordings_become_better_too(enhance, clean, noisy, share):
 def test_silence_stays_silence(enhance, noisy):
     assert not enhance(np.zeros(RATE_HZ)).any()
     pause = enhance(np.concatenate([noisy, np.zeros(RATE_HZ), noisy]))[len(noisy) : len(noisy) + RATE_HZ]
-    assert not pause[1024:-1024].any()
+    # The last window that holds sound is 1024 samples long, and the constant offset is forgotten within the next hop.
+    assert not pause[1024 + 256 : -1024].any()
 
 
 @pytest.mark.parametrize("rate_hz", RATES)
