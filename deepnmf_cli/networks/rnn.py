@@ -107,6 +107,7 @@ class GridRnn(Grid):
 
     name = "grid-rnn"
     description = "The grid's wiring with GRU or LSTM cells, a conventional baseline"
+    same_operations = False  # whether cuDNN's cells can be captured was not tried
 
     def __init__(self, settings: GridRnnSettings = GridRnnSettings()) -> None:
         BandNetwork.__init__(self, settings)
