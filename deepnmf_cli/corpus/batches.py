@@ -70,10 +70,17 @@ def _by_thread(made: _Batches, numbers: range) -> Iterator[Batch | DeepnmfError]
 
 def _by_processes(made: _Batches, numbers: range, workers: int) -> Iterator[Batch | DeepnmfError]:
     # Pinned memory reaches a GPU without waiting for it.
-    yield from DataLoader(
+    loader = DataLoader(
         made, batch_size=None, sampler=numbers, num_workers=workers, prefetch_factor=AHEAD,
         worker_init_fn=_prepare_process, pin_memory=torch.cuda.is_available(),
     )  # fmt: skip
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        remedy = "Memory may have run out: use fewer with --workers."
+        raise DeepnmfError("workers", "a process that ended unexpectedly", "one that lasts", remedy) from error
 
 
 def _prepare_process(_: int) -> None:

@@ -7,6 +7,7 @@ operations, DOMAIN::RELAX, DOMAIN::SPINS, DOMAIN::BOTH_WAYS and DOMAIN::COMBINE,
 
 from collections.abc import Callable
 from functools import cache
+from subprocess import SubprocessError
 from types import ModuleType
 
 import torch
@@ -59,8 +60,11 @@ def gpu_kernel(x: Tensor) -> ModuleType | None:
 def _triton() -> ModuleType | None:
     try:
         from deepnmf_cli.signal import recursion_kernel
-    except ImportError:
-        return None
+
+        probe = torch.zeros(1, 1, device="cuda")
+        recursion_kernel.smooth_path(probe, probe, probe[0], reverse=False, spins=False)
+    except (ImportError, OSError, RuntimeError, SubprocessError):
+        return None  # Triton may be missing, or the C compiler and Python's headers that it builds its launcher with
     return recursion_kernel
 
 

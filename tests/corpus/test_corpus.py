@@ -1,6 +1,8 @@
 """Mixtures, clips, manifests and pairs: what training hears."""
 
 import csv
+import os
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from deepnmf_cli.corpus.batches import batches
 from deepnmf_cli.corpus.dataset import ClipCache, MixingSettings, MixtureDataset, PairDataset, decode
 from deepnmf_cli.corpus.manifest import Clip, audio_files, pair_folders, read_manifest, scan
 from deepnmf_cli.corpus.mixing import in_room, rms, scale_to_level, scale_to_snr
-from deepnmf_cli.errors import CorpusError
+from deepnmf_cli.errors import CorpusError, DeepnmfError
 from deepnmf_cli.signal import formats
 
 RATE = 16000
@@ -170,6 +172,20 @@ def test_an_error_in_a_worker_reaches_the_training_loop(corpus: Path) -> None:
         path.write_bytes(b"not audio")
     with pytest.raises(CorpusError, match="cannot be read"):
         list(batches(examples, 2, 0, 2, 2))
+
+
+class Deadly:
+    """A source that ends whoever asks it for an example."""
+
+    length, cache = 10, ClipCache(RATE)
+
+    def __getitem__(self, index: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_worker_that_ends_is_an_error_with_a_remedy() -> None:
+    with pytest.raises(DeepnmfError, match="found a process that ended unexpectedly"):
+        list(batches(Deadly(), 2, 0, 4, 2))
 
 
 def test_cache_stays_within_its_capacity_and_keeps_samples_beyond_one(tmp_path: Path) -> None:

@@ -6,8 +6,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from deepnmf_cli.signal import recursion
 
 pytest.importorskip("triton", reason="Triton comes with PyTorch for CUDA alone")
+
+from deepnmf_cli.signal import recursion_kernel
 
 COMPARISON = """
 import json, torch
@@ -41,3 +46,12 @@ def test_values_and_gradients_equal_those_of_the_loop() -> None:
     assert len(errors) == 12
     for case, values in errors.items():
         assert max(values) < 1e-4, (case, values)
+
+
+def test_without_a_gpu_or_a_compiler_there_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: object, **options: object) -> None:
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(recursion_kernel, "smooth_path", fails)
+    assert recursion._triton.__wrapped__() is None
+    assert recursion.gpu_kernel(torch.zeros(1)) is None
