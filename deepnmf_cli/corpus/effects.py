@@ -76,15 +76,14 @@ def limit_band(samples: Samples, highest_hz: float, lowest_hz: float, rate_hz: i
 
 
 def clip(target: Samples, noise: Samples, depth_db: float) -> tuple[Samples, Samples]:
-    """Target and noise of a mixture clipped `depth_db` below its peak.
+    """Return target and noise (n,) of a mixture that is clipped `depth_db` below its peak.
 
-    Clipping is a gain for every sample of the mixture, and both parts get that gain: their sum is the clipped mixture,
-    and the target is speech that has lost what the mixture has lost.
+    The target stays as it was, so that what clipping takes from speech is to be restored; the distortion is noise. The
+    sum of both is the clipped mixture.
     """
-    mixture = np.abs(target + noise)
-    highest = mixture.max(initial=0) * np.float32(10 ** (-depth_db / 20))
-    gain = highest / np.maximum(mixture, max(highest, np.float32(1e-20)))
-    return target * gain, noise * gain
+    mixture = target + noise
+    highest = np.abs(mixture).max(initial=0) * np.float32(10 ** (-depth_db / 20))
+    return target, np.clip(mixture, -highest, highest) - target
 
 
 def code(samples: Samples, rate_hz: int, codec: str, compression: float) -> Samples:

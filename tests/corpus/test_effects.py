@@ -53,13 +53,15 @@ def test_band_limits_keep_what_lies_inside() -> None:
     np.testing.assert_array_equal(effects.limit_band(noise, RATE / 2, 0.0, RATE), noise)
 
 
-def test_clipped_parts_sum_to_the_clipped_mixture() -> None:
+def test_clipping_leaves_the_target_and_its_parts_sum_to_the_clipped_mixture() -> None:
     target, noise = speech_like(), 0.05 * draw().standard_normal(2 * RATE).astype(np.float32)
     level = np.abs(target + noise).max() / 2
     parts = effects.clip(target, noise, 20 * np.log10(2))
     np.testing.assert_allclose(sum(parts), np.clip(target + noise, -level, level), atol=1e-6)
-    alone, nothing = effects.clip(target, np.zeros_like(noise), 6.0)
-    assert not nothing.any() and rms(alone) < rms(target)
+    np.testing.assert_array_equal(parts[0], target)
+    alone, distortion = effects.clip(target, np.zeros_like(noise), 6.0)
+    np.testing.assert_array_equal(alone, target)
+    np.testing.assert_allclose(alone + distortion, np.clip(target, *(np.abs(target).max() * np.array([-0.5012, 0.5012]))), atol=1e-4)
 
 
 @pytest.mark.parametrize("codec", effects.CODECS)
