@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from deepnmf_cli.corpus import effects
+from deepnmf_cli.corpus import effects, vowels
 from deepnmf_cli.corpus.mixing import Samples, rms, scale_to_snr
 
 STREAM = 1
@@ -33,6 +33,10 @@ class AugmentationSettings:
     noise_speed_probability: float = 0.0
     """The same for noise."""
     noise_speed: tuple[float, float] = (0.7, 1.4)
+    held_probability: float = 0.0
+    """Share whose speech has a vowel that is held, as in singing, calling and hesitating."""
+    held_s: tuple[float, float] = (1.0, 3.8)
+    """Range of the time for which it is held."""
     colour_probability: float = 0.0
     """Share whose speech goes through a random filter; noise likewise, independently, through another."""
     babble_probability: float = 0.0
@@ -96,6 +100,8 @@ class AugmentationSettings:
             raise ValueError(f"{', '.join(wrong)}: a range has its lower end first")
         if not all(0.25 <= end <= 4 for end in (*self.speed, *self.noise_speed)):
             raise ValueError("speeds lie between 0.25 and 4")
+        if self.held_s[0] < 2 * vowels.CROSSFADE_S:
+            raise ValueError(f"held_s is at least {2 * vowels.CROSSFADE_S}")
         if self.babble_speakers[0] < 1 or self.clip_db[0] < 0 or self.mute_s[0] < 0:
             raise ValueError("babble_speakers must be at least 1, clip_db and mute_s not negative")
         if not all(0 <= end <= 1 for end in (*self.pause_share, *self.compression)):
@@ -126,7 +132,9 @@ class Augmentation:
         return self.draw.uniform(*self.settings.noise_speed) if self._happens("noise_speed") else 1.0
 
     def speech(self, speech: Samples) -> Samples:
-        """Dry speech (n,), perhaps coloured."""
+        """Dry speech (n,), perhaps with a held vowel, perhaps coloured."""
+        if self._happens("held"):
+            speech = vowels.held(speech, self.draw, self.rate_hz, self.settings.held_s)
         return self._coloured(speech)
 
     def response(self) -> Samples | None:

@@ -61,7 +61,9 @@ def test_clipping_leaves_the_target_and_its_parts_sum_to_the_clipped_mixture() -
     np.testing.assert_array_equal(parts[0], target)
     alone, distortion = effects.clip(target, np.zeros_like(noise), 6.0)
     np.testing.assert_array_equal(alone, target)
-    np.testing.assert_allclose(alone + distortion, np.clip(target, *(np.abs(target).max() * np.array([-0.5012, 0.5012]))), atol=1e-4)
+    np.testing.assert_allclose(
+        alone + distortion, np.clip(target, *(np.abs(target).max() * np.array([-0.5012, 0.5012]))), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("codec", effects.CODECS)
