@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deepnmf_cli import __version__, checkpoint
+from deepnmf_cli import __version__, checkpoint, extras
 from deepnmf_cli.checkpoint import shipped_folder
 from deepnmf_cli.enhancer import Enhancer
 from deepnmf_cli.errors import DeepnmfError, ModelError, UsageError
@@ -78,6 +78,7 @@ def _shipped_names() -> list[str]:
 
 def load(name: str | Path | None) -> "tuple[MaskNetwork, Recipe]":
     """A trained network and the recipe it was trained by. Raises ModelError when the file does not hold one."""
+    extras.require("torch", "--backend torch")
     from deepnmf_cli.networks import build
     from deepnmf_cli.recipe import Recipe
 
@@ -194,6 +195,7 @@ def _exported(path: Path, threads: int) -> "tuple[OnnxBackend | None, str]":
 
 def export(name: str | Path, target: str | Path, single_frames: bool = False, weights: str = "float32") -> float:
     """Write a model as ONNX; returns the largest difference of its masks. See `deepnmf_cli.export.graph`."""
+    extras.require("export", "deepnmf export")
     from deepnmf_cli.export.graph import export as write
     from deepnmf_cli.exported import WEIGHTS
 
@@ -224,6 +226,8 @@ def _has_cuda() -> bool:
     try:
         ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
+        return False
+    if not extras.has("torch"):
         return False
     import torch
 

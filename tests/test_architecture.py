@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
     {"errors"},
-    {"checkpoint", "workers"},
+    {"checkpoint", "extras", "workers"},
     {"inference", "signal"},
     {"unfold", "scoring"},
     {"networks", "corpus", "exported"},

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deepnmf_cli import extras
 from deepnmf_cli.commands import console
 from deepnmf_cli.commands.options import backend_option, device_option, json_option, quiet_option
 from deepnmf_cli.errors import DeepnmfError, UsageError
@@ -82,6 +83,7 @@ def command(
     Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted. A file that is missing or cannot be read fails all.
     """
     _check_usage(noisy, estimates, models)
+    extras.require("evaluate", "deepnmf evaluate")
     model_files = _find_models(models)
     if report_folder:
         _make_folder(Path(report_folder))

@@ -7,6 +7,7 @@ from typing import Self
 
 import click
 
+from deepnmf_cli import extras
 from deepnmf_cli.commands.options import device_option
 from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 
@@ -82,6 +83,7 @@ def command(
       deepnmf train --pairs pairs/ -o paired/ --model dnn --set training.steps=500
     """
     _require_one_source(speech, noise, manifest, pairs)
+    extras.require("train", "deepnmf train")
     if rir and not speech:
         remedy = "List them in the manifest with the role rir, or leave them out."
         raise UsageError("--rir", "no --speech", "room responses beside folders of speech and noise", remedy)

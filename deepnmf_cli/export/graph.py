@@ -62,17 +62,13 @@ def export(
     begins with states of zeros. `meta`, of plain values, is stored as JSON. Matrices are stored as `weights`, one of
     `weights.WEIGHTS`. `network` is changed: its parameters become constants.
 
-    Raises UsageError without the packages that this needs, and ModelError when the graph does not compute the same.
+    Raises ModelError when the graph does not compute the same.
     """
-    try:
-        import onnx
-        import onnxscript  # noqa: F401  torch says only later that it needs it
+    import onnx
 
-        from deepnmf_cli.export.operations import spell_out
-        from deepnmf_cli.export.weights import shrink
-    except ImportError as error:
-        remedy = "Run `pip install 'deepnmf[export]'`."
-        raise UsageError("deepnmf export", f"no {error.name}", "the packages onnx and onnxscript", remedy) from error
+    from deepnmf_cli.export.operations import spell_out
+    from deepnmf_cli.export.weights import shrink
+
     network = network.to("cpu").eval().requires_grad_(False)
     _fold_parameters(network)
     heard, form = (FEATURES, (1, PLANES, bins)) if network.hears_phase else (MAGNITUDE, (1, bins))

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from deepnmf_cli import extras
 from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal.formats import check_shape
 
@@ -21,12 +22,10 @@ QUIETEST_DBFS = -99.0
 
 
 def sounddevice() -> ModuleType:
-    """The optional package. Raises AudioError when it, or the PortAudio library that it loads, is missing."""
+    """The optional package. Raises DeepnmfError when it, or the PortAudio library that it loads, is missing."""
+    extras.require("live", "--live")
     try:
         import sounddevice
-    except ImportError as error:
-        remedy = "Run `pip install sounddevice`."
-        raise AudioError("--live", "no package sounddevice", "it for microphones and loudspeakers", remedy) from error
     except OSError as error:
         remedy = "Install it, for example with `apt install libportaudio2`."
         raise AudioError("--live", f"no PortAudio ({error})", "that library for sound cards", remedy) from error

@@ -156,4 +156,4 @@ def test_a_format_is_refused_as_devices_have_their_own(deepnmf, card):
 def test_missing_sounddevice_is_told_with_its_remedy(deepnmf, tiny_model, monkeypatch, arguments):
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     result = deepnmf("stream", "--model", tiny_model, *arguments)
-    assert result.code == EXIT_FAILED and "Run `pip install sounddevice`." in result.err
+    assert result.code == EXIT_FAILED and 'pip install "deepnmf[live]"' in result.err

@@ -1,0 +1,39 @@
+"""Parts of the program that are installed on demand: the packages that each extra of pyproject.toml brings."""
+
+import sys
+from importlib.util import find_spec
+
+from deepnmf_cli.errors import DeepnmfError
+
+EXTRAS = {
+    "torch": ("torch",),
+    "train": ("torch", "torchaudio", "librosa", "matplotlib", "scipy", "soxr"),
+    "evaluate": ("fast_bss_eval", "matplotlib", "pesq", "pystoi", "scipy", "soxr"),
+    "export": ("torch", "onnx", "onnxscript"),
+    "live": ("sounddevice",),
+}
+"""Extra -> its packages, by the names that are imported."""
+
+_NOTES = {
+    "evaluate": " PESQ is built from source, which needs a C compiler (Debian: apt-get install build-essential).",
+}
+
+
+class MissingExtraError(DeepnmfError):
+    """A command whose packages are not installed."""
+
+
+def require(extra: str, where: str) -> None:
+    """Raise MissingExtraError unless all packages of an extra are installed; `where` is the command that needs them.
+
+    Packages are looked for and not imported, which takes well below a millisecond each.
+    """
+    missing = [package for package in EXTRAS[extra] if not has(package)]
+    if missing:
+        remedy = f'Run `pip install "deepnmf[{extra}]"`.{_NOTES.get(extra, "")}'
+        raise MissingExtraError(where, f"no package {missing[0]}", "the packages that it needs", remedy)
+
+
+def has(package: str) -> bool:
+    """Whether a package is installed."""
+    return package in sys.modules and sys.modules[package] is not None or find_spec(package) is not None
