@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from deepnmf_cli.inference.chain import relax_spins
+from deepnmf_cli.inference.grid import GridInference
+from deepnmf_cli.kernels.recursion import relax
 from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings
-from deepnmf_cli.networks.grid import Grid, GridInference
+from deepnmf_cli.networks.grid import Grid
 from deepnmf_cli.networks.grid_settings import GridSettings
 from deepnmf_cli.recipe import read_recipe
-from deepnmf_cli.unfold.relaxation import relax, relax_spins
 
 PAGES = Path(__file__).parent.parent / "docs" / "theory"
 

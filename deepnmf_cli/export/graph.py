@@ -66,8 +66,8 @@ def export(
     """
     import onnx
 
-    from deepnmf_cli.export.operations import spell_out
     from deepnmf_cli.export.weights import shrink
+    from deepnmf_cli.kernels.onnx_operators import spell_out
 
     network = network.to("cpu").eval().requires_grad_(False)
     _fold_parameters(network)

@@ -1,34 +1,20 @@
-"""Classical inference as pure functions: start, step, readout, objective.
+"""Inference algorithms, each in a file of its own: its equations as pure functions, and what `deepnmf_cli.unfold` makes
+layers of.
 
-The modules are the library: `nmf`, `dictionary` and `divergence` for sparse NMF; `mean_field`, `belief`, `binary`,
-`schedule` and `power_mean` for Markov random fields on a `Graph`; `expectations` for layers of units at speed.
+`nmf`, `ista` and `fista` code with dictionaries (`dictionary` learns these, `divergence` measures, `wiener` makes masks);
+`mean_field` and `belief` pass messages on a `graph`, as far as a `schedule` says (`power_mean`); `units`, `binary` and
+`expectations` do so for layers of units; `chain` and `grid` along time and frequency.
 """
 
-from deepnmf_cli.inference import (
-    belief,
-    binary,
-    dictionary,
-    divergence,
-    expectations,
-    mean_field,
-    nmf,
-    power_mean,
-    schedule,
-)
-from deepnmf_cli.inference.graph import Graph, fold, readout, tree_probabilities
+import pkgutil
+from importlib import import_module
 
-__all__ = [
-    "Graph",
-    "belief",
-    "binary",
-    "dictionary",
-    "divergence",
-    "expectations",
-    "fold",
-    "mean_field",
-    "nmf",
-    "power_mean",
-    "readout",
-    "schedule",
-    "tree_probabilities",
-]
+from deepnmf_cli.inference.algorithm import Algorithm
+
+
+def algorithms(kind: type[Algorithm]) -> dict[str, type[Algorithm]]:
+    """Return the algorithms of a kind that have a name, from all modules here, sorted by it."""
+    modules = [import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
+    classes = {value for module in modules for value in vars(module).values() if isinstance(value, type)}
+    named = [c for c in classes if issubclass(c, kind) and "name" in vars(c)]
+    return {c.name: c for c in sorted(named, key=lambda c: c.name)}

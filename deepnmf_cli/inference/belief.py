@@ -17,11 +17,13 @@ numbers or tensors, per edge (..., E) or for all edges. `docs/theory/mrf.md` der
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from deepnmf_cli.inference.graph import Graph, fields, log_beliefs, start
+from deepnmf_cli.inference.algorithm import Parameter, Parameters
+from deepnmf_cli.inference.graph import Graph, GraphMessages, fields, log_beliefs, start
 from deepnmf_cli.inference.power_mean import log_power_mean
 from deepnmf_cli.inference.schedule import mix
 
@@ -135,3 +137,33 @@ def infer(
     for gamma in schedule:
         messages = step(messages, evidence, potentials, graph, alpha, temperature, gamma, power)
     return messages
+
+
+GAMMA_LOGIT = 2.0
+"""Where a trained schedule starts: gamma = 0.88."""
+
+
+@dataclass(frozen=True)
+class BeliefPropagation(GraphMessages):
+    """Messages (22), and their relatives, as an algorithm: all of them in every step, by a trained schedule (25) or as
+    far as they go."""
+
+    alpha: float = 1.0
+    temperature: float = 1.0
+    scheduled: bool = False
+    """Whether each message has a schedule gamma of its own, whose logits are the parameter `schedule` (2E,)."""
+    power: float = 1.0
+    """Exponent of the mean of old and new messages (15)."""
+
+    def parameters(self, iterations: int) -> dict[str, Parameter]:
+        found = super().parameters(iterations)
+        if self.scheduled:
+            logits = torch.full((2 * self.graph.size,), GAMMA_LOGIT)
+            found["schedule"] = Parameter(range(iterations), lambda _: logits)
+        return found
+
+    def step(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
+        kind = {"alpha": self.alpha, "temperature": self.temperature, "power": self.power}
+        gamma = torch.sigmoid(parameters["schedule"]) if "schedule" in parameters else 1.0
+        theta = self.theta(evidence, parameters)
+        return step(state, theta, parameters["potentials"], self.graph, **kind, gamma=gamma)

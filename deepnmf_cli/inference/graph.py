@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deepnmf_cli.inference.algorithm import Algorithm, Parameter, Parameters
+
 
 @dataclass(frozen=True, eq=False)
 class Graph:
@@ -105,6 +107,47 @@ def log_beliefs(messages: Tensor, evidence: Tensor, graph: Graph) -> Tensor:
 def readout(messages: Tensor, evidence: Tensor, graph: Graph) -> Tensor:
     """Beliefs b_i(h_i): what the messages say about the marginals p(h_i | x). (..., V, n), sums of 1 over states."""
     return fields(messages, evidence, graph).softmax(-1)
+
+
+@dataclass(frozen=True)
+class GraphMessages(Algorithm[Tensor, Tensor]):
+    """What messages between nodes with n states on one graph have in common.
+
+    Evidence is x (N, D), from which theta = A x + c is made; the state are the messages (N, 2E, n). The last `shown`
+    nodes are read and have two states: speech or noise dominates.
+    """
+
+    graph: Graph
+    inputs: int
+    """Numbers that are observed (D)."""
+    states: int = 2
+    """Of a node (n)."""
+    shown: int = 1
+
+    def parameters(self, iterations: int) -> dict[str, Parameter]:
+        """`potentials` (E, n, n), `evidence` (V n, D) and `bias` (V, n), of every iteration and of the readout."""
+        nodes, n, every = self.graph.nodes, self.states, range(iterations + 1)
+        spread = (2 * self.graph.size / nodes) ** -0.5  # of as many neighbours as a node has on average
+        return {
+            "potentials": Parameter(range(iterations), lambda _: spread * torch.randn(self.graph.size, n, n)),
+            "evidence": Parameter(every, lambda _: torch.randn(nodes * n, self.inputs) / self.inputs**0.5),
+            "bias": Parameter(every, lambda _: torch.zeros(nodes, n)),
+        }
+
+    def theta(self, evidence: Tensor, parameters: Parameters) -> Tensor:
+        """What the observations say about each node, (N, V, n); -inf for states that read nodes do not have."""
+        theta = (evidence @ parameters["evidence"].mT).unflatten(-1, (-1, self.states)) + parameters["bias"]
+        forbidden = torch.zeros(self.graph.nodes, self.states, dtype=torch.bool, device=theta.device)
+        forbidden[-self.shown :, 2:] = True
+        return theta.masked_fill(forbidden, -torch.inf)
+
+    def start(self, evidence: Tensor, parameters: Parameters) -> Tensor:
+        potentials = parameters["potentials"]
+        return start(self.theta(evidence, parameters), potentials)
+
+    def readout(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
+        """b(1) of the last nodes, (N, shown)."""
+        return readout(state, self.theta(evidence, parameters), self.graph)[..., -self.shown :, 1]
 
 
 def fold(evidence: Tensor, links: Tensor, potentials: Tensor, observed: Tensor) -> Tensor:

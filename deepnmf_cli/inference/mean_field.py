@@ -5,12 +5,14 @@ messages, as in `deepnmf_cli.inference.belief`, whose messages with alpha = 0 ar
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from deepnmf_cli.inference.graph import Graph, log_beliefs, readout, start
-from deepnmf_cli.inference.schedule import mix
+from deepnmf_cli.inference.algorithm import Descent, Parameters
+from deepnmf_cli.inference.graph import Graph, GraphMessages, log_beliefs, readout, start
+from deepnmf_cli.inference.schedule import mix, sequential
 
 
 def new_messages(messages: Tensor, evidence: Tensor, potentials: Tensor, graph: Graph) -> Tensor:
@@ -67,3 +69,18 @@ def infer(
     for gamma in schedule:
         messages = step(messages, evidence, potentials, graph, gamma, power)
     return messages
+
+
+@dataclass(frozen=True)
+class MeanField(GraphMessages, Descent[Tensor, Tensor]):
+    """Mean field as an algorithm: a step is one sweep over all nodes (16), which never raises the free energy."""
+
+    def step(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
+        theta = self.theta(evidence, parameters)
+        for gamma in sequential(self.graph):
+            state = step(state, theta, parameters["potentials"], self.graph, gamma.to(state))
+        return state
+
+    def objective(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
+        """The free energy (8), one number per example."""
+        return objective(state, self.theta(evidence, parameters), parameters["potentials"], self.graph)

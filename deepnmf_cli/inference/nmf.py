@@ -10,11 +10,14 @@ small ones, several times so in the backward pass. Code that takes many steps ga
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import threshold
 
+from deepnmf_cli.inference import wiener
+from deepnmf_cli.inference.algorithm import Descent, Parameter, Parameters, Recurrence
 from deepnmf_cli.inference.divergence import FLOOR, divergence
 
 BLOCK_FRAMES = 1024
@@ -125,7 +128,7 @@ def readout(h: Tensor, w: Tensor, atoms: Sequence[int]) -> Tensor:
     """Models of the sources w^l h^l, the numerators of (34): (..., S, F, T) for S = len(atoms).
 
     The columns of w, and the rows of h, are the atoms of the first source, then of the second, and so on. Their sum
-    over sources is the model of the mixture, w h; `deepnmf_cli.signal.wiener` makes masks of them.
+    over sources is the model of the mixture, w h; `wiener` makes masks of them.
     """
     pairs = zip(w.split(list(atoms), 1), h.split(list(atoms), -2), strict=True)
     models = [split_frames(part_w @ join_frames(part_h), h.shape[:-2]) for part_w, part_h in pairs]
@@ -141,3 +144,84 @@ def infer(m: Tensor, w: Tensor, iterations: int, beta: float = 1.0, mu: float | 
     for _ in range(iterations):
         h = step(h, frames, w, beta, mu, column_sums=column_sums)
     return split_frames(h, m.shape[:-2])
+
+
+DICTIONARY = "dictionary"
+
+KEPT = 0.8
+"""Share of the last frame's activations with which recurrent inference begins."""
+
+SPREAD = 0.1
+"""Another share of them, given to all atoms alike: a transition of zero could never be trained."""
+
+FRESH = 0.1
+"""Share of the classical first activations added to that, so that no atom is lost for ever."""
+
+
+@dataclass(frozen=True)
+class SparseNmf(Descent[Tensor, Tensor], Recurrence[Tensor]):
+    """Sparse NMF as an algorithm: evidence m (..., E, N), state h (..., R, N), a dictionary for every layer.
+
+    Dictionaries (E, R) have the atoms of speech first. The readout uses the last `bins` rows only, which are those of
+    the present frame where evidence has context; a dictionary of the readout's own is stored as (bins, R).
+    """
+
+    bins: int
+    atoms: tuple[int, int]
+    """Atoms of speech and of noise, R in all."""
+    beta: float = 1.0
+    sparsity: float = 0.0
+    """Weight mu of the L1 penalty, unless it is trained."""
+    kind: str = "log"
+    """How dictionaries stay non-negative."""
+    trained_penalty: bool = False
+    """Whether each layer has a penalty of its own for every atom, which starts at `sparsity`."""
+    recurrent: bool = False
+    """Whether a frame begins where the last one ended, h_t^0 = A h_{t-1}^K + b o (the classical start)."""
+
+    def parameters(self, iterations: int, dictionary: Tensor) -> dict[str, Parameter]:
+        """`dictionary` (E, R) is where all of them start."""
+        steps, states = range(iterations), sum(self.atoms)
+
+        def initial(layer: int) -> Tensor:
+            return dictionary if layer < iterations else dictionary[-self.bins :]
+
+        found = {DICTIONARY: Parameter(range(iterations + 1), initial, self.kind)}
+        if self.trained_penalty:
+            found["penalty"] = Parameter(
+                steps, lambda _: torch.full((states, 1), self.sparsity, dtype=dictionary.dtype), "log"
+            )
+        if self.recurrent:
+            transition = KEPT * torch.eye(states) + SPREAD / states
+            found["transition"] = Parameter([0], lambda _: transition, "log", shared=True)
+            found["fresh"] = Parameter([0], lambda _: torch.full((states, 1), FRESH), "log", shared=True)
+        return found
+
+    def start(self, evidence: Tensor, parameters: Parameters) -> Tensor:
+        return start(evidence, parameters[DICTIONARY])
+
+    def step(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
+        """(33)."""
+        return step(state, evidence, parameters[DICTIONARY], self.beta, self._penalty(parameters))
+
+    def readout(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
+        """Wiener-like masks (..., 2, bins, N), equation (34) without the mixture."""
+        return wiener.masks(readout(state, parameters[DICTIONARY][-self.bins :], self.atoms))
+
+    def objective(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
+        return objective(state, evidence, parameters[DICTIONARY], self.beta, self._penalty(parameters))
+
+    def prepare(self, evidence: Tensor, parameters: Parameters) -> tuple[tuple, tuple[Tensor, ...]]:
+        dictionary = parameters[DICTIONARY]
+        column_sums = dictionary.sum(0).unsqueeze(-1)
+        return (dictionary, self._penalty(parameters), column_sums), (self.start(evidence, parameters), evidence)
+
+    def update(self, constants: tuple, columns: tuple[Tensor, ...], state: Tensor) -> Tensor:
+        dictionary, penalty, column_sums = constants
+        return step(state, columns[1], dictionary, self.beta, penalty, column_sums=column_sums)
+
+    def warm_start(self, columns: tuple[Tensor, ...], before: Tensor, parameters: Parameters) -> Tensor:
+        return parameters["transition"] @ before + parameters["fresh"] * columns[0]
+
+    def _penalty(self, parameters: Parameters) -> Tensor | float:
+        return parameters.get("penalty", self.sparsity)

@@ -26,6 +26,8 @@ class MaskNetwork(nn.Module):
     name: ClassVar[str]
     description: ClassVar[str]
     """A line for lists of models."""
+    settings_type: ClassVar[type]
+    """The dataclass of its settings."""
     mixed_precision: ClassVar[bool] = True
     """Whether training on CUDA may compute its matrix products in bfloat16."""
     same_operations: ClassVar[bool] = False

@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from deepnmf_cli.inference import nmf
+from deepnmf_cli.inference.nmf import DICTIONARY
 from deepnmf_cli.networks.frames import FrameNetwork
-from deepnmf_cli.signal import wiener
-from deepnmf_cli.unfold.network import Bank, Parameters, Unfolded
+from deepnmf_cli.unfold.network import Bank, Unfolded
 from deepnmf_cli.unfold.ties import Ties
-
-DICTIONARY = "dictionary"
 
 
 @dataclass(frozen=True)
@@ -79,41 +77,12 @@ class DnmfSettings(DeepNmfSettings):
             raise ValueError("discriminative NMF trains one layer; choose the model deep-nmf to train others")
 
 
-@dataclass(frozen=True)
-class SparseNmfInference:
-    """Sparse NMF as a `Descent`: evidence m (..., T F, N), state h (..., 2R, N), one dictionary per layer.
-
-    Analysis dictionaries (T F, 2R) have the speech atoms first; the readout uses the rows of the present frame only,
-    its last F rows, so that a readout of its own is stored as (F, 2R).
-    """
-
-    bins: int
-    atoms: int
-    beta: float
-    sparsity: float
-    extra_atoms: int = 0
-    """Noise atoms beyond R, the last columns of every dictionary."""
-
-    def start(self, evidence: Tensor, parameters: Parameters) -> Tensor:
-        return nmf.start(evidence, parameters[DICTIONARY])
-
-    def step(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
-        return nmf.step(state, evidence, parameters[DICTIONARY], self.beta, self.sparsity)
-
-    def readout(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
-        """Wiener-like masks (..., 2, F, N), equation (34) without the mixture."""
-        present = parameters[DICTIONARY][-self.bins :]
-        return wiener.masks(nmf.readout(state, present, (self.atoms, self.atoms + self.extra_atoms)))
-
-    def objective(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
-        return nmf.objective(state, evidence, parameters[DICTIONARY], self.beta, self.sparsity).sum()
-
-
 class DeepNmf(FrameNetwork):
     """Equation (33) for K layers and (34) as readout, over a bank of dictionaries; section 4 of the paper."""
 
     name = "deep-nmf"
     description = "Sparse NMF unfolded, with dictionaries of their own for the last layers"
+    settings_type = DeepNmfSettings
     mixed_precision = False  # half precision has no room for nmf.FLOOR
 
     def __init__(self, settings: DeepNmfSettings = DeepNmfSettings(), dictionary: Tensor | None = None) -> None:
@@ -124,11 +93,10 @@ class DeepNmf(FrameNetwork):
         if dictionary is None:
             dictionary = torch.rand(s.context * s.bins, 2 * s.atoms)
             dictionary = dictionary / dictionary.norm(dim=0)
-        readout = ties.slots[-1]
-        has_own_readout = ties.first_layer(readout) == s.iterations
-        initial = [dictionary[-s.bins :] if k == readout and has_own_readout else dictionary for k in range(ties.count)]
-        bank = Bank({DICTIONARY: ties}, {DICTIONARY: initial}, {DICTIONARY: s.parameterisation})
-        self.unfolded = Unfolded(SparseNmfInference(s.bins, s.atoms, s.beta, s.sparsity), s.iterations, bank)
+        algorithm = nmf.SparseNmf(s.bins, (s.atoms, s.atoms), s.beta, s.sparsity, s.parameterisation)
+        parameters = algorithm.parameters(s.iterations, dictionary)
+        bank = Bank.declared(parameters, s.iterations, ties={DICTIONARY: ties})
+        self.unfolded = Unfolded(algorithm, s.iterations, bank)
 
     def frame_masks(self, stacked: Tensor, fixed: Tensor | None = None) -> Tensor:
         return self.unfolded.infer(stacked, fixed)[0]
@@ -159,9 +127,9 @@ class DeepNmf(FrameNetwork):
         wider = [torch.cat([value, atoms.to(value)[-len(value) :]], 1).detach() for value in values]
         ties = Ties(bank.ties[DICTIONARY].slots, frozenset())
         other = copy.deepcopy(self)
-        extra = algorithm.extra_atoms + atoms.shape[1]
+        speech, noise = algorithm.atoms
         other.unfolded = Unfolded(
-            dataclasses.replace(algorithm, extra_atoms=extra),
+            dataclasses.replace(algorithm, atoms=(speech, noise + atoms.shape[1])),
             self.settings.iterations,
             Bank({DICTIONARY: ties}, {DICTIONARY: wider}, bank.kinds),
         )
@@ -169,7 +137,7 @@ class DeepNmf(FrameNetwork):
 
     def macs_per_frame(self) -> int:
         s = self.settings
-        atoms = 2 * s.atoms + self.unfolded.algorithm.extra_atoms
+        atoms = sum(self.unfolded.algorithm.atoms)
         return s.iterations * 2 * (s.context * s.bins) * atoms + s.bins * atoms
 
     def weights(self) -> dict[str, Tensor]:
@@ -184,6 +152,7 @@ class SparseNmf(DeepNmf):
 
     name = "sparse-nmf"
     description = "Sparse NMF with learned dictionaries"
+    settings_type = SparseNmfSettings
 
 
 class Dnmf(DeepNmf):
@@ -191,3 +160,4 @@ class Dnmf(DeepNmf):
 
     name = "dnmf"
     description = "Sparse NMF with a discriminatively trained reconstruction dictionary"
+    settings_type = DnmfSettings

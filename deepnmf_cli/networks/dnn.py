@@ -33,6 +33,7 @@ class Dnn(FrameNetwork):
 
     name = "dnn"
     description = "Sigmoid network on context frames, the conventional baseline"
+    settings_type = DnnSettings
 
     def __init__(self, settings: DnnSettings = DnnSettings()) -> None:
         super().__init__()

@@ -6,20 +6,20 @@ goes, (14)-(15). Layer k passes messages forward in time (causal) and then both 
 by all nodes of a layer, untied between layers, and the schedule is trained and depends on the data.
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, pad
+from torch.nn.functional import pad
 
+from deepnmf_cli.inference.chain import MEAN_FIELD, MESSAGES
+from deepnmf_cli.inference.grid import GridInference
+from deepnmf_cli.kernels.grid_layer import compile_kernel
 from deepnmf_cli.networks.bands import BandNetwork
-from deepnmf_cli.networks.grid_kernel import GridKernel, compile_kernel
 from deepnmf_cli.networks.grid_settings import NEIGHBOURS, GridSettings
 from deepnmf_cli.networks.growth import widened
 from deepnmf_cli.signal.features import stack_context
-from deepnmf_cli.unfold.network import Bank, Parameters, Unfolded
-from deepnmf_cli.unfold.relaxation import MEAN_FIELD, MESSAGES, Messages, relax_both_ways, relax_spins
-from deepnmf_cli.unfold.ties import Ties
+from deepnmf_cli.unfold.network import Bank, Unfolded
 
 COMPRESSION = 0.3
 """Power applied to band magnitudes: about the loudness of hearing, and bounded where a logarithm is not."""
@@ -27,104 +27,38 @@ COMPRESSION = 0.3
 QUIET = 1e-8
 """Squared product of two bins 40 dB below the level: below that, phase differences fade out."""
 
-SLOWEST = -4.0
-FASTEST = 1.0
-"""Range of the initial logits of the time schedule: memories between one and about fifty frames."""
-
-
-GridEvidence = tuple[Tensor, tuple, Tensor | None]
-"""What `GridInference` takes: see there."""
-
-
-@dataclass(frozen=True)
-class GridInference:
-    """Scheduled mean field as an `Algorithm`.
-
-    Evidence: what each node observes (T, B, N, E), what its spins begin with in time, and what the lower nodes hear of
-    phase (T, B, N', E') or None. State: the field u (T, B, N, C), the spins with which each remaining
-    layer begins in time, and those with which the finished layers ended: what a stream carries over. A layer's spins
-    are those of the nodes (B, N, C) and, where there are any, those of the frame (B, S).
-    """
-
-    messages: Messages = MEAN_FIELD
-    kernel: GridKernel | None = None
-    """The same step in machine code, or None; equal to rounding. For mean field."""
-
-    def start(self, evidence: GridEvidence, parameters: Parameters) -> tuple[Tensor, tuple, tuple]:
-        observed, begin, phase = evidence
-        field = linear(observed, parameters["observe_weight"]) + parameters["observe_bias"]
-        if phase is not None:
-            higher = field.shape[2] - phase.shape[2]
-            field = field + pad(linear(phase, parameters["phase_weight"]), (0, 0, 0, higher))
-        return field, begin, ()
-
-    def step(self, evidence: GridEvidence, state: tuple[Tensor, tuple, tuple], parameters: Parameters) -> tuple:
-        """One iteration on all nodes: messages forward in time, then along frequency."""
-        field, (begin, *later), ended = state
-        nodes, *frame = begin
-        if self.kernel is not None and self.kernel.suits(field):
-            field, end = self.kernel.layer(field, nodes, _kernel_weights(parameters, field.shape[2]))
-        else:
-            weight, bias = parameters["time_weight"], parameters["time_bias"]
-            states = relax_spins(field, weight, bias, nodes, messages=self.messages)
-            field, end = field + self.messages.spins(states), states[-1]
-            field = field + self._along_frequency(field, parameters)
-        if frame:
-            told, frame[0] = self._across_frequency(field, frame[0], parameters)
-            field = field + told
-        return field, tuple(later), (*ended, (end, *frame))
-
-    def _across_frequency(self, field: Tensor, begin: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
-        """What spins informed by all nodes of the frame, and by themselves a frame before, add to the field; and their
-        states (B, S) at the end of time."""
-        heard = linear(field, parameters["frame_send"]).flatten(2)
-        weight, bias = parameters["frame_weight"], parameters["frame_bias"]
-        states = relax_spins(heard, weight, bias, begin, messages=self.messages)
-        told = linear(self.messages.spins(states), parameters["frame_spread"]).unflatten(2, (field.shape[2], -1))
-        return linear(told, parameters["frame_receive"]), states[-1]
-
-    def _along_frequency(self, field: Tensor, parameters: Parameters) -> Tensor:
-        """What spins informed by all bands below, and spins informed by all bands above, add to the field."""
-        chain = field.movedim(2, 0).contiguous()  # the chain comes first, so that each step of it is contiguous
-        bias = parameters["frequency_bias"]
-        bias = bias if bias.dim() == 1 else bias[:, None, None]
-        spins = self.messages.spins(relax_both_ways(chain, parameters["frequency_weight"], bias, self.messages))
-        return linear(spins, parameters["frequency_join"]).movedim(0, 2)
-
-    def readout(self, evidence: GridEvidence, state: tuple, parameters: Parameters) -> tuple[Tensor, Tensor | None]:
-        """Marginals (T, B, N, bands per node) of one more binary unit per band: speech dominates here. And what is added
-        to them in the lower nodes to make complex masks, (T, B, N', 2 bands per node), or None."""
-        field, phase = state[0], evidence[2]
-        turn = None if phase is None else linear(field[:, :, : phase.shape[2]], parameters["turn_weight"])
-        return torch.sigmoid(linear(field, parameters["read_weight"], parameters["read_bias"])), turn
-
-
-def _kernel_weights(parameters: Parameters, nodes: int) -> list[Tensor]:
-    """A layer's weights as `GridKernel.layer` takes them: those of frequency sorted by couplings and schedules."""
-    weight, bias = parameters["frequency_weight"].chunk(4), parameters["frequency_bias"].chunk(4, -1)
-    weight, bias = (torch.cat([x[i] for i in (0, 2, 1, 3)], axis) for x, axis in ((weight, 0), (bias, -1)))
-    time_bias, bias = (x.expand(nodes, -1) for x in (parameters["time_bias"], bias))
-    return [parameters["time_weight"], time_bias, weight, bias, parameters["frequency_join"]]
-
 
 class Grid(BandNetwork):
     """Scheduled mean field on the time-frequency grid; see the module's text and docs/theory/grid.md."""
 
     name = "grid"
     description = "Scheduled mean field on the time-frequency grid, shared weights"
+    settings_type = GridSettings
     mixed_precision = False  # products of a few columns wait for memory, and conversions add to that
     same_operations = True
 
     def __init__(self, settings: GridSettings = GridSettings()) -> None:
         super().__init__(settings)
         s = settings
-        bank = _initial_bank(s, s.context * s.window)
-        self.unfolded = Unfolded(GridInference(MESSAGES[s.messages]), s.iterations, bank)
+        algorithm = GridInference(
+            nodes=s.nodes,
+            channels=s.channels,
+            observed=s.context * s.window,
+            shown=s.bands_per_node,
+            local_fields=s.local_fields,
+            frame_spins=s.frame_spins,
+            frame_channels=s.frame_channels,
+            phase=4 * s.window if s.phase else 0,
+            messages=MESSAGES[s.messages],
+        )
+        self.unfolded = Unfolded(
+            algorithm, s.iterations, Bank.declared(algorithm.parameters(s.iterations), s.iterations, s.tied)
+        )
 
     def accelerate(self) -> bool:
-        messages = self.unfolded.algorithm.messages
-        kernel = compile_kernel(self.settings.channels) if messages is MEAN_FIELD else None
-        self.unfolded.algorithm = GridInference(messages, kernel)
+        algorithm = self.unfolded.algorithm
+        kernel = compile_kernel(self.settings.channels) if algorithm.messages is MEAN_FIELD else None
+        self.unfolded.algorithm = replace(algorithm, kernel=kernel)
         return kernel is not None
 
     @property
@@ -199,47 +133,3 @@ def _compressed(products: Tensor) -> Tensor:
     pairs = products.unflatten(1, (2, 2))
     power = pairs.square().sum(2, keepdim=True)
     return (pairs * power.clamp_min(QUIET).pow((COMPRESSION - 1) / 2)).flatten(1, 2)
-
-
-def _initial_bank(s: GridSettings, evidence: int) -> Bank:
-    """Small random couplings; the time schedule begins with memories of many lengths."""
-    layers, c, place = s.iterations + 1, s.channels, (s.nodes,) if s.local_fields else ()
-    per_layer = Ties.tied(layers) if s.tied else Ties.untied(s.iterations)
-    if not s.tied:
-        # The readout is layer K and uses none of these weights; its table entry repeats the last layer's.
-        per_layer = Ties((*per_layer.slots, s.iterations - 1), per_layer.trained)
-    once = Ties.tied(layers)
-
-    def couplings(rows: int, columns: int) -> Tensor:
-        return torch.randn(rows, columns) / columns**0.5
-
-    def schedule_bias(spins: int) -> Tensor:
-        return torch.cat([torch.zeros(spins), torch.linspace(SLOWEST, FASTEST, spins)])
-
-    makers = {
-        "observe_weight": (once, lambda: couplings(c, evidence)),
-        "observe_bias": (once, lambda: torch.zeros(s.nodes, c)),
-        "time_weight": (per_layer, lambda: couplings(2 * c, c)),
-        "time_bias": (per_layer, lambda: schedule_bias(c).repeat(*place, 1)),
-        "frequency_weight": (per_layer, lambda: couplings(2 * c, c)),
-        "frequency_bias": (per_layer, lambda: torch.zeros(*place, 2 * c)),
-        "frequency_join": (per_layer, lambda: couplings(c, c)),
-        "read_weight": (once, lambda: couplings(s.bands_per_node, c)),
-        "read_bias": (once, lambda: torch.zeros(s.bands_per_node)),
-    }
-    if s.phase:
-        makers |= {
-            "phase_weight": (once, lambda: torch.zeros(c, 4 * s.window)),
-            "turn_weight": (once, lambda: torch.zeros(2 * s.bands_per_node, c)),
-        }
-    if s.frame_spins:
-        makers |= {
-            "frame_send": (per_layer, lambda: couplings(s.frame_channels, c)),
-            "frame_weight": (per_layer, lambda: couplings(2 * s.frame_spins, s.nodes * s.frame_channels)),
-            "frame_bias": (per_layer, lambda: schedule_bias(s.frame_spins)),
-            "frame_spread": (per_layer, lambda: couplings(s.nodes * s.frame_channels, s.frame_spins)),
-            "frame_receive": (per_layer, lambda: couplings(c, s.frame_channels)),
-        }
-    ties = {name: table for name, (table, _) in makers.items()}
-    initial = {name: [make() for _ in range(table.count)] for name, (table, make) in makers.items()}
-    return Bank(ties, initial, dict.fromkeys(makers, "free"))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from deepnmf_cli.unfold.relaxation import MESSAGES
+from deepnmf_cli.inference.chain import MESSAGES
 
 NEIGHBOURS = 2
 """Bands beyond its own that a node sees on either side."""
@@ -53,7 +53,7 @@ class GridSettings(GridShape):
     """Shape of a `Grid`."""
 
     messages: str = "mean-field"
-    """What spins pass on: "mean-field", "geometric" or "belief-propagation", see `unfold.relaxation.MESSAGES`."""
+    """What spins pass on: "mean-field", "geometric" or "belief-propagation", see `inference.chain.MESSAGES`."""
     tied: bool = False
     """One set of weights for all layers."""
     local_fields: bool = False

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from deepnmf_cli.inference.grid import GridEvidence
 from deepnmf_cli.networks.bands import BandNetwork
-from deepnmf_cli.networks.grid import COMPRESSION, Grid, GridEvidence
+from deepnmf_cli.networks.grid import COMPRESSION, Grid
 from deepnmf_cli.networks.grid_settings import GridShape
 
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
@@ -44,6 +45,7 @@ class Rnn(BandNetwork):
 
     name = "rnn"
     description = "GRU or LSTM over the whole spectrum, a conventional baseline"
+    settings_type = RnnSettings
 
     def __init__(self, settings: RnnSettings = RnnSettings()) -> None:
         super().__init__(settings)
@@ -107,6 +109,7 @@ class GridRnn(Grid):
 
     name = "grid-rnn"
     description = "The grid's wiring with GRU or LSTM cells, a conventional baseline"
+    settings_type = GridRnnSettings
     same_operations = False  # whether cuDNN's cells can be captured was not tried
 
     def __init__(self, settings: GridRnnSettings = GridRnnSettings()) -> None:

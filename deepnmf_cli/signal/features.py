@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from deepnmf_cli.signal.recursion import smooth
+from deepnmf_cli.kernels.recursion import relax
 
 SILENCE = 1e-15
 """Root-mean-square magnitude below which a frame counts as digital silence. No recording of 32 bits or fewer reaches
@@ -34,14 +34,14 @@ def running_level(magnitude: Tensor, state: Tensor | None = None) -> tuple[Tenso
     and weight, zeros at the start of a recording.
 
     The level is the root of an exponentially forgetting mean of the frames' power, over the frames that are not
-    digitally silent: causal, exact from the first frame on, and proportional to the input. Without gradient.
+    digitally silent: causal, exact from the first frame on, and proportional to the input.
     """
     power = magnitude.square().mean(-2)
     # Silent frames neither add nor forget: a pause of digital zeros leaves the level as it was.
     forget = (power > SILENCE**2).to(power.dtype) / LEVEL_TIME_CONSTANT_FRAMES
     targets = torch.stack([power, torch.ones_like(power)], -1).transpose(0, 1)
     state = magnitude.new_zeros(magnitude.shape[0], 2) if state is None else state
-    sums = smooth(targets, forget.T[..., None].expand_as(targets), state)
+    sums = relax(targets, forget.T[..., None].expand_as(targets), state)
     mean_power, weight = sums.transpose(0, 1).unbind(-1)
     return (mean_power / weight.clamp_min(1 / LEVEL_TIME_CONSTANT_FRAMES)).sqrt().clamp_min(SILENCE), sums[-1]
 

@@ -125,7 +125,7 @@ class FrameStore:
         """The settings and the parameters on which fixed states depend."""
         bank, algorithm = self.network.unfolded.bank, self.network.unfolded.algorithm
         below = range(self.network.fixed_layers)
-        slots = {name: sorted({table.slots[k] for k in below}) for name, table in bank.ties.items()}
+        slots = {name: sorted({table.slots[k] for k in below} - {None}) for name, table in bank.ties.items()}
         weights = [bank.value(name, slot) for name, used in slots.items() for slot in used]
         return [changed(algorithm), *(hashlib.sha256(w.detach().cpu().numpy().tobytes()).hexdigest() for w in weights)]
 

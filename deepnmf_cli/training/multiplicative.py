@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from deepnmf_cli.errors import RecipeError
-from deepnmf_cli.inference import nmf
+from deepnmf_cli.inference import nmf, wiener
+from deepnmf_cli.inference.algorithm import Parameters
 from deepnmf_cli.inference.divergence import divergence
-from deepnmf_cli.networks.deep_nmf import DICTIONARY, DeepNmf, DeepNmfSettings
-from deepnmf_cli.signal import wiener
+from deepnmf_cli.inference.nmf import DICTIONARY
+from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings
 from deepnmf_cli.training.batch import Batch
 from deepnmf_cli.training.descent import State
 from deepnmf_cli.training.frames import FrameBatch
 from deepnmf_cli.training.objectives import COMPRESSION_FLOOR, TERMS, TINY, ObjectiveSettings, phase_sensitive
-from deepnmf_cli.unfold.network import Parameters
 from deepnmf_cli.unfold.split import Parts, split_gradient, wiener_parts
 
 RULES = ("multiplicative", "exponentiated", "exponentiated-entries")

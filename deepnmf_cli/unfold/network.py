@@ -1,52 +1,34 @@
 """Deep unfolding in general: K iterations of an inference algorithm become K layers over a bank of parameters.
 
-Inference minimises F_theta(x, phi) by phi^k = f_theta(x, phi^{k-1}) and reads out y = g_theta(x, phi^K); unfolded,
-layer k has parameters theta^k of its own, tied or untied by a table (equations (1)-(5) of "Deep Unfolding: Model-Based
-Inspiration of Novel Deep Architectures", Hershey, Le Roux, Weninger, 2014).
+Layer k has parameters theta^k of its own, tied or untied by a table. See `deepnmf_cli.inference.algorithm` for what an
+algorithm is.
 """
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Any, Generic
 
 import torch
 from torch import Tensor, nn
 
+from deepnmf_cli.inference.algorithm import Algorithm, Evidence, Parameter, State
 from deepnmf_cli.unfold.nonnegative import NonNegative
 from deepnmf_cli.unfold.ties import Ties
 
-Parameters = Mapping[str, Tensor]
-State = Any
-"""What a step updates: a tensor, or a tuple of tensors."""
-
-
-class Algorithm(Protocol):
-    """An inference algorithm as pure functions of evidence x, state phi and parameters theta."""
-
-    def start(self, evidence: Tensor, parameters: Parameters) -> State:
-        """phi^0."""
-
-    def step(self, evidence: Tensor, state: State, parameters: Parameters) -> State:
-        """phi^k = f_theta(x, phi^{k-1}), equation (3)."""
-
-    def readout(self, evidence: Tensor, state: State, parameters: Parameters) -> Tensor:
-        """y = g_theta(x, phi^K), equation (1)."""
-
-
-class Descent(Algorithm, Protocol):
-    """An algorithm that minimises an objective; not every schedule of messages does."""
-
-    def objective(self, evidence: Tensor, state: State, parameters: Parameters) -> Tensor:
-        """F_theta(x, phi), a scalar that steps with tied parameters do not increase."""
+Disturb = Callable[[int, Any], Any]
+"""(k, phi^k) -> the state that layer k + 1 gets in its place."""
 
 
 class Bank(nn.Module):
-    """The parameters of all layers: for each name a tie table and one tensor per slot.
+    """The parameters of all layers: for each name a tie table and one value per slot.
 
-    Trained slots are `NonNegative` modules or plain nn.Parameters; fixed slots are buffers, so that autograd records
-    nothing in layers below the first trained one.
+    Trained slots are `NonNegative` modules, plain nn.Parameters, or modules that an algorithm brings; fixed tensors are
+    buffers, so that autograd records nothing in layers below the first trained one.
     """
 
-    def __init__(self, ties: Mapping[str, Ties], initial: Mapping[str, list[Tensor]], kinds: Mapping[str, str]) -> None:
+    def __init__(
+        self, ties: Mapping[str, Ties], initial: Mapping[str, list[Tensor | nn.Module]], kinds: Mapping[str, str]
+    ) -> None:
         """`initial[name][slot]`; `kinds[name]` is "free", "log" or "softplus" (see `NonNegative`)."""
         super().__init__()
         self.ties = dict(ties)
@@ -57,26 +39,53 @@ class Bank(nn.Module):
             for slot, value in enumerate(initial[name]):
                 self._add(f"{name}_{slot}", value, slot in table.trained, self.kinds[name])
 
-    def _add(self, key: str, value: Tensor, trained: bool, kind: str) -> None:
-        if not trained:
+    @classmethod
+    def declared(
+        cls, parameters: Mapping[str, Parameter], iterations: int, tied: bool = False, ties: Mapping[str, Ties] = {}
+    ) -> "Bank":
+        """The bank for what an algorithm declares: a slot for every layer that uses a parameter, or with `tied`, and
+        where it is shared, one for all of them. `ties` are tables that stand in the place of these."""
+        used = {name: p for name, p in parameters.items() if p.layers}
+        tables = {
+            name: ties.get(name) or Ties.among(iterations + 1, p.layers, p.shared or tied and not p.own, p.trained)
+            for name, p in used.items()
+        }
+        initial = {
+            name: [p.initial(tables[name].first_layer(slot)) for slot in range(tables[name].count)]
+            for name, p in used.items()
+        }
+        return cls(tables, initial, {name: p.kind for name, p in used.items()})
+
+    def _add(self, key: str, value: Tensor | nn.Module, trained: bool, kind: str) -> None:
+        if isinstance(value, nn.Module):
+            self.add_module(key, value.requires_grad_(trained))
+        elif not trained:
             self.register_buffer(key, value.clone())
         elif kind == "free":
             self.register_parameter(key, nn.Parameter(value.clone()))
         else:
             self.add_module(key, NonNegative(value, kind))
 
-    def value(self, name: str, slot: int) -> Tensor:
-        """The tensor that `name` holds in `slot`."""
+    def value(self, name: str, slot: int) -> Any:
+        """Return what `name` holds in `slot`: a tensor, or a module that an algorithm brought."""
         held = getattr(self, f"{name}_{slot}")
         return held() if isinstance(held, NonNegative) else held
 
-    def layer(self, k: int) -> dict[str, Tensor]:
-        """theta^k: the parameters of layer k by name."""
-        return {name: self.value(name, table.slots[k]) for name, table in self.ties.items()}
+    def layer(self, k: int) -> dict[str, Any]:
+        """Return theta^k: the parameters of layer k by name, without those that are absent there."""
+        slots = ((name, table.slots[k]) for name, table in self.ties.items())
+        return {name: self.value(name, slot) for name, slot in slots if slot is not None}
 
     def values(self) -> dict[str, Tensor]:
-        """All slots as plain tensors, named `<name>_<slot>`: what a model file holds."""
-        return {f"{name}_{s}": self.value(name, s).detach() for name, t in self.ties.items() for s in range(t.count)}
+        """Return all slots as plain tensors, named `<name>_<slot>`, of modules `<name>_<slot>.<its own name>`: what a
+        model file holds."""
+        found: dict[str, Tensor] = {}
+        for name, table in self.ties.items():
+            for slot in range(table.count):
+                value, key = self.value(name, slot), f"{name}_{slot}"
+                inner = {f"{key}.{n}": x for n, x in value.state_dict().items()} if isinstance(value, nn.Module) else {}
+                found |= inner or {key: value.detach()}
+        return found
 
     @torch.no_grad()
     def load_values(self, values: Mapping[str, Tensor]) -> None:
@@ -85,58 +94,92 @@ class Bank(nn.Module):
         if own != given:
             raise RuntimeError(f"expected the tensors {own}, found {given}")
         for key, value in values.items():
-            held = getattr(self, key)
-            held.fold(value) if isinstance(held, NonNegative) else held.copy_(value)
+            holder, _, inner = key.partition(".")
+            held = getattr(self, holder)
+            if isinstance(held, NonNegative):
+                held.fold(value)
+            else:
+                (held.state_dict()[inner] if inner else held).copy_(value)
 
 
-class Unfolded(nn.Module):
+class Unfolded(nn.Module, Generic[Evidence, State]):
     """K layers of an algorithm over a bank whose tie tables have K + 1 entries: one per step, the last for the readout.
 
     With untrained parameters the output equals K classical iterations bit for bit: the same functions run in the same
     order on the same numbers.
     """
 
-    def __init__(self, algorithm: Algorithm, iterations: int, bank: Bank) -> None:
+    def __init__(self, algorithm: Algorithm[Evidence, State], iterations: int, bank: Bank) -> None:
         super().__init__()
         for name, table in bank.ties.items():
             if len(table.slots) != iterations + 1:
                 raise ValueError(f"{name} needs {iterations + 1} table entries, not {len(table.slots)}")
         self.algorithm, self.iterations, self.bank = algorithm, iterations, bank
 
-    def trajectory(self, evidence: Tensor) -> list[State]:
-        """[phi^0, ..., phi^K]: the starting state and the state after each layer."""
-        states = [self.algorithm.start(evidence, self.bank.layer(0))]
-        for k in range(self.iterations):
-            states.append(self.algorithm.step(evidence, states[-1], self.bank.layer(k)))
-        return states
+    def start(self, evidence: Evidence) -> State:
+        """Return phi^0."""
+        return self.algorithm.start(evidence, self.bank.layer(0))
+
+    def states(
+        self, evidence: Evidence, state: State, first: int = 0, disturb: Disturb | None = None
+    ) -> Iterator[State]:
+        """Yield phi^(first + 1), phi^(first + 2), ... phi^K from `state` = phi^first: the one loop over layers.
+
+        `disturb` may change what the next layer gets, for example by noise; what is yielded is what it gets.
+        """
+        for k in range(first, self.iterations):
+            state = self.algorithm.step(evidence, state, self.bank.layer(k))
+            if disturb is not None:
+                state = disturb(k + 1, state)
+            yield state
+
+    def readout(self, evidence: Evidence, state: State) -> Any:
+        """Return y = g(x, phi), with the readout's parameters, for the state after any layer."""
+        return self.algorithm.readout(evidence, state, self.bank.layer(self.iterations))
+
+    def trajectory(self, evidence: Evidence, depth: int | None = None, disturb: Disturb | None = None) -> list[State]:
+        """Return [phi^0, ..., phi^depth]: the starting state and the state after each layer, up to all K."""
+        state = self.start(evidence)
+        return [state, *islice(self.states(evidence, state, disturb=disturb), self._depth(depth))]
+
+    def infer(self, evidence: Evidence, fixed: State | None = None, depth: int | None = None) -> tuple[Any, State]:
+        """Return y = g(x, phi^depth), and phi^depth for whoever continues from it.
+
+        `depth` is at most K, which it is by default: a network may be stopped after any layer. `fixed` is
+        `fixed_state(evidence)` if at hand.
+        """
+        first, state = (0, self.start(evidence)) if fixed is None else (self.fixed_layers, fixed)
+        state = self._advance(evidence, state, first, self._depth(depth))
+        return self.readout(evidence, state), state
+
+    def forward(self, evidence: Evidence) -> Any:
+        """Return y = g(x, phi^K)."""
+        return self.infer(evidence)[0]
 
     @property
     def fixed_layers(self) -> int:
         """Layers below the lowest trained one; none if layer 0 is trained, on which phi^0 depends."""
         trained = [
-            k for table in self.bank.ties.values() for k, slot in enumerate(table.slots) if slot in table.trained
+            k
+            for table in self.bank.ties.values()
+            for k, slot in enumerate(table.slots)
+            if slot is not None and slot in table.trained
         ]
         return min([*trained, self.iterations])
 
     @torch.no_grad()
-    def fixed_state(self, evidence: Tensor, layers: int = 0, known: State = None) -> State:
-        """The state above the fixed layers, which training does not change; `known` is phi^layers if it is at hand."""
-        state = self.algorithm.start(evidence, self.bank.layer(0)) if known is None else known
-        return self._run(evidence, state, layers, self.fixed_layers)
+    def fixed_state(self, evidence: Evidence, layers: int = 0, known: State | None = None) -> State:
+        """Return the state above the fixed layers, which training does not change; `known` is phi^layers if at hand."""
+        state = self.start(evidence) if known is None else known
+        return self._advance(evidence, state, layers, self.fixed_layers)
 
-    def infer(self, evidence: Tensor, fixed: State = None) -> tuple[Tensor, State]:
-        """y = g(x, phi^K), and phi^K for whoever continues from it; `fixed` is `fixed_state(evidence)` if at hand."""
-        if fixed is None:
-            state = self._run(evidence, self.algorithm.start(evidence, self.bank.layer(0)), 0, self.iterations)
-        else:
-            state = self._run(evidence, fixed, self.fixed_layers, self.iterations)
-        return self.algorithm.readout(evidence, state, self.bank.layer(self.iterations)), state
-
-    def _run(self, evidence: Tensor, state: State, first: int, last: int) -> State:
-        for k in range(first, last):
-            state = self.algorithm.step(evidence, state, self.bank.layer(k))
+    def _advance(self, evidence: Evidence, state: State, first: int, last: int) -> State:
+        """phi^last from phi^first."""
+        for later in islice(self.states(evidence, state, first), max(0, last - first)):
+            state = later
         return state
 
-    def forward(self, evidence: Tensor) -> Tensor:
-        """y = g(x, phi^K)."""
-        return self.infer(evidence)[0]
+    def _depth(self, depth: int | None) -> int:
+        if depth is not None and not 0 <= depth <= self.iterations:
+            raise ValueError(f"a depth of {depth} for {self.iterations} layers")
+        return self.iterations if depth is None else depth

@@ -3,69 +3,76 @@
 Without recurrence all frames begin alike and are computed at once, as in `Unfolded`.
 """
 
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from deepnmf_cli.unfold.network import Algorithm, Bank, Parameters, Unfolded
+from deepnmf_cli.inference.algorithm import Recurrence
+from deepnmf_cli.unfold.network import Bank, Disturb, Unfolded
+
+Frames = tuple[Tensor, Tensor | None]
+"""Evidence (B, E, T), and phi^K (R, B) of the frame before it, None for nothing."""
 
 
-class Recurrence(Algorithm, Protocol):
-    """An algorithm on columns, frames that are independent of each other, which can also begin from a given state."""
+class RecurrentUnfolded(Unfolded[Any, Tensor]):
+    """K layers per frame over one bank, whose first layer holds what the warm start needs.
 
-    def prepare(self, evidence: Tensor, parameters: Parameters) -> tuple[tuple, tuple[Tensor, ...]]:
-        """What a layer needs and no state changes: constants, and tensors with a column (..., N) per column of the
-        evidence (E, N)."""
+    Evidence is `Frames`, states of whole blocks are (R, T, B).
+    """
 
-    def update(self, constants: tuple, columns: tuple[Tensor, ...], state: Tensor) -> Tensor:
-        """phi^k from phi^{k-1} (R, N); `step` is `update` of what `prepare` gives."""
-
-    def warm_start(self, columns: tuple[Tensor, ...], before: Tensor, parameters: Parameters) -> Tensor:
-        """phi^0 of a frame from phi^K of the last one (R, B) and from the first layer's columns."""
-
-
-class RecurrentUnfolded(Unfolded):
-    """K layers per frame over one bank. The bank's first layer holds what the warm start needs."""
+    algorithm: Recurrence
 
     def __init__(self, algorithm: Recurrence, iterations: int, bank: Bank, recurrent: bool) -> None:
         super().__init__(algorithm, iterations, bank)
         self.recurrent = recurrent
 
-    def infer(self, evidence: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
-        """y of frames (B, E, T), and phi^K (R, B) of the last one, from the same of the frame before (None: nothing).
-
-        States are handed to the readout as (B, R, T).
-        """
+    def trajectory(self, evidence: Frames, depth: int | None = None, disturb: Disturb | None = None) -> list[Tensor]:
+        """Return [phi^0, ..., phi^depth] of all frames, (R, T, B) each; with recurrence a frame begins where the one
+        before ended, after `depth` steps. `disturb` gets the states of one frame (R, B) then."""
         frames, before = evidence
-        batch, _, length = frames.shape
-        layers = [self.bank.layer(k) for k in range(self.iterations + 1)]
-        columns = frames.permute(1, 2, 0).flatten(1)  # frame by frame, those of the batch side by side
         if self.recurrent:
-            path = self._in_sequence(columns, length, before, layers)
-            states, before = torch.stack(path, -2), path[-1]
-        else:
-            states = self.algorithm.start(columns, layers[0])
-            for k in range(self.iterations):
-                states = self.algorithm.step(columns, states, layers[k])
-            states = states.unflatten(-1, (length, batch))
-        return self.algorithm.readout(frames, states.movedim(-1, 0), layers[-1]), before
+            by_frame = self._frame_by_frame(frames, before, depth, disturb)
+            return [torch.stack(states, -2) for states in zip(*by_frame, strict=True)]
+        states = super().trajectory(_columns(frames), depth, disturb)
+        return [state.unflatten(-1, (frames.shape[-1], -1)) for state in states]
 
-    def _in_sequence(self, columns: Tensor, length: int, before: Tensor | None, layers: list[Any]) -> list[Tensor]:
-        """phi^K of each frame, (R, B)."""
-        prepared = [self.algorithm.prepare(columns, layer) for layer in layers[: self.iterations]]
+    def readout(self, evidence: Frames, state: Tensor) -> Any:
+        """Return y = g(x, phi); states are handed to the algorithm as (B, R, T)."""
+        return self.algorithm.readout(evidence[0], state.movedim(-1, 0), self.bank.layer(self.iterations))
+
+    def infer(self, evidence: Frames, fixed: None = None, depth: int | None = None) -> tuple[Any, Tensor | None]:
+        """Return y of all frames, and phi^depth (R, B) of the last one, with which the next block begins."""
+        if not self.recurrent:
+            return self.readout(evidence, self.trajectory(evidence, depth)[-1]), evidence[1]
+        path = [states[-1] for states in self._frame_by_frame(*evidence, depth)]
+        return self.readout(evidence, torch.stack(path, -2)), path[-1]
+
+    def _frame_by_frame(
+        self, frames: Tensor, before: Tensor | None, depth: int | None, disturb: Disturb | None = None
+    ) -> Iterator[list[Tensor]]:
+        """[phi^0, ..., phi^depth] of one frame after the other, (R, B) each."""
+        depth, columns, length = self._depth(depth), _columns(frames), frames.shape[-1]
+        layers = [self.bank.layer(k) for k in range(self.iterations)]
+        prepared = [self.algorithm.prepare(columns, layer) for layer in layers]
         constants = [held for held, _ in prepared]
         # (layer, frame) -> that frame's columns
         moving = [list(zip(*(_by_frame(x, length) for x in held), strict=True)) for _, held in prepared]
         if before is None:
             before = torch.zeros_like(moving[0][0][0])
-        path = []
         for t in range(length):
-            state = self.algorithm.warm_start(moving[0][t], path[-1] if path else before, layers[0])
-            for k in range(self.iterations):
-                state = self.algorithm.update(constants[k], moving[k][t], state)
-            path.append(state)
-        return path
+            states = [self.algorithm.warm_start(moving[0][t], before, layers[0])]
+            for k in range(depth):
+                state = self.algorithm.update(constants[k], moving[k][t], states[-1])
+                states.append(state if disturb is None else disturb(k + 1, state))
+            yield states
+            before = states[-1]
+
+
+def _columns(frames: Tensor) -> Tensor:
+    """(B, E, T) -> (E, T B): frame by frame, those of the batch side by side."""
+    return frames.permute(1, 2, 0).flatten(1)
 
 
 def _by_frame(columns: Tensor, length: int) -> tuple[Tensor, ...]:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 
+from deepnmf_cli.inference.algorithm import Parameters
 from deepnmf_cli.inference.divergence import FLOOR
-from deepnmf_cli.signal.wiener import SILENCE
-from deepnmf_cli.unfold.network import Parameters, Unfolded
+from deepnmf_cli.inference.wiener import SILENCE
+from deepnmf_cli.unfold.network import Unfolded
 
 
 @dataclass(frozen=True)
@@ -135,13 +136,15 @@ def split_gradient(
     first = network.fixed_layers
     if not any(table.trained for table in bank.ties.values()):
         return {}
-    states = _states(network, evidence, network.fixed_state(evidence) if fixed is None else fixed)
+    with torch.no_grad():
+        fixed = network.fixed_state(evidence) if fixed is None else fixed
+        states = [fixed, *network.states(evidence, fixed, first)]
     found: dict[str, Parts] = {}
 
     def pull_layer(k: int, run: Callable[[Parameters], tuple[Tensor, Parts]], below: Tensor | None) -> Parts | None:
         """Parts at the state below layer k; those of the layer's trained parameters are added to `found`."""
         parameters = {name: value.detach() for name, value in bank.layer(k).items()}
-        names = [name for name, table in bank.ties.items() if table.slots[k] in table.trained]
+        names = [name for name in parameters if bank.ties[name].slots[k] in bank.ties[name].trained]
         inputs = [parameters[name].requires_grad_() for name in names] + ([] if below is None else [below])
         with torch.enable_grad():
             output, parts = run(parameters)
@@ -163,15 +166,6 @@ def split_gradient(
     if first == 0:
         pull_layer(0, lambda parameters: (algorithm.start(evidence, parameters), parts), None)
     return found
-
-
-@torch.no_grad()
-def _states(network: Unfolded, evidence: Tensor, fixed: Tensor) -> list[Tensor]:
-    """The states from the fixed layers' on, [phi^first, ..., phi^K]."""
-    states = [fixed]
-    for k in range(network.fixed_layers, network.iterations):
-        states.append(network.algorithm.step(evidence, states[-1], network.bank.layer(k)))
-    return states
 
 
 def wiener_parts(

@@ -1,5 +1,6 @@
 """Which layers share which parameters: untying is a table of integers."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -7,25 +8,34 @@ from dataclasses import dataclass
 class Ties:
     """For one parameter: the slot that each layer uses, and the slots that training may change.
 
-    `slots[k]` is the slot of layer k; slots are numbered 0..max without gaps. The last layer is the readout.
+    `slots[k]` is the slot of layer k, None where the layer does without; slots are numbered 0..max without gaps. The
+    last layer is the readout.
     """
 
-    slots: tuple[int, ...]
+    slots: tuple[int | None, ...]
     trained: frozenset[int]
 
     def __post_init__(self) -> None:
-        if set(self.slots) != set(range(max(self.slots) + 1)) or not self.trained <= set(self.slots):
+        used = {slot for slot in self.slots if slot is not None}
+        if not used or used != set(range(len(used))) or not self.trained <= used:
             raise ValueError(f"slots must be numbered without gaps and trained slots must exist: {self}")
 
     @classmethod
     def tied(cls, layers: int, trained: bool = True) -> "Ties":
         """One slot for all layers: the classical algorithm, or its parameters optimised as they are."""
-        return cls((0,) * layers, frozenset({0} if trained else ()))
+        return cls.among(layers, range(layers), tied=True, trained=trained)
 
     @classmethod
     def untied(cls, layers: int) -> "Ties":
         """A slot of its own for every layer, all trained."""
-        return cls(tuple(range(layers)), frozenset(range(layers)))
+        return cls.among(layers, range(layers))
+
+    @classmethod
+    def among(cls, layers: int, used: Iterable[int], tied: bool = False, trained: bool = True) -> "Ties":
+        """A slot for every layer of `used`, or one for them all; the others do without."""
+        slots = {layer: 0 if tied else slot for slot, layer in enumerate(sorted(used))}
+        trained_slots = frozenset(slots.values()) if trained else frozenset()
+        return cls(tuple(slots.get(layer) for layer in range(layers)), trained_slots)
 
     @classmethod
     def last(cls, layers: int, trained: int) -> "Ties":
@@ -39,7 +49,7 @@ class Ties:
     @property
     def count(self) -> int:
         """Number of slots."""
-        return max(self.slots) + 1
+        return len({slot for slot in self.slots if slot is not None})
 
     def first_layer(self, slot: int) -> int:
         """The lowest layer that uses `slot`."""

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from activation_update import machine
 
 from deepnmf_cli.inference import binary, expectations
-from deepnmf_cli.networks.unit_kernel import compile_unit_kernel
+from deepnmf_cli.kernels.unit_sums import compile_unit_kernel
 
 PRODUCT, SIGMOID = "matrix product", "mean-field layer"
 GROUPED, KERNEL, PLAIN = "belief propagation, matrix products", "belief propagation, machine code", "one by one"

@@ -15,11 +15,11 @@ from deepnmf_cli.enhancer import Enhancer
 from deepnmf_cli.errors import ModelError, UsageError
 from deepnmf_cli.export import graph
 from deepnmf_cli.exported import FEW, META_KEY, WEIGHTS, ExportedGraph, OnnxBackend
+from deepnmf_cli.inference.chain import MESSAGES
 from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.backend import TorchBackend
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.signal.stft import FrontEnd
-from deepnmf_cli.unfold.relaxation import MESSAGES
 
 SETTINGS = {
     "deep-nmf": {"context": 3, "atoms": 4, "iterations": 3},

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepnmf_cli.inference import Graph, belief, mean_field, readout, schedule, tree_probabilities
+from deepnmf_cli.inference import belief, mean_field, schedule
+from deepnmf_cli.inference.graph import Graph, readout, tree_probabilities
 from tests.reference import field_enumeration
 
 GRID = Graph.grid(2, 3)

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from deepnmf_cli.inference import Graph, belief, binary, readout
+from deepnmf_cli.inference import belief, binary
+from deepnmf_cli.inference.graph import Graph, readout
 from tests.reference import field_enumeration, power_mean_decimal
+from tests.reference import units as twins
 
 ALPHAS = [0.0, 1e-9, 1e-3, 0.05, 0.5, 1.0, 3.0]
 
@@ -91,11 +93,11 @@ def test_layers_need_neither_square_nor_batched_couplings():
 @pytest.mark.parametrize("alpha", [0.0, 1e-6, 0.5, 1.0, 1.7])
 def test_messages_of_units_equal_those_of_the_graph(alpha):
     couplings, bias = field_of_units()
-    graph, potentials, evidence = binary.to_potentials(couplings, bias)
+    graph, potentials, evidence = twins.to_potentials(couplings, bias)
     messages, units = belief.start(evidence, potentials), torch.zeros_like(couplings)
     for _ in range(4):
         messages = belief.step(messages, evidence, potentials, graph, alpha)
-        units = binary.messages_step(units, couplings, bias, alpha)
+        units = twins.messages_step(units, couplings, bias, alpha)
     odds = messages[..., 1] - messages[..., 0]
     torch.testing.assert_close(units[graph.targets, graph.sources], odds, rtol=1e-9, atol=1e-11)
     beliefs = readout(messages, evidence, graph)[..., 1]
@@ -106,8 +108,8 @@ def test_messages_of_units_are_exact_on_a_chain():
     couplings, bias = field_of_units(6, 3.0, tree=True)
     messages = torch.zeros_like(couplings)
     for _ in range(6):
-        messages = binary.messages_step(messages, couplings, bias)
-    graph, potentials, evidence = binary.to_potentials(couplings, bias)
+        messages = twins.messages_step(messages, couplings, bias)
+    graph, potentials, evidence = twins.to_potentials(couplings, bias)
     single, _ = field_enumeration.marginals(graph.edges.T.tolist(), potentials.numpy(), evidence.numpy())
     np.testing.assert_allclose((messages.sum(-1) + bias).sigmoid().numpy(), single[:, 1], atol=1e-10)
 
@@ -116,14 +118,14 @@ def test_general_binary_potentials_become_units_with_the_same_posterior():
     graph, draw = Graph.grid(2, 3), torch.Generator().manual_seed(0)
     potentials = torch.randn(graph.size, 2, 2, generator=draw, dtype=torch.float64)
     evidence = torch.randn(2, 6, 2, generator=draw, dtype=torch.float64)
-    couplings, bias = binary.from_potentials(graph, potentials, evidence)
+    couplings, bias = twins.from_potentials(graph, potentials, evidence)
     assert torch.equal(couplings, couplings.mT) and not couplings.diagonal().any() and bias.shape == (2, 6)
-    whole, pairs, local = binary.to_potentials(couplings, bias)
+    whole, pairs, local = twins.to_potentials(couplings, bias)
     for row in range(2):
         expected, _ = field_enumeration.marginals(graph.edges.T.tolist(), potentials.numpy(), evidence[row].numpy())
         found, _ = field_enumeration.marginals(whole.edges.T.tolist(), pairs.numpy(), local[row].numpy())
         np.testing.assert_allclose(found, expected, atol=1e-12)
-    again = binary.from_potentials(*binary.to_potentials(couplings, bias))
+    again = twins.from_potentials(*twins.to_potentials(couplings, bias))
     torch.testing.assert_close(again, (couplings, bias))
 
 
@@ -137,9 +139,9 @@ def test_softmaxout_is_a_log_sum_and_its_limit_a_maximum():
             terms = potentials[i, j] + log_b[:, None, j]
             summed[:, i] += terms.exp().sum(-1).log()
             largest[:, i] += terms.amax(-1)
-    torch.testing.assert_close(binary.softmaxout(log_b, potentials, evidence), summed)
-    torch.testing.assert_close(binary.softmaxout(log_b, potentials, evidence, 0.0), largest)
-    torch.testing.assert_close(binary.softmaxout(log_b, potentials, evidence, 1e-8), largest, rtol=0, atol=1e-6)
+    torch.testing.assert_close(twins.softmaxout(log_b, potentials, evidence), summed)
+    torch.testing.assert_close(twins.softmaxout(log_b, potentials, evidence, 0.0), largest)
+    torch.testing.assert_close(twins.softmaxout(log_b, potentials, evidence, 1e-8), largest, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
@@ -149,8 +151,8 @@ def test_softmaxout_without_normalisation_has_the_beliefs_of_one_with(temperatur
     potentials, evidence = 500 * torch.randn(2, 5, 5, 3, 3, generator=draw, dtype=torch.float64).sign(), log_b
     raw = normalised = log_b
     for layer in potentials:
-        raw = binary.softmaxout(raw, layer, evidence, temperature)
-        normalised = binary.softmaxout(normalised, layer, evidence, temperature).log_softmax(-1)
+        raw = twins.softmaxout(raw, layer, evidence, temperature)
+        normalised = twins.softmaxout(normalised, layer, evidence, temperature).log_softmax(-1)
     torch.testing.assert_close(raw.softmax(-1), normalised.softmax(-1), rtol=0, atol=1e-10)
 
 
@@ -162,6 +164,6 @@ def test_units_with_two_states_are_softmaxout_for_alpha_one_only(alpha):
     potentials = torch.zeros(5, 5, 2, 2, dtype=torch.float64)
     potentials[..., 1, 1] = couplings
     log_b = torch.stack([torch.zeros_like(bias), log_odds], -1)
-    out = binary.softmaxout(log_b, potentials, torch.stack([torch.zeros_like(bias), bias], -1))
+    out = twins.softmaxout(log_b, potentials, torch.stack([torch.zeros_like(bias), bias], -1))
     close = torch.allclose(out[:, 1] - out[:, 0], binary.field(log_odds, couplings, bias, alpha))
     assert close == (alpha == 1)

@@ -5,6 +5,7 @@ import torch
 
 from deepnmf_cli.inference import binary, expectations
 from deepnmf_cli.inference.power_mean import log_power_mean
+from tests.reference import units
 
 ALPHAS = [0.0, 1e-6, 0.01, 0.3, 1.0, 2.5]
 
@@ -105,7 +106,7 @@ def test_sums_of_expectations_and_maxima_are_softmaxout_units(temperature):
     draw = torch.Generator().manual_seed(0)
     log_b = torch.randn(4, 5, 3, generator=draw, dtype=torch.float64)
     potentials = torch.randn(2, 5, 3, 3, generator=draw, dtype=torch.float64)
-    expected = binary.softmaxout(log_b, potentials, torch.zeros(2, 3, dtype=torch.float64), temperature)
+    expected = units.softmaxout(log_b, potentials, torch.zeros(2, 3, dtype=torch.float64), temperature)
     flat = potentials.permute(1, 3, 0, 2).flatten(-2)
     if temperature:
         sharp = (log_b / temperature).log_softmax(-1)

@@ -5,7 +5,8 @@ import itertools
 import pytest
 import torch
 
-from deepnmf_cli.inference import Graph, belief, binary, mean_field, readout, schedule
+from deepnmf_cli.inference import belief, binary, mean_field, schedule
+from deepnmf_cli.inference.graph import Graph, readout
 from deepnmf_cli.unfold.network import Bank, Unfolded
 from deepnmf_cli.unfold.ties import Ties
 

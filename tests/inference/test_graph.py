@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepnmf_cli.inference import Graph, belief, fold, readout, schedule, tree_probabilities
-from deepnmf_cli.inference.graph import log_beliefs, start
+from deepnmf_cli.inference import belief, schedule
+from deepnmf_cli.inference.graph import Graph, fold, log_beliefs, readout, start, tree_probabilities
 from tests.reference import field_enumeration
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepnmf_cli.inference import Graph, mean_field, readout, schedule
-from deepnmf_cli.inference.graph import log_beliefs
+from deepnmf_cli.inference import mean_field, schedule
+from deepnmf_cli.inference.graph import Graph, log_beliefs, readout
 from tests.reference import field_enumeration
 
 GRID = Graph.grid(2, 3)

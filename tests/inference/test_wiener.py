@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepnmf_cli.signal.wiener import apply_masks, masks
+from deepnmf_cli.inference.wiener import apply_masks, masks
 from tests.reference import nmf_loops
 
 

@@ -5,12 +5,14 @@ import itertools
 import pytest
 import torch
 
-from deepnmf_cli.inference import Graph, belief, binary, readout
-from deepnmf_cli.networks import NETWORKS, machine_code
+from deepnmf_cli.inference import belief, binary
+from deepnmf_cli.inference.graph import Graph, readout
+from deepnmf_cli.kernels import machine_code
+from deepnmf_cli.kernels.unit_sums import compile_unit_kernel
+from deepnmf_cli.networks import NETWORKS
 from deepnmf_cli.networks.dnn import Dnn, DnnSettings
 from deepnmf_cli.networks.mrf import BeliefPropagation, MeanField, PowerMean
 from deepnmf_cli.networks.mrf_settings import BeliefPropagationSettings, MeanFieldSettings, PowerMeanSettings
-from deepnmf_cli.networks.unit_kernel import compile_unit_kernel
 
 SMALL = {"bins": 9, "context": 3}
 NAMES = ("mean-field", "belief-propagation", "power-mean")
@@ -186,7 +188,7 @@ def test_gamma_of_one_is_synchronous_and_of_zero_keeps_the_layer_below() -> None
     plain, mixed = network("mean-field", hidden=(6, 6)), network("mean-field", hidden=(6, 6), schedule="unit")
     randomise(plain)
     mixed.load_weights(mixed.weights() | plain.weights())
-    logit = mixed.unfolded.bank.value("schedule", 1).data
+    logit = mixed.unfolded.bank.value("schedule", 0).data
     assert logit.shape == (6,)
     logit.fill_(100.0)
     torch.testing.assert_close(mixed.frame_masks(frames()), plain.frame_masks(frames()))

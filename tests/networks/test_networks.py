@@ -5,10 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from deepnmf_cli.inference import nmf
+from deepnmf_cli.inference import nmf, wiener
 from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings, Dnmf, DnmfSettings, SparseNmf, SparseNmfSettings
-from deepnmf_cli.signal import wiener
 from deepnmf_cli.signal.features import normalise_level, stack_context
 
 SMALL = {
@@ -29,6 +28,7 @@ SMALL = {
     },
     "recurrent-ista": {"bins": 33, "single_bands": 8, "wide_bands": 8, "context": 2, "atoms": 5, "iterations": 2},
     "recurrent-nmf": {"bins": 33, "single_bands": 8, "wide_bands": 8, "context": 2, "atoms": 5, "iterations": 2},
+    "sparse-coding": {"bins": 33, "single_bands": 8, "wide_bands": 8, "context": 2, "atoms": 5, "iterations": 4},
     "rnn": {"bins": 33, "single_bands": 8, "wide_bands": 8, "cell": "lstm", "hidden": 6},
     "grid-rnn": {"bins": 33, "single_bands": 8, "wide_bands": 8, "channels": 6, "iterations": 2},
     "mean-field": {"bins": 33, "context": 3, "hidden": (16, 16)},
@@ -37,6 +37,7 @@ SMALL = {
 }
 
 
+SMALL["sparse-coding, fista"] = SMALL["sparse-coding"] | {"algorithm": "fista"}
 SMALL |= {
     f"grid, {messages}": SMALL["grid"] | {"messages": messages} for messages in ("geometric", "belief-propagation")
 }

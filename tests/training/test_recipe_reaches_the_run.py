@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from deepnmf_cli.experiment import Recordings, open_corpus
+from deepnmf_cli.kernels.grid_layer import compile_kernel
 from deepnmf_cli.networks import build
-from deepnmf_cli.networks.grid_kernel import compile_kernel
 from deepnmf_cli.recipe import Recipe
 from deepnmf_cli.training.journal import Journal
 from deepnmf_cli.training.trainer import Trainer

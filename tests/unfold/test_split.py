@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepnmf_cli.inference import nmf
+from deepnmf_cli.inference import nmf, wiener
+from deepnmf_cli.inference.algorithm import Parameters
 from deepnmf_cli.inference.divergence import divergence
-from deepnmf_cli.networks.deep_nmf import DICTIONARY, SparseNmfInference
-from deepnmf_cli.signal import wiener
-from deepnmf_cli.unfold.network import Bank, Parameters, Unfolded
-from deepnmf_cli.unfold.relaxation import relax
+from deepnmf_cli.inference.nmf import DICTIONARY, SparseNmf
+from deepnmf_cli.kernels.recursion import relax
+from deepnmf_cli.unfold.network import Bank, Unfolded
 from deepnmf_cli.unfold.split import Parts, pull_back, split_gradient, wiener_parts
 from deepnmf_cli.unfold.ties import Ties
 from tests.reference.split_layer import layer_parts
@@ -53,7 +53,7 @@ class Problem:
         rows = [BINS if slot in own_readout else CONTEXT * BINS for slot in range(ties.count)]
         values = [uniform(count, 2 * ATOMS) for count in rows]
         bank = Bank({DICTIONARY: ties}, {DICTIONARY: values}, {DICTIONARY: "free"})
-        self.network = Unfolded(SparseNmfInference(BINS, ATOMS, beta, sparsity), LAYERS, bank)
+        self.network = Unfolded(SparseNmf(BINS, (ATOMS, ATOMS), beta, sparsity), LAYERS, bank)
         self.trained = dict(bank.named_parameters())
 
     def error(self, beta: float = 2.0) -> Tensor:
@@ -240,14 +240,14 @@ def test_split_of_a_network_with_nothing_trained_is_empty() -> None:
 def test_fixed_layers_and_states_below_the_first_trained_one_are_not_kept() -> None:
     problem = Problem(0, TIES["last three"])
     held: list[int] = []
-    run = SparseNmfInference.step
+    run = SparseNmf.step
 
-    class Watched(SparseNmfInference):
+    class Watched(SparseNmf):
         def step(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
             held.append(int(torch.is_grad_enabled()))
             return run(self, evidence, state, parameters)
 
-    problem.network.algorithm = Watched(BINS, ATOMS, 1.0, 0.1)
+    problem.network.algorithm = Watched(BINS, (ATOMS, ATOMS), 1.0, 0.1)
     problem.parts()
     # All layers once without recording; the two trained ones again, recorded.
     assert held == [0] * LAYERS + [1] * 2

@@ -5,9 +5,8 @@ import itertools
 import pytest
 import torch
 
-from deepnmf_cli.inference import nmf
-from deepnmf_cli.networks.deep_nmf import DICTIONARY, SparseNmfInference
-from deepnmf_cli.signal import wiener
+from deepnmf_cli.inference import nmf, wiener
+from deepnmf_cli.inference.nmf import DICTIONARY, SparseNmf
 from deepnmf_cli.unfold.network import Bank, Unfolded
 from deepnmf_cli.unfold.nonnegative import NonNegative
 from deepnmf_cli.unfold.ties import Ties
@@ -25,7 +24,7 @@ def problem(seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[torch.Te
 
 def unfolded(dictionary: torch.Tensor, ties: Ties, beta: float = 1.0, kind: str = "log") -> Unfolded:
     bank = Bank({DICTIONARY: ties}, {DICTIONARY: [dictionary] * ties.count}, {DICTIONARY: kind})
-    return Unfolded(SparseNmfInference(BINS, ATOMS, beta, 0.1), LAYERS, bank)
+    return Unfolded(SparseNmf(BINS, (ATOMS, ATOMS), beta, 0.1), LAYERS, bank)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0, 2.0, 3.0])

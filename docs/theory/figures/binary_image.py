@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from deepnmf_cli.checkpoint import atomic_path
-from deepnmf_cli.inference import Graph, binary
+from deepnmf_cli.inference import binary
+from deepnmf_cli.inference.graph import Graph
 from deepnmf_cli.unfold.network import Bank, Parameters, Unfolded
 from deepnmf_cli.unfold.ties import Ties
 

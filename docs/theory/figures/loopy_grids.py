@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from deepnmf_cli.checkpoint import atomic_path
-from deepnmf_cli.inference import Graph, belief, binary, readout, tree_probabilities
+from deepnmf_cli.inference import belief
+from deepnmf_cli.inference.graph import Graph, readout, tree_probabilities
 
 SIDE, FIELDS, STEPS, DAMPING = 4, 40, 300, 0.5
 GRAPH = Graph.grid(SIDE, SIDE)
@@ -36,10 +37,10 @@ def random_fields(strength: float, attractive: bool, draw: torch.Generator) -> t
 
 def exact(evidence: Tensor, potentials: Tensor) -> Tensor:
     """p(h_i = 1) by enumeration: (fields, V)."""
-    couplings, bias = binary.from_potentials(GRAPH, potentials, evidence)
-    h = torch.tensor(list(itertools.product((0.0, 1.0), repeat=GRAPH.nodes)), dtype=torch.float64)
-    i, j = GRAPH.edges
-    return ((h[:, i] * h[:, j]) @ couplings[:, i, j].mT + h @ bias.mT).softmax(0).mT @ h
+    h = torch.tensor(list(itertools.product((0, 1), repeat=GRAPH.nodes)))
+    (i, j), edges, nodes = GRAPH.edges, torch.arange(GRAPH.size), torch.arange(GRAPH.nodes)
+    logs = [psi[edges, h[:, i], h[:, j]].sum(1) + theta[nodes, h].sum(1) for psi, theta in zip(potentials, evidence)]
+    return torch.stack(logs).softmax(1) @ h.double()
 
 
 def errors(evidence: Tensor, potentials: Tensor, alpha: Tensor | float, truth: Tensor) -> tuple[Tensor, Tensor]:

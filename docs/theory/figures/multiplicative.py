@@ -17,7 +17,7 @@ from torch import Tensor
 
 from deepnmf_cli.checkpoint import atomic_path
 from deepnmf_cli.inference import nmf
-from deepnmf_cli.networks.deep_nmf import DICTIONARY, SparseNmfInference
+from deepnmf_cli.inference.nmf import DICTIONARY, SparseNmf
 from deepnmf_cli.unfold.network import Bank, Unfolded
 from deepnmf_cli.unfold.split import Parts, split_gradient, wiener_parts
 from deepnmf_cli.unfold.ties import Ties
@@ -54,7 +54,7 @@ class Toy:
         w = torch.cat(dictionaries, 1) * torch.exp(0.3 * torch.randn(BINS, 2 * ATOMS, generator=draw))
         ties = Ties.last(LAYERS + 1, self.depth)
         bank = Bank({DICTIONARY: ties}, {DICTIONARY: [w / w.norm(dim=0)] * ties.count}, {DICTIONARY: "free"})
-        self.network = Unfolded(SparseNmfInference(BINS, ATOMS, 1.0, 0.1), LAYERS, bank)
+        self.network = Unfolded(SparseNmf(BINS, (ATOMS, ATOMS), 1.0, 0.1), LAYERS, bank)
         self.weights = dict(bank.named_parameters())
         self.targets, self.unseen = torch.stack(sources).split(FRAMES, -1)
 

@@ -1,7 +1,8 @@
-"""Relaxed updates along a chain: h_t = (1 - g_t) h_{t-1} + g_t f_t, the paper's message schedule (14)-(15) with p = 1.
+"""Spins along a chain: what each tells the next, as mean field, in log odds, or by exact filtering.
 
-With data-dependent g this is a gated recurrence whose gates are step sizes. Since g and f do not depend on h, the loop
-is one fused multiply-add per step, and so is its adjoint. Other messages of spins, `MESSAGES`, go along the same chains.
+A spin is a hidden unit in +-1; its state is, or gives, its expectation. Along a chain the schedule (14)-(15) relaxes
+each towards what the field at its place says, starting from the spin before: with a schedule that depends on the data
+this is a gated recurrence whose gates are step sizes.
 """
 
 from collections.abc import Callable
@@ -11,31 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from deepnmf_cli.signal.recursion import BOTH_WAYS, SPINS, exported, gpu_kernel, smooth
-from deepnmf_cli.unfold.chain import Recursion
-from deepnmf_cli.unfold.filtering import filter_chain
-
-
-def relax(target: Tensor, schedule: Tensor, start: Tensor, reverse: bool = False) -> Tensor:
-    """The path h (T, ...) of h_t = h_{t-1} + g_t (f_t - h_{t-1}), h_0 = `start`.
-
-    target f (T, ...) and schedule g (T, ...) in [0, 1]; start (...). T >= 1. With g = 1 the result is `target`
-    (synchronous updates), with g = 0 it stays at `start`. `reverse` runs from the last t to the first.
-    """
-    if kernel := gpu_kernel(target):
-        return kernel.smooth_path(target, schedule, start, reverse, spins=False)
-    return _RELAXATION(target, schedule, start, reverse)
-
-
-_RELAXATION = Recursion(smooth, lambda target, schedule, before: (schedule, target - before, 1 - schedule))
-
-
-def mean_field(x: Tensor, y: Tensor, start: Tensor, reverse: bool = False) -> Tensor:
-    """The path of `relax` for targets tanh(x) and schedules sigmoid(y)."""
-    if kernel := gpu_kernel(x):
-        return kernel.smooth_path(x, y, start, reverse, spins=True)
-    return relax(x.tanh(), y.sigmoid(), start, reverse)
-
+from deepnmf_cli.kernels.recursion import BOTH_WAYS, SPINS, combine, exported, relax, relax_to_tanh
 
 LONGEST = 1 - 1e-4
 """Spins keep their sign with a probability below one, so that evidence against them cannot meet certainty."""
@@ -47,19 +24,19 @@ class Messages:
 
     states: Callable[[Tensor, Tensor, Tensor, bool], Tensor]
     """From x (T, ...), y (T, ...), the state before (...) and whether to run from the last t: states (T, ...)."""
-    spins: Callable[[Tensor], Tensor] = lambda states: states
-    """Expectations of states. A state of zero is a spin that is neither up nor down."""
+    expectations: Callable[[Tensor], Tensor] = lambda states: states
+    """Of the spins, from states. A state of zero is a spin that is neither up nor down."""
 
 
 MESSAGES = {
-    "mean-field": Messages(mean_field),
+    "mean-field": Messages(relax_to_tanh),
     "geometric": Messages(lambda x, y, start, reverse: relax(x, y.sigmoid(), start, reverse), torch.tanh),
     "belief-propagation": Messages(
-        lambda x, y, start, reverse: filter_chain(x.tanh(), LONGEST * (-y).sigmoid(), start, reverse)
+        lambda x, y, start, reverse: combine(x.tanh(), LONGEST * (-y).sigmoid(), start, reverse)
     ),
 }
 """By name: the schedule (14)-(15) as the arithmetic mean (p = 1) of probabilities, as their geometric mean (p -> 0), which
-is one of log odds, and exact filtering, see `filtering`. docs/theory/grid.md#other-messages."""
+is one of log odds, and exact filtering, messages (22). docs/theory/grid.md#other-messages."""
 
 MEAN_FIELD = MESSAGES["mean-field"]
 
@@ -67,7 +44,7 @@ MEAN_FIELD = MESSAGES["mean-field"]
 def relax_spins(
     field: Tensor, weight: Tensor, bias: Tensor, start: Tensor, reverse: bool = False, messages: Messages = MEAN_FIELD
 ) -> Tensor:
-    """The states (T, ..., C) of spins in a field x (T, ..., E), which for mean field are the path of `relax` with
+    """Return the states (T, ..., C) of spins in a field x (T, ..., E), which for mean field are the path of `relax` with
     f = tanh(W x + b) and g = sigmoid(V x + c).
 
     weight (2C, E) and bias (..., 2C) hold (W, V) and (b, c); the bias may differ along the axes between T and E. Two
@@ -82,7 +59,8 @@ def relax_spins(
 
 
 def relax_both_ways(field: Tensor, weight: Tensor, bias: Tensor, messages: Messages = MEAN_FIELD) -> Tensor:
-    """The states (T, ..., 2C) of spins informed by all that is before, and of others informed by all that comes after.
+    """Return the states (T, ..., 2C) of spins informed by all that is before, and of others informed by all that comes
+    after.
 
     weight (4C, E) and bias (..., 4C) are those of `relax_spins` for either; zero states stand for what lies beyond the
     ends of the chain.

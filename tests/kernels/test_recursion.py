@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from deepnmf_cli.unfold.relaxation import relax, relax_both_ways, relax_spins
+from deepnmf_cli.inference.chain import relax_both_ways, relax_spins
+from deepnmf_cli.kernels.recursion import relax
 
 
 def chain(length: int = 7) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

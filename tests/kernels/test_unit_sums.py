@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from deepnmf_cli.inference import binary, expectations
-from deepnmf_cli.networks import machine_code, unit_kernel
+from deepnmf_cli.kernels import machine_code, unit_sums
 
-KERNEL = unit_kernel.compile_unit_kernel()
+KERNEL = unit_sums.compile_unit_kernel()
 
 pytestmark = pytest.mark.skipif(KERNEL is None, reason="there is no C++ compiler")
 
@@ -64,4 +64,4 @@ def test_any_number_of_threads_gives_the_same_bits():
 
 def test_without_a_compiler_there_is_no_kernel(monkeypatch):
     monkeypatch.setattr(machine_code.shutil, "which", lambda name: None)
-    assert unit_kernel.compile_unit_kernel.__wrapped__() is None
+    assert unit_sums.compile_unit_kernel.__wrapped__() is None

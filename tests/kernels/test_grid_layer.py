@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from deepnmf_cli.networks import grid_kernel, machine_code
-from deepnmf_cli.networks.grid import Grid, GridInference
+from deepnmf_cli.inference.grid import GridInference
+from deepnmf_cli.kernels import grid_layer, machine_code
+from deepnmf_cli.networks.grid import Grid
 from deepnmf_cli.networks.grid_settings import GridSettings
 
 WEIGHTS = ("time_weight", "time_bias", "frequency_weight", "frequency_bias", "frequency_join")
 
-pytestmark = pytest.mark.skipif(grid_kernel.compile_kernel(8) is None, reason="there is no C++ compiler")
+pytestmark = pytest.mark.skipif(grid_layer.compile_kernel(8) is None, reason="there is no C++ compiler")
 
 
 def layer(channels: int = 8, frames: int = 7, nodes: int = 11, scale: float = 1.0, local: bool = False) -> tuple:
@@ -24,9 +25,11 @@ def layer(channels: int = 8, frames: int = 7, nodes: int = 11, scale: float = 1.
     return field, torch.rand(3, nodes, channels).requires_grad_(), parameters
 
 
-def run(kernel: grid_kernel.GridKernel | None, field, start, parameters) -> tuple:
+def run(kernel: grid_layer.GridKernel | None, field, start, parameters) -> tuple:
     """The new field, the last spins, and the gradients of everything for fixed gradients of these two."""
-    out, _, ((spins,),) = GridInference(kernel=kernel).step(None, (field, ((start,),), ()), parameters)
+    *_, nodes, channels = field.shape
+    algorithm = GridInference(nodes, channels, observed=1, shown=1, kernel=kernel)
+    out, _, ((spins,),) = algorithm.step(None, (field, ((start,),), ()), parameters)
     draw = torch.Generator().manual_seed(1)
     arrived = [torch.randn(x.shape, generator=draw) for x in (out, spins)]
     trained = [field, start, *(parameters[name] for name in WEIGHTS)]
@@ -37,13 +40,13 @@ def run(kernel: grid_kernel.GridKernel | None, field, start, parameters) -> tupl
 @pytest.mark.parametrize("channels,frames,nodes", [(8, 1, 1), (8, 7, 11), (24, 9, 17), (32, 3, 8), (40, 4, 7)])
 def test_values_and_gradients_equal_those_of_the_step(channels: int, frames: int, nodes: int, local: bool) -> None:
     tensors = layer(channels, frames, nodes, local=local)
-    for ours, theirs in zip(run(grid_kernel.compile_kernel(channels), *tensors), run(None, *tensors), strict=True):
+    for ours, theirs in zip(run(grid_layer.compile_kernel(channels), *tensors), run(None, *tensors), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-6 * theirs.abs().max().item())
 
 
 def test_saturated_spins_have_finite_gradients() -> None:
     tensors = layer(scale=1e4)
-    results = run(grid_kernel.compile_kernel(8), *tensors)
+    results = run(grid_layer.compile_kernel(8), *tensors)
     assert all(torch.isfinite(x).all() for x in results)
     torch.testing.assert_close(results[0], run(None, *tensors)[0], rtol=1e-4, atol=1e-4)
 
@@ -52,16 +55,16 @@ def test_what_is_not_a_number_stays_so() -> None:
     field, start, parameters = layer()
     with torch.no_grad():
         field[0, 0, 0, 0] = float("nan")
-    assert not torch.isfinite(run(grid_kernel.compile_kernel(8), field, start, parameters)[0][-1, 0]).any()
+    assert not torch.isfinite(run(grid_layer.compile_kernel(8), field, start, parameters)[0][-1, 0]).any()
 
 
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
     tensors, before = layer(), torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        alone = run(grid_kernel.compile_kernel(8), *tensors)
+        alone = run(grid_layer.compile_kernel(8), *tensors)
         torch.set_num_threads(2)
-        together = run(grid_kernel.compile_kernel(8), *tensors)
+        together = run(grid_layer.compile_kernel(8), *tensors)
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
@@ -78,10 +81,10 @@ def test_an_accelerated_grid_is_the_same_grid() -> None:
 
 
 def test_without_a_compiler_or_with_odd_channels_pytorch_runs_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert grid_kernel.compile_kernel(12) is None
+    assert grid_layer.compile_kernel(12) is None
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setattr(machine_code.shutil, "which", lambda name: None)
-    assert grid_kernel.compile_kernel.__wrapped__(16) is None
+    assert grid_layer.compile_kernel.__wrapped__(16) is None
     grid = Grid(GridSettings(bins=33, single_bands=8, wide_bands=8, channels=12, iterations=1))
     assert not grid.accelerate()
     assert torch.isfinite(grid(torch.rand(1, 33, 5))[0]).all()

@@ -8,16 +8,16 @@ import sys
 import pytest
 import torch
 
-from deepnmf_cli.signal import recursion
+from deepnmf_cli.kernels import recursion
 
 pytest.importorskip("triton", reason="Triton comes with PyTorch for CUDA alone")
 
-from deepnmf_cli.signal import recursion_kernel
+from deepnmf_cli.kernels import triton_recursion
 
 COMPARISON = """
 import json, torch
-from deepnmf_cli.signal.recursion_kernel import smooth_path
-from deepnmf_cli.unfold.relaxation import relax
+from deepnmf_cli.kernels.triton_recursion import relax as relax_kernel
+from deepnmf_cli.kernels.recursion import relax
 
 errors = {}
 for shape in ((1, 1), (7, 3, 50), (5, 2, 4, 40)):
@@ -30,7 +30,7 @@ for shape in ((1, 1), (7, 3, 50), (5, 2, 4, 40)):
             loop = relax(x.tanh(), y.sigmoid(), start, reverse) if spins else relax(x, y, start, reverse)
             results = [
                 (path, *torch.autograd.grad(path, (x, y, start), arriving))
-                for path in (smooth_path(x, y, start, reverse, spins), loop)
+                for path in (relax_kernel(x, y, start, reverse, spins), loop)
             ]
             case = f"{shape}, {reverse=}, {spins=}"
             errors[case] = [float((a - b).abs().max() / b.abs().max()) for a, b in zip(*results)]
@@ -52,6 +52,6 @@ def test_without_a_gpu_or_a_compiler_there_is_no_kernel(monkeypatch: pytest.Monk
     def fails(*arguments: object, **options: object) -> None:
         raise RuntimeError("Failed to find C compiler")
 
-    monkeypatch.setattr(recursion_kernel, "smooth_path", fails)
+    monkeypatch.setattr(triton_recursion, "relax", fails)
     assert recursion._triton.__wrapped__() is None
     assert recursion.gpu_kernel(torch.zeros(1)) is None

@@ -1,4 +1,4 @@
-"""The operations that ONNX lacks, spelled out: the recursions of `deepnmf_cli.signal.recursion`.
+"""The operations that ONNX lacks, spelled out: the recursions of `deepnmf_cli.kernels.recursion`.
 
 Chains of any length become Scan. Chains of known length that are followed both ways, such as those along frequency,
 become a GRU where the graph is for single frames: a GRU without recurrent weights is the recursion, h = (1 - z) n + z h
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import TensorProto, helper
 
-from deepnmf_cli.signal.recursion import COMBINE, DOMAIN, RELAX, SPINS
+from deepnmf_cli.kernels.recursion import COMBINE, DOMAIN, RELAX, SPINS
 
 Sizes = list[int | None]
 """Of a tensor; None where the number of frames decides."""

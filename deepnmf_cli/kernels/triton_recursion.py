@@ -20,8 +20,8 @@ SIZES = ("length", "chains")
 """Numbers for which nothing is compiled anew."""
 
 
-def smooth_path(f: Tensor, g: Tensor, start: Tensor, reverse: bool, spins: bool) -> Tensor:
-    """The path h (T, ...) of `recursion.smooth`, with gradient, for float32 f and g (T, ...) and `start` (...).
+def relax(f: Tensor, g: Tensor, start: Tensor, reverse: bool, spins: bool) -> Tensor:
+    """Return the path h (T, ...) of `recursion.relax`, with gradient, for float32 f and g (T, ...) and `start` (...).
 
     With `spins` its target is tanh(f) and its coefficient sigmoid(g), neither of which is then ever in memory.
     """

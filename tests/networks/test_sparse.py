@@ -6,12 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from deepnmf_cli.inference import ista, nmf
+from deepnmf_cli.inference import ista, nmf, wiener
 from deepnmf_cli.networks import build
-from deepnmf_cli.networks.recurrent import IstaSettings, RecurrentIsta, RecurrentNmf, RecurrentNmfSettings
 from deepnmf_cli.networks.rnn import GridRnn, GridRnnSettings, Rnn, RnnSettings
+from deepnmf_cli.networks.sparse import IstaSettings, RecurrentIsta, RecurrentNmf, RecurrentNmfSettings
 from deepnmf_cli.recipe import read_recipe
-from deepnmf_cli.signal import wiener
 from deepnmf_cli.signal.features import normalise_level, stack_context
 
 SHAPE = {"bins": 33, "single_bands": 8, "wide_bands": 8, "context": 2, "atoms": 5, "iterations": 6}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from deepnmf_cli.networks.machine_code import compile_library, for_each
+from deepnmf_cli.kernels.machine_code import compile_library, for_each
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 

@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from deepnmf_cli.unfold.filtering import filter_chain
-from deepnmf_cli.unfold.relaxation import LONGEST, MESSAGES, relax_spins
+from deepnmf_cli.inference.chain import LONGEST, MESSAGES, relax_spins
+from deepnmf_cli.kernels.recursion import combine
 
 
 def chain(length: int = 7) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -32,26 +32,26 @@ def filtered(evidence: torch.Tensor, keep: torch.Tensor, begin: float) -> torch.
 def test_filtering_gives_the_marginals_of_a_chain_that_keeps_its_sign() -> None:
     evidence, keep, _ = (x.flatten(1)[:5, 0] if x.dim() > 2 else x for x in chain())
     expected = filtered(evidence, keep, 0.3)
-    torch.testing.assert_close(filter_chain(evidence, keep, torch.tensor(0.3, dtype=torch.float64)), expected)
+    torch.testing.assert_close(combine(evidence, keep, torch.tensor(0.3, dtype=torch.float64)), expected)
 
 
 @pytest.mark.parametrize("length", [1, 2, 5])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_gradients_equal_finite_differences(length: int, reverse: bool) -> None:
     tensors = [x.requires_grad_() for x in chain(length)]
-    assert torch.autograd.gradcheck(lambda *x: filter_chain(*x, reverse), tensors)
+    assert torch.autograd.gradcheck(lambda *x: combine(*x, reverse), tensors)
 
 
 def test_backwards_is_forwards_from_the_other_end() -> None:
     evidence, keep, start = chain()
-    expected = filter_chain(evidence.flip(0), keep.flip(0), start).flip(0)
-    assert torch.equal(filter_chain(evidence, keep, start, reverse=True), expected)
+    expected = combine(evidence.flip(0), keep.flip(0), start).flip(0)
+    assert torch.equal(combine(evidence, keep, start, reverse=True), expected)
 
 
 def test_evidence_against_certainty_is_heard() -> None:
     """Two certainties that disagree: finite values and slopes, and the newer one wins."""
     evidence = torch.tensor([1.0] * 5 + [-1.0] * 5)[:, None].requires_grad_()
-    path = filter_chain(evidence, torch.full((10, 1), LONGEST), torch.zeros(1))
+    path = combine(evidence, torch.full((10, 1), LONGEST), torch.zeros(1))
     path.sum().backward()
     assert float(path[4].detach()) == 1 and float(path[-1].detach()) == -1
     assert torch.isfinite(path).all() and torch.isfinite(evidence.grad).all()
@@ -69,4 +69,4 @@ def test_geometric_messages_average_log_odds() -> None:
         spins.append(state := (up - down) / (up + down))
     start = torch.zeros(2, 4, dtype=torch.float64)
     states = relax_spins(field, weight, bias, start, messages=messages)
-    torch.testing.assert_close(messages.spins(states), torch.stack(spins))
+    torch.testing.assert_close(messages.expectations(states), torch.stack(spins))

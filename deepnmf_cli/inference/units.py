@@ -1,0 +1,279 @@
+"""Layers and fields of units as algorithms: mean field (20), belief propagation (22), (29)-(30), and what lies between.
+
+Evidence is x (N, D). Parameters are named: `couplings`, `evidence` (A), `bias` (c), and, where they are parameters,
+`alpha` and `schedule` (the logit of gamma; absent from layers without one). A state is made of log odds or log beliefs.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from deepnmf_cli.inference import expectations
+from deepnmf_cli.inference.algorithm import Algorithm, Parameter, Parameters
+from deepnmf_cli.inference.binary import message
+from deepnmf_cli.inference.graph import Graph
+from deepnmf_cli.kernels.unit_sums import UnitKernel
+
+GAMMA_LOGIT = 2.0
+"""Where a trained schedule starts: gamma = 0.88."""
+
+SCHEDULES = ("synchronous", "layer", "unit")
+"""gamma of (17): 1, or trained for every layer or every unit."""
+
+
+@dataclass(frozen=True)
+class Exponent:
+    """An exponent alpha of messages that is a parameter of every layer."""
+
+    initial: float
+    trained: bool = True
+    shared: bool = False
+    """One for all layers."""
+
+
+@dataclass(frozen=True)
+class UnitMessages(Algorithm[Tensor, Tensor | None]):
+    """What all of them have in common."""
+
+    alpha: float | Exponent
+    """Exponent of the messages: 0 is mean field, 1 belief propagation."""
+    inputs: int
+    """Numbers that are observed (D)."""
+    schedule: str = "synchronous"
+    """One of `SCHEDULES`."""
+    kernel: UnitKernel | None = None
+    """Machine code for the sums, or None."""
+
+    def exponent(self, parameters: Parameters) -> Tensor | float:
+        return parameters["alpha"] if isinstance(self.alpha, Exponent) else self.alpha
+
+    def received(self, log_odds: Tensor, couplings: Tensor, bias: Tensor, parameters: Parameters) -> Tensor:
+        """Log odds (N, I) of units that get messages from others over couplings (I, J)."""
+        sums = self.kernel.sums if self.kernel is not None and self.kernel.suits(log_odds) else None
+        return expectations.field(log_odds, couplings, bias, self.exponent(parameters), sums)
+
+    def _with_exponent(self, found: dict[str, Parameter], layers: Sequence[int]) -> dict[str, Parameter]:
+        if isinstance(alpha := self.alpha, Exponent):
+            value = torch.tensor(alpha.initial)
+            found["alpha"] = Parameter(layers, lambda _: value, shared=alpha.shared, trained=alpha.trained)
+        return found
+
+
+def _weights(rows: int, columns: int, gain: float) -> Tensor:
+    """Glorot's; a sigmoid has slope 1/4 at zero, and four times the range keeps the spread of signals over depth."""
+    return torch.nn.init.xavier_uniform_(torch.empty(rows, columns), gain)
+
+
+def _mixed(old: Tensor, new: Tensor, parameters: Parameters) -> Tensor:
+    """The geometric mean (17) of old and new: linear for log odds and for log beliefs, up to a constant."""
+    return torch.lerp(old, new, torch.sigmoid(parameters["schedule"])) if "schedule" in parameters else new
+
+
+@dataclass(frozen=True)
+class Layers(UnitMessages):
+    """Layers of units, each of which listens to the layer below. A step is a layer, so that there are as many."""
+
+    sizes: tuple[int, ...] = (1,)
+    """Units of every layer, the lowest first."""
+    every: bool = True
+    """Evidence feeds every layer, not the first only."""
+
+    def parameters(self, iterations: int) -> dict[str, Parameter]:
+        if iterations != len(self.sizes):
+            raise ValueError(f"{iterations} iterations for {len(self.sizes)} layers")
+        shapes = [self._shape(k) for k in range(iterations)]
+        rows = [torch.Size(shape).numel() for shape in shapes]
+
+        def evidence(k: int) -> Tensor:  # that of the upper layers starts at zero: conventionally
+            return torch.zeros(rows[k], self.inputs) if k else _weights(rows[0], self.inputs, 1.0)
+
+        upper = range(1, iterations)
+        found = {
+            "evidence": Parameter(range(iterations) if self.every else [0], evidence),
+            "couplings": Parameter(upper, lambda k: self._as_couplings(_weights(rows[k], rows[k - 1], 4.0), k)),
+            "bias": Parameter(range(iterations), lambda k: torch.zeros(shapes[k])),
+        }
+        hidden = self.sizes[:-1]
+        same = [k for k in range(1, len(hidden)) if hidden[k] == hidden[k - 1]]
+        if self.schedule != "synchronous" and same:
+            found["schedule"] = Parameter(same, lambda k: torch.full(self._scheduled(k), GAMMA_LOGIT))
+        return self._with_exponent(found, upper)
+
+    def start(self, evidence: Tensor, parameters: Parameters) -> None:
+        """q^0 = 0, from which no messages come."""
+
+    @abstractmethod
+    def excess(self, parameters: Parameters) -> Tensor:
+        """By how much messages of undecided units exceed those of mean field, in the shape of `bias`."""
+
+    @abstractmethod
+    def _shape(self, k: int) -> tuple[int, ...]:
+        """Of the biases of layer k."""
+
+    @abstractmethod
+    def _as_couplings(self, weights: Tensor, k: int) -> Tensor:
+        """Weights (rows of layer k, rows of the layer below) as this algorithm has its couplings."""
+
+    @abstractmethod
+    def _scheduled(self, k: int) -> tuple[int, ...]:
+        """Shape of the schedule of layer k."""
+
+
+@dataclass(frozen=True)
+class UnitLayers(Layers):
+    """Layers of units with two states: u^k = sum_j message(u^{k-1}_j, W^k_ij) + A^k x + c^k.
+
+    The state is u^k (N, I), or None for q^0 = 0. For alpha = 0 this is a sigmoid network (20).
+    """
+
+    def step(self, evidence: Tensor, state: Tensor | None, parameters: Parameters) -> Tensor:
+        if state is None:
+            return linear(evidence, parameters["evidence"], parameters["bias"])
+        bias = parameters["bias"]
+        if self.every:
+            bias = linear(evidence, parameters["evidence"], bias)
+        return _mixed(state, self.received(state, parameters["couplings"], bias, parameters), parameters)
+
+    def readout(self, evidence: Tensor, state: Tensor | None, parameters: Parameters) -> Tensor:
+        """b(1) of the last layer's units."""
+        return torch.sigmoid(state)
+
+    def excess(self, parameters: Parameters) -> Tensor:
+        couplings, nobody = parameters["couplings"], parameters["bias"].new_zeros(())
+        log_odds = couplings.new_zeros(1, couplings.shape[1])
+        return (self.received(log_odds, couplings, nobody, parameters) - couplings.sum(1) / 2)[0]
+
+    def _shape(self, k: int) -> tuple[int, ...]:
+        return (self.sizes[k],)
+
+    def _as_couplings(self, weights: Tensor, k: int) -> Tensor:
+        return weights
+
+    def _scheduled(self, k: int) -> tuple[int, ...]:
+        return (self.sizes[k],) if self.schedule == "unit" else ()
+
+
+@dataclass(frozen=True)
+class StateLayers(Layers):
+    """Layers of units with n states in the log form, (29) and (30), and its mean-field and power-mean relatives.
+
+    The state is log b (N, J, n). Couplings are psi (J, n, I n'), evidence (I n', D), bias (I, n'). The units of the last
+    layer have two states.
+    """
+
+    states: int = 2
+    temperature: float = 1.0
+
+    def step(self, evidence: Tensor, state: Tensor | None, parameters: Parameters) -> Tensor:
+        new = parameters["bias"].flatten()
+        if state is None or self.every:
+            new = linear(evidence, parameters["evidence"], new)
+        if state is not None:
+            new = new + self._received(state, parameters)
+        new = new.unflatten(-1, parameters["bias"].shape).log_softmax(-1)
+        return new if state is None else _mixed(state, new, parameters)
+
+    def readout(self, evidence: Tensor, state: Tensor | None, parameters: Parameters) -> Tensor:
+        """b(1) of the last layer's units."""
+        return state.softmax(-1)[..., 1]
+
+    def excess(self, parameters: Parameters) -> Tensor:
+        potentials, shape = parameters["couplings"], parameters["bias"].shape
+        log_b = torch.zeros(1, *potentials.shape[:2]).to(potentials).log_softmax(-1)
+        excess = self._received(log_b, parameters) - expectations.sum_log_expectations(log_b, potentials, 0.0)
+        return excess[0].reshape(shape)
+
+    def _received(self, log_b: Tensor, parameters: Parameters) -> Tensor:
+        alpha, potentials = self.exponent(parameters), parameters["couplings"]
+        if self.temperature == 0:
+            return expectations.sum_maxima(log_b, potentials)
+        if self.temperature != 1:
+            log_b, alpha = log_b / self.temperature, alpha / self.temperature
+        return expectations.sum_log_expectations(log_b.log_softmax(-1), potentials, alpha)
+
+    def _shape(self, k: int) -> tuple[int, ...]:
+        return (self.sizes[k], self.states if k < len(self.sizes) - 1 else 2)
+
+    def _as_couplings(self, weights: Tensor, k: int) -> Tensor:
+        return weights.T.reshape(*self._shape(k - 1), -1)
+
+    def _scheduled(self, k: int) -> tuple[int, ...]:
+        return (self.sizes[k], 1) if self.schedule == "unit" else ()
+
+
+@dataclass(frozen=True)
+class Field(UnitMessages):
+    """One field of V units for all rounds, couplings (E,) on the edges of `graph`; the last `shown` units are read.
+
+    The state is u (N, V); messages are made from beliefs that contain what came the other way.
+    """
+
+    graph: Graph = Graph(1, torch.zeros(2, 0, dtype=torch.int64))
+    shown: int = 1
+
+    def parameters(self, iterations: int) -> dict[str, Parameter]:
+        graph, steps = self.graph, range(iterations)
+        spread = (2 * graph.size / graph.nodes) ** -0.5  # of as many neighbours as a unit has on average
+        found = {
+            "couplings": Parameter(steps, lambda _: spread * torch.randn(graph.size)),
+            "evidence": Parameter(self._evidence_layers(iterations), lambda _: _weights(graph.nodes, self.inputs, 1.0)),
+            "bias": Parameter(self._evidence_layers(iterations), lambda _: torch.zeros(graph.nodes)),
+        }
+        if self.schedule != "synchronous":
+            shape = (graph.nodes,) if self.schedule == "unit" else ()
+            found["schedule"] = Parameter(steps, lambda _: torch.full(shape, GAMMA_LOGIT))
+        return self._with_exponent(found, steps)
+
+    def start(self, evidence: Tensor, parameters: Parameters) -> Tensor:
+        return linear(evidence, parameters["evidence"], parameters["bias"])
+
+    def step(self, evidence: Tensor, state: Tensor | None, parameters: Parameters) -> Tensor:
+        (i, j), couplings = self.graph.edges.to(state.device), parameters["couplings"]
+        matrix = couplings.new_zeros(self.graph.nodes, self.graph.nodes)
+        matrix = matrix.index_put((i, j), couplings).index_put((j, i), couplings)
+        new = self.received(state, matrix, self.start(evidence, parameters), parameters)
+        return _mixed(state, new, parameters)
+
+    def readout(self, evidence: Tensor, state: Tensor | None, parameters: Parameters) -> Tensor:
+        """b(1) of the last units."""
+        return torch.sigmoid(state[..., -self.shown :])
+
+    def _evidence_layers(self, iterations: int) -> Sequence[int]:
+        return range(iterations)
+
+
+@dataclass(frozen=True)
+class ReciprocalField(Field):
+    """The same with messages that leave out what came the other way, (22) and (27): exact on trees for alpha = 1.
+
+    The state is the messages (N, 2E), as in `deepnmf_cli.inference.graph` but log odds. The readout has evidence and
+    biases of its own.
+    """
+
+    def start(self, evidence: Tensor, parameters: Parameters) -> Tensor:
+        return evidence.new_zeros(len(evidence), 2 * self.graph.size)
+
+    def step(self, evidence: Tensor, state: Tensor | None, parameters: Parameters) -> Tensor:
+        """(22) for units in {0, 1}: the message over w from beliefs without what came the other way."""
+        alpha = self.exponent(parameters)
+        sending = self._fields(evidence, state, parameters)[:, self.graph.sources.to(state.device)]
+        against = state.roll(self.graph.size, -1)
+        new = message(sending - alpha * against, parameters["couplings"].repeat(2), alpha)
+        if "schedule" in parameters and (logit := parameters["schedule"]).dim():  # that of the unit that listens
+            parameters = {**parameters, "schedule": logit[self.graph.targets.to(logit.device)]}
+        return _mixed(state, new, parameters)
+
+    def readout(self, evidence: Tensor, state: Tensor | None, parameters: Parameters) -> Tensor:
+        """b(1) of the last units."""
+        return torch.sigmoid(self._fields(evidence, state, parameters)[..., -self.shown :])
+
+    def _fields(self, evidence: Tensor, messages: Tensor, parameters: Parameters) -> Tensor:
+        own = linear(evidence, parameters["evidence"], parameters["bias"])
+        return own.index_add(-1, self.graph.targets.to(own.device), messages)
+
+    def _evidence_layers(self, iterations: int) -> Sequence[int]:
+        return range(iterations + 1)

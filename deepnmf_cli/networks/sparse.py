@@ -1,0 +1,224 @@
+"""Sparse coding and NMF on frequency bands, unfolded: atoms of speech and of noise, and a Wiener filter of their models.
+
+* `sparse-coding`: K iterations of an algorithm that recipes name, such as "ista" or "fista", on every frame.
+* `recurrent-ista`: ISTA whose iteration of a frame begins where that of the last frame ended, also relaxed,
+  h <- (1 - g) h + g relu(.), with a trained schedule g that depends on the frame.
+* `recurrent-nmf`: multiplicative updates (33) of Kullback-Leibler NMF that begin so, a non-negative dynamical system.
+
+With tied, untrained weights and without recurrence they are the classical algorithms.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from deepnmf_cli.inference import algorithms
+from deepnmf_cli.inference.algorithm import Algorithm
+from deepnmf_cli.inference.ista import Ista, SparseCoding
+from deepnmf_cli.inference.nmf import SparseNmf
+from deepnmf_cli.networks.bands import BandNetwork
+from deepnmf_cli.signal.features import stack_context
+from deepnmf_cli.unfold.network import Bank, Unfolded
+from deepnmf_cli.unfold.recurrent import RecurrentUnfolded
+
+ALGORITHMS = algorithms(SparseCoding)
+"""Names of `sparse-coding`'s algorithms -> the algorithms."""
+
+
+@dataclass(frozen=True)
+class CodingSettings:
+    """Shape of a network of atoms on bands."""
+
+    bins: int = 257
+    rate_hz: int = 16000
+    single_bands: int = 64
+    """Lowest bins that are bands of their own."""
+    wide_bands: int = 32
+    """ERB bands above them."""
+    context: int = 1
+    """Frames stacked as evidence, the present one last."""
+    atoms: int = 64
+    """Atoms per source (R)."""
+    iterations: int = 3
+    """Iterations per frame (K)."""
+    tied: bool = False
+    """One set of weights for all iterations and the readout."""
+    sparsity: float = 0.1
+    """Initial weight of the L1 penalty."""
+
+    def __post_init__(self) -> None:
+        if min(self.context, self.atoms, self.iterations, self.wide_bands) < 1 or self.sparsity < 0:
+            raise ValueError("context, atoms, iterations and wide_bands must be at least 1, sparsity not negative")
+        if not 0 <= self.single_bands < self.bins:
+            raise ValueError("single_bands must be below bins")
+
+    @property
+    def bands(self) -> int:
+        return self.single_bands + self.wide_bands
+
+    @property
+    def evidence(self) -> int:
+        """Rows of the dictionaries."""
+        return self.context * self.bands
+
+
+@dataclass(frozen=True)
+class SparseCodingSettings(CodingSettings):
+    """Shape of a `SparseCodingNetwork`."""
+
+    iterations: int = 10
+    sparsity: float = 0.02
+    algorithm: str = "ista"
+    """Name of the algorithm, one of those in `deepnmf_cli.inference`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.algorithm not in ALGORITHMS:
+            raise ValueError(f"algorithm {self.algorithm!r} is none of {', '.join(ALGORITHMS)}")
+
+
+@dataclass(frozen=True)
+class RecurrentNmfSettings(CodingSettings):
+    """Shape of a `RecurrentNmf`."""
+
+    atoms: int = 96
+    recurrent: bool = True
+    """Whether a frame begins where the last one ended."""
+
+
+@dataclass(frozen=True)
+class IstaSettings(CodingSettings):
+    """Shape of a `RecurrentIsta`."""
+
+    sparsity: float = 0.02
+    recurrent: bool = True
+    """Whether a frame begins where the last one ended."""
+    relaxed: bool = True
+    """Whether steps are relaxed by a trained schedule."""
+
+
+class _BandCoder(BandNetwork):
+    """What these networks have in common: bands in front, masks of bands spread over bins behind."""
+
+    compression: ClassVar[float]
+    """Power applied to band magnitudes."""
+
+    def __init__(self, settings: CodingSettings, dictionary: Tensor | None) -> None:
+        """`dictionary` (context * bands, 2R): where training starts, atoms of speech first; random by default."""
+        super().__init__(settings)
+        s = settings
+        if dictionary is None:
+            dictionary = torch.rand(s.evidence, 2 * s.atoms).square()
+            dictionary = dictionary / dictionary.norm(dim=0)
+        algorithm = self._algorithm()
+        bank = Bank.declared(algorithm.parameters(s.iterations, dictionary), s.iterations, s.tied)
+        self.unfolded = self._unfold(algorithm, bank)
+
+    def _algorithm(self) -> SparseCoding | SparseNmf:
+        raise TypeError(f"{type(self).__name__} has no algorithm")
+
+    def _unfold(self, algorithm: Algorithm, bank: Bank) -> Unfolded:
+        return RecurrentUnfolded(algorithm, self.settings.iterations, bank, self.settings.recurrent)
+
+    def masks(self, evidence: Tensor, state: tuple | None) -> tuple[Tensor, tuple]:
+        bands = self.pool(evidence)
+        bands = bands.pow(self.compression) if self.compression != 1 else bands
+        past, before = (None, None) if state is None else state
+        stacked, past = stack_context(bands, self.settings.context, past)
+        band_masks, before = self._infer(stacked, before)
+        speech = self.spread(band_masks[:, 0].mT).mT.clamp(0, 1)
+        return torch.stack([speech, 1 - speech], 1), (past, before)
+
+    def _infer(self, stacked: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Masks (B, 2, bands, T), and what the next block begins with."""
+        return self.unfolded.infer((stacked, before))
+
+    def weights(self) -> dict[str, Tensor]:
+        return self.unfolded.bank.values()
+
+    def load_weights(self, tensors: dict[str, Tensor]) -> None:
+        self.unfolded.bank.load_values(tensors)
+
+    def macs_per_frame(self) -> int:
+        """Into bands and back, the readout, and the transition and iterations of the subclass."""
+        s = self.settings
+        return self.band_macs() + s.bands * 2 * s.atoms + self._iteration_macs()
+
+    def _iteration_macs(self) -> int:
+        raise TypeError(f"{type(self).__name__} does not count its multiply-adds")
+
+
+class SparseCodingNetwork(_BandCoder):
+    """Unfolded sparse coding of single frames, by the algorithm that the settings name."""
+
+    name = "sparse-coding"
+    description = "Unfolded sparse coding: ISTA, FISTA and their relatives"
+    settings_type = SparseCodingSettings
+    compression = 0.3
+
+    def __init__(
+        self, settings: SparseCodingSettings = SparseCodingSettings(), dictionary: Tensor | None = None
+    ) -> None:
+        super().__init__(settings, dictionary)
+
+    def _algorithm(self) -> SparseCoding:
+        s = self.settings
+        return ALGORITHMS[s.algorithm](s.bands, (s.atoms, s.atoms), s.sparsity)
+
+    def _unfold(self, algorithm: Algorithm, bank: Bank) -> Unfolded:
+        return Unfolded(algorithm, self.settings.iterations, bank)
+
+    def _infer(self, stacked: Tensor, before: None) -> tuple[Tensor, None]:
+        return self.unfolded(stacked), None
+
+    def _iteration_macs(self) -> int:
+        s, states = self.settings, 2 * self.settings.atoms
+        products = self.unfolded.algorithm.products
+        return s.iterations * (products * s.evidence * states + states**2)
+
+
+class RecurrentIsta(_BandCoder):
+    """Unfolded sparse coding with warm start and relaxed steps; see the module's text."""
+
+    name = "recurrent-ista"
+    description = "Recurrent sparse coding, relaxed by trained schedules"
+    settings_type = IstaSettings
+    compression = 0.3
+
+    def __init__(self, settings: IstaSettings = IstaSettings(), dictionary: Tensor | None = None) -> None:
+        super().__init__(settings, dictionary)
+
+    def _algorithm(self) -> Ista:
+        s = self.settings
+        return Ista(s.bands, (s.atoms, s.atoms), s.sparsity, s.relaxed, s.recurrent)
+
+    def _iteration_macs(self) -> int:
+        s, states = self.settings, 2 * self.settings.atoms
+        products = 2 if s.relaxed else 1
+        transition = states**2 if s.recurrent else 0
+        return transition + s.iterations * (products * s.evidence * states + states**2)
+
+
+class RecurrentNmf(_BandCoder):
+    """An unfolded non-negative dynamical system with multiplicative updates; see the module's text."""
+
+    name = "recurrent-nmf"
+    description = "Recurrent NMF with multiplicative updates"
+    settings_type = RecurrentNmfSettings
+    compression = 1.0
+
+    def __init__(
+        self, settings: RecurrentNmfSettings = RecurrentNmfSettings(), dictionary: Tensor | None = None
+    ) -> None:
+        super().__init__(settings, dictionary)
+
+    def _algorithm(self) -> SparseNmf:
+        s = self.settings
+        atoms, how = (s.atoms, s.atoms), {"trained_penalty": True, "recurrent": s.recurrent}
+        return SparseNmf(s.bands, atoms, sparsity=s.sparsity, **how)
+
+    def _iteration_macs(self) -> int:
+        s, states = self.settings, 2 * self.settings.atoms
+        return (states**2 if s.recurrent else 0) + s.iterations * 2 * s.evidence * states
