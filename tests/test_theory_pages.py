@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from deepnmf_cli.inference.chain import relax_spins
-from deepnmf_cli.inference.grid import GridInference
 from deepnmf_cli.kernels.recursion import relax
 from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings
 from deepnmf_cli.networks.grid import Grid
@@ -124,7 +123,7 @@ def test_with_schedule_one_the_network_is_a_pass_of_mean_field_that_never_raises
         for theta in layers
     ]
     nothing = tuple(torch.zeros(1, *size, dtype=torch.float64) for size in ((settings.nodes, spins), (3,)))
-    inference = GridInference()
+    inference = Grid(settings).unfolded.algorithm
     state = inference.start((observed.expand(1, 1, settings.nodes, -1), (nothing, nothing), None), wide_open[0])
     for theta in wide_open:
         state = inference.step((), state, theta)
