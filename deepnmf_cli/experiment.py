@@ -15,7 +15,7 @@ from deepnmf_cli.errors import CorpusError, ModelError, UsageError
 from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.networks.deep_nmf import DeepNmf
-from deepnmf_cli.networks.frames import LogFeatures
+from deepnmf_cli.networks.frame_network import LogFeatures
 from deepnmf_cli.networks.grid_settings import GridSettings
 from deepnmf_cli.networks.relocation import relocated
 from deepnmf_cli.recipe import Recipe

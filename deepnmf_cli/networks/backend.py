@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deepnmf_cli.networks.base import MaskNetwork
-from deepnmf_cli.networks.noise_profile import require_atoms, with_noise
+from deepnmf_cli.networks.noise_atoms import require_atoms, with_noise
 
 
 class TorchBackend:

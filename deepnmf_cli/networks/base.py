@@ -32,6 +32,8 @@ class MaskNetwork(nn.Module):
     """Whether training on CUDA may compute its matrix products in bfloat16."""
     same_operations: ClassVar[bool] = False
     """Whether every batch takes the same operations on tensors, whatever is in it, so that CUDA graphs may replay them."""
+    learns_noise: ClassVar[bool] = False
+    """Whether `with_noise_atoms` can add to what it knows of noise."""
     settings: Any
 
     @property
@@ -67,6 +69,10 @@ class MaskNetwork(nn.Module):
     def masks(self, evidence: Tensor, state: Any) -> tuple[Tensor, Any]:
         """As `forward`, for magnitudes already divided by their running level, and products by its square."""
         raise TypeError(f"{type(self).__name__} does not define masks")
+
+    def with_noise_atoms(self, atoms: Tensor) -> "MaskNetwork":
+        """Return the same network with further atoms of noise. Raises TypeError for one that has no place for them."""
+        raise TypeError(f"{type(self).__name__} has no atoms of noise")
 
     def accelerate(self) -> bool:
         """Prepare for hours of work on a CPU, for example by compiling; returns whether that changed anything.

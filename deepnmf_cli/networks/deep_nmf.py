@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deepnmf_cli.inference import nmf
 from deepnmf_cli.inference.nmf import DICTIONARY
-from deepnmf_cli.networks.frames import FrameNetwork
+from deepnmf_cli.networks.frame_network import FrameNetwork
 from deepnmf_cli.unfold.network import Bank, Unfolded
 from deepnmf_cli.unfold.ties import Ties
 
@@ -83,6 +83,7 @@ class DeepNmf(FrameNetwork):
     name = "deep-nmf"
     description = "Sparse NMF unfolded, with dictionaries of their own for the last layers"
     settings_type = DeepNmfSettings
+    learns_noise = True
     mixed_precision = False  # half precision has no room for nmf.FLOOR
 
     def __init__(self, settings: DeepNmfSettings = DeepNmfSettings(), dictionary: Tensor | None = None) -> None:

@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from deepnmf_cli.networks.frames import FrameNetwork, LogFeatures
+from deepnmf_cli.networks.frame_network import FrameNetwork, LogFeatures
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from deepnmf_cli.inference.chain import MEAN_FIELD, MESSAGES
 from deepnmf_cli.inference.grid import GridInference
 from deepnmf_cli.kernels.grid_layer import compile_kernel
-from deepnmf_cli.networks.bands import BandNetwork
+from deepnmf_cli.networks.band_network import BandNetwork
 from deepnmf_cli.networks.grid_settings import NEIGHBOURS, GridSettings
 from deepnmf_cli.networks.growth import widened
 from deepnmf_cli.signal.features import stack_context

@@ -12,7 +12,7 @@ from torch import Tensor
 from deepnmf_cli.inference.graph import Graph
 from deepnmf_cli.inference.units import Exponent, Field, Layers, ReciprocalField, StateLayers, UnitLayers
 from deepnmf_cli.kernels.unit_sums import compile_unit_kernel
-from deepnmf_cli.networks.frames import FrameNetwork, LogFeatures
+from deepnmf_cli.networks.frame_network import FrameNetwork, LogFeatures
 from deepnmf_cli.networks.mrf_settings import BeliefPropagationSettings, MeanFieldSettings, PowerMeanSettings
 from deepnmf_cli.unfold.network import Bank, Unfolded
 from deepnmf_cli.unfold.ties import Ties

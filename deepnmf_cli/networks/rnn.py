@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deepnmf_cli.inference.grid import GridEvidence
-from deepnmf_cli.networks.bands import BandNetwork
+from deepnmf_cli.networks.band_network import BandNetwork
 from deepnmf_cli.networks.grid import COMPRESSION, Grid
 from deepnmf_cli.networks.grid_settings import GridShape
 

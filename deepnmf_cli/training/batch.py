@@ -6,7 +6,7 @@ from torch import Tensor
 
 from deepnmf_cli.inference.nmf import join_frames
 from deepnmf_cli.networks.base import MaskNetwork
-from deepnmf_cli.networks.frames import FrameNetwork
+from deepnmf_cli.networks.frame_network import FrameNetwork
 from deepnmf_cli.signal.features import modulus, normalise_level, stack_context
 
 

@@ -20,7 +20,7 @@ from deepnmf_cli import checkpoint
 from deepnmf_cli.corpus.dataset import ExampleSource
 from deepnmf_cli.errors import RecipeError
 from deepnmf_cli.inference.nmf import join_frames
-from deepnmf_cli.networks.frames import FrameNetwork
+from deepnmf_cli.networks.frame_network import FrameNetwork
 from deepnmf_cli.signal.features import normalise_level, stack_context
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training.objectives import ObjectiveSettings

@@ -3,6 +3,8 @@
 `docs/theory/multiplicative.md` derives and compares the rules.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -23,8 +25,8 @@ RULES = ("multiplicative", "exponentiated", "exponentiated-entries")
 SMALLEST_PART = 1e-30
 """Added to both parts: where both vanish, as for atoms that are never used, weights stay."""
 
-LARGEST_LOG_STEP = 5.0
-"""A step multiplies by 150 at most: a part that vanishes alone would make a weight zero for ever."""
+LARGEST_STEP = math.exp(5)
+"""By which a step multiplies at most: a part that vanishes alone would make a weight zero for ever."""
 
 LARGEST_RELATIVE_STEP = 3.0
 """No entry's logarithm changes by more than this times the learning rate under `exponentiated`: quotients have heavy
@@ -79,12 +81,11 @@ class MultiplicativeDescent:
             if not held.free.requires_grad:  # its turn in greedy training has not come
                 continue
             if self.rule == "multiplicative":
-                change = self._accumulated(index, held(), pair)
+                held.become(self._multiplied(index, held(), pair))
             elif self.rule == "exponentiated":
-                change = self._per_dictionary(index, _log_quotient(pair.negative, pair.positive), learning_rate)
+                held.become(held() * self._per_dictionary(index, _log_quotient(pair), learning_rate).exp())
             else:
-                change = self._per_entry(index, _log_quotient(pair.negative, pair.positive), learning_rate)
-            held.free.add_(change)  # W = reference o exp(free): adding to `free` multiplies W
+                held.become(held() * self._per_entry(index, _log_quotient(pair), learning_rate).exp())
         return loss
 
     def parts(self, batch: Batch | FrameBatch) -> tuple[dict[str, Parts], float]:
@@ -115,15 +116,14 @@ class MultiplicativeDescent:
         device = next(self.network.parameters()).device
         self.kept = {i: {name: x.to(device) for name, x in held.items()} for i, held in state.items()}
 
-    def _accumulated(self, index: int, value: Tensor, parts: Parts) -> Tensor:
-        wanted, certainty = value * parts.negative, parts.positive
+    def _multiplied(self, index: int, w: Tensor, parts: Parts) -> Tensor:
+        """W o N / P, equation (38); with momentum A / B."""
+        wanted, certainty = w * parts.negative, parts.positive
         if index in self.kept:
             wanted = wanted + self.momentum * self.kept[index]["wanted"]
             certainty = certainty + self.momentum * self.kept[index]["certainty"]
         self.kept[index] = {"wanted": wanted, "certainty": certainty}
-        present = value > 0
-        quotient = wanted / value.where(present, 1.0)
-        return _log_quotient(quotient, certainty).where(present, 0.0)
+        return ((wanted + SMALLEST_PART * w) / (certainty + SMALLEST_PART)).clamp(w / LARGEST_STEP, w * LARGEST_STEP)
 
     def _per_dictionary(self, index: int, value: Tensor, learning_rate: float) -> Tensor:
         mean = (1 - self.momentum) * value
@@ -145,9 +145,10 @@ class MultiplicativeDescent:
         return learning_rate * mean / (1 - self.momentum**count) / root.clamp_min(learning_rate / LARGEST_EXPONENT)
 
 
-def _log_quotient(numerator: Tensor, denominator: Tensor) -> Tensor:
-    step = torch.log((numerator + SMALLEST_PART) / (denominator + SMALLEST_PART))
-    return step.clamp(-LARGEST_LOG_STEP, LARGEST_LOG_STEP)
+def _log_quotient(parts: Parts) -> Tensor:
+    """log(N / P)."""
+    step = torch.log((parts.negative + SMALLEST_PART) / (parts.positive + SMALLEST_PART))
+    return step.clamp(-math.log(LARGEST_STEP), math.log(LARGEST_STEP))
 
 
 def _targets(settings: ObjectiveSettings, batch: Batch | FrameBatch) -> tuple[Tensor, Tensor, Tensor]:

@@ -38,6 +38,15 @@ class NonNegative(nn.Module):
         return self.reference * (softplus(inverse + self.free) / softplus(inverse))
 
     @torch.no_grad()
+    def become(self, value: Tensor) -> None:
+        """Take a new value where the reference is above zero; the reference stays. For the kind "log"."""
+        if self.kind != "log":
+            raise ValueError("only a parameter of the kind log can take a value as it is")
+        present = self.reference > 0
+        ratio = value.where(present, 1.0) / self.reference.where(present, 1.0)
+        self.free.copy_(torch.log(ratio.clamp_min(torch.finfo(ratio.dtype).tiny)))  # a value of zero has no logarithm
+
+    @torch.no_grad()
     def fold(self, value: Tensor) -> None:
         """Make `value` the new starting point."""
         self.reference.copy_(value)

@@ -17,7 +17,7 @@ from deepnmf_cli.corpus.manifest import pair_folders
 from deepnmf_cli.enhancer import Enhancer
 from deepnmf_cli.library import load_enhancer
 from deepnmf_cli.networks.backend import TorchBackend
-from deepnmf_cli.networks.noise_profile import ATOMS, noise_atoms
+from deepnmf_cli.networks.noise_atoms import ATOMS, noise_atoms
 from deepnmf_cli.scoring.sdr import sdr, si_sdr
 
 RATE = 16000

@@ -16,7 +16,7 @@ from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings
 from deepnmf_cli.recipe import Recipe
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training.batch import Batch
-from deepnmf_cli.training.multiplicative import LARGEST_LOG_STEP, LARGEST_RELATIVE_STEP, RULES, MultiplicativeDescent
+from deepnmf_cli.training.multiplicative import LARGEST_RELATIVE_STEP, LARGEST_STEP, RULES, MultiplicativeDescent
 from deepnmf_cli.training.objectives import ObjectiveSettings, objective
 
 NETWORK = DeepNmfSettings(bins=129, context=2, atoms=4, iterations=3, trained_layers=3, sparsity=0.1)
@@ -76,7 +76,7 @@ def test_without_momentum_the_rule_is_that_of_the_paper() -> None:
         before, (parts, _) = values(trained), descent.parts(examples)
         descent.step(examples, learning_rate=0.0)
         for name, pair in parts.items():
-            factor = (pair.negative / pair.positive).clamp(math.exp(-LARGEST_LOG_STEP), math.exp(LARGEST_LOG_STEP))
+            factor = (pair.negative / pair.positive).clamp(1 / LARGEST_STEP, LARGEST_STEP)
             torch.testing.assert_close(trained.weights()[name], before[name] * factor, rtol=1e-9, atol=0)
 
 
@@ -98,7 +98,7 @@ def test_accumulated_parts_are_sums_over_batches_of_what_they_wanted() -> None:
         descent.step(examples, learning_rate=0.0)
     (w, one), (v, two) = seen
     expected = (0.6 * w * one.negative + v * two.negative) / (0.6 * one.positive + two.positive)
-    bounded = (expected / v).clamp(math.exp(-LARGEST_LOG_STEP), math.exp(LARGEST_LOG_STEP)) * v
+    bounded = (expected / v).clamp(1 / LARGEST_STEP, LARGEST_STEP) * v
     torch.testing.assert_close(trained.weights()[name], bounded, rtol=1e-9, atol=0)
 
 

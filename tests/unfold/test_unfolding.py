@@ -100,6 +100,15 @@ def test_nonnegative_parameter_stays_nonnegative_and_folds_exactly(kind: str) ->
     assert torch.equal(parameter(), moved)
 
 
+def test_a_log_parameter_becomes_the_value_it_is_given_and_its_reference_stays() -> None:
+    parameter = NonNegative(torch.tensor([0.5, 2.0, 0.0, 1.0], dtype=torch.float64))
+    parameter.become(torch.tensor([1.5, 0.1, 7.0, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(parameter(), torch.tensor([1.5, 0.1, 0.0, 0.0], dtype=torch.float64))
+    assert parameter.reference.tolist() == [0.5, 2.0, 0.0, 1.0] and parameter.free.isfinite().all()
+    with pytest.raises(ValueError, match="of the kind log"):
+        NonNegative(torch.ones(1), "softplus").become(torch.ones(1))
+
+
 def test_negative_reference_and_unknown_kind_are_refused() -> None:
     with pytest.raises(ValueError, match="non-negative reference"):
         NonNegative(torch.tensor([-1.0]))

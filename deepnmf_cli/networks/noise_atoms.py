@@ -12,7 +12,6 @@ from torch import Tensor
 from deepnmf_cli.errors import AudioError, UsageError
 from deepnmf_cli.inference.dictionary import learn_dictionary
 from deepnmf_cli.networks.base import MaskNetwork
-from deepnmf_cli.networks.deep_nmf import DeepNmf
 from deepnmf_cli.signal.features import SILENCE, normalise_level, stack_context
 
 ATOMS = 16
@@ -28,7 +27,7 @@ ROUNDS, STEPS = 10, 10
 """Updates of the atoms, and of the activations before each."""
 
 
-def with_noise(network: MaskNetwork, magnitude: Tensor) -> DeepNmf:
+def with_noise(network: MaskNetwork, magnitude: Tensor) -> MaskNetwork:
     """The network with additional noise atoms for the noise in `magnitude` (F, N), N frames without speech.
 
     Raises UsageError for a network without atoms, and AudioError for a stretch that is too short or silent.
@@ -39,14 +38,14 @@ def with_noise(network: MaskNetwork, magnitude: Tensor) -> DeepNmf:
 
 def require_atoms(network: MaskNetwork) -> None:
     """Raise UsageError for a network that cannot learn a noise."""
-    if not isinstance(network, DeepNmf):
+    if not network.learns_noise:
         found = f"the model {network.name}, which has no atoms of noise"
         remedy = "Choose --model deep-nmf."
         raise UsageError("--noise-profile", found, "a model of the kind deep-nmf, dnmf or sparse-nmf", remedy)
 
 
 @torch.no_grad()
-def noise_atoms(network: DeepNmf, magnitude: Tensor, atoms: int = ATOMS) -> Tensor:
+def noise_atoms(network: MaskNetwork, magnitude: Tensor, atoms: int = ATOMS) -> Tensor:
     """Atoms (T F, E) of unit norm, E <= `atoms`, for noise magnitudes (F, N). Raises AudioError as `with_noise`."""
     settings = network.settings
     sounding = magnitude[:, magnitude.square().mean(0) > SILENCE**2]

@@ -8,7 +8,7 @@ from deepnmf_cli.enhancer import Enhancer
 from deepnmf_cli.errors import AudioError, UsageError
 from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.backend import TorchBackend
-from deepnmf_cli.networks.noise_profile import ATOMS, noise_atoms, with_noise
+from deepnmf_cli.networks.noise_atoms import ATOMS, noise_atoms, with_noise
 from deepnmf_cli.scoring.sdr import si_sdr
 from deepnmf_cli.signal.stft import FrontEnd
 
