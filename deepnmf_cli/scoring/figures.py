@@ -35,7 +35,7 @@ def _scores(report: Mapping[str, Any]) -> "Figure":
                 colour = "0.5" if system["kind"] == NOISY else f"C{place}"
                 panel.errorbar(summary["mean"], place, xerr=summary["ci95"] or 0.0, fmt="o", color=colour, capsize=3)
         panel.set_xlabel(LABELS[metric])
-        panel.set_yticks(places, [system["name"] for system in systems] if panel is panels[0] else [])
+        panel.set_yticks(places, [_label(system) for system in systems] if panel is panels[0] else [])
         panel.set_ylim(len(systems) - 0.5, -0.5)
     return figure
 
@@ -50,12 +50,18 @@ def _gains(systems: list[Mapping[str, Any]], interval: str) -> "Figure":
                 [level["snr_db"] for level in levels],
                 [gain["mean"] for gain in gains],
                 yerr=[gain["ci95"] or 0.0 for gain in gains],
-                fmt="o-", color=f"C{number}", capsize=3, label=system["name"],
+                fmt="o-", color=f"C{number}", capsize=3, label=_label(system),
             )  # fmt: skip
         panel.axhline(0, color="0.5", linewidth=0.8)
         panel.set(xlabel="input SNR [dB]", title=LABELS[metric])
     panels[0].legend(loc="best", fontsize="small")
     return figure
+
+
+def _label(system: Mapping[str, Any]) -> str:
+    """The name, in which matplotlib shall see no formula and no mark of what to hide."""
+    name = system["name"].replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name
 
 
 def _panels(title: str, height_in: float) -> "tuple[Figure, list[Axes]]":

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import math
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ SNR_IN_NAME = re.compile(r"(?:^|_)([+-]?\d+(?:\.\d+)?)dB(?:_|$)")
 
 @dataclass(frozen=True)
 class Pair:
-    """A reference and what is compared with it; `name` is the path below the folder, without its suffix."""
+    """A reference and what is compared with it; `name` is the path below the folder, without its suffix, `printable`."""
 
     name: str
     reference: Path
@@ -41,12 +42,19 @@ def pair_folders(reference_folder: str | Path, estimate_folder: str | Path) -> t
     if missing:
         raise CorpusError(
             estimate_folder,
-            f"no partner for {len(missing)} of {len(references)} references, the first being {missing[0]!r}",
+            f"no partner for {len(missing)} of {len(references)} references, the first being '{printable(missing[0])}'",
             f"a file of the same name (the suffix may differ) for each file in {reference_folder}",
             "Add the missing files, or take their references away.",
         )
-    pairs = [Pair(name, references[name], estimates[name]) for name in references]
-    return pairs, [name for name in estimates if name not in references]
+    pairs = [Pair(printable(name), references[name], estimates[name]) for name in references]
+    return pairs, [printable(name) for name in estimates if name not in references]
+
+
+def printable(name: str | Path) -> str:
+    """A name as every terminal, CSV, JSON and Markdown file can hold it: bytes that are no UTF-8 become \\xe9, line
+    breaks and other control characters \\n."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, int]:
@@ -77,7 +85,8 @@ def input_snrs(names: Sequence[str], table: str | Path | None = None) -> dict[st
     """
     if table is None:
         found = {name: SNR_IN_NAME.search(Path(name).name) for name in names}
-        return {name: float(match[1]) for name, match in found.items() if match}
+        snrs_db = {name: float(match[1]) for name, match in found.items() if match}
+        return {name: snr_db for name, snr_db in snrs_db.items() if math.isfinite(snr_db)}
     known = _read_table(Path(table))
     missing = [name for name in names if name not in known]
     if missing:
@@ -89,8 +98,8 @@ def input_snrs(names: Sequence[str], table: str | Path | None = None) -> dict[st
 def corpus_hash(paths: Iterable[Path]) -> str:
     """SHA-256 over the contents and names of files: what `sha256sum * | sha256sum` prints for a flat folder."""
     total = hashlib.sha256()
-    for path in sorted(paths, key=lambda path: path.as_posix().encode()):
-        total.update(f"{file_hash(path)}  {path.name}\n".encode())
+    for path in sorted(paths, key=os.fsencode):  # names need not be text
+        total.update(file_hash(path).encode() + b"  " + os.fsencode(path.name) + b"\n")
     return total.hexdigest()
 
 
