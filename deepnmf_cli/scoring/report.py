@@ -269,7 +269,7 @@ def _cell(value: Mapping[str, Any], form: str, files: int) -> str:
 
 def _plain(text: str) -> str:
     """`text` with a backslash before the characters that Markdown would take for markup inside a line."""
-    return re.sub(r"[\\`*|<>\[\]]", r"\\\g<0>", text)
+    return re.sub(r"[\\`*|<>]|\](?=\()", r"\\\g<0>", text)
 
 
 def _code(text: str) -> str:
