@@ -20,7 +20,7 @@ from deepnmf_cli.networks.grid_settings import GridSettings
 from deepnmf_cli.networks.relocation import relocated
 from deepnmf_cli.recipe import Recipe
 from deepnmf_cli.signal.stft import FrontEnd
-from deepnmf_cli.training.dev import DevScore, Pair, dev_score
+from deepnmf_cli.training.dev import DevScore, Pair, check_dev, dev_score
 from deepnmf_cli.training.frames import FrameStore, changed, digest, kept
 from deepnmf_cli.training.journal import Journal
 from deepnmf_cli.training.sparse_nmf import learn_source_dictionaries, mixture_frames
@@ -150,6 +150,8 @@ def train(
     journal = Journal(folder)
     journal.check(recipe.to_dict(), resume, lambda stored: Recipe.from_dict(stored, f"{folder}/recipe.json").to_dict())
     source, dev = open_corpus(recordings, recipe)
+    for note in check_dev(dev, recipe.front_end.rate_hz, recipe.training.score):
+        progress({"note": note})
     key = digest(*map(changed, (recordings, recipe.mixing, recipe.augmentation)), recipe.training.seed)
 
     def interruptible(report: dict) -> None:

@@ -140,6 +140,9 @@ class _ProgressBar:
         self._bar.close()
 
     def __call__(self, report: dict) -> None:
+        if "note" in report:
+            click.echo(f"Warning: {report['note']}", err=True)
+            return
         if "dictionary" in report:
             self._bar.set_description(f"{report['dictionary']} dictionary, batch {report['step']}")
             return

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unicodedata import normalize
 
 import soundfile
 
@@ -148,11 +149,13 @@ def find(folder: str | Path, skip: Collection[Path] = ()) -> list[Path]:
 def by_name(files: Iterable[Path], folder: str | Path) -> dict[str, Path]:
     """Path below `folder` without its suffix -> file: how recordings of two folders pair.
 
+    Accents are composed (NFC): file systems and copying programs differ in how they write the same name.
+
     Raises CorpusError when two files have one name, as a.wav and a.flac do.
     """
     named: dict[str, Path] = {}
     for path in files:
-        name = path.relative_to(folder).with_suffix("").as_posix()
+        name = normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
         if name in named:
             found = f"{named[name].name} and {path.name}"
             raise CorpusError(folder, found, "one file of each name", "Take one of the two away.")
