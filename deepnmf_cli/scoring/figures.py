@@ -1,6 +1,8 @@
 """Pictures of a report: one panel for each measure, one colour for each system, bars for the intervals."""
 
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepnmf_cli.scoring.scorer import LABELS, METRICS, NOISY
@@ -22,6 +24,13 @@ def draw(report: Mapping[str, Any]) -> "dict[str, Figure]":
     if improved:
         figures[GAIN] = _gains(improved, report["interval"])
     return figures
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Write a figure as an image of the kind that the suffix of `path` names."""
+    with warnings.catch_warnings():  # a name in a script that the font lacks is drawn as boxes; the tables have it
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        figure.savefig(path, dpi=150)
 
 
 def _scores(report: Mapping[str, Any]) -> "Figure":

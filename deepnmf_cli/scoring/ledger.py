@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -50,7 +51,8 @@ class Ledger:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with suppress(OSError):  # a full disk, of which `add` has told already
+            self._file.close()
 
     def of(self, *system: str) -> "SystemLedger":
         """The part of the ledger that belongs to one system, which is known by these words."""
@@ -73,7 +75,6 @@ class Ledger:
 
     def remove(self) -> None:
         """Delete the file: the report holds everything now."""
-        self._file.close()
         self.path.unlink(missing_ok=True)
 
     def _failure(self, error: OSError) -> DeepnmfError:

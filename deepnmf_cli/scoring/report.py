@@ -17,7 +17,7 @@ from typing import Any
 from deepnmf_cli import __version__
 from deepnmf_cli.checkpoint import atomic_path
 from deepnmf_cli.errors import DeepnmfError
-from deepnmf_cli.scoring.figures import draw
+from deepnmf_cli.scoring.figures import draw, save
 from deepnmf_cli.scoring.scorer import ESTIMATE, LABELS, METRICS, MODEL, NOISY, Scores
 
 FORMAT = 1
@@ -143,7 +143,7 @@ def write_report(report: Mapping[str, Any], folder: str | Path) -> list[Path]:
         FILES_CSV: lambda path: _write_csv(report, path),
         REPORT_JSON: lambda path: path.write_text(_json(report), encoding="utf-8"),
         REPORT_MD: lambda path: path.write_text(markdown(report, list(figures)), encoding="utf-8"),
-    } | {name: lambda path, figure=figure: figure.savefig(path, dpi=150) for name, figure in figures.items()}
+    } | {name: lambda path, figure=figure: save(figure, path) for name, figure in figures.items()}
     try:
         for name, write in writers.items():
             with atomic_path(folder / name) as partial:
