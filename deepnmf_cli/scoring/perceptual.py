@@ -145,14 +145,16 @@ def _mean_over_pieces(
 
 
 def _whole_pesq(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) -> float:
+    peaks = [float(np.abs(x).max()) for x in (reference, estimate)]
+    if min(peaks) < max(QUIET_PEAK, max(peaks) / LARGEST_PEAK_RATIO):
+        reference, estimate = (x / (peak or 1.0) for x, peak in zip((reference, estimate), peaks, strict=True))
     if rate_hz not in (NARROW_BAND_HZ, WIDE_BAND_HZ):
         reference, estimate = (_resample(x, rate_hz, WIDE_BAND_HZ) for x in (reference, estimate))
         rate_hz = WIDE_BAND_HZ
     if len(reference) == 0:  # a few samples at a higher rate
         raise NoScore("PESQ: too short")
-    peaks = [float(np.abs(x).max()) for x in (reference, estimate)]
-    if min(peaks) * LARGEST_PEAK_RATIO < max(peaks):
-        reference, estimate = (x / (peak or 1.0) for x, peak in zip((reference, estimate), peaks))
+    if not (reference.any() and estimate.any()):
+        raise NoScore("PESQ: no utterance found")
     score = (_isolated_pesq if len(reference) > LONGEST_SAFE_PESQ_S * rate_hz else _pesq)(reference, estimate, rate_hz)
     if not score >= 0:  # a code of the package, or NaN
         raise NoScore("PESQ: too short" if score == _BUFFER_TOO_SHORT else "PESQ: no utterance found")
@@ -173,13 +175,14 @@ def _whole_stoi(reference: np.ndarray, estimate: np.ndarray, rate_hz: int, exten
     name = "ESTOI" if extended else "STOI"
     if len(reference) < SHORTEST_STOI_S * rate_hz:
         raise NoScore(f"{name}: too short")
+    reference, estimate = _audible(reference), _audible(estimate)
     if max(rate_hz, STOI_HZ) / math.gcd(rate_hz, STOI_HZ) > LARGEST_STOI_RATIO:
         reference, estimate = (_resample(x, rate_hz, STOI_HZ) for x in (reference, estimate))
         rate_hz = STOI_HZ
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Not enough STFT frames", category=RuntimeWarning)
         try:
-            return float(stoi(_audible(reference), _audible(estimate), rate_hz, extended=extended))
+            return float(stoi(reference, estimate, rate_hz, extended=extended))
         except RuntimeWarning as warning:
             raise NoScore(f"{name}: too little speech") from warning
 

@@ -112,6 +112,6 @@ def test_a_full_disk_is_an_error_with_a_remedy(tmp_path, pair):
         part = kept.of("files")
         part.get(pair)
         kept._file.close()
-        kept._file = Path("/dev/full").open("w", encoding="utf-8")
+        kept._file = Path("/dev/full").open("w", encoding="utf-8")  # noqa: SIM115  the ledger closes it
         with pytest.raises(DeepnmfError, match="cannot be written .No space left on device.; .* free some space"):
             part.add(pair, SCORES)
