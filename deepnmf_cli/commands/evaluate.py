@@ -81,6 +81,8 @@ def command(
       deepnmf evaluate --reference clean/ --estimate enhanced/
       deepnmf evaluate --reference clean/ --noisy noisy/ --model default --report report/
 
+    With --report, scores are kept as they come: after an interruption the same command goes on where it stopped.
+
     Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted. A file that is missing or cannot be read fails all.
     """
     _check_usage(noisy, estimates, models)
