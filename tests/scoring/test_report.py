@@ -197,7 +197,14 @@ def test_names_that_look_like_markup_stay_names(tmp_path):
     report = make_report(systems, SNRS_DB, "", "deepnmf evaluate 'a``b'", [f"{name}: left out" for name in names])
     write_report(report, tmp_path)
     page = (tmp_path / "report.md").read_text("utf-8")
-    for written in (r"| a\|b |", r"| \*x\* \<b\> |", r"| \`c\` |", r"| $\\frac$ |", r"| [f\](g) |", r"* a\|b: left out"):
+    for written in (
+        r"| a\|b |",
+        r"| \*x\* \<b\> |",
+        r"| \`c\` |",
+        r"| $\\frac$ |",
+        r"| [f\](g) |",
+        r"* a\|b: left out",
+    ):
         assert written in page
     assert "* Command: ``` deepnmf evaluate 'a``b' ```" in page
     legend = draw(report)["gain_by_snr.png"].axes[0].get_legend()
