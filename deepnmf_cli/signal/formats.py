@@ -33,8 +33,33 @@ WRITABLE = {
 PCM_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 """Integer sample formats -> bits: the formats that are written, and read back, exactly."""
 
-UNBOUNDED = frozenset({"FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III"})
+UNBOUNDED = frozenset({"FLOAT", "DOUBLE", "VORBIS", "MPEG_LAYER_III"})
 """Sample formats that hold values beyond full scale; all others clip at [-1, 1)."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an encoder takes. Beyond it, encoders fail, write another signal, or end the process with a signal."""
+
+    rates: str
+    rates_hz: Collection[int]
+    channels: int
+    peak: float = math.inf
+
+
+LIMITS = {
+    # Above 65535 Hz the header of a FLAC frame counts in tens of Hz.
+    "FLAC": Limits("up to 65535 Hz, or a multiple of 10 Hz up to 655350 Hz", {*range(65536), *range(0, 655360, 10)}, 8),
+    # Up to a peak of 64 the error stays that of the codec; louder sound is cut to an hundredth and less.
+    "VORBIS": Limits("up to 200000 Hz", range(200_001), 64, peak=64.0),
+    "OPUS": Limits("8000, 12000, 16000, 24000 or 48000 Hz", (8000, 12000, 16000, 24000, 48000), 64),
+    # LAME fails an assertion, and ends the process, from a peak of 30000 on.
+    "MPEG_LAYER_III": Limits(
+        "8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100 or 48000 Hz",
+        (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000), 2, peak=1000.0,
+    ),
+}  # fmt: skip
+"""Container or subtype -> limits. What is not listed takes all that `check_shape` lets through."""
 
 _WAV_SAMPLES = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 _SAMPLES = {
