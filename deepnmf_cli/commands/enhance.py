@@ -86,7 +86,7 @@ def command(
     for path, error in unreadable:
         outcome.failed(_row(path), error)
     if planned:
-        settings = batch.Settings(model, device, backend, max_attenuation_db, mix, noise_profile)
+        settings = batch.Settings(model, device, backend, max_attenuation_db, mix, noise_profile, overwrite)
         elapsed_s = _enhance_all(planned, settings, jobs, outcome, hidden=as_json or quiet)
 
     if as_json:
@@ -100,6 +100,7 @@ def _enhance_all(
     jobs: list[Job], settings: batch.Settings, asked: int | None, outcome: console.Outcome, hidden: bool
 ) -> float:
     """Enhance all jobs and put what became of each into `outcome`; returns the seconds that all took together."""
+    batch.remove_leftovers(jobs)
     known = batch.lengths(jobs)
     batch.require_space(known)
     seconds = sum(info.seconds for info in known.values())

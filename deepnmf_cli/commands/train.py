@@ -7,11 +7,16 @@ from typing import Self
 
 import click
 
+from deepnmf_cli.commands import console
 from deepnmf_cli.commands.options import device_option
 from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 
 FOLDER = click.Path(path_type=Path)
 DEFAULT_RECIPE = "base"
+
+NAMED = 10
+"""Files of a folder that are named when they cannot be read; all are counted."""
+
 MODELS = (
     "deep-nmf", "dnmf", "sparse-nmf", "dnn", "grid", "mean-field", "belief-propagation", "power-mean",
     "recurrent-ista", "recurrent-nmf", "rnn", "grid-rnn",
@@ -91,6 +96,7 @@ def command(
     from deepnmf_cli.library import find, resolve_device
     from deepnmf_cli.recipe import read_recipe
 
+    _name_unreadable(speech, noise, rir, pairs, dev)
     if threads:
         torch.set_num_threads(threads)
     settings = read_recipe(recipe or model or DEFAULT_RECIPE, model, overrides)
@@ -155,6 +161,17 @@ class _ProgressBar:
         if report["row"] and self._bar.disable:  # a log file gets a line for each dev score in place of a bar
             row = report["row"]
             click.echo(f"step {row['step']}: loss {row['loss']:.4f}, dev score {row['dev_score']:.2f} dB", err=True)
+
+
+def _name_unreadable(*folders: Path | None) -> None:
+    """Say which media in the folders training will do without, because they cannot be read."""
+    from deepnmf_cli.signal.formats import scan
+
+    for folder in folders:
+        if folder is not None and folder.is_dir() and (left_out := scan(folder, follow_links=True).unreadable):
+            for error in left_out[:NAMED]:
+                console.say(f"Warning: {error}")
+            console.say(f"Warning: {folder}: {console.count(len(left_out), 'file')} left out, as said.")
 
 
 def _require_one_source(speech: Path | None, noise: Path | None, manifest: Path | None, pairs: Path | None) -> None:

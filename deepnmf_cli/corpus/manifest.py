@@ -10,7 +10,7 @@ from typing import Any
 
 import soundfile
 
-from deepnmf_cli.errors import AudioError, CorpusError
+from deepnmf_cli.errors import CorpusError
 from deepnmf_cli.signal import formats
 
 SMALLEST_CORPUS = 6
@@ -30,22 +30,18 @@ class Clip:
 
 
 def audio_files(folder: str | Path, smallest: int = 1) -> list[Path]:
-    """All audio files below `folder`, hidden ones left out, in a stable order.
+    """All audio files below `folder`, hidden ones left out, in a stable order. Links to folders are followed.
 
     Raises CorpusError when there is no such folder, or fewer than `smallest` files in it.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise CorpusError(folder, "no folder", "a folder with audio files", "Check the path.")
-    try:
-        files = formats.find(folder)
-    except AudioError:
-        files = []  # said below, with the number that is expected
-    if len(files) < smallest:
-        raise CorpusError(
-            folder, f"{len(files)} audio files", f"at least {smallest}", "Add recordings, or name another folder."
-        )
-    return files
+    found = formats.scan(folder, follow_links=True)
+    if (count := len(found.audio)) < smallest:
+        remedy = "Add recordings, or name another folder."
+        raise CorpusError(folder, f"{count} audio files{found.beside}", f"at least {smallest}", remedy)
+    return found.audio
 
 
 def scan(folder: str | Path, smallest: int = 1) -> list[Clip]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as trees
 
-from deepnmf_cli.checkpoint import atomic_path
+from deepnmf_cli.checkpoint import atomic_path, remove_leftovers
 from deepnmf_cli.errors import ModelError, UsageError
 from deepnmf_cli.exported import FEATURES, FORMAT, MAGNITUDE, MASKS, META_KEY, NEXT_STATE, STATE, ExportedGraph
 from deepnmf_cli.networks.base import MaskNetwork
@@ -105,6 +105,7 @@ def export(
     entry, layout = model.metadata_props.add(), FORMAT if network.hears_phase else FORMAT_OF_MAGNITUDES
     entry.key, entry.value = META_KEY, json.dumps({**meta, "format": layout, "single_frames": single_frames})
     onnx.checker.check_model(model, full_check=True)
+    remove_leftovers(path.parent)
     with atomic_path(path) as partial:
         partial.write_bytes(model.SerializeToString())
         return verify(network, bins, partial, single_frames, TOLERANCE if weights == "float32" else 1.0)

@@ -13,7 +13,7 @@ import numpy as np
 
 from deepnmf_cli.errors import CorpusError
 from deepnmf_cli.signal import audio
-from deepnmf_cli.signal.formats import audio_suffixes, by_name, find
+from deepnmf_cli.signal.formats import audio_suffixes, by_name, find, scan
 
 LENGTH_TOLERANCE_S = 0.01
 """Lossy codecs and framing add or drop a few milliseconds; a larger difference means another recording."""
@@ -34,8 +34,8 @@ class Pair:
 def pair_folders(reference_folder: str | Path, estimate_folder: str | Path) -> tuple[list[Pair], list[str]]:
     """The pairs of two folders in the order of their names, and the names of estimates without a reference.
 
-    Raises CorpusError when a folder is missing, holds two files of one name, or lacks the partner of a reference, and
-    AudioError when it holds no audio.
+    Raises CorpusError when a folder is missing, holds two files of one name or media that cannot be read, or lacks the
+    partner of a reference, and AudioError when it holds no audio.
     """
     references, estimates = _index(reference_folder), _index(estimate_folder)
     missing = [name for name in references if name not in estimates]
@@ -115,6 +115,10 @@ def _index(folder: str | Path) -> dict[str, Path]:
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing there"
         raise CorpusError(folder, found, "a folder of audio files", "Check the path.")
+    if left_out := scan(folder).unreadable:
+        first = left_out[0]
+        found = f"{len(left_out)} file(s) that cannot be read, the first being {first.where}"
+        raise CorpusError(folder, found, "recordings that can all be read", first.remedy)
     return by_name(find(folder), folder)
 
 

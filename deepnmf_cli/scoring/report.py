@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from deepnmf_cli import __version__
-from deepnmf_cli.checkpoint import atomic_path
+from deepnmf_cli.checkpoint import atomic_path, remove_leftovers
 from deepnmf_cli.errors import DeepnmfError
 from deepnmf_cli.scoring.figures import draw, save
 from deepnmf_cli.scoring.scorer import ESTIMATE, LABELS, METRICS, MODEL, NOISY, Scores
@@ -144,6 +144,7 @@ def write_report(report: Mapping[str, Any], folder: str | Path) -> list[Path]:
         REPORT_JSON: lambda path: path.write_text(_json(report), encoding="utf-8"),
         REPORT_MD: lambda path: path.write_text(markdown(report, list(figures)), encoding="utf-8"),
     } | {name: lambda path, figure=figure: save(figure, path) for name, figure in figures.items()}
+    remove_leftovers(folder)
     try:
         for name, write in writers.items():
             with atomic_path(folder / name) as partial:

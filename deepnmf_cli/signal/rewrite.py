@@ -45,6 +45,7 @@ def rewrite(
     removed: str | Path | None = None,
     *,
     name: str | None = None,
+    overwrite: bool = True,
     progress: Callable[[float], object] = lambda seconds: None,
 ) -> Rewritten:
     """Write process(source) to `target` and, when asked, source - target to `removed`, in bounded memory.
@@ -54,14 +55,17 @@ def rewrite(
     = source exactly where all three hold integers and the difference fits; else to the precision of the formats (lossy
     codecs excepted).
     `progress` receives the seconds of audio done since its last call. Missing folders of the outputs are made once the
-    source has opened. Raises AudioError; nothing half-written stays.
+    source has opened. Raises AudioError, without `overwrite` also for a file that is there in the end; nothing
+    half-written stays.
     """
     with AudioReader(source, name) as reader, ExitStack() as outputs:
         info = reader.info
         for path in filter(None, (target, removed)):
             _make_folder(Path(path).parent)
-        writer = outputs.enter_context(open_writer(target, _like(info, target), reader.metadata))
-        rest = outputs.enter_context(open_writer(removed, _like(info, removed), reader.metadata)) if removed else None
+        writer = outputs.enter_context(open_writer(target, _like(info, target), reader.metadata, overwrite))
+        rest = None
+        if removed:
+            rest = outputs.enter_context(open_writer(removed, _like(info, removed), reader.metadata, overwrite))
         waiting = _Waiting(info.channels)
 
         def blocks() -> Iterator[np.ndarray]:

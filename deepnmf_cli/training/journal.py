@@ -88,6 +88,7 @@ class Journal:
             found = f"that it cannot be made ({error.strerror})"
             raise UsageError(self.folder, found, "a folder for the run", "Choose another folder.") from error
         with _held(self.folder):
+            checkpoint.remove_leftovers(self.folder)
             with checkpoint.atomic_path(self.recipe_path) as partial:
                 partial.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
             yield
