@@ -171,7 +171,7 @@ def _name_unreadable(*folders: Path | None) -> None:
         if folder is not None and folder.is_dir() and (left_out := scan(folder, follow_links=True).unreadable):
             for error in left_out[:NAMED]:
                 console.say(f"Warning: {error}")
-            console.say(f"Warning: {folder}: {console.count(len(left_out), 'file')} left out, as said.")
+            console.say(f"Warning: {folder}: {console.count(len(left_out), 'file')} left out, as they cannot be read.")
 
 
 def _require_one_source(speech: Path | None, noise: Path | None, manifest: Path | None, pairs: Path | None) -> None:

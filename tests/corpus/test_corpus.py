@@ -218,8 +218,19 @@ def test_folder_without_audio_and_missing_folder_are_errors(tmp_path: Path) -> N
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(CorpusError, match="0 audio files"):
         scan(tmp_path)
+    (tmp_path / "talk.m4a").touch()
+    with pytest.raises(CorpusError, match=r"0 audio files beside 1 that cannot be read, the first being .*talk\.m4a"):
+        scan(tmp_path)
     with pytest.raises(CorpusError, match="no folder"):
         scan(tmp_path / "nowhere")
+
+
+def test_folders_of_speakers_may_be_links(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere/a.wav", tone(300))
+    (tmp_path / "speech").mkdir()
+    (tmp_path / "speech/anna").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/circle").symlink_to(tmp_path / "speech")
+    assert [(clip.path.name, clip.group) for clip in scan(tmp_path / "speech")] == [("a.wav", "anna")]
 
 
 @pytest.mark.parametrize("content", [b"", b"plain text"])

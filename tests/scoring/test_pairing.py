@@ -83,6 +83,18 @@ def test_a_missing_partner_is_named(write, tmp_path):
         pair_folders(tmp_path / "clean", tmp_path / "noisy")
 
 
+@pytest.mark.parametrize("folder", ["clean", "noisy"])
+def test_media_that_cannot_be_read_are_refused(write, tmp_path, folder):
+    for name in ("clean/a.wav", "noisy/a.wav"):
+        write(name, TONE)
+    for name in ("b.m4a", "c.m4a"):
+        (tmp_path / folder / name).touch()
+    with pytest.raises(
+        CorpusError, match=rf"{folder}: found 2 file\(s\) that cannot be read, .*b\.m4a; .*`ffmpeg -i b"
+    ):
+        pair_folders(tmp_path / "clean", tmp_path / "noisy")
+
+
 def test_two_files_of_one_name_are_refused(write, tmp_path):
     for name in ("clean/a.wav", "clean/a.flac", "noisy/a.wav"):
         write(name, TONE)
