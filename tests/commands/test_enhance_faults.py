@@ -57,13 +57,15 @@ def test_an_encoder_that_cannot_take_a_file_does_not_stop_the_rest(deepnmf, stub
     assert "out/six.mp3: found 6 channel(s) at 16000 Hz; expected at most 2" in result.err
 
 
-def test_a_header_that_promises_too_much_fails_its_file_alone(deepnmf, stub, recordings):
+def test_a_header_that_promises_too_much_fails_its_file_alone(deepnmf, stub, recordings, monkeypatch):
     content = bytearray(Path("recordings/day/two.flac").read_bytes())
     content[21] |= 0x0F  # the number of samples: 36 bits, the upper four here
     Path("recordings/lies.wav").write_bytes(content)
+    usage = namedtuple("usage", "total used free")(1 << 40, 0, 1 << 30)
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda folder: usage)
     result = deepnmf("enhance", "recordings", "-o", "out", "--jobs", "1")
     assert result.code == EXIT_SOME_FAILED and "Enhanced 3 files. 1 of 4 files failed." in result.err
-    assert "lies.wav: found " in result.err
+    assert "lies.wav: found 1,073.7 MB free" in result.err
     assert listing("out") == ["day/night/three.wav", "day/two.flac", "one.wav"]
 
 
