@@ -1,6 +1,7 @@
 """Which files count as audio, and which sample format an output gets."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -72,18 +73,23 @@ def test_a_scan_names_media_that_cannot_be_read_and_nothing_else(tmp_path):
     assert not formats.UNREADABLE & formats.audio_suffixes()
 
 
-def test_links_to_folders_are_followed_where_wanted_and_never_in_a_circle(tmp_path):
-    for name in ("speech/one/a.wav", "elsewhere/two/b.wav"):
+@pytest.mark.parametrize(
+    ("links", "more"),
+    [
+        ({"two": "elsewhere", "twin": "elsewhere"}, ["twin/b.wav", "two/b.wav"]),
+        ({"one/up": "speech"}, []),
+        ({"one/back": "elsewhere", "one/back/there": "speech/one"}, ["one/back/b.wav"]),
+    ],
+)
+def test_links_to_folders_are_followed_where_wanted_and_never_in_a_circle(tmp_path, links, more):
+    speech = tmp_path / "speech"
+    for name in ("speech/one/a.wav", "elsewhere/b.wav"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
-    speech = tmp_path / "speech"
-    for link, target in (("two", "elsewhere/two"), ("twin", "elsewhere/two"), ("one/up", "speech"), ("self", "speech")):
+    for link, target in links.items():
         (speech / link).symlink_to(tmp_path / target)
-    (tmp_path / "elsewhere/two/there").symlink_to(speech / "one")
-    (speech / "one/back").symlink_to(tmp_path / "elsewhere/two")
     assert formats.find(speech) == [speech / "one/a.wav"]
-    names = ["one/a.wav", "one/back/b.wav", "twin/b.wav", "twin/there/a.wav", "two/b.wav", "two/there/a.wav"]
-    assert formats.find(speech, follow_links=True) == [speech / name for name in names]
+    assert formats.find(speech, follow_links=True) == [speech / name for name in ["one/a.wav", *more]]
 
 
 def test_a_folder_that_cannot_be_entered_is_named(tmp_path, monkeypatch):
@@ -101,3 +107,12 @@ def test_a_folder_that_cannot_be_entered_is_named(tmp_path, monkeypatch):
     assert found.audio == [tmp_path / "a.wav"]
     (error,) = found.unreadable
     assert error.where == str(tmp_path / "closed") and error.found == "no way in (Permission denied)"
+
+
+def test_the_documents_state_media_that_cannot_be_read_and_the_limits_of_encoders():
+    page = (Path(__file__).parents[2] / "docs/cli.md").read_text("utf-8")
+    rows = page.split("| media | suffixes |")[1].split("\n\n")[0]
+    assert set(re.findall(r"`(\.\w+)`", rows)) == formats.UNREADABLE
+    for name, limits in formats.LIMITS.items():
+        if name != "FLOAT":
+            assert f"| {limits.rates} | {limits.channels} |" in page, name
