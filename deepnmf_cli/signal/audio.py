@@ -1,7 +1,10 @@
 """Audio files of any format, rate and length, read in blocks of samples (channels, frames)."""
 
 import os
+import re
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,19 +13,29 @@ import soundfile
 
 from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal import metadata
-from deepnmf_cli.signal.formats import UNKNOWN_FRAMES, AudioInfo, announced_frames, check_shape
+from deepnmf_cli.signal.formats import UNKNOWN_FRAMES, AudioInfo, check_shape, cut_frames
+from deepnmf_cli.signal.links import after_tag
+from deepnmf_cli.signal.metadata import Metadata
+from deepnmf_cli.signal.part import INCOMPLETE, Part
+from deepnmf_cli.signal.survey import survey
+from deepnmf_cli.signal.view import View
 
 BLOCK_FRAMES = 1 << 16
 """Frames read or written at once: small in memory, and libvorbis overflows its stack beyond about a million."""
 
-_INCOMPLETE = "The file is incomplete: copy it again, or save what is there with `ffmpeg -i FILE repaired.wav`."
+_NOT_SOUGHT = {"MP3", "OGG"}
+"""Containers in which seeking is not exact."""
+
+_FLAC_BEGINS = re.compile(rb"fLaC[\0\x80]\0\0\x22")
+_FLAC_AHEAD_BYTES = 1 << 16
 
 
 class SequentialFile(soundfile.SoundFile):
     """A SoundFile that is never sought: seeking after each block, as soundfile does, breaks the MP3 decoder's state."""
 
-    def __init__(self, path: str | Path, *arguments: Any, **settings: Any) -> None:
-        super().__init__(os.fsencode(path), *arguments, **settings)  # names need not be text
+    def __init__(self, source: str | Path | View, *arguments: Any, **settings: Any) -> None:
+        # Names need not be text.
+        super().__init__(source if isinstance(source, View) else os.fsencode(source), *arguments, **settings)
 
     def seekable(self) -> bool:
         return False
@@ -31,37 +44,32 @@ class SequentialFile(soundfile.SoundFile):
 class AudioReader:
     """An open audio file; a context manager.
 
-    Raises AudioError when the file is missing, empty, cut short, not audio, or outside 1-64 channels and 1-768 kHz.
-    `name` stands for the path in messages.
+    `info.frames` is what the file holds: what has no header with its length is counted, and a header that says
+    something else is an error. The links of a chain of Ogg streams, and MP3 files that were joined, are read one after
+    the other. Raises AudioError when the file is missing, empty, incomplete, not audio, or outside 1-64 channels and
+    1-768 kHz, and when its parts differ in rate or channels. `name` stands for the path in messages.
     """
 
     def __init__(self, path: str | Path, name: str | None = None) -> None:
         self.name = str(path) if name is None else name
         _check_regular(Path(path), self.name)
-        try:
-            self._file = file = SequentialFile(path)
-            frames = _count_frames(path) if file.frames == UNKNOWN_FRAMES else file.frames
-        # soundfile raises TypeError for header-less .raw files, whose rate nobody knows.
-        except (soundfile.SoundFileError, TypeError) as error:
-            raise AudioError(
-                self.name,
-                f"no audio that can be read ({reason(error)})",
-                "WAV, FLAC, OGG, MP3, AIFF, AU or another format of libsndfile",
-                "Convert it first, for example with `ffmpeg -i FILE converted.wav`.",
-            ) from error
-        self.info = AudioInfo(file.samplerate, file.channels, frames, file.format, file.subtype)
-        try:
-            self._check()
-        except AudioError:
-            file.close()
-            raise
-        self.metadata = metadata.read(file)
+        self._path = path
+        with ExitStack() as stack:
+            self._raw = stack.enter_context(Path(path).open("rb"))
+            self._size = self._raw.seek(0, os.SEEK_END)
+            self._parts = survey(self._raw, self._size)
+            self.info, self.metadata = self._examine()
+            self._file, self._later, self._position = self._open(self._parts[0]), self._parts[1:], 0
+            stack.pop_all()
+        self.notes = tuple(dict.fromkeys(part.note for part in self._parts if part.note))
+        """What the user should know, such as a header that was repaired: ends of a sentence about the file."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        self._raw.close()
 
     def blocks(self, dtype: str = "float32", frames: int = BLOCK_FRAMES) -> Iterator[np.ndarray]:
         """Yield the rest of the file as arrays (channels, n), 1 <= n <= frames, full scale being [-1, 1).
@@ -69,28 +77,113 @@ class AudioReader:
         "float32" holds up to 24 bits exactly; "float64" every sample format. Raises AudioError at a sample that is not
         finite in float32, and when the file ends before its header says.
         """
-        found = 0
-        while len(block := self._read(frames, dtype, found)):
-            self._check_finite(block, found)
-            found += len(block)
+        while len(block := self._read(frames, dtype)):
+            self._check_finite(block, self._position - len(block))
             yield np.ascontiguousarray(block.T)
-        if found < self.info.frames:
-            raise self._cut_short(found, self.info.frames)
+        if self._position < self.info.frames:
+            raise self._cut_short(self._position, self.info.frames)
 
-    def _read(self, frames: int, dtype: str, found: int) -> np.ndarray:
+    def read(self, first: int, end: int, dtype: str = "float32") -> np.ndarray:
+        """Samples (channels, end - first) from frame `first` on, which is not before what was read already.
+
+        Found at once in formats in which seeking is exact; the others are decoded up to there, in constant memory.
+        """
+        if self.info.container not in _NOT_SOUGHT:
+            soundfile.SoundFile.seek(self._file, first)
+            self._position = first
+        while self._position < first and len(self._read(min(BLOCK_FRAMES, first - self._position), dtype)):
+            pass
+        found = []
+        while self._position < end:
+            block = self._read(min(BLOCK_FRAMES, end - self._position), dtype)
+            if not len(block):
+                raise self._cut_short(self._position, self.info.frames)
+            self._check_finite(block, self._position - len(block))
+            found.append(block.T)
+        return np.ascontiguousarray(np.concatenate(found, axis=1))
+
+    def _read(self, frames: int, dtype: str) -> np.ndarray:
+        """The next samples (n, channels); none at the end of the last part."""
         try:
-            return self._file.read(frames, dtype=dtype, always_2d=True)
+            block = self._file.read(frames, dtype=dtype, always_2d=True)
+            while not len(block) and self._later:
+                self._file.close()
+                self._file = self._open(self._later.pop(0))
+                block = self._file.read(frames, dtype=dtype, always_2d=True)
         except soundfile.SoundFileError as error:
-            raise self._cut_short(found, self.info.frames, reason(error)) from error
+            raise self._cut_short(self._position, self.info.frames, reason(error)) from error
+        self._position += len(block)
+        return block
 
-    def _check(self) -> None:
-        info = self.info
+    def _open(self, part: Part) -> SequentialFile:
+        if part.segments == [(0, self._size)]:
+            return SequentialFile(self._path)
+        return SequentialFile(View(self._raw, part.segments))
+
+    def _examine(self) -> tuple[AudioInfo, Metadata]:
+        """What the parts hold together, and what the first of them says about it. Raises AudioError."""
+        infos, about = [], None
+        for part in self._parts:
+            if part.fault:
+                raise AudioError(self.name, *part.fault)
+            try:
+                with self._open(part) as file:
+                    infos.append(self._measure(file, part))
+                    about = about or metadata.read(file)
+            # soundfile raises TypeError for header-less .raw files, whose rate nobody knows.
+            except (soundfile.SoundFileError, TypeError) as error:
+                raise AudioError(
+                    self.name,
+                    f"no audio that can be read ({reason(error)})",
+                    "WAV, FLAC, OGG, MP3, AIFF, AU or another format of libsndfile",
+                    "Convert it first, for example with `ffmpeg -i FILE converted.wav`.",
+                ) from error
+        for later in infos[1:]:
+            if (later.rate_hz, later.channels) != (infos[0].rate_hz, infos[0].channels):
+                kinds = [f"{part.channels} channel(s) at {part.rate_hz} Hz" for part in (infos[0], later)]
+                remedy = "Take the parts apart, or convert all of them with `ffmpeg -i FILE converted.wav`."
+                raise AudioError(self.name, f"parts of {kinds[0]} and of {kinds[1]}", "parts of one kind", remedy)
+        return replace(infos[0], frames=sum(info.frames for info in infos)), about
+
+    def _measure(self, file: SequentialFile, part: Part) -> AudioInfo:
+        info = AudioInfo(file.samplerate, file.channels, file.frames, file.format, file.subtype)
         check_shape(self.name, info.channels, info.rate_hz)
-        announced = announced_frames(self._file.extra_info, info)
-        if announced > info.frames:
-            raise self._cut_short(info.frames, announced)
+        if part.cut:
+            raise self._cut_short(*cut_frames(info, *part.cut))
+        if file.frames == UNKNOWN_FRAMES:
+            info = replace(info, frames=self._count(part))
+        elif file.format == "FLAC":
+            self._check_flac(info)
         if info.frames == 0:
             raise AudioError(self.name, "no samples", "at least one sample", "Record it again, or leave the file out.")
+        return info
+
+    def _count(self, part: Part) -> int:
+        """Frames found by decoding."""
+        count = 0
+        with self._open(part) as file, suppress(soundfile.SoundFileError):
+            while block := len(file.read(BLOCK_FRAMES, always_2d=True)):
+                count += block
+        return count
+
+    def _check_flac(self, info: AudioInfo) -> None:
+        """Raise AudioError unless a FLAC file ends where its header says, to which seeking goes quickly."""
+        view = View(self._raw, [(0, self._size)])
+        try:
+            with SequentialFile(view) as file:
+                soundfile.SoundFile.seek(file, info.frames - 1)
+                is_there = len(file.read(2)) == 1
+        except soundfile.SoundFileError:
+            is_there = False
+        if not is_there:
+            raise self._cut_short(self._count(self._parts[0]), info.frames)
+        # The decoder has read less than that beyond the last frame.
+        start = max(after_tag(self._raw, self._size) + 4, view.tell() - _FLAC_AHEAD_BYTES)
+        self._raw.seek(start)
+        rest = self._raw.read(2 * _FLAC_AHEAD_BYTES)
+        if _FLAC_BEGINS.search(rest) or (len(rest) == 2 * _FLAC_AHEAD_BYTES and any(rest[_FLAC_AHEAD_BYTES:])):
+            found = f"more sound behind the {info.frames} frames of the header"
+            raise AudioError(self.name, found, "one FLAC file", "Save all of it with `ffmpeg -i FILE repaired.wav`.")
 
     def _check_finite(self, block: np.ndarray, start: int) -> None:
         # One comparison finds NaN, infinity, and doubles that single precision cannot hold.
@@ -107,7 +200,7 @@ class AudioReader:
 
     def _cut_short(self, found: int, expected: int, because: str = "") -> AudioError:
         because = f" ({because})" if because else ""
-        return AudioError(self.name, f"{found} frames{because}", f"{expected} frames as the header says", _INCOMPLETE)
+        return AudioError(self.name, f"{found} frames{because}", f"{expected} frames as the header says", INCOMPLETE)
 
 
 def info(path: str | Path) -> AudioInfo:
@@ -132,13 +225,7 @@ def read_stretch(path: str | Path, start_s: float, end_s: float, name: str | Non
         if first >= end:
             expected, remedy = f"a stretch that begins at {start_s:g} s", "Name seconds inside the recording."
             raise AudioError(reader.name, f"{reader.info.seconds:.2f} s of audio", expected, remedy)
-        found, position = [], 0
-        for block in reader.blocks():  # read through, and not sought: see SequentialFile
-            found.append(block[:, max(0, first - position) : end - position])
-            position += block.shape[1]
-            if position >= end:
-                break
-        return np.concatenate(found, axis=1), reader.info.rate_hz
+        return reader.read(first, end), reader.info.rate_hz
 
 
 def _check_regular(path: Path, name: str) -> None:
@@ -155,15 +242,6 @@ def _check_regular(path: Path, name: str) -> None:
         raise AudioError(name, f"no readable file ({error.strerror})", "an audio file", remedy) from error
     if empty:
         raise AudioError(name, "an empty file", "an audio file with at least one sample", "Record or copy it again.")
-
-
-def _count_frames(path: str | Path) -> int:
-    """The length of a file whose header does not say it, found by decoding all of it."""
-    count = 0
-    with SequentialFile(path) as file:
-        while block := len(file.read(BLOCK_FRAMES, always_2d=True)):
-            count += block
-    return count
 
 
 def reason(error: Exception) -> str:

@@ -1,10 +1,8 @@
 """Which files count as audio, what their headers promise, and which sample format an output gets."""
 
-import math
 import os
-import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import normalize
 
@@ -51,9 +49,11 @@ _SAMPLES = {
     "MP3": ("MPEG_LAYER_III",),
 }
 _SOURCE_BITS = PCM_BITS | {"ALAC_16": 16, "ALAC_20": 20, "ALAC_24": 24, "ALAC_32": 32, "FLOAT": 32, "DOUBLE": 32}
-_SAMPLE_BYTES = {"FLOAT": 4, "DOUBLE": 8} | {name: bits // 8 for name, bits in PCM_BITS.items()}
+_SAMPLE_BYTES = {"FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1} | {name: bits // 8 for name, bits in PCM_BITS.items()}
 
 _COMPRESSED = {"FLAC", "OGG", "MP3"}
+_LENGTH_AS_PROMISED = {"MP3", "SDS"}
+"""Containers whose length is not shortened by libsndfile where the file is."""
 
 UNKNOWN_FRAMES = (1 << 63) - 1
 """What libsndfile gives as the length of a FLAC file written to a pipe, whose header says 0 for "unknown"."""
@@ -64,10 +64,6 @@ MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 768_000
 _OTHER_SUFFIXES = {".wave", ".aif", ".aifc", ".oga", ".opus", ".snd", ".sph"}
 _NOT_FOUND_BY_SUFFIX = {"RAW", "SD2"}
 """Header-less samples have no known rate; SD2 keeps its header in a resource fork."""
-
-# libsndfile notes in its log when a header announces more than the file holds: bytes (WAV, AU, W64) or frames.
-_ANNOUNCED_BYTES = re.compile(r"^\s*(?:data|Data Size|riff)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
-_ANNOUNCED_FRAMES = re.compile(r"'COMM' chunk \((\d+)\)|'ds64' chunk of (\d+)")
 
 
 @dataclass(frozen=True)
@@ -173,15 +169,16 @@ def check_shape(where: str | Path, channels: int, rate_hz: int) -> None:
         raise AudioError(where, f"a sampling rate of {rate_hz} Hz", expected, "Correct the rate, or resample the file.")
 
 
-def announced_frames(log: str, info: AudioInfo) -> int:
-    """How many frames the header promises, as far as libsndfile's log tells; 0 when it does not contradict."""
-    if match := _ANNOUNCED_FRAMES.search(log):
-        return int(match[1] or match[2])
-    match = _ANNOUNCED_BYTES.search(log)
-    frame_bytes = data_bytes(replace(info, frames=1))
-    if not match or is_placeholder(int(match[1])):
-        return 0
-    return info.frames + math.ceil((int(match[1]) - int(match[2])) / frame_bytes)
+def cut_frames(info: AudioInfo, there: int, promised: int) -> tuple[int, int]:
+    """(found, expected) frames where `there` of the `promised` bytes, or packets, of samples are in the file.
+
+    Exact where frames lie one after the other; else in proportion to what libsndfile makes of the file in `info`.
+    """
+    if info.container in _LENGTH_AS_PROMISED:
+        return info.frames * there // promised, info.frames
+    if size := _SAMPLE_BYTES.get(info.subtype, 0) * info.channels:
+        return there // size, promised // size
+    return info.frames, info.frames * promised // max(1, there)
 
 
 def is_placeholder(size: int) -> bool:
