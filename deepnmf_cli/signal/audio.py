@@ -1,7 +1,6 @@
 """Audio files of any format, rate and length, read in blocks of samples (channels, frames)."""
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -23,11 +22,11 @@ from deepnmf_cli.signal.view import View
 BLOCK_FRAMES = 1 << 16
 """Frames read or written at once: small in memory, and libvorbis overflows its stack beyond about a million."""
 
+_COUNT_FRAMES = 1 << 12
+"""Frames decoded at once to count them: those of a block in which the decoder fails are not."""
+
 _NOT_SOUGHT = {"MP3", "OGG"}
 """Containers in which seeking is not exact."""
-
-_FLAC_BEGINS = re.compile(rb"fLaC[\0\x80]\0\0\x22")
-_FLAC_AHEAD_BYTES = 1 << 16
 
 
 class SequentialFile(soundfile.SoundFile):
@@ -71,39 +70,33 @@ class AudioReader:
         self._file.close()
         self._raw.close()
 
-    def blocks(self, dtype: str = "float32", frames: int = BLOCK_FRAMES) -> Iterator[np.ndarray]:
-        """Yield the rest of the file as arrays (channels, n), 1 <= n <= frames, full scale being [-1, 1).
+    def blocks(
+        self, dtype: str = "float32", frames: int = BLOCK_FRAMES, start: int | None = None, end: int | None = None
+    ) -> Iterator[np.ndarray]:
+        """Yield frames `start` (where reading stopped) to `end` (the end) as arrays (channels, n), 1 <= n <= frames.
 
-        "float32" holds up to 24 bits exactly; "float64" every sample format. Raises AudioError at a sample that is not
-        finite in float32, and when the file ends before its header says.
+        Full scale is [-1, 1); "float32" holds up to 24 bits exactly, "float64" every sample format. `start` is found at
+        once where seeking is exact; MP3, Ogg and joined files are decoded up to there, which must lie ahead. Raises
+        AudioError at a sample that is not finite in float32, and when the file ends before its header says.
         """
-        while len(block := self._read(frames, dtype)):
+        if start is not None:
+            self._go_to(start)
+        end = self.info.frames if end is None else min(end, self.info.frames)
+        while self._position < end:
+            block = self._read(min(frames, end - self._position), dtype)
             self._check_finite(block, self._position - len(block))
             yield np.ascontiguousarray(block.T)
-        if self._position < self.info.frames:
-            raise self._cut_short(self._position, self.info.frames)
 
-    def read(self, first: int, end: int, dtype: str = "float32") -> np.ndarray:
-        """Samples (channels, end - first) from frame `first` on, which is not before what was read already.
-
-        Found at once in formats in which seeking is exact; the others are decoded up to there, in constant memory.
-        """
+    def _go_to(self, frame: int) -> None:
         if self.info.container not in _NOT_SOUGHT:
-            soundfile.SoundFile.seek(self._file, first)
-            self._position = first
-        while self._position < first and len(self._read(min(BLOCK_FRAMES, first - self._position), dtype)):
-            pass
-        found = []
-        while self._position < end:
-            block = self._read(min(BLOCK_FRAMES, end - self._position), dtype)
-            if not len(block):
-                raise self._cut_short(self._position, self.info.frames)
-            self._check_finite(block, self._position - len(block))
-            found.append(block.T)
-        return np.ascontiguousarray(np.concatenate(found, axis=1))
+            soundfile.SoundFile.seek(self._file, frame)
+            self._position = frame
+        while self._position < frame:
+            self._read(min(BLOCK_FRAMES, frame - self._position), "float32")
 
     def _read(self, frames: int, dtype: str) -> np.ndarray:
-        """The next samples (n, channels); none at the end of the last part."""
+        """The next samples (n, channels), 1 <= n <= frames, of this part or the next one. Raises AudioError for none."""
+        because = ""
         try:
             block = self._file.read(frames, dtype=dtype, always_2d=True)
             while not len(block) and self._later:
@@ -111,14 +104,18 @@ class AudioReader:
                 self._file = self._open(self._later.pop(0))
                 block = self._file.read(frames, dtype=dtype, always_2d=True)
         except soundfile.SoundFileError as error:
-            raise self._cut_short(self._position, self.info.frames, reason(error)) from error
+            because, block = reason(error), ()
+        if not len(block):
+            raise self._cut_short(self._position, self.info.frames, because)
         self._position += len(block)
         return block
 
     def _open(self, part: Part) -> SequentialFile:
         if part.segments == [(0, self._size)]:
             return SequentialFile(self._path)
-        return SequentialFile(View(self._raw, part.segments))
+        file = SequentialFile(View(self._raw, part.segments))
+        file.read(part.skipped)
+        return file
 
     def _examine(self) -> tuple[AudioInfo, Metadata]:
         """What the parts hold together, and what the first of them says about it. Raises AudioError."""
@@ -150,7 +147,9 @@ class AudioReader:
         check_shape(self.name, info.channels, info.rate_hz)
         if part.cut:
             raise self._cut_short(*cut_frames(info, *part.cut))
-        if file.frames == UNKNOWN_FRAMES:
+        if part.frames is not None:
+            info = replace(info, frames=part.frames)
+        elif file.frames == UNKNOWN_FRAMES:
             info = replace(info, frames=self._count(part))
         elif file.format == "FLAC":
             self._check_flac(info)
@@ -162,28 +161,29 @@ class AudioReader:
         """Frames found by decoding."""
         count = 0
         with self._open(part) as file, suppress(soundfile.SoundFileError):
-            while block := len(file.read(BLOCK_FRAMES, always_2d=True)):
+            while block := len(file.read(_COUNT_FRAMES, always_2d=True)):
                 count += block
         return count
 
     def _check_flac(self, info: AudioInfo) -> None:
-        """Raise AudioError unless a FLAC file ends where its header says, to which seeking goes quickly."""
-        view = View(self._raw, [(0, self._size)])
-        try:
-            with SequentialFile(view) as file:
-                soundfile.SoundFile.seek(file, info.frames - 1)
-                is_there = len(file.read(2)) == 1
-        except soundfile.SoundFileError:
-            is_there = False
-        if not is_there:
+        """Raise AudioError unless a FLAC file ends where its header says, which seeking finds out quickly."""
+        if not self._has_frame(info.frames - 1, info.frames):
             raise self._cut_short(self._count(self._parts[0]), info.frames)
-        # The decoder has read less than that beyond the last frame.
-        start = max(after_tag(self._raw, self._size) + 4, view.tell() - _FLAC_AHEAD_BYTES)
+        if self._has_frame(info.frames, info.frames + 1):
+            found, remedy = f"more than {info.frames} frames", "Save them all with `ffmpeg -i FILE repaired.flac`."
+            raise AudioError(self.name, found, f"{info.frames} frames as the header says", remedy)
+
+    def _has_frame(self, frame: int, promised: int) -> bool:
+        """Whether seeking finds a frame in a FLAC file whose header would promise so many."""
+        # Eight bytes: rate, channels and bits of a sample in 28 bits, and the number of frames in 36.
+        start = after_tag(self._raw, self._size) + 18
         self._raw.seek(start)
-        rest = self._raw.read(2 * _FLAC_AHEAD_BYTES)
-        if _FLAC_BEGINS.search(rest) or (len(rest) == 2 * _FLAC_AHEAD_BYTES and any(rest[_FLAC_AHEAD_BYTES:])):
-            found = f"more sound behind the {info.frames} frames of the header"
-            raise AudioError(self.name, found, "one FLAC file", "Save all of it with `ffmpeg -i FILE repaired.wav`.")
+        described = int.from_bytes(self._raw.read(8), "big") >> 36 << 36 | promised
+        view = View(self._raw, [(0, start), described.to_bytes(8, "big"), (start + 8, self._size)])
+        with suppress(soundfile.SoundFileError), SequentialFile(view) as file:
+            soundfile.SoundFile.seek(file, frame)
+            return len(file.read(1)) == 1
+        return False
 
     def _check_finite(self, block: np.ndarray, start: int) -> None:
         # One comparison finds NaN, infinity, and doubles that single precision cannot hold.
@@ -225,7 +225,8 @@ def read_stretch(path: str | Path, start_s: float, end_s: float, name: str | Non
         if first >= end:
             expected, remedy = f"a stretch that begins at {start_s:g} s", "Name seconds inside the recording."
             raise AudioError(reader.name, f"{reader.info.seconds:.2f} s of audio", expected, remedy)
-        return reader.read(first, end), reader.info.rate_hz
+        found = np.concatenate(list(reader.blocks(start=first, end=end)), axis=1)
+        return found, reader.info.rate_hz
 
 
 def _check_regular(path: Path, name: str) -> None:

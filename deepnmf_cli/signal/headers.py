@@ -80,9 +80,9 @@ class _Chunks:
             name, body, size = chunk
             if name == b"ds64":  # of RF64: the sizes in 64 bits
                 large = body + 8
+            if found and name in (self.samples, *_PARSERS):  # more samples, or another file
+                return replace(found, pieces=2)
             if name == self.samples:
-                if found:
-                    return replace(found, pieces=2)
                 word = self.layout[0] + self.layout[-1]
                 field = (body - struct.calcsize(word), word)
                 if large and is_placeholder(size):
@@ -139,7 +139,7 @@ def _au(file: BinaryIO, file_size: int) -> Extent:
     start, size = _at(file, 4, f"{order}II")
     if size == 0 and file_size > start:
         return Extent(start, None, None, (8, b"\xff" * 4), unfinished=True)
-    return Extent(start, None) if is_placeholder(size) else Extent(start, size, start + size)
+    return Extent(start, None, file_size) if is_placeholder(size) else _sized(start, size)
 
 
 def _nist(file: BinaryIO, file_size: int) -> Extent:

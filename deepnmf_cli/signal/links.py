@@ -129,37 +129,48 @@ def _ogg_pages(window: _Window) -> Iterator[_Page]:
 
 # MP3: frames of (head of four bytes, samples). Tags may stand before, between and behind them.
 
-_MP3_RATES_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
-_MP3_KBPS = {
-    True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+_MPEG_RATES_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+"""Version -> rates; 3 is MPEG-1, 2 and 0 halve and quarter its rates."""
+_MPEG_KBPS = {
+    (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (False, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-_MP3_HEADERS = (b"Xing", b"Info")
+"""(whether MPEG-1, layer) -> rates of bits."""
+_MPEG_HEADERS = (b"Xing", b"Info")
 
 
 class _Frame(NamedTuple):
     """What the head of a frame says."""
 
-    kind: tuple[int, int, bool]
-    """MPEG version, rate in Hz, and whether it has one channel: what stays within a recording."""
+    kind: tuple[int, int, int, bool]
+    """MPEG version, layer, rate in Hz, and whether it has one channel: what stays the same within a recording."""
     size: int
     samples: int
+    side_at: int
+    """Where the side information begins, whose first bits are 0 in a frame that needs none of those before it."""
     info_at: int
-    """Where in the frame a Xing header stands, if it is one."""
+    """Where a Xing header stands in a frame that is one."""
 
 
 @functools.lru_cache(4096)
-def _mp3_frame(head: bytes) -> _Frame | None:
-    """The frame of layer III that four bytes announce; None where they are something else."""
-    if len(head) < 4 or head[0] != 0xFF or head[1] >> 5 != 7 or head[1] >> 1 & 3 != 1:
+def _frame(head: bytes) -> _Frame | None:
+    """The frame that four bytes announce; None where they are something else."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] >> 5 != 7:
         return None
-    version, bitrate, rate = head[1] >> 3 & 3, head[2] >> 4, head[2] >> 2 & 3
-    if version == 1 or bitrate in (0, 15) or rate == 3:
+    version, layer, bitrate, rate = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3), head[2] >> 4, head[2] >> 2 & 3
+    if version == 1 or layer == 4 or bitrate in (0, 15) or rate == 3:
         return None
     first, mono = version == 3, head[3] >> 6 == 3
-    rate_hz, samples = _MP3_RATES_HZ[version][rate], 1152 if first else 576
-    size = samples // 8 * 1000 * _MP3_KBPS[first][bitrate] // rate_hz + (head[2] >> 1 & 1)
-    return _Frame((version, rate_hz, mono), size, samples, 4 + (32, 17, 17, 9)[2 * (not first) + mono])
+    slot = 4 if layer == 1 else 1
+    samples = 384 if layer == 1 else 576 if layer == 3 and not first else 1152
+    rate_hz, bits_s = _MPEG_RATES_HZ[version][rate], 1000 * _MPEG_KBPS[first, layer][bitrate - 1]
+    size = slot * (samples // 8 // slot * bits_s // rate_hz + (head[2] >> 1 & 1))
+    side_bytes = (17 if mono else 32) if first else (9 if mono else 17)
+    return _Frame((version, layer, rate_hz, mono), size, samples, 4 if head[1] & 1 else 6, 4 + side_bytes)
 
 
 @dataclass
@@ -167,8 +178,10 @@ class _Recording:
     """One of the recordings that make up an MP3 file."""
 
     start: int
+    begin: int
+    """Where its first frame is, behind its tags."""
     first: int
-    """Where its first frame with samples begins."""
+    """Where its first frame with samples is, behind its Xing header."""
     frame: _Frame
     head: bytes
     promised: int | None = None
@@ -177,26 +190,21 @@ class _Recording:
     stop: int = 0
 
     def part(self) -> Part:
-        whole = (self.start, self.stop)
-        if self.promised == self.frames:
-            return Part([whole])
         # Some programs count the header as a frame.
         if self.promised is not None and self.promised > self.frames + 1:
-            return Part([whole], cut=(self.frames, self.promised))
-        seconds = self.frames * self.frame.samples / self.frame.kind[1]
-        counted = f"{self.frames} MP3 frames ({seconds:.2f} s) were counted"
-        note = f"the header promises {self.promised} MP3 frames, but {counted}"
+            return Part([(self.start, self.stop)], cut=(self.frames, self.promised))
+        if self.promised == self.frames:
+            return Part([(self.start, self.stop)])
+        samples = self.frames * self.frame.samples
+        counted = f"{self.frames} MP3 frames ({samples / self.frame.kind[2]:.2f} s) were counted"
+        note = f"its header promises {self.promised} MP3 frames, but {counted}"
         if self.promised is None:
-            note = f"no header says how long it is: {counted}, and an end that is missing cannot be noticed"
-        return Part([(self.start, self.first), self._xing(), (self.first, self.stop)], note=note)
-
-    def _xing(self) -> bytes:
-        """A frame without samples that tells the decoder how many follow."""
-        # The largest frame of the version has room for it; the lowest bit of the second byte means "no checksum".
-        head = bytes([self.head[0], self.head[1] | 1, 0xE0 | self.head[2] & 0x0C, self.head[3]])
-        frame = _mp3_frame(head)
-        info = b"Xing" + (1).to_bytes(4, "big") + self.frames.to_bytes(4, "big")
-        return (head + bytes(frame.info_at - 4) + info).ljust(frame.size, b"\0")
+            note = f"{counted}; its header does not say how long it is, so an end that is missing cannot be noticed"
+        # The decoder guesses from the first frame how many there are: the smallest that there is makes it guess enough.
+        smallest = bytes([self.head[0], self.head[1] | 1, 0x10 | self.head[2] & 0x0C, self.head[3]])
+        silence = smallest.ljust(_frame(smallest).size, b"\0")
+        segments = [(self.start, self.begin), silence, (self.first, self.stop)]
+        return Part(segments, note=note, frames=samples, skipped=self.frame.samples)
 
 
 def mp3_parts(file: BinaryIO, size: int) -> list[Part]:
@@ -204,18 +212,21 @@ def mp3_parts(file: BinaryIO, size: int) -> list[Part]:
     window, found = _Window(file, size), []
     position, tag_at = 0, 0
     while position < size:
-        head = window.at(position, 4)
-        frame = _mp3_frame(head)
-        is_known = found and frame and tag_at is None and frame.kind == found[-1].frame.kind
-        if not (frame and position + frame.size <= size and (is_known or _is_confirmed(window, position, frame))):
+        begin = window.at(position, 48)  # as far as a Xing header reaches
+        head = begin[:4]
+        frame = _frame(head)
+        goes_on = found and frame and tag_at is None and frame.kind == found[-1].frame.kind
+        if not (frame and position + frame.size <= size and (goes_on or _is_confirmed(window, position, frame))):
             if head[:3] == b"ID3" and tag_at is None:
                 tag_at = position
             position = _after_tag(window, position) or _next_frame(window, position + 1)
             continue
-        info = window.at(position + frame.info_at, 12)
-        has_header = info[:4] in _MP3_HEADERS
-        if has_header or not is_known:
-            found.append(_Recording(position if tag_at is None else tag_at, position, frame, head))
+        info = begin[frame.info_at : frame.info_at + 12]
+        has_header = info[:4] in _MPEG_HEADERS and frame.kind[1] == 3
+        if goes_on and found[-1].promised == found[-1].frames:  # more than were promised: another recording?
+            goes_on = begin[frame.side_at] != 0
+        if has_header or not goes_on:
+            found.append(_Recording(position if tag_at is None else tag_at, position, position, frame, head))
             tag_at = None
         position += frame.size
         if has_header:
@@ -229,9 +240,9 @@ def mp3_parts(file: BinaryIO, size: int) -> list[Part]:
 
 
 def is_mp3(file: BinaryIO, size: int) -> bool:
-    """Whether a frame of layer III begins the file, or follows the tag that does."""
+    """Whether a frame begins the file, or follows the tag that does."""
     window = _Window(file, size)
-    return _mp3_frame(window.at(_after_tag(window, 0), 4)) is not None
+    return _frame(window.at(_after_tag(window, 0), 4)) is not None
 
 
 def after_tag(file: BinaryIO, size: int) -> int:
@@ -242,14 +253,14 @@ def after_tag(file: BinaryIO, size: int) -> int:
 def _is_confirmed(window: _Window, position: int, frame: _Frame) -> bool:
     """Whether a frame, another tag or the end follows, so that it is no accident of bytes."""
     after = position + frame.size
-    follows = _mp3_frame(window.at(after, 4))
+    follows = _frame(window.at(after, 4))
     return after >= window.size or _after_tag(window, after) > 0 or (follows is not None and follows.kind == frame.kind)
 
 
 def _next_frame(window: _Window, position: int) -> int:
     """Where the next frame or tag is behind bytes that are neither; the end of the file when there is none."""
     while (position := window.find(b"\xff", position)) < window.size:
-        frame = _mp3_frame(window.at(position, 4))
+        frame = _frame(window.at(position, 4))
         if frame and position + frame.size < window.size and _is_confirmed(window, position, frame):
             return position
         position += 1

@@ -18,3 +18,7 @@ class Part:
     """Bytes, or packets, of samples that are there, and that the header promises, where these are more."""
     note: str = ""
     """What the user should know of it: an end of a sentence that begins with the name of the file."""
+    frames: int | None = None
+    """How many there are, where the decoder only estimates it."""
+    skipped: int = 0
+    """Frames at the beginning that are no part of the recording."""

@@ -6,20 +6,20 @@ from deepnmf_cli.signal import headers, links
 from deepnmf_cli.signal.part import Part
 from deepnmf_cli.signal.view import View
 
-_UNFINISHED = "the header was never finished and announces no samples: all that follow it were read"
-_UNSIZED = "its format has no field for the length, so an end that is missing cannot be noticed"
-_APART = "Save them as one with `ffmpeg -i FILE repaired.wav`, or take them apart."
+_UNFINISHED = "its header was never finished and announces no samples: all that follow it were read"
+_UNSIZED = "its header does not say how long it is, so an end that is missing cannot be noticed"
 
 
 def survey(file: BinaryIO, size: int) -> list[Part]:
     """The parts, at least one, of the open `file` of `size` bytes."""
     whole = Part([(0, size)])
     file.seek(0)
-    if file.read(4) == b"OggS":
+    magic = file.read(4)
+    if magic == b"OggS":
         return links.ogg_parts(file, size) or [whole]
-    if links.is_mp3(file, size):
+    if magic[:1] == b"\xff" or (magic[:3] == b"ID3" and links.is_mp3(file, size)):
         return links.mp3_parts(file, size) or [whole]
-    tag = links.after_tag(file, size)
+    tag = links.after_tag(file, size) if magic[:3] == b"ID3" else 0
     extent = headers.examine(View(file, [(tag, size)]), size - tag)
     if extent is not None:
         _describe(whole, extent, View(file, [(tag, size)]), tag, size)
@@ -29,7 +29,7 @@ def survey(file: BinaryIO, size: int) -> list[Part]:
 def _describe(part: Part, extent: headers.Extent, file: View, tag: int, size: int) -> None:
     """Add to `part` what its header tells; `tag` bytes of something else stand before it."""
     if extent.pieces > 1:
-        part.fault = f"{extent.pieces} stretches of samples", "one", _APART
+        part.fault = f"{extent.pieces} stretches of samples", "one recording", "Take them apart."
     elif surplus := extent.surplus(file, size - tag):
         found = f"{surplus} bytes behind the samples that the header does not announce"
         remedy = "If they are sound, `ffmpeg -ignore_length 1 -i FILE repaired.wav` saves them all from a WAV file."
