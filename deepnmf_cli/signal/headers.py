@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 from deepnmf_cli.signal.formats import is_placeholder
 
-_SLACK_BYTES = 1 << 16
-"""What may follow the samples without being a chunk: tags of players, and the padding of a disk's sectors."""
+_TAGS = (b"TAG", b"ID3", b"APETAGEX")
+"""How the tags of players begin, which may follow without being a chunk."""
 
 _DATA_WORDS = {"I": (1 << 32) - 1, "Q": (1 << 63) - 1, "q": (1 << 63) - 1}
 """Fields of a size -> the largest one."""
@@ -32,18 +32,18 @@ class Extent:
     """Whether the size is 0 and samples follow, as a recorder leaves it that was switched off."""
     pieces: int = 1
     """Stretches of samples; only the first one is described here."""
-    slack: int = _SLACK_BYTES
 
     def missing(self, file_size: int) -> int:
         """Bytes of samples that are promised and not there."""
         return 0 if self.size is None else max(0, self.start + self.size - file_size)
 
     def surplus(self, file: BinaryIO, file_size: int) -> int:
-        """Bytes at the end that the header does not describe; 0 where they are few enough for a tag, or padding."""
-        if self.end is None or file_size - self.end <= self.slack:
+        """Bytes at the end that the header does not describe, and that are neither a tag nor zeros."""
+        if self.end is None or file_size <= self.end:
             return 0
         file.seek(self.end)
-        return file_size - self.end if any(file.read(_SLACK_BYTES)) else 0
+        rest = file.read(1 << 16)
+        return file_size - self.end if any(rest) and not rest.startswith(_TAGS) else 0
 
 
 def examine(file: BinaryIO, file_size: int) -> Extent | None:
@@ -75,8 +75,8 @@ class _Chunks:
     pad: int = 2
 
     def __call__(self, file: BinaryIO, file_size: int) -> Extent | None:
-        found, large, position = None, None, self.first
-        while chunk := self._chunk(file, position, file_size):
+        found, large, position, unpadded = None, None, self.first, self.first
+        while chunk := self._chunk(file, position, file_size) or self._chunk(file, unpadded, file_size):
             name, body, size = chunk
             if name == b"ds64":  # of RF64: the sizes in 64 bits
                 large = body + 8
@@ -91,13 +91,14 @@ class _Chunks:
                 found = self._extent(file, file_size, body + self.inside, size - self.inside, field)
                 if found.size is None:
                     return found
-            position = self._after(body, size)
+            # Some programs forget the byte that makes a size even.
+            position, unpadded = self._after(body, size), body + max(size, 0)
         return found and replace(found, end=max(position, found.end))
 
     def _chunk(self, file: BinaryIO, position: int, file_size: int) -> tuple[bytes, int, int] | None:
         """(name, begin of its body, bytes of it) of the chunk at `position`; None where there is none."""
         body = position + struct.calcsize(self.layout)
-        if body > file_size:
+        if position < self.first or body > file_size:
             return None
         name, size = _at(file, position, self.layout)
         is_name = all(32 <= byte < 127 for byte in name[:4])
@@ -159,7 +160,7 @@ def _voc(file: BinaryIO, file_size: int) -> Extent | None:
         body, size = position + 4, low + (high << 16)
         if kind in (1, 9):
             inside = {1: 2, 9: 12}[kind]
-            return replace(_sized(body + inside, size - inside), slack=16)  # SoX counts 8 bytes less
+            return _sized(body + inside, size - inside)
         position = body + size
     return None
 

@@ -33,10 +33,10 @@ class _Window:
     def find(self, wanted: bytes, position: int) -> int:
         """Where `wanted` is next, from `position` on; the end of the file when it is not."""
         while position + len(wanted) <= self.size:
-            piece = self.at(position, min(_WINDOW_BYTES, self.size - position))
-            if (offset := piece.find(wanted)) >= 0:
-                return position + offset
-            position += max(1, len(piece) - len(wanted) + 1)
+            self.at(position, len(wanted))
+            if (offset := self._held.find(wanted, position - self._start)) >= 0:
+                return self._start + offset
+            position = max(position + 1, self._start + len(self._held) - len(wanted) + 1)
         return self.size
 
 

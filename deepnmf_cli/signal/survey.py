@@ -9,6 +9,9 @@ from deepnmf_cli.signal.view import View
 _UNFINISHED = "its header was never finished and announces no samples: all that follow it were read"
 _UNSIZED = "its header does not say how long it is, so an end that is missing cannot be noticed"
 
+_SURPLUS_BYTES, _NEGLIGIBLE_BYTES = 1 << 16, 64
+"""Bytes behind the samples beyond which a file is refused, and up to which nothing is said: seconds, and no sound."""
+
 
 def survey(file: BinaryIO, size: int) -> list[Part]:
     """The parts, at least one, of the open `file` of `size` bytes."""
@@ -28,9 +31,10 @@ def survey(file: BinaryIO, size: int) -> list[Part]:
 
 def _describe(part: Part, extent: headers.Extent, file: View, tag: int, size: int) -> None:
     """Add to `part` what its header tells; `tag` bytes of something else stand before it."""
+    surplus = extent.surplus(file, size - tag)
     if extent.pieces > 1:
         part.fault = f"{extent.pieces} stretches of samples", "one recording", "Take them apart."
-    elif surplus := extent.surplus(file, size - tag):
+    elif surplus > _SURPLUS_BYTES:
         found = f"{surplus} bytes behind the samples that the header does not announce"
         remedy = "If they are sound, `ffmpeg -ignore_length 1 -i FILE repaired.wav` saves them all from a WAV file."
         part.fault = found, "the end of the file, or tags", remedy
@@ -39,7 +43,9 @@ def _describe(part: Part, extent: headers.Extent, file: View, tag: int, size: in
     elif extent.patch:
         position, field = extent.patch
         part.segments = [(tag, tag + position), field, (tag + position + len(field), size)]
-    if extent.unfinished:
+    if surplus > _NEGLIGIBLE_BYTES:
+        part.note = f"{surplus} bytes behind its samples, which its header does not announce, were left out"
+    elif extent.unfinished:
         part.note = _UNFINISHED
     elif extent.size is None and extent.end is None:
         part.note = _UNSIZED

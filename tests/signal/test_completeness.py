@@ -234,6 +234,13 @@ def test_a_caf_that_says_until_the_end_needs_no_word(tmp_path):
     assert found.shape == (1, FRAMES) and notes == ()
 
 
+def test_chunks_of_negative_sizes_end_the_walk(tmp_path):
+    for container, field in (("W64", (0).to_bytes(8, "little")), ("CAF", (-40).to_bytes(8, "big", signed=True))):
+        whole = encoded(tmp_path, container, "PCM_16")
+        start = 40 + 16 if container == "W64" else whole.index(b"chan" if b"chan" in whole else b"free") + 4
+        refused(tmp_path, put(whole, start, field) + b"junk" * 9, "found")
+
+
 def test_an_empty_wav_with_notes_behind_it_stays_empty(tmp_path):
     empty = encoded(tmp_path, "WAV", "PCM_16", np.empty((1, 0)))
     refused(tmp_path, empty[:44] + b"LIST\x0c\0\0\0INFOICMT\0\0\0\0", "found no samples")
@@ -244,9 +251,18 @@ def test_samples_that_the_header_does_not_announce_are_not_left_out(tmp_path):
     refused(
         tmp_path, put(whole, 40, (1000).to_bytes(4, "little")), "found 79000 bytes behind the samples", "ignore_length"
     )
-    found, notes = read(tmp_path, whole + b"TAG".ljust(128, b"x"))
-    assert found.shape == (1, FRAMES) and notes == ()
-    assert read(tmp_path, whole + bytes(1 << 17))[0].shape == (1, FRAMES)
+    found, notes = read(tmp_path, whole + b"\xff" * 1000)
+    left_out = "1000 bytes behind its samples, which its header does not announce, were left out"
+    assert found.shape == (1, FRAMES) and notes == (left_out,)
+
+
+@pytest.mark.parametrize("behind", [b"TAG".ljust(128, b"x"), bytes(1 << 17), b"LIST\xf0\0\0\0".ljust(248, b"x")])
+@pytest.mark.parametrize("frames", [FRAMES, FRAMES - 1])
+def test_what_is_no_sound_may_follow_the_samples(tmp_path, behind, frames):
+    whole = encoded(tmp_path, "WAV", "PCM_U8", sound(frames))
+    for content in {whole, whole[: 44 + frames]}:  # with the byte that makes the size even, and without
+        found, notes = read(tmp_path, content + behind)
+        assert found.shape == (1, frames) and notes == ()
 
 
 @pytest.mark.parametrize("container", ["WAV", "AIFF", "CAF", "W64", "RF64"])
