@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +12,7 @@ import soundfile
 
 from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal import metadata
-from deepnmf_cli.signal.formats import UNKNOWN_FRAMES, AudioInfo, check_shape, cut_frames
+from deepnmf_cli.signal.formats import UNKNOWN_FRAMES, AudioInfo, check_shape, cut_frames, is_seekable
 from deepnmf_cli.signal.links import after_tag
 from deepnmf_cli.signal.metadata import Metadata
 from deepnmf_cli.signal.part import INCOMPLETE, Part
@@ -24,9 +24,6 @@ BLOCK_FRAMES = 1 << 16
 
 _COUNT_FRAMES = 1 << 12
 """Frames decoded at once to count them: those of a block in which the decoder fails are not."""
-
-_NOT_SOUGHT = {"MP3", "OGG"}
-"""Containers in which seeking is not exact."""
 
 
 class SequentialFile(soundfile.SoundFile):
@@ -53,7 +50,7 @@ class AudioReader:
         self.name = str(path) if name is None else name
         _check_regular(Path(path), self.name)
         self._path = path
-        with ExitStack() as stack:
+        with ExitStack() as stack, _naming(self.name):
             self._raw = stack.enter_context(Path(path).open("rb"))
             self._size = self._raw.seek(0, os.SEEK_END)
             self._parts = survey(self._raw, self._size)
@@ -76,7 +73,7 @@ class AudioReader:
         """Yield frames `start` (where reading stopped) to `end` (the end) as arrays (channels, n), 1 <= n <= frames.
 
         Full scale is [-1, 1); "float32" holds up to 24 bits exactly, "float64" every sample format. `start` is found at
-        once where seeking is exact; MP3, Ogg and joined files are decoded up to there, which must lie ahead. Raises
+        once where seeking is exact; files of other formats are decoded up to there, which must lie ahead. Raises
         AudioError at a sample that is not finite in float32, and when the file ends before its header says.
         """
         if start is not None:
@@ -88,8 +85,11 @@ class AudioReader:
             yield np.ascontiguousarray(block.T)
 
     def _go_to(self, frame: int) -> None:
-        if self.info.container not in _NOT_SOUGHT:
-            soundfile.SoundFile.seek(self._file, frame)
+        if is_seekable(self.info):
+            try:
+                soundfile.SoundFile.seek(self._file, frame)
+            except soundfile.SoundFileError as error:
+                raise self._cut_short(self._position, self.info.frames, reason(error)) from error
             self._position = frame
         while self._position < frame:
             self._read(min(BLOCK_FRAMES, frame - self._position), "float32")
@@ -231,18 +231,24 @@ def read_stretch(path: str | Path, start_s: float, end_s: float, name: str | Non
 
 def _check_regular(path: Path, name: str) -> None:
     """Raise AudioError unless `path` is a file that can be opened and is not empty."""
-    remedy = "Check the path."
-    try:
+    with _naming(name):
         # libsndfile says only "System error."; the operating system knows more. Asked first, for a pipe would block.
         if path.exists() and not path.is_file():
             kind = "a folder" if path.is_dir() else "a pipe or device"
             raise AudioError(name, kind, "a regular file", "To read from a pipe, pass - as the input.")
         with path.open("rb") as file:
             empty = not file.read(1)
-    except OSError as error:
-        raise AudioError(name, f"no readable file ({error.strerror})", "an audio file", remedy) from error
     if empty:
         raise AudioError(name, "an empty file", "an audio file with at least one sample", "Record or copy it again.")
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Turn what the operating system says into an AudioError."""
+    try:
+        yield
+    except OSError as error:
+        raise AudioError(name, f"no readable file ({error.strerror})", "an audio file", "Check the path.") from error
 
 
 def reason(error: Exception) -> str:

@@ -52,6 +52,8 @@ _SOURCE_BITS = PCM_BITS | {"ALAC_16": 16, "ALAC_20": 20, "ALAC_24": 24, "ALAC_32
 _SAMPLE_BYTES = {"FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1} | {name: bits // 8 for name, bits in PCM_BITS.items()}
 
 _COMPRESSED = {"FLAC", "OGG", "MP3"}
+_PACKED = {"SDS", "PAF"}
+"""Containers that can pack samples into blocks."""
 _LENGTH_AS_PROMISED = {"MP3", "SDS"}
 """Containers whose length is not shortened by libsndfile where the file is."""
 
@@ -167,6 +169,11 @@ def check_shape(where: str | Path, channels: int, rate_hz: int) -> None:
     if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
         expected = f"{MIN_RATE_HZ} to {MAX_RATE_HZ} Hz"
         raise AudioError(where, f"a sampling rate of {rate_hz} Hz", expected, "Correct the rate, or resample the file.")
+
+
+def is_seekable(info: AudioInfo) -> bool:
+    """Whether any frame is found exactly, at once: where all take the same room, and in FLAC."""
+    return info.container == "FLAC" or (info.subtype in _SAMPLE_BYTES and info.container not in _PACKED)
 
 
 def cut_frames(info: AudioInfo, there: int, promised: int) -> tuple[int, int]:
