@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 AUDIO_PER_PROCESS_S = 300.0
 """Audio that makes another process worth its start and its memory."""
 
-MOST_TIMES = 20
-"""An output that is this many times as large as its input is left to its turn: the input's header may be wrong."""
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -62,10 +59,7 @@ def lengths(jobs: Sequence[Job]) -> dict[Job, "AudioInfo"]:
 
 
 def require_space(known: dict[Job, "AudioInfo"]) -> None:
-    """Raise AudioError when the disk will be full before all outputs are written.
-
-    A header is believed as far as its file makes it likely: one that promises too much fails that file, in its turn.
-    """
+    """Raise AudioError when the disk will be full before all outputs are written."""
     from deepnmf_cli.signal import disk
     from deepnmf_cli.signal.formats import least_bytes, output_format
 
@@ -74,7 +68,7 @@ def require_space(known: dict[Job, "AudioInfo"]) -> None:
             for path in job.outputs:
                 container, subtype = output_format(path, info)
                 size = least_bytes(replace(info, container=container, subtype=subtype))
-                yield path, min(size, MOST_TIMES * os.path.getsize(job.source))
+                yield path, size
 
     disk.require_space(outputs())
 

@@ -1,6 +1,7 @@
 """`deepnmf enhance`: remove the noise from recordings."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +137,10 @@ def _report(job: Job, done: batch.Enhanced, model: str, outcome: console.Outcome
     row = _row(
         job.source, job.target, job.removed, seconds=info.seconds, rate_hz=info.rate_hz, channels=info.channels,
         model=model, clipped=sum(clipped.values()), real_time_factor=done.elapsed_s / info.seconds,
+        notes=done.rewritten.notes,
     )  # fmt: skip
-    outcome.done(row, [_clipping(path, samples) for path, samples in clipped.items() if samples])
+    warnings = [f"{job.source}: {note}." for note in done.rewritten.notes]
+    outcome.done(row, warnings + [_clipping(path, samples) for path, samples in clipped.items() if samples])
 
 
 def _refuse_streams(jobs: list[Job]) -> None:
@@ -160,11 +163,13 @@ def _row(
     model: str | None = None,
     clipped: int | None = None,
     real_time_factor: float | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """One file in the JSON document: what is not known is null."""
     return {
         "input": source, "output": target, "noise": removed, "seconds": seconds, "rate_hz": rate_hz,
         "channels": channels, "model": model, "clipped": clipped, "real_time_factor": real_time_factor,
+        "notes": list(notes),
     }  # fmt: skip
 
 

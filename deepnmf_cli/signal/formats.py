@@ -2,10 +2,9 @@
 
 import math
 import os
-import re
 import shlex
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from unicodedata import normalize
 
@@ -82,7 +81,12 @@ _SAMPLES = {
     "MP3": ("MPEG_LAYER_III",),
 }
 _SOURCE_BITS = PCM_BITS | {"ALAC_16": 16, "ALAC_20": 20, "ALAC_24": 24, "ALAC_32": 32, "FLOAT": 32, "DOUBLE": 32}
-_SAMPLE_BYTES = {"FLOAT": 4, "DOUBLE": 8} | {name: bits // 8 for name, bits in PCM_BITS.items()}
+_SAMPLE_BYTES = {"FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1} | {name: bits // 8 for name, bits in PCM_BITS.items()}
+
+_PACKED = {"SDS", "PAF"}
+"""Containers that can pack samples into blocks."""
+_LENGTH_AS_PROMISED = {"MP3", "SDS"}
+"""Containers whose length is not shortened by libsndfile where the file is."""
 
 UNKNOWN_FRAMES = (1 << 63) - 1
 """What libsndfile gives as the length of a FLAC file written to a pipe, whose header says 0 for "unknown"."""
@@ -100,10 +104,6 @@ UNREADABLE = frozenset({
     ".m2ts", ".mts", ".vob", ".ogv", ".ogm", ".3gp", ".3g2", ".rm", ".rmvb", ".mxf",
 })  # fmt: skip
 """Suffixes of media that libsndfile cannot read: a scan names such files, and stays silent about all others."""
-
-# libsndfile notes in its log when a header announces more than the file holds: bytes (WAV, AU, W64) or frames.
-_ANNOUNCED_BYTES = re.compile(r"^\s*(?:data|Data Size|riff)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
-_ANNOUNCED_FRAMES = re.compile(r"'COMM' chunk \((\d+)\)|'ds64' chunk of (\d+)")
 
 
 @dataclass(frozen=True)
@@ -266,15 +266,21 @@ def check_shape(where: str | Path, channels: int, rate_hz: int) -> None:
         raise AudioError(where, f"a sampling rate of {rate_hz} Hz", expected, "Correct the rate, or resample the file.")
 
 
-def announced_frames(log: str, info: AudioInfo) -> int:
-    """How many frames the header promises, as far as libsndfile's log tells; 0 when it does not contradict."""
-    if match := _ANNOUNCED_FRAMES.search(log):
-        return int(match[1] or match[2])
-    match = _ANNOUNCED_BYTES.search(log)
-    frame_bytes = data_bytes(replace(info, frames=1))
-    if not match or is_placeholder(int(match[1])):
-        return 0
-    return info.frames + math.ceil((int(match[1]) - int(match[2])) / frame_bytes)
+def is_seekable(info: AudioInfo) -> bool:
+    """Whether any frame is found exactly, at once: where all take the same room, and in FLAC."""
+    return info.container == "FLAC" or (info.subtype in _SAMPLE_BYTES and info.container not in _PACKED)
+
+
+def cut_frames(info: AudioInfo, there: int, promised: int) -> tuple[int, int]:
+    """(found, expected) frames where `there` of the `promised` bytes, or packets, of samples are in the file.
+
+    Exact where frames lie one after the other; else in proportion to what libsndfile makes of the file in `info`.
+    """
+    if info.container in _LENGTH_AS_PROMISED:
+        return info.frames * there // promised, info.frames
+    if size := _SAMPLE_BYTES.get(info.subtype, 0) * info.channels:
+        return there // size, promised // size
+    return info.frames, info.frames * promised // max(1, there)
 
 
 def is_placeholder(size: int) -> bool:

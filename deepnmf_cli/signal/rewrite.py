@@ -18,10 +18,11 @@ Process = Callable[[Iterable[np.ndarray], int, int], Iterator[np.ndarray]]
 
 @dataclass(frozen=True)
 class Rewritten:
-    """What `rewrite` did: the source, and how many samples it had to clip in each output."""
+    """What `rewrite` did: the source, how many samples it had to clip in each output, and the reader's notes."""
 
     info: AudioInfo
     clipped: dict[Path, int]
+    notes: tuple[str, ...] = ()
 
 
 class _Waiting:
@@ -82,7 +83,8 @@ def rewrite(
             progress(block.shape[1] / info.rate_hz)
         if writer.frames != info.frames:
             raise ValueError(f"the process returned {writer.frames} frames for {info.frames}")
-        return Rewritten(info, {out.path: out.clipped for out in (writer, rest) if out is not None})
+        clipped = {out.path: out.clipped for out in (writer, rest) if out is not None}
+        return Rewritten(info, clipped, reader.notes)
 
 
 def _make_folder(folder: Path) -> None:
