@@ -33,6 +33,14 @@ def shipped_folder(installed: str, checkout: str) -> Path:
     return package / installed if (package / installed).is_dir() else package.parent / checkout
 
 
+def reached(point: str) -> None:
+    """Called by everything that writes files, between any two steps of it; does nothing.
+
+    A test puts a function in its place that stops the program, kills it or raises the error of a disk at one of these
+    points, so that what is left can be looked at.
+    """
+
+
 @contextmanager
 def atomic_path(final: str | Path, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `final`; rename it to `final` on success, delete it on any error.
@@ -53,12 +61,16 @@ def atomic_path(final: str | Path, replace: bool = True) -> Iterator[Path]:
 
     with _held(make) as partial:
         try:
+            reached(f"{final.name}: opened")
             yield partial
+            reached(f"{final.name}: written")
             with open(partial, "rb") as written:
                 os.fsync(written.fileno())
             # mkstemp makes private files; the result gets the permissions that a plain open() would have given it.
             partial.chmod(final.stat().st_mode & 0o777 if final.exists() else 0o666 & ~_umask())
+            reached(f"{final.name}: synced")
             (os.replace if replace else _rename_to_new)(partial, final)
+            reached(f"{final.name}: renamed")
         finally:
             partial.unlink(missing_ok=True)
 

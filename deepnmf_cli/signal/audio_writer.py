@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from deepnmf_cli import checkpoint
 from deepnmf_cli.checkpoint import atomic_path
 from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal import metadata
@@ -89,6 +90,7 @@ class AudioWriter:
             encoded = stored if self.subtype == "DOUBLE" else stored.astype(np.float32)
         for start in range(0, samples.shape[1], BLOCK_FRAMES):
             with _explaining(self.path):
+                checkpoint.reached(f"{self.path.name}: block")
                 self._file.write(encoded[:, start : start + BLOCK_FRAMES].T)
         self.frames += samples.shape[1]
         return stored
