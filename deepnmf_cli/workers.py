@@ -92,7 +92,7 @@ class Workers:
         ours, theirs = spawn.Pipe()
         # A daemon is told to terminate should this process end without leaving the context.
         process = spawn.Process(target=_serve, args=(theirs, self._prepare, self._arguments), daemon=True)
-        with _interrupts_held():
+        with interrupts_held():
             process.start()
         theirs.close()
         self._processes[ours] = process
@@ -145,7 +145,7 @@ def _lost(name: str) -> DeepnmfError:
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
+def interrupts_held() -> Iterator[None]:
     """Deliver Ctrl-C later, and never to a process that is started here: it could not answer before it is set up."""
     if not hasattr(signal, "pthread_sigmask"):
         yield

@@ -160,9 +160,8 @@ def test_pairs_give_the_noise_as_the_difference(tmp_path: Path) -> None:
     assert not noise[RATE:].any()
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more processes than CPUs
 def test_batches_do_not_depend_on_the_number_of_workers(corpus: Path) -> None:
-    runs = [[b.sum().item() for pair in batches(dataset(corpus), 3, 2, 6, workers) for b in pair] for workers in (1, 4)]
+    runs = [[b.sum().item() for pair in batches(dataset(corpus), 3, 2, 6, workers) for b in pair] for workers in (1, 3)]
     assert runs[0] == runs[1] and len(runs[0]) == 8
 
 
