@@ -6,6 +6,7 @@ EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_SOME_FAILED = 3
+EXIT_NO_GAIN = 4
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
@@ -44,6 +45,12 @@ class RecipeError(DeepnmfError):
     """A setting that does not exist or has an impossible value."""
 
     exit_code = EXIT_USAGE
+
+
+class TrainingError(DeepnmfError):
+    """A run that is complete, and whose best model is worse than what it began with."""
+
+    exit_code = EXIT_NO_GAIN
 
 
 class UsageError(DeepnmfError):

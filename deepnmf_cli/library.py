@@ -64,8 +64,9 @@ def find(name: str | Path | None) -> Path:
     if shipped.is_file():
         return shipped
     path = Path(name)
-    if path.is_dir():
-        path = path / "best.safetensors"
+    if path.is_dir():  # of a run; one that was stopped before its first score has no best model yet
+        best, last = path / "best.safetensors", path / "last.safetensors"
+        path = last if last.is_file() and not best.is_file() else best
     if path.is_file():
         return path
     expected = f"one of {', '.join(_shipped_names())}, or a file"
