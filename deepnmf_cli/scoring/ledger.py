@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from deepnmf_cli import __version__
+from deepnmf_cli import __version__, checkpoint
 from deepnmf_cli.checkpoint import atomic_path
 from deepnmf_cli.errors import DeepnmfError
 from deepnmf_cli.scoring.pairing import Pair
@@ -68,8 +68,10 @@ class Ledger:
     def add(self, key: str, scores: Scores) -> None:
         """Append a score; it is in the hands of the operating system when this returns."""
         try:
+            checkpoint.reached(f"{LEDGER}: line")
             self._file.write(_text(_line(key, scores)))
             self._file.flush()
+            checkpoint.reached(f"{LEDGER}: appended")
         except OSError as error:
             raise self._failure(error) from error
 
