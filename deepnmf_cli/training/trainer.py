@@ -95,7 +95,8 @@ class Trainer:
             self._save()
         self._publish()
         try:
-            progress({"began": self.began})
+            if self.trained:
+                progress({"began": self.began})
             if self.step == 0 and self.trained and not self.network.annealing and "step 0" not in self.began:
                 self.began["step 0"] = self._dev_score(dev, pause).value
                 progress({"began": self.began})
@@ -259,14 +260,17 @@ class Trainer:
     def _averaged(self) -> Iterator[None]:
         """The network with the running mean of its weights."""
         own = [p.detach().clone() for p in self.trained]
-        with torch.no_grad():
-            torch._foreach_copy_(self.trained, self.average)
+        self._take(self.average)
         try:
             yield
         finally:
-            with torch.no_grad():
-                torch._foreach_copy_(self.trained, own)
+            self._take(own)
             self.network.train()
+
+    @torch.no_grad()
+    def _take(self, weights: list[Tensor]) -> None:
+        for parameter, weight in zip(self.trained, weights, strict=True):
+            parameter.copy_(weight)
 
     def _save(self) -> None:
         progress = {"step": self.step, "best": self.best, "seconds": self.seconds}

@@ -205,7 +205,7 @@ def test_silent_dev_recordings_are_refused(tiny_corpus: Path, tmp_path: Path) ->
         (tmp_path / "dev" / kind).mkdir(parents=True)
         soundfile.write(tmp_path / "dev" / kind / "0.wav", np.zeros(8000), 8000)
     where = Recordings(speech=tiny_corpus / "speech", noise=tiny_corpus / "noise", dev=tmp_path / "dev")
-    with pytest.raises(DeepnmfError, match="no score that is finite"):
+    with pytest.raises(DeepnmfError, match="dev: found no .*expected clean recordings that are not silent"):
         train(recipe(), where, tmp_path / "run")
 
 
