@@ -2,8 +2,11 @@
 
 `load_enhancer()` gives an `Enhancer` for whole recordings; its `stream(rate_hz, channels)` begins a
 `StreamingEnhancer` for sound that arrives by pieces.
+
+Importing the package sets ORT_DISABLE_TELEMETRY=1, unless that variable has a value already.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +14,11 @@ if TYPE_CHECKING:
     from deepnmf_cli.enhancer import Enhancer
     from deepnmf_cli.library import load_enhancer
     from deepnmf_cli.streaming import StreamingEnhancer
+
+# ONNX Runtime would keep an identifier of this machine in the user's home, and send reports of its use. It reads the
+# variable when it is imported, which other packages may do before this one's modules; 0 lets it have its way.
+if not os.environ.get("ORT_DISABLE_TELEMETRY"):
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __version__ = "0.1.0"
 __all__ = ["Enhancer", "StreamingEnhancer", "load_enhancer"]

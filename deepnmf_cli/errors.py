@@ -10,6 +10,10 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
 
+class Terminated(KeyboardInterrupt):
+    """Another program asks this one to end (SIGTERM): all that answers Ctrl-C answers it alike."""
+
+
 class DeepnmfError(Exception):
     """An error a user can act on: where, what was found, what was expected, and the remedy.
 

@@ -9,7 +9,7 @@ import click
 
 from deepnmf_cli.commands import console
 from deepnmf_cli.commands.options import device_option
-from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
+from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, UsageError
 
 FOLDER = click.Path(path_type=Path)
 DEFAULT_RECIPE = "base"
@@ -101,14 +101,16 @@ def command(
         torch.set_num_threads(threads)
     settings = read_recipe(recipe or model or DEFAULT_RECIPE, model, overrides)
     recordings = Recordings(speech, noise, rir, dev, manifest, pairs)
-    interrupted: list[bool] = []
+    interrupted: list[int] = []
 
     def stop_after_step(number: int, frame: object) -> None:
-        interrupted.append(True)
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
+        interrupted.append(number)
+        signal.signal(number, before[number])  # a second Ctrl-C does not wait
         click.echo("\nStopping after this step. A run that has begun continues with --resume.", err=True)
 
-    before = signal.signal(signal.SIGINT, stop_after_step)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, stop_after_step)
     try:
         with _ProgressBar(settings.training.steps) as progress:
             complete = train(
@@ -124,10 +126,11 @@ def command(
                 find(init) if init else None,
             )
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if not complete:
-        return EXIT_INTERRUPTED
-    click.echo(f"Best model: {output / 'best.safetensors'}")
+        return EXIT_TERMINATED if signal.SIGTERM in interrupted else EXIT_INTERRUPTED
+    console.announce(f"Best model: {output / 'best.safetensors'}")
     return EXIT_DONE
 
 
