@@ -8,8 +8,8 @@ Importing the package sets ORT_DISABLE_TELEMETRY=1, unless that variable has a v
 
 import os
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # type checkers know the name; the module typing would be a tenth of the start
 if TYPE_CHECKING:
     from deepnmf_cli.enhancer import Enhancer
     from deepnmf_cli.library import load_enhancer
@@ -26,7 +26,7 @@ __all__ = ["Enhancer", "StreamingEnhancer", "load_enhancer"]
 _MODULES = {"Enhancer": "enhancer", "StreamingEnhancer": "streaming", "load_enhancer": "library"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a name of the Python interface when it is first asked for: the command line starts without torch."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,6 @@
 """The `deepnmf` command as a process: signals, and an exit code for whatever may happen.
 
-What takes time to import is imported inside `run`, which answers Ctrl-C from its first line on.
+All that takes time to import is imported inside `run`, which answers Ctrl-C from its first line on.
 """
 
 import errno
@@ -9,8 +9,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from deepnmf_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, DeepnmfError, Terminated
-
 REMEDIES = {
     errno.ENOSPC: "Free some space, then repeat.",
     errno.EDQUOT: "Free some space, then repeat.",
@@ -18,9 +16,6 @@ REMEDIES = {
     errno.EBADF: "Connect it with a file or a pipe, then repeat.",
 }
 """What helps against errors of the system, where it is not the path."""
-
-NO_MEMORY = ("cannot allocate memory", "failed to map segment", "bad allocation", "bad_alloc", "can't start new thread")
-"""What libraries say when memory runs out, in errors of types of their own."""
 
 
 def run(arguments: list[str] | None = None) -> None:
@@ -46,6 +41,8 @@ def _signals_as_exceptions() -> Iterator[list[int]]:
 
     def stop(number: int, frame: object) -> None:
         received.append(number)
+        from deepnmf_cli.errors import Terminated
+
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -61,33 +58,27 @@ def _signals_as_exceptions() -> Iterator[list[int]]:
 
 def _ending(error: BaseException, received: list[int]) -> tuple[int, str]:
     """Exit code and message for what stopped the program. Raises `error` again if nobody expected it."""
+    from deepnmf_cli.errors import (
+        EXIT_FAILED,
+        EXIT_INTERRUPTED,
+        EXIT_TERMINATED,
+        DeepnmfError,
+        Terminated,
+        lack_of_memory,
+    )
+
     # A signal that arrives while a library is imported may come out of it as an error of any kind.
     if isinstance(error, Terminated) or signal.SIGTERM in received:
         return EXIT_TERMINATED, "Terminated."
     if isinstance(error, KeyboardInterrupt) or received:
         return EXIT_INTERRUPTED, "Interrupted."
+    error = lack_of_memory(error) or error
     if isinstance(error, DeepnmfError):
         return error.exit_code, f"Error: {error}"
-    if _is_lack_of_memory(error):
-        found = f"that memory ran out ({_first_line(error) or 'no more is given'})"
-        remedy = "End other programs, or raise the limit that `ulimit -v` shows."
-        return EXIT_FAILED, f"Error: system: found {found}; expected more of it. {remedy}"
     if isinstance(error, OSError):  # for a disk that fills up or a folder that disappears in the middle of the work
         remedy = REMEDIES.get(error.errno, "Mend the path or its permissions, then repeat.")
         return EXIT_FAILED, f"Error: {error.filename or 'system'}: {error.strerror or error}. {remedy}"
     raise error
-
-
-def _is_lack_of_memory(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, MemoryError) or any(sign in str(error).lower() for sign in NO_MEMORY):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "").rstrip(".")
 
 
 if __name__ == "__main__":
