@@ -15,13 +15,28 @@ from torch.utils import _pytree as trees
 
 from deepnmf_cli.checkpoint import atomic_path, remove_leftovers
 from deepnmf_cli.errors import ModelError, UsageError
-from deepnmf_cli.exported import FEATURES, FORMAT, MAGNITUDE, MASKS, META_KEY, NEXT_STATE, STATE, ExportedGraph
+from deepnmf_cli.exported import (
+    CHECKSUM,
+    FEATURES,
+    FORMAT,
+    MAGNITUDE,
+    MASKS,
+    META_KEY,
+    NEXT_STATE,
+    NO_CHECKSUM,
+    STATE,
+    ExportedGraph,
+    with_checksum,
+)
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.signal.phase import PLANES
 from deepnmf_cli.unfold.network import Bank
 
 OPSET = 18
 """Version of ONNX's operations: the newest that all runtimes of the last years know."""
+
+IR_VERSION = 8
+"""Version of the file format that came with OPSET: ONNX Runtime reads it from 1.14 on."""
 
 FORMAT_OF_MAGNITUDES = 1
 """The newest layout whose readers run graphs that do not hear phase."""
@@ -103,11 +118,14 @@ def export(
     spell_out(model, single_frames)
     shrink(model, weights)
     entry, layout = model.metadata_props.add(), FORMAT if network.hears_phase else FORMAT_OF_MAGNITUDES
-    entry.key, entry.value = META_KEY, json.dumps({**meta, "format": layout, "single_frames": single_frames})
+    entry.key, entry.value = META_KEY, json.dumps(
+        {**meta, "format": layout, "single_frames": single_frames, CHECKSUM: NO_CHECKSUM}
+    )
+    model.ir_version = IR_VERSION
     onnx.checker.check_model(model, full_check=True)
     remove_leftovers(path.parent)
     with atomic_path(path) as partial:
-        partial.write_bytes(model.SerializeToString())
+        partial.write_bytes(with_checksum(model.SerializeToString()))
         return verify(network, bins, partial, single_frames, TOLERANCE if weights == "float32" else 1.0)
 
 
