@@ -31,7 +31,8 @@ RATE_HZ, CHANNELS, FORMAT = 16000, 1, "s16le"
 )  # fmt: skip
 @click.option(
     "--format", "sample_format", type=click.Choice(["s16le", "s24le", "s32le", "f32le"]), show_default=FORMAT,
-    help="How raw samples are stored, by ffmpeg's names: signed integers or float, bits, little-endian.",
+    help="How raw samples are stored, by ffmpeg's names: signed integers or float, bits, little-endian. Without it, what"
+    " begins like a compressed file is refused.",
 )  # fmt: skip
 @click.option(
     "--block", "block_ms", metavar="MS", type=click.FloatRange(1, 10_000), default=16, show_default=True,
@@ -123,7 +124,8 @@ def _pipe(
 
     with _UntilInterrupted(sys.stdin.buffer) as source:
         rate_hz, channels, sample_format = asked
-        reader = PipeReader(source, Layout(rate_hz or RATE_HZ, channels or CHANNELS, sample_format or FORMAT))
+        raw = Layout(rate_hz or RATE_HZ, channels or CHANNELS, sample_format or FORMAT)
+        reader = PipeReader(source, raw, surely_raw=sample_format is not None)
         layout = reader.layout
         rate_hz, channels = layout.rate_hz, layout.channels
         if reader.format_chunk is not None:

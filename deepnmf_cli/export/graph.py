@@ -118,8 +118,9 @@ def export(
     spell_out(model, single_frames)
     shrink(model, weights)
     entry, layout = model.metadata_props.add(), FORMAT if network.hears_phase else FORMAT_OF_MAGNITUDES
-    entry.key, entry.value = META_KEY, json.dumps(
-        {**meta, "format": layout, "single_frames": single_frames, CHECKSUM: NO_CHECKSUM}
+    entry.key, entry.value = (
+        META_KEY,
+        json.dumps({**meta, "format": layout, "single_frames": single_frames, CHECKSUM: NO_CHECKSUM}),
     )
     model.ir_version = IR_VERSION
     onnx.checker.check_model(model, full_check=True)
