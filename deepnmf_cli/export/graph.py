@@ -1,10 +1,11 @@
 """A network of torch as an ONNX file: magnitudes, or features with phase, and states in, masks and next states out."""
 
+import io
 import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,12 @@ def export(
                 verbose=False,
             ).model_proto
     except Exception as error:  # of many types, none of which torch documents
-        found = f"steps that cannot be exported ({str(error).splitlines()[0]})"
-        raise ModelError(network.name, found, "a network that ONNX can express", "Run it with torch.") from error
+        because = (
+            "since they depend on values" if "data-dependent" in str(error) else f"{type(error).__name__} in torch"
+        )
+        found = f"steps that cannot be exported, {because}"
+        remedy = "It runs as it is, with --backend torch."
+        raise ModelError(network.name, found, "a network that ONNX can express", remedy) from error
     _name_frames(model)
     _strip(model.graph)
     spell_out(model, single_frames)
@@ -160,11 +165,12 @@ def verify(network: MaskNetwork, bins: int, path: Path, single_frames: bool, tol
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Without what torch says of its own future, and ONNX Script of every constant that it leaves as it is."""
+    """Without what torch says of its own future, and of graphs that it cannot make, and ONNX Script of every constant
+    that it leaves as it is."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
