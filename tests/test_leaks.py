@@ -25,6 +25,8 @@ sys.addaudithook(watch)
 """
 """Runs before all else in each Python process; what libraries of C do, strace sees where there is one."""
 
+STRACE = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=connect,sendto,sendmsg", "-o"]
+
 
 @pytest.fixture
 def sealed(tmp_path):
@@ -42,7 +44,7 @@ def sealed(tmp_path):
     def run(*arguments: object, stdin: bytes = b"") -> None:
         command, trace = [sys.executable, "-m", "deepnmf_cli.main", *map(str, arguments)], tmp_path / "trace"
         if traced := can_trace():
-            command = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=connect,sendto,sendmsg", "-o", str(trace), *command]
+            command = [*STRACE, str(trace), *command]
         done = subprocess.run(command, input=stdin, capture_output=True, env=environment, cwd=folders["work"])
         assert done.returncode == 0 and b"NETWORK" not in done.stderr, done.stderr.decode()
         assert not traced or "AF_INET" not in trace.read_text()
@@ -54,7 +56,7 @@ def sealed(tmp_path):
 def can_trace() -> bool:
     if shutil.which("strace") is None:
         return False
-    return subprocess.run(["strace", "-f", "--seccomp-bpf", "-qq", "-o", os.devnull, "true"], capture_output=True).returncode == 0
+    return subprocess.run([*STRACE, os.devnull, "true"], capture_output=True).returncode == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the home is another variable there")
