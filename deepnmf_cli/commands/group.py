@@ -1,7 +1,6 @@
 """The `deepnmf` command: a group that loads each subcommand only when it is asked for."""
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -9,6 +8,7 @@ from importlib import import_module
 import click
 
 from deepnmf_cli import __version__
+from deepnmf_cli.checkpoint import temporary_folder
 
 COMMANDS = {
     "enhance": "Remove the noise from recordings.",
@@ -77,7 +77,7 @@ def temporary_caches() -> Iterator[None]:
     """Let libraries keep their caches in a folder that is removed, unless the user has named one: nothing is to be left
     on the disk beside the outputs."""
     before = {name: os.environ.get(name) for name in CACHES}
-    with tempfile.TemporaryDirectory(prefix="deepnmf-", ignore_cleanup_errors=True) as folder:
+    with temporary_folder() as folder:
         os.environ.update({name: os.path.join(folder, CACHES[name]) for name, value in before.items() if not value})
         try:
             yield
