@@ -12,7 +12,8 @@ import pytest
 import soundfile
 
 import deepnmf_cli
-from deepnmf_cli.main import COMMANDS, main, run
+from deepnmf_cli.commands.group import COMMANDS, main
+from deepnmf_cli.main import run
 
 DEMO = Path(__file__).parent.parent / "data" / "demo"
 

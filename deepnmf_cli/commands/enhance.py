@@ -74,7 +74,8 @@ def command(
       deepnmf enhance noisy.wav -o speech.wav --noise-out noise.wav
       cat noisy.wav | deepnmf enhance - -o - > clean.wav
 
-    Exit code: 0 done, 1 failed, 2 wrong usage (nothing was done), 3 some inputs failed, 130 interrupted.
+    Exit code: 0 done, 1 failed, 2 wrong usage (nothing was done), 3 some inputs failed, 130 interrupted, 143
+    terminated.
     """
     if as_json and output == STREAM:
         raise UsageError("--json", "the audio on standard output too", "one of the two there", "Name an output file.")
@@ -83,17 +84,23 @@ def command(
     planned, unreadable = plan(inputs, output, noise_out, overwrite)
     _refuse_streams(planned)
 
-    outcome, elapsed_s = console.Outcome(), 0.0
+    outcome, elapsed_s, stopped = console.Outcome(), 0.0, None
     for path, error in unreadable:
         outcome.failed(_row(path), error)
     if planned:
         settings = batch.Settings(model, device, backend, max_attenuation_db, mix, noise_profile, overwrite)
-        elapsed_s = _enhance_all(planned, settings, jobs, outcome, hidden=as_json or quiet)
+        begin = time.perf_counter()
+        try:
+            elapsed_s = _enhance_all(planned, settings, jobs, outcome, hidden=as_json or quiet)
+        except KeyboardInterrupt as signal:  # what was done by then is told like all else
+            stopped, elapsed_s = signal, time.perf_counter() - begin
 
     if as_json:
         console.echo_json({"files": outcome.rows, "failed": outcome.failures})
     elif not quiet and (summary := _summary(outcome, elapsed_s)):
         console.say(summary)
+    if stopped is not None:
+        raise stopped
     return outcome.exit_code
 
 

@@ -133,7 +133,7 @@ def command(
         return stopping.exit_code
     if worse is not None:
         raise worse
-    click.echo(f"Best model: {output / 'best.safetensors'}")
+    console.announce(f"Best model: {output / 'best.safetensors'}")
     return EXIT_DONE
 
 

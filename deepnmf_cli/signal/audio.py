@@ -16,6 +16,7 @@ from deepnmf_cli.signal.formats import UNKNOWN_FRAMES, AudioInfo, check_shape, c
 from deepnmf_cli.signal.links import after_tag
 from deepnmf_cli.signal.metadata import Metadata
 from deepnmf_cli.signal.part import INCOMPLETE, Part
+from deepnmf_cli.signal.samples import check_samples
 from deepnmf_cli.signal.survey import survey
 from deepnmf_cli.signal.view import View
 
@@ -81,7 +82,7 @@ class AudioReader:
         end = self.info.frames if end is None else min(end, self.info.frames)
         while self._position < end:
             block = self._read(min(frames, end - self._position), dtype)
-            self._check_finite(block, self._position - len(block))
+            check_samples(self.name, block.T, self.info.rate_hz, self._position - len(block))
             yield np.ascontiguousarray(block.T)
 
     def _go_to(self, frame: int) -> None:
@@ -184,19 +185,6 @@ class AudioReader:
             soundfile.SoundFile.seek(file, frame)
             return len(file.read(1)) == 1
         return False
-
-    def _check_finite(self, block: np.ndarray, start: int) -> None:
-        # One comparison finds NaN, infinity, and doubles that single precision cannot hold.
-        finite = np.abs(block) <= np.finfo(np.float32).max
-        if not finite.all():
-            frame, channel = np.argwhere(~finite)[0]
-            raise AudioError(
-                self.name,
-                f"a sample that is not finite ({block[frame, channel]}) at {(start + frame) / self.info.rate_hz:.3f} s "
-                f"(sample {start + frame}, channel {channel + 1})",
-                "finite samples",
-                "Export the recording again, or replace such samples by zeros.",
-            )
 
     def _cut_short(self, found: int, expected: int, because: str = "") -> AudioError:
         because = f" ({because})" if because else ""

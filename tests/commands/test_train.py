@@ -72,8 +72,8 @@ def test_interrupt_stops_after_a_step_and_resume_completes(corpus: Path, tmp_pat
         if len(rows) > len(first):
             break
         time.sleep(0.1)
-    resumed.send_signal(signal.SIGINT)
-    resumed.wait(timeout=60)
+    resumed.send_signal(signal.SIGTERM)
+    assert resumed.wait(timeout=60) == 143
     assert [row["step"] for row in rows] == [str(10 * (i + 1)) for i in range(len(rows))]
     assert rows[: len(first)] == first and len(rows) > len(first)
 
