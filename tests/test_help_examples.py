@@ -18,7 +18,7 @@ from deepnmf_cli.main import run
 DEMO = Path(__file__).parent.parent / "data" / "demo"
 
 HURRY = {
-    "train": "--set training.steps=2 --set training.batch=2 --set mixing.segment_s=0.5"
+    "train": "--set training.steps=2 --set training.learning_rate=1e-6 --set training.batch=2 --set mixing.segment_s=0.5"
     " --set dictionary.batches=2 --set dictionary.batch_frames=300"
 }
 """Arguments appended to the examples of a command: the same work, less of it."""
