@@ -1,18 +1,30 @@
 """Tensors and JSON in one .safetensors file, written atomically and read without pickle."""
 
+import errno
 import json
 import os
+import re
+import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from deepnmf_cli.errors import ModelError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 FORMAT = 1
 """Number of the file layout; a reader refuses a newer one instead of guessing."""
 
 _META_KEY = "deepnmf"
+
+_LEFTOVER = ".deepnmf-partial"
+_LEFTOVER_NAME = re.compile(rf"\..*-[a-z0-9_]{{8}}{re.escape(_LEFTOVER)}(\.[^.]*)?", re.DOTALL)
+"""What temporary files and folders of this program are called, and nothing else is: `.NAME-RANDOM.deepnmf-partial.wav`."""
 
 
 def shipped_folder(installed: str, checkout: str) -> Path:
@@ -21,28 +33,139 @@ def shipped_folder(installed: str, checkout: str) -> Path:
     return package / installed if (package / installed).is_dir() else package.parent / checkout
 
 
+def reached(point: str) -> None:
+    """Called by everything that writes files, between any two steps of it; does nothing.
+
+    A test puts a function in its place that stops the program, kills it or raises the error of a disk at one of these
+    points, so that what is left can be looked at.
+    """
+
+
 @contextmanager
-def atomic_path(final: str | Path) -> Iterator[Path]:
+def atomic_path(final: str | Path, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `final`; rename it to `final` on success, delete it on any error.
 
     The temporary name keeps the suffix of `final`, because audio libraries choose the container by it. The content
     reaches the disk before the rename, so a power cut leaves either the old file or the new one. A symbolic link stays
-    one: the file that it points to is replaced.
+    one: the file that it points to is replaced. Without `replace`, raises FileExistsError rather than touch a file that
+    appeared at `final` meanwhile. What a killed process leaves is for `remove_leftovers`.
     """
     final = Path(os.path.realpath(final)) if os.path.islink(final) else Path(final)
-    # Names have at most 255 bytes; one that is nearly as long must not become too long by what mkstemp adds.
-    handle, name = tempfile.mkstemp(prefix=f".{final.stem[:40]}-", suffix=final.suffix, dir=final.parent)
-    os.close(handle)
-    partial = Path(name)
+    # Names have at most 255 bytes; one that is nearly as long must not become too long by what is added.
+    prefix, suffix = f".{final.stem[:40]}-", f"{_LEFTOVER}{final.suffix}"
+
+    def make() -> str:
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=final.parent)
+        os.close(handle)
+        return name
+
+    with _held(make) as partial:
+        try:
+            reached(f"{final.name}: opened")
+            yield partial
+            reached(f"{final.name}: written")
+            with open(partial, "rb") as written:
+                os.fsync(written.fileno())
+            # mkstemp makes private files; the result gets the permissions that a plain open() would have given it.
+            partial.chmod(final.stat().st_mode & 0o777 if final.exists() else 0o666 & ~_umask())
+            reached(f"{final.name}: synced")
+            (os.replace if replace else _rename_to_new)(partial, final)
+            reached(f"{final.name}: renamed")
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield an empty folder among the system's temporary files, and remove it in the end.
+
+    Folders that killed processes left there are removed too.
+    """
+    remove_leftovers(tempfile.gettempdir())
+    with _held(lambda: tempfile.mkdtemp(prefix=".deepnmf-", suffix=_LEFTOVER)) as folder:
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove what killed processes of this program left in a folder, which need not exist.
+
+    Whatever a living process holds stays: it has a lock, which ends with the process. Nothing is removed where there
+    are no locks: on Windows, and on file systems without them.
+    """
+    if fcntl is None:
+        return
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _LEFTOVER_NAME.fullmatch(entry.name):
+                with suppress(OSError):
+                    _remove_unheld(Path(entry.path))
+
+
+def _remove_unheld(path: Path) -> None:
+    """Delete a temporary file or folder of this user; raises OSError where it is another's, or a process holds it."""
+    descriptor = _open(path)
     try:
-        yield partial
-        with open(partial, "rb") as written:
-            os.fsync(written.fileno())
-        # mkstemp makes private files; the result gets the permissions that a plain open() would have given it.
-        partial.chmod(final.stat().st_mode & 0o777 if final.exists() else 0o666 & ~_umask())
-        os.replace(partial, final)
+        if os.fstat(descriptor).st_uid != os.geteuid():
+            return
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     finally:
-        partial.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+@contextmanager
+def _held(make: Callable[[], str]) -> Iterator[Path]:
+    """The path that make() returns, of a new file or folder, locked as long as the context, or the process, lasts."""
+    path = Path(make())
+    if fcntl is None:
+        yield path
+        return
+    while (descriptor := _lock(path)) is None:
+        path = Path(make())
+    try:
+        yield path
+    finally:
+        os.close(descriptor)
+
+
+def _lock(path: Path) -> int | None:
+    """The descriptor that holds the lock; None when another process took the path for a leftover before."""
+    try:
+        descriptor = _open(path)
+    except FileNotFoundError:
+        return None
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    if path.exists():
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _open(path: Path) -> int:
+    # Network file systems lock a file for those only who may write it; a link or a pipe of such a name is no leftover.
+    return os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR) | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def _rename_to_new(source: Path, target: Path) -> None:
+    """Rename a file; raises FileExistsError where `target` exists."""
+    try:
+        os.link(source, target)  # looks and names in one step
+    except FileExistsError:
+        raise
+    except OSError as error:
+        # FAT and some network file systems have no links: there two steps must do.
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+        os.rename(source, target)
+    else:
+        source.unlink()
 
 
 def _umask() -> int:
@@ -53,15 +176,17 @@ def _umask() -> int:
 
 def save(path: str | Path, tensors: dict, meta: dict) -> None:
     """Write `tensors` (name -> torch.Tensor) and `meta` (JSON-serialisable) to `path`, atomically."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save as serialised
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    content = serialised(contiguous, metadata={_META_KEY: json.dumps({**meta, "format": FORMAT})})
     with atomic_path(path) as partial:
         try:
-            save_file(contiguous, partial, metadata={_META_KEY: json.dumps({**meta, "format": FORMAT})})
-        except SafetensorError as error:  # a full disk, which safetensors has its own word for
-            raise ModelError(path, f"no way to write it ({error})", "room on the disk", "Free some space.") from error
+            # save_file of safetensors would write to a temporary file of its own, which a kill leaves for ever.
+            partial.write_bytes(content)
+        except OSError as error:
+            found = f"no way to write it ({error.strerror})"
+            raise ModelError(path, found, "room on the disk", "Free some space.") from error
 
 
 def load(path: str | Path) -> tuple[dict, dict]:

@@ -6,6 +6,8 @@ import numpy as np
 
 from deepnmf_cli.errors import UsageError
 from deepnmf_cli.signal.arrays import InNumpy
+from deepnmf_cli.signal.formats import check_shape
+from deepnmf_cli.signal.samples import as_samples
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.streaming import Backend, StreamingEnhancer
 
@@ -45,6 +47,7 @@ class Enhancer:
             yield stream.flush()
             return
         last = np.empty((channels, 0), np.float32)
+        blocks = (as_samples(block, channels) for block in blocks)
         for block in _gathered(blocks, round(BLOCK_S * rate_hz)):
             if last.size:
                 yield stream.feed(last)
@@ -57,10 +60,11 @@ class Enhancer:
     ) -> np.ndarray:
         """Enhance a recording (C, N) float32 in [-1, 1] (larger values are fine); returns speech (C, N), aligned.
 
-        Raises ValueError for another shape. What is not a number is passed on to what follows it.
+        C is 1 to 64 and `rate_hz` 1 to 768 kHz. Raises AudioError for another shape or rate, and for samples that are
+        not finite or beyond `samples.LARGEST`, and UsageError for other values out of range.
         """
-        if samples.ndim != 2:
-            raise ValueError(f"expected samples of shape (C, N), found {samples.shape}")
+        samples = as_samples(samples)
+        check_shape("samples", len(samples), rate_hz)
         size = max(1, round(BLOCK_S * rate_hz))
         blocks = (samples[:, i : i + size] for i in range(0, samples.shape[1], size))
         return np.concatenate(list(self.enhance_blocks(blocks, rate_hz, samples.shape[0], max_attenuation_db, mix)), -1)

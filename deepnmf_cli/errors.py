@@ -6,8 +6,13 @@ EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_SOME_FAILED = 3
+EXIT_NO_GAIN = 4
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
+
+
+class Terminated(KeyboardInterrupt):
+    """Another program asks this one to end (SIGTERM): all that answers Ctrl-C answers it alike."""
 
 
 class DeepnmfError(Exception):
@@ -46,7 +51,34 @@ class RecipeError(DeepnmfError):
     exit_code = EXIT_USAGE
 
 
+class TrainingError(DeepnmfError):
+    """A run that is complete, and whose best model is worse than what it began with."""
+
+    exit_code = EXIT_NO_GAIN
+
+
 class UsageError(DeepnmfError):
     """A command line that asks for something impossible, such as an output that equals its input."""
 
     exit_code = EXIT_USAGE
+
+
+_NO_MEMORY = (
+    "cannot allocate memory", "can't allocate memory", "failed to allocate memory", "failed to map segment",
+    "bad allocation", "bad_alloc", "not enough memory", "out of memory", "can't start new thread",
+)  # fmt: skip
+"""What libraries say when memory runs out, in errors of types of their own."""
+
+
+def lack_of_memory(error: BaseException) -> DeepnmfError | None:
+    """What to tell the user if memory ran out, as `error` or one that caused it says; None if it was something else."""
+    link: BaseException | None = error
+    while link is not None:
+        text = str(link).strip()
+        said = any(sign in text.lower() for sign in _NO_MEMORY) and not isinstance(link, DeepnmfError)
+        if said or isinstance(link, MemoryError):
+            found = f"that memory ran out ({text.splitlines()[0].rstrip('.')})" if text else "that memory ran out"
+            remedy = "End other programs, or raise the limit that `ulimit -v` shows."
+            return DeepnmfError("system", found, "more of it", remedy)
+        link = link.__cause__ or link.__context__
+    return None

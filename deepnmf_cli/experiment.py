@@ -1,5 +1,6 @@
 """From a recipe and recordings to a trained model: what `deepnmf train` does, as functions."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from deepnmf_cli import __version__, checkpoint
 from deepnmf_cli.corpus import chime
 from deepnmf_cli.corpus.dataset import ClipCache, ExampleSource, MixingSettings, MixtureDataset, PairDataset, decode
 from deepnmf_cli.corpus.manifest import SMALLEST_CORPUS, Clip, find_pairs, read_manifest, scan
-from deepnmf_cli.errors import CorpusError, ModelError, UsageError
+from deepnmf_cli.errors import CorpusError, ModelError, TrainingError, UsageError
 from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.networks.deep_nmf import DeepNmf
@@ -20,9 +21,10 @@ from deepnmf_cli.networks.grid_settings import GridSettings
 from deepnmf_cli.networks.relocation import relocated
 from deepnmf_cli.recipe import Recipe
 from deepnmf_cli.signal.stft import FrontEnd
-from deepnmf_cli.training.dev import DevScore, Pair, dev_score
+from deepnmf_cli.training.dev import DevScore, Pair, check_dev, dev_score
 from deepnmf_cli.training.frames import FrameStore, changed, digest, kept
 from deepnmf_cli.training.journal import Journal
+from deepnmf_cli.training.material import compare_material, describe_material
 from deepnmf_cli.training.sparse_nmf import learn_source_dictionaries, mixture_frames
 from deepnmf_cli.training.trainer import Trainer
 
@@ -34,6 +36,9 @@ HELD_OUT_MIXTURES = 40
 
 STATISTICS_FROM = 64
 """Mixtures that give the statistics of features: four minutes."""
+
+NOTICEABLE_DB = 0.1
+"""A best dev score that is lower than what a run began with by less than this is taken for equal."""
 
 Progress = Callable[[dict], None]
 
@@ -146,18 +151,27 @@ def train(
     A new run starts from the weights of the model file `init` as far as `take_weights` can. In the folder `cache`,
     which runs may share, is kept what other runs on the same recordings need again: dictionaries and, with single
     frames, batches and what the layers make of them that are not trained.
+
+    `progress` gets reports: {"note": what to say}, those of the dictionaries and of `Trainer.train`, and at the end
+    {"worse": TrainingError} when the best model of the complete run scores below what the run began with.
     """
     journal = Journal(folder)
     journal.check(recipe.to_dict(), resume, lambda stored: Recipe.from_dict(stored, f"{folder}/recipe.json").to_dict())
     source, dev = open_corpus(recordings, recipe)
+    for note in check_dev(dev, recipe.front_end.rate_hz, recipe.training.score):
+        progress({"note": note})
     key = digest(*map(changed, (recordings, recipe.mixing, recipe.augmentation)), recipe.training.seed)
+    material = describe_material(source, dev, init)
+    if resume:
+        for note in compare_material(journal, material):
+            progress({"note": note})
 
     def interruptible(report: dict) -> None:
         progress(report)
         if stop():  # before the first step there is nothing to resume from
             raise KeyboardInterrupt
 
-    with journal.begin(recipe.to_dict()):
+    with journal.begin(recipe.to_dict(), journal.material or material):
         if resume:
             network = build(recipe.model, recipe.network)
         else:
@@ -165,29 +179,50 @@ def train(
             if init is not None:
                 take_weights(network, init, recipe.front_end)
 
-        def describe(network: MaskNetwork, step: int, score: DevScore) -> tuple[dict[str, Tensor], dict]:
-            trained = {"steps": step, "dev_score": score.value, "dev_si_sdr": score.si_sdr, "version": __version__}
-            if score.pesq is not None:
+        def describe(network: MaskNetwork, step: int, score: DevScore | None) -> tuple[dict[str, Tensor], dict]:
+            trained = {"steps": step, "version": __version__}
+            if score is not None:
+                trained |= {"dev_score": score.value, "dev_si_sdr": score.si_sdr}
+            if score is not None and score.pesq is not None:
                 trained["dev_pesq"] = score.pesq
             return network.weights(), {"recipe": recipe.to_dict(), "trained": trained}
 
-        if not any(p.requires_grad for p in network.parameters()):  # sparse NMF is complete once its dictionaries are
-            score = dev_score(network.to(device), recipe.front_end, dev, device, recipe.training.score)
-            checkpoint.save(journal.best_path, *describe(network, 0, score))
-            return True
-        frames = None
-        if recipe.training.frame_stride > 1:
-            settings = recipe.training
+        frames, settings = None, recipe.training
+        if settings.frame_stride > 1 and any(p.requires_grad for p in network.parameters()):
             frames = FrameStore(source, recipe.front_end, network, settings.batch, settings.frame_stride, cache, key)
-        trainer = Trainer(
-            network, recipe.front_end, recipe.objective, recipe.training, journal, describe, device, frames
-        )
+        trainer = Trainer(network, recipe.front_end, recipe.objective, settings, journal, describe, device, frames)
         if resume:
             trainer.resume()
-            if trainer.step > recipe.training.steps:
-                expected = f"at most training.steps = {recipe.training.steps}"
+            if trainer.step > settings.steps:
+                expected = f"at most training.steps = {settings.steps}"
                 raise UsageError(folder, f"{trainer.step} steps done", expected, "Raise training.steps.")
-        return trainer.train(source, dev, workers, progress, stop)
+        if init is not None and trainer.step == 0 and not network.annealing:
+            trainer.began |= _score_of(init, recipe, dev, device)
+        complete = trainer.train(source, dev, workers, progress, stop)
+    if complete and (worse := _worse(trainer)):
+        progress({"worse": worse})
+    return complete
+
+
+def _score_of(path: Path, recipe: Recipe, dev: list[Pair], device: str) -> dict[str, float]:
+    """The dev score of a model file, by its name; empty where it is none, or of another sampling rate."""
+    tensors, meta = checkpoint.load(path)
+    given = Recipe.from_dict(meta["recipe"], str(path)) if "recipe" in meta else None
+    if given is None or given.front_end.rate_hz != recipe.front_end.rate_hz:
+        return {}
+    network = build(given.model, given.network)
+    network.load_weights(tensors)
+    return {f"--init {path}": dev_score(network.to(device), given.front_end, dev, device, recipe.training.score).value}
+
+
+def _worse(trainer: Trainer) -> TrainingError | None:
+    """What to say of a best model that scores below the best of what the run began with."""
+    name, score = max(trainer.began.items(), key=lambda item: item[1], default=("", -math.inf))
+    if trainer.best >= score - NOTICEABLE_DB:
+        return None
+    found, expected = f"a best dev score of {trainer.best:.2f} dB", f"more than the {score:.2f} dB of {name}"
+    remedy = "Do not use this model. Lower training.learning_rate, or train for longer."
+    return TrainingError(trainer.journal.best_path, found, expected, remedy)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Networks that `deepnmf export` wrote, run by ONNX Runtime: no torch, started in a tenth of a second."""
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,12 @@ META_KEY = "deepnmf"
 WEIGHTS = "weights_sha256"
 """Its entry for the file of weights that was exported."""
 
+CHECKSUM = "file_sha256"
+"""Its entry for the file itself: the SHA-256 of its bytes with zeros in the place of these 64 digits."""
+
+_CHECKSUM = re.compile(rb'"%s": "([0-9a-f]{64})"' % CHECKSUM.encode())
+NO_CHECKSUM = "0" * 64
+
 FORMAT = 2
 """Number of the layout of inputs, outputs and metadata; a reader refuses a newer one instead of guessing. 2 came with
 networks that hear phase; graphs of others say 1, and older readers run them."""
@@ -24,21 +32,46 @@ networks that hear phase; graphs of others say 1, and older readers run them."""
 MAGNITUDE, FEATURES, MASKS, STATE, NEXT_STATE = "magnitude", "features", "masks", "state_", "next_state_"
 """Names of the inputs and outputs, FEATURES in place of MAGNITUDE for networks that hear phase; states are numbered."""
 
+EXPORT_AGAIN = "Export the model again with --overwrite, copy the file again, or choose --backend torch."
+
 FEW = 4
 """Up to so many frames go one by one through a graph for single frames, where there is one: four take 1.0 ms in it and
 1.2 ms in one for any number, five 1.3 and 1.4, six 1.5 and 1.4."""
+
+
+def with_checksum(content: bytes) -> bytes:
+    """The bytes of a file whose metadata have NO_CHECKSUM as CHECKSUM, with the right one there."""
+    start, end = _CHECKSUM.search(content).span(1)
+    return content[:start] + _checksum(content, start, end) + content[end:]
+
+
+def has_checksum(content: bytes) -> bool | None:
+    """Whether the bytes of a file are those that its checksum was made of; None for a file without one."""
+    if (match := _CHECKSUM.search(content)) is None:
+        return None
+    return match[1] == _checksum(content, *match.span(1))
+
+
+def _checksum(content: bytes, start: int, end: int) -> bytes:
+    """That of a file whose checksum stands from `start` to `end`."""
+    digest = hashlib.sha256(content[:start])
+    digest.update(NO_CHECKSUM.encode())
+    digest.update(memoryview(content)[end:])
+    return digest.hexdigest().encode()
 
 
 class ExportedGraph:
     """One file, opened: a function of magnitudes and states."""
 
     def __init__(self, path: Path, threads: int = 1) -> None:
-        """Raises ModelError for a file that ONNX Runtime cannot read or that is not of this program."""
+        """Raises ModelError for a file that is damaged, that ONNX Runtime cannot read or that is not of this program."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 4  # what goes wrong is raised, and said once
+        content = _read(path)
         try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            # From the bytes that were checked: a path would also let a file name others beside it.
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             self.meta = json.loads(self._session.get_modelmeta().custom_metadata_map.get(META_KEY, "null"))
         except Exception as error:  # ONNX Runtime's own types have no other ancestor
             found = f"no graph that ONNX Runtime can run ({error})"
@@ -50,6 +83,8 @@ class ExportedGraph:
         if self.meta["format"] > FORMAT:
             remedy = "Update with `pip install --upgrade deepnmf`."
             raise ModelError(path, f"format {self.meta['format']}", f"format {FORMAT} or older", remedy)
+        if CHECKSUM not in self.meta:
+            raise ModelError(path, "no checksum, as older versions wrote it", "one of the file", EXPORT_AGAIN)
         inputs = self._session.get_inputs()
         self._heard = next(value.name for value in inputs if value.name in (MAGNITUDE, FEATURES))
         self._states = {value.name: value.shape for value in inputs if value.name.startswith(STATE)}
@@ -73,6 +108,18 @@ class ExportedGraph:
     def single_frames(self, states: list[np.ndarray]) -> "SingleFrames":
         """Go on frame by frame from `states`, with a graph for single frames."""
         return SingleFrames(self._session, states)
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of an exported file. Raises ModelError for one that cannot be read, or that is damaged."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        found = f"no readable file ({error.strerror})"
+        raise ModelError(path, found, "a file that `deepnmf export` wrote", "Check the path.") from error
+    if has_checksum(content) is False:
+        raise ModelError(path, "a damaged file, whose checksum is another", "the file as it was written", EXPORT_AGAIN)
+    return content
 
 
 class SingleFrames:

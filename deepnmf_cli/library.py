@@ -64,8 +64,9 @@ def find(name: str | Path | None) -> Path:
     if shipped.is_file():
         return shipped
     path = Path(name)
-    if path.is_dir():
-        path = path / "best.safetensors"
+    if path.is_dir():  # of a run; one that was stopped before its first score has no best model yet
+        best, last = path / "best.safetensors", path / "last.safetensors"
+        path = last if last.is_file() and not best.is_file() else best
     if path.is_file():
         return path
     expected = f"one of {', '.join(_shipped_names())}, or a file"
@@ -175,7 +176,7 @@ def _exported_backend(path: Path, device: str, backend: str, threads: int | None
 
 def _exported(path: Path, threads: int) -> "tuple[OnnxBackend | None, str]":
     """The exported form of the weights in `path`, or of the exported file `path` itself; None, and what is wrong."""
-    from deepnmf_cli.exported import OnnxBackend
+    from deepnmf_cli.exported import CHECKSUM, OnnxBackend
 
     if path.suffix == EXPORTED:
         single = path.name.endswith(EXPORTED_STREAMING)
@@ -186,11 +187,16 @@ def _exported(path: Path, threads: int) -> "tuple[OnnxBackend | None, str]":
     if files == [None, None]:
         return None, "no file"
     # What a file says of its weights is looked for without opening the graph, which takes a tenth of a second.
-    weights = _sha256(path).encode()
-    files = [file if file and weights in file.read_bytes() else None for file in files]
+    words = _sha256(path).encode(), CHECKSUM.encode()
+    files = [file if file and _mentions(file, words) else None for file in files]
     if files == [None, None]:
-        return None, "an export of other weights"
+        return None, "an export of other weights, or of an older version"
     return OnnxBackend(files[0], files[1], threads), ""
+
+
+def _mentions(file: Path, words: tuple[bytes, ...]) -> bool:
+    content = file.read_bytes()
+    return all(word in content for word in words)
 
 
 def export(name: str | Path, target: str | Path, single_frames: bool = False, weights: str = "float32") -> float:

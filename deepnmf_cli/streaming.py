@@ -6,10 +6,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from deepnmf_cli.errors import UsageError
 from deepnmf_cli.signal.arrays import Array, copy, library
+from deepnmf_cli.signal.formats import check_shape
 from deepnmf_cli.signal.masks import at_least, complex_masks
 from deepnmf_cli.signal.offset import Offset
 from deepnmf_cli.signal.phase import over_channels, phase_features
+from deepnmf_cli.signal.samples import as_samples, check_samples
 from deepnmf_cli.signal.stft import FrontEnd, StftPair
 
 HIGHEST_BAND_HZ = 500
@@ -74,9 +77,15 @@ class StreamingEnhancer:
     ) -> None:
         """`max_attenuation_db` >= 0 limits how far any bin is attenuated; None sets no limit.
 
-        The output is `mix` times what was enhanced so, plus 1 - `mix` times the input, `mix` in [0, 1].
+        The output is `mix` times what was enhanced so, plus 1 - `mix` times the input, `mix` in [0, 1]. Raises AudioError
+        for rates and channels that `formats.check_shape` does not let pass, and UsageError for other values out of range.
         """
-        self.backend, self.channels = backend, channels
+        check_shape("samples", channels, rate_hz)
+        if max_attenuation_db is not None and not max_attenuation_db >= 0:
+            raise UsageError("max_attenuation_db", f"{max_attenuation_db}", "decibels >= 0, or None", "Correct it.")
+        if not 0 <= mix <= 1:
+            raise UsageError("mix", f"{mix}", "a share from 0 to 1", "Correct it.")
+        self.backend, self.channels, self._rate_hz = backend, channels, rate_hz
         self.pair: StftPair = front_end.pair(rate_hz)
         self.bins = front_end.bins
         self._top_bins = max(1, round(HIGHEST_BAND_HZ / (front_end.rate_hz / 2) * self.bins))
@@ -100,7 +109,11 @@ class StreamingEnhancer:
         self._state = _State(pending, history, overlap, None, offset, None, received=0, delivered=0, begun=False)
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
-        """Take samples (C, n) float32, n >= 0; return as many enhanced samples (C, m) as are final."""
+        """Take samples (C, n) float32, n >= 0; return as many enhanced samples (C, m) as are final.
+
+        Raises AudioError for another shape, and for samples that are not finite or beyond `samples.LARGEST`; nothing is
+        taken then, and the stream may go on with what follows.
+        """
         samples = self._checked(samples)
         state, hop = self._state, self.pair.hop_samples
         state.received += samples.shape[-1]
@@ -125,10 +138,9 @@ class StreamingEnhancer:
         return rest
 
     def _checked(self, samples: np.ndarray) -> np.ndarray:
-        """Samples (C, n) float32. Raises ValueError for another shape."""
-        samples = np.asarray(samples, np.float32)
-        if samples.ndim != 2 or samples.shape[0] != self.channels:
-            raise ValueError(f"expected samples of shape ({self.channels}, n), found {samples.shape}")
+        """Samples (C, n) float32. Raises AudioError for what cannot be enhanced."""
+        samples = as_samples(samples, self.channels)
+        check_samples("samples", samples, self._rate_hz, self._state.received)
         return samples
 
     def _advance(self, samples: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any, Self
 
-from deepnmf_cli.errors import DeepnmfError
+from deepnmf_cli.errors import DeepnmfError, lack_of_memory
 
 Progress = Callable[[float], object]
 Work = Callable[[Any, Progress], Any]
@@ -92,7 +92,7 @@ class Workers:
         ours, theirs = spawn.Pipe()
         # A daemon is told to terminate should this process end without leaving the context.
         process = spawn.Process(target=_serve, args=(theirs, self._prepare, self._arguments), daemon=True)
-        with _interrupts_held():
+        with interrupts_held():
             process.start()
         theirs.close()
         self._processes[ours] = process
@@ -117,10 +117,9 @@ def _serve(connection: Connection, prepare: Callable[..., Work], arguments: tupl
             raise _Abandoned from None
 
     with suppress(_Abandoned, EOFError, ConnectionResetError):
-        try:
-            work = prepare(*arguments)
-        except DeepnmfError as error:
-            send(_READY, error)
+        work = _outcome(prepare, *arguments)
+        if isinstance(work, DeepnmfError):
+            send(_READY, work)
             return
         send(_READY, None)
         while True:
@@ -128,11 +127,14 @@ def _serve(connection: Connection, prepare: Callable[..., Work], arguments: tupl
             send(_DONE, _outcome(work, task, lambda amount: send(_PROGRESS, amount)))
 
 
-def _outcome(work: Work, task: Any, progress: Progress) -> Any:
+def _outcome(work: Callable[..., Any], *arguments: Any) -> Any:
+    """What a call returns, or the DeepnmfError that it raises, or what stands for it where memory ran out."""
     try:
-        return work(task, progress)
-    except DeepnmfError as error:
-        return error
+        return work(*arguments)
+    except Exception as error:
+        if (known := lack_of_memory(error)) is None and not isinstance(error, DeepnmfError):
+            raise
+        return known or error
 
 
 def _abandon(*_: object) -> None:
@@ -145,7 +147,7 @@ def _lost(name: str) -> DeepnmfError:
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
+def interrupts_held() -> Iterator[None]:
     """Deliver Ctrl-C later, and never to a process that is started here: it could not answer before it is set up."""
     if not hasattr(signal, "pthread_sigmask"):
         yield

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import deepnmf_cli
-from deepnmf_cli.main import COMMANDS
+from deepnmf_cli.commands.group import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "deepnmf_cli"
@@ -28,7 +28,8 @@ LAYERS = [
     {"training", "export"},
     {"recipe"},
     {"library", "experiment"},
-    {"commands", "main", ""},
+    {"commands"},
+    {"main", ""},
 ]
 """Rooms from the ground up, "" being the package itself. A module imports from its own room and from lower layers."""
 
@@ -138,7 +139,7 @@ def test_start_up_modules_import_nothing_heavy_at_module_level():
 def test_help_imports_nothing_heavy(arguments):
     program = (
         "import sys\n"
-        "from deepnmf_cli.main import main\n"
+        "from deepnmf_cli.commands.group import main\n"
         f"main.main({arguments.split()!r}, prog_name='deepnmf', standalone_mode=False)\n"
         f"print('HEAVY', sorted(set(sys.modules) & {HEAVY!r}))\n"
     )

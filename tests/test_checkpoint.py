@@ -5,16 +5,20 @@ import json
 import os
 import pickle
 import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from deepnmf_cli import checkpoint
-from deepnmf_cli.checkpoint import FORMAT, atomic_path, load, save
+from deepnmf_cli.checkpoint import FORMAT, atomic_path, load, remove_leftovers, save, temporary_folder
 from deepnmf_cli.errors import EXIT_FAILED, ModelError
 
+ROOT = Path(__file__).parents[1]
 META = {"network": "deep-nmf", "layers": [1, 2], "nested": {"rate_hz": 16000, "name": "Grüße"}}
 
 
@@ -208,13 +212,104 @@ def test_atomic_path_gives_ordinary_permissions(tmp_path):
 
 
 def test_a_disk_that_is_full_while_tensors_are_written_is_named(model, tensors, monkeypatch):
-    """safetensors has an error of its own for what the system would call ENOSPC."""
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def full(*_, **__):
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr("safetensors.torch.save_file", full)
     before = model.read_bytes()
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(ModelError, match="No space left.*Free some space"):
         save(model, {"weights": torch.zeros(2)}, META)
     assert list(model.parent.iterdir()) == [model] and model.read_bytes() == before
+
+
+# What killed processes leave
+
+
+KILLED = """
+import os, signal, sys, time
+from deepnmf_cli.checkpoint import atomic_path, temporary_folder
+with atomic_path("out.wav") as partial, temporary_folder() as folder:
+    partial.write_bytes(b"half")
+    (folder / "input").write_bytes(b"whole")
+    print("at work", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def at_work(tmp_path, monkeypatch):
+    """A process that writes out.wav in the current folder, and has a temporary folder in temp/."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "temp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "temp")}
+    command = [sys.executable, "-c", KILLED]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "at work\n"
+        yield process
+        process.kill()
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(at_work, tmp_path):
+    alike = [".clean-abcdefgh.wav", ".notes-deepnmf-partial.wav", "deepnmf-abcdefgh", "out.deepnmf-partial.wav"]
+    for name in alike:
+        Path(name).write_text("mine")
+    remove_leftovers(tmp_path)
+    with temporary_folder():
+        partials = [*Path().glob(".out-*.deepnmf-partial.wav"), *Path("temp").glob(".deepnmf-*")]
+        assert len(partials) == 3  # those of a living process stay
+    at_work.kill()
+    at_work.wait()
+    assert not Path("out.wav").exists()
+    remove_leftovers(tmp_path)
+    with temporary_folder() as folder:
+        assert list(Path("temp").iterdir()) == [Path("temp", folder.name)]
+    assert sorted(os.listdir()) == sorted([*alike, "temp"]) and not os.listdir("temp")
+    remove_leftovers("none")
+
+
+@pytest.mark.skipif(checkpoint.fcntl is None, reason="no locks here")
+def test_a_partial_file_taken_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    flock, taken = checkpoint.fcntl.flock, []
+
+    def late(descriptor, operation):
+        if not taken:
+            taken.extend(tmp_path.iterdir())
+            taken[0].unlink()
+        return flock(descriptor, operation)
+
+    monkeypatch.setattr(checkpoint.fcntl, "flock", late)
+    with atomic_path(tmp_path / "out.wav") as partial:
+        partial.write_bytes(b"new")
+    assert taken and (tmp_path / "out.wav").read_bytes() == b"new"
+
+
+def test_no_locks_remove_nothing(tmp_path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(checkpoint.fcntl, "flock", unsupported)
+    with atomic_path(tmp_path / "out.wav") as partial:
+        partial.write_bytes(b"new")
+        remove_leftovers(tmp_path)
+        assert partial.exists()
+    assert os.listdir(tmp_path) == ["out.wav"]
+
+
+# Files that appear meanwhile
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path, monkeypatch, links):
+    def unsupported(*_):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not links:
+        monkeypatch.setattr(os, "link", unsupported)
+    final = tmp_path / "out.wav"
+    with atomic_path(final, replace=False) as partial:
+        partial.write_bytes(b"new")
+    assert final.read_bytes() == b"new" and os.listdir(tmp_path) == ["out.wav"]
+    with pytest.raises(FileExistsError), atomic_path(final, replace=False) as partial:
+        partial.write_bytes(b"newer")
+    assert final.read_bytes() == b"new" and os.listdir(tmp_path) == ["out.wav"]

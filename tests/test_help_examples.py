@@ -12,12 +12,13 @@ import pytest
 import soundfile
 
 import deepnmf_cli
-from deepnmf_cli.main import COMMANDS, main, run
+from deepnmf_cli.commands.group import COMMANDS, main
+from deepnmf_cli.main import run
 
 DEMO = Path(__file__).parent.parent / "data" / "demo"
 
 HURRY = {
-    "train": "--set training.steps=2 --set training.batch=2 --set mixing.segment_s=0.5"
+    "train": "--set training.steps=2 --set training.learning_rate=1e-6 --set training.batch=2 --set mixing.segment_s=0.5"
     " --set dictionary.batches=2 --set dictionary.batch_frames=300"
 }
 """Arguments appended to the examples of a command: the same work, less of it."""

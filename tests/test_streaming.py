@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from deepnmf_cli.enhancer import Enhancer
+from deepnmf_cli.errors import AudioError
 from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.backend import TorchBackend
 from deepnmf_cli.networks.base import MaskNetwork
@@ -86,7 +87,7 @@ def test_passing_everything_returns_the_input_at_every_rate_and_length(rate_hz: 
 
 @pytest.mark.parametrize("shape", [(100,), (1, 100), (2, 2, 100)])
 def test_chunks_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"expected samples of shape \(2, n\)"):
+    with pytest.raises(AudioError, match=r"expected samples of shape \(2, n\)"):
         enhancer_of(PassAll()).stream(16000, 2).feed(np.zeros(shape))
 
 
@@ -96,7 +97,7 @@ def test_the_last_samples_may_be_given_to_flush() -> None:
     stream = enhancer_of(random_network("grid")).stream(16000, 1)
     pieces = [stream.feed(samples[:, :5000]), stream.flush(samples[:, 5000:].tolist())]
     np.testing.assert_allclose(np.concatenate(pieces, -1), expected, rtol=0, atol=1e-6)
-    with pytest.raises(ValueError, match=r"expected samples of shape \(1, n\)"):
+    with pytest.raises(AudioError, match=r"expected samples of shape \(1, n\)"):
         stream.flush(np.zeros(5))
 
 

@@ -1,5 +1,6 @@
 """The work of `deepnmf enhance`: a model applied to jobs, in this process or in several."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deepnmf_cli import checkpoint
 from deepnmf_cli.commands.jobs import STREAM, Job
 from deepnmf_cli.commands.noise_profile import NoiseProfile, backend_for
 from deepnmf_cli.errors import AudioError
@@ -31,6 +33,7 @@ class Settings:
     max_attenuation_db: float | None
     mix: float
     noise_profile: NoiseProfile | None = None
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,16 @@ def require_space(known: dict[Job, "AudioInfo"]) -> None:
         for job, info in known.items():
             for path in job.outputs:
                 container, subtype = output_format(path, info)
-                yield path, least_bytes(replace(info, container=container, subtype=subtype))
+                size = least_bytes(replace(info, container=container, subtype=subtype))
+                yield path, size
 
     disk.require_space(outputs())
+
+
+def remove_leftovers(jobs: Sequence[Job]) -> None:
+    """Remove what killed processes left in the folders of the outputs."""
+    for folder in {Path(os.path.realpath(path)).parent for job in jobs for path in job.outputs}:
+        checkpoint.remove_leftovers(folder)
 
 
 def process_count(asked: int | None, files: int, seconds: float, device: str) -> int:
@@ -122,7 +132,10 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
             def process(blocks, rate_hz, channels):
                 return taught.enhance_blocks(blocks, rate_hz, channels, settings.max_attenuation_db, settings.mix)
 
-            done = rewrite(files.source, files.target, process, files.removed, name=name, progress=progress)
+            done = rewrite(
+                files.source, files.target, process, files.removed,
+                name=name, overwrite=settings.overwrite, progress=progress,
+            )  # fmt: skip
         return Enhanced(done, time.perf_counter() - begin)
 
     return work
@@ -132,14 +145,13 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
 def _streams_as_files(job: Job) -> Iterator[Job]:
     """The job with temporary files for standard input and output: headers need seeking, which pipes cannot."""
     import shutil
-    import tempfile
 
     if STREAM not in (job.source, job.target):
         yield job
         return
-    with tempfile.TemporaryDirectory(prefix="deepnmf-") as folder:
+    with checkpoint.temporary_folder() as folder:
         if job.source == STREAM:
-            source = Path(folder) / "input"
+            source = folder / "input"
             try:
                 with source.open("wb") as file:
                     shutil.copyfileobj(sys.stdin.buffer, file)
@@ -150,7 +162,7 @@ def _streams_as_files(job: Job) -> Iterator[Job]:
         if job.target != STREAM:
             yield job
             return
-        target = Path(folder) / "output.wav"
+        target = folder / "output.wav"
         yield replace(job, target=str(target))
         with target.open("rb") as file:
             shutil.copyfileobj(file, sys.stdout.buffer)

@@ -3,10 +3,12 @@
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from deepnmf_cli.commands.streams import Closed
 from deepnmf_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, DeepnmfError, UsageError
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ def refuse_output(remedy: str) -> None:
 
 
 def _refuse(name: str, stream: TextIO | None, expected: str, remedy: str) -> None:
-    if stream is None:  # the program was started with it closed
+    if stream is None or isinstance(stream, Closed):  # as it was when the program started
         raise UsageError(name, "a closed stream", expected, remedy)
     if stream.isatty():
         raise UsageError(name, "a terminal", expected, remedy)
@@ -74,6 +76,12 @@ def say(text: str) -> None:
     from tqdm import tqdm
 
     tqdm.write(text, file=sys.stderr)
+
+
+def announce(text: str) -> None:
+    """Print a line on standard output that says where the result is: unlike a result, it may be lost."""
+    with suppress(OSError):
+        click.echo(text)
 
 
 def echo_json(document: Any) -> None:

@@ -1,6 +1,7 @@
 """`deepnmf enhance`: remove the noise from recordings."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ def command(
       deepnmf enhance noisy.wav -o speech.wav --noise-out noise.wav
       cat noisy.wav | deepnmf enhance - -o - > clean.wav
 
-    Exit code: 0 done, 1 failed, 2 wrong usage (nothing was done), 3 some inputs failed, 130 interrupted.
+    Exit code: 0 done, 1 failed, 2 wrong usage (nothing was done), 3 some inputs failed, 130 interrupted, 143
+    terminated.
     """
     if as_json and output == STREAM:
         raise UsageError("--json", "the audio on standard output too", "one of the two there", "Name an output file.")
@@ -82,17 +84,23 @@ def command(
     planned, unreadable = plan(inputs, output, noise_out, overwrite)
     _refuse_streams(planned)
 
-    outcome, elapsed_s = console.Outcome(), 0.0
+    outcome, elapsed_s, stopped = console.Outcome(), 0.0, None
     for path, error in unreadable:
         outcome.failed(_row(path), error)
     if planned:
-        settings = batch.Settings(model, device, backend, max_attenuation_db, mix, noise_profile)
-        elapsed_s = _enhance_all(planned, settings, jobs, outcome, hidden=as_json or quiet)
+        settings = batch.Settings(model, device, backend, max_attenuation_db, mix, noise_profile, overwrite)
+        begin = time.perf_counter()
+        try:
+            elapsed_s = _enhance_all(planned, settings, jobs, outcome, hidden=as_json or quiet)
+        except KeyboardInterrupt as signal:  # what was done by then is told like all else
+            stopped, elapsed_s = signal, time.perf_counter() - begin
 
     if as_json:
         console.echo_json({"files": outcome.rows, "failed": outcome.failures})
     elif not quiet and (summary := _summary(outcome, elapsed_s)):
         console.say(summary)
+    if stopped is not None:
+        raise stopped
     return outcome.exit_code
 
 
@@ -100,6 +108,7 @@ def _enhance_all(
     jobs: list[Job], settings: batch.Settings, asked: int | None, outcome: console.Outcome, hidden: bool
 ) -> float:
     """Enhance all jobs and put what became of each into `outcome`; returns the seconds that all took together."""
+    batch.remove_leftovers(jobs)
     known = batch.lengths(jobs)
     batch.require_space(known)
     seconds = sum(info.seconds for info in known.values())
@@ -135,8 +144,10 @@ def _report(job: Job, done: batch.Enhanced, model: str, outcome: console.Outcome
     row = _row(
         job.source, job.target, job.removed, seconds=info.seconds, rate_hz=info.rate_hz, channels=info.channels,
         model=model, clipped=sum(clipped.values()), real_time_factor=done.elapsed_s / info.seconds,
+        notes=done.rewritten.notes,
     )  # fmt: skip
-    outcome.done(row, [_clipping(path, samples) for path, samples in clipped.items() if samples])
+    warnings = [f"{job.source}: {note}." for note in done.rewritten.notes]
+    outcome.done(row, warnings + [_clipping(path, samples) for path, samples in clipped.items() if samples])
 
 
 def _refuse_streams(jobs: list[Job]) -> None:
@@ -159,11 +170,13 @@ def _row(
     model: str | None = None,
     clipped: int | None = None,
     real_time_factor: float | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """One file in the JSON document: what is not known is null."""
     return {
         "input": source, "output": target, "noise": removed, "seconds": seconds, "rate_hz": rate_hz,
         "channels": channels, "model": model, "clipped": clipped, "real_time_factor": real_time_factor,
+        "notes": list(notes),
     }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from deepnmf_cli.commands.options import backend_option, device_option, json_opt
 from deepnmf_cli.errors import DeepnmfError, UsageError
 
 if TYPE_CHECKING:
+    from deepnmf_cli.scoring.ledger import Ledger
     from deepnmf_cli.scoring.pairing import Pair
     from deepnmf_cli.scoring.report import System
     from deepnmf_cli.scoring.scorer import ScoringPool
@@ -80,6 +82,8 @@ def command(
       deepnmf evaluate --reference clean/ --estimate enhanced/
       deepnmf evaluate --reference clean/ --noisy noisy/ --model default --report report/
 
+    With --report, scores are kept as they come: after an interruption the same command goes on where it stopped.
+
     Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted. A file that is missing or cannot be read fails all.
     """
     _check_usage(noisy, estimates, models)
@@ -88,7 +92,7 @@ def command(
     if report_folder:
         _make_folder(Path(report_folder))
 
-    from deepnmf_cli.scoring import pairing, report, scorer
+    from deepnmf_cli.scoring import ledger, pairing, report, scorer
 
     folders = [noisy, *estimates] if noisy else list(estimates)
     paired = {folder: pairing.pair_folders(reference, folder) for folder in folders}
@@ -97,19 +101,28 @@ def command(
     snrs_db = pairing.input_snrs(names, snr_csv)
     runners = [_model_runner(model, path, device, backend) for model, path in model_files.items()]
 
-    with console.progress(hidden=as_json or quiet) as bar, scorer.ScoringPool(jobs or _jobs(len(names))) as pool:
+    with (
+        ledger.Ledger(report_folder) if report_folder else nullcontext() as kept,
+        console.progress(hidden=as_json or quiet) as bar,
+        scorer.ScoringPool(jobs or _jobs(len(names))) as pool,
+    ):
         if not bar.disable:
             bar.reset(total=_seconds(pairs) * (len(folders) + len(models)))
-        systems = _score_folders(noisy, {folder: pairs for folder, (pairs, _) in paired.items()}, pool, bar.update)
-        systems += [run(pairs, pool, bar.update) for run in runners]
-    remarks = [f"{folder}: {_left_out(extra)}" for folder, (_, extra) in paired.items() if extra]
+        by_folder = {folder: pairs for folder, (pairs, _) in paired.items()}
+        systems = _score_folders(noisy, by_folder, pool, bar.update, kept)
+        systems += [run(pairs, pool, bar.update, kept) for run in runners]
+    remarks = [f"{pairing.printable(folder)}: {_left_out(extra)}" for folder, (_, extra) in paired.items() if extra]
     sha256 = pairing.corpus_hash(pair.reference for pair in pairs)
     result = report.make_report(systems, snrs_db, sha256, _command_line(context), remarks)
 
     written = report.write_report(result, report_folder) if report_folder else []
+    if kept:
+        kept.remove()
     _show(result, as_json)
     if written and not quiet:
-        console.say(f"Wrote {', '.join(path.name for path in written)} to {report_folder}.")
+        if kept.found:
+            console.say(f"{console.count(kept.found, 'score')} of an earlier call did not have to be computed again.")
+        console.say(f"Wrote {', '.join(path.name for path in written)} to {pairing.printable(report_folder)}.")
 
 
 def _check_usage(noisy: str | None, estimates: tuple[str, ...], models: tuple[str, ...]) -> None:
@@ -153,8 +166,13 @@ def _make_folder(folder: Path) -> None:
 
 
 def _score_folders(
-    noisy: str | None, paired: "dict[str, list[Pair]]", pool: "ScoringPool", progress: Callable[[float], object]
+    noisy: str | None,
+    paired: "dict[str, list[Pair]]",
+    pool: "ScoringPool",
+    progress: Callable[[float], object],
+    kept: "Ledger | None",
 ) -> "list[System]":
+    from deepnmf_cli.scoring.pairing import printable
     from deepnmf_cli.scoring.report import ESTIMATE, NOISY, System
     from deepnmf_cli.scoring.scorer import score_files
 
@@ -166,16 +184,17 @@ def _score_folders(
             name, kind = NOISY, NOISY
         else:
             name, kind = (name if last_parts[name] == 1 and name != NOISY else folder), ESTIMATE
-        systems.append(System(name, kind, folder, score_files(pairs, pool, progress)))
+        scores = score_files(pairs, pool, progress, kept and kept.of("files"))
+        systems.append(System(printable(name), kind, printable(folder), scores))
     return systems
 
 
 def _model_runner(
     model: str, path: Path, device: str, backend: str
-) -> "Callable[[list[Pair], ScoringPool, Callable[[float], object]], System]":
+) -> "Callable[[list[Pair], ScoringPool, Callable[[float], object], Ledger | None], System]":
     """Load a model now, so that a damaged file fails before any work, and return what scores it later."""
     from deepnmf_cli import library
-    from deepnmf_cli.scoring.pairing import file_hash
+    from deepnmf_cli.scoring.pairing import file_hash, printable
     from deepnmf_cli.scoring.report import MODEL, System
     from deepnmf_cli.scoring.scorer import score_enhanced
 
@@ -183,8 +202,12 @@ def _model_runner(
     facts = {"parameters": info.parameters, "macs_per_s": info.macs_per_s, "sha256": file_hash(path)}
     name = info.name if model == DEFAULT else model
 
-    def run(pairs: "list[Pair]", pool: "ScoringPool", progress: Callable[[float], object]) -> "System":
-        return System(name, MODEL, model, score_enhanced(pairs, enhancer.enhance, pool, progress), facts)
+    def run(
+        pairs: "list[Pair]", pool: "ScoringPool", progress: Callable[[float], object], kept: "Ledger | None"
+    ) -> "System":
+        finished = kept and kept.of("model", facts["sha256"], device, backend)
+        scores = score_enhanced(pairs, enhancer.enhance, pool, progress, finished)
+        return System(printable(name), MODEL, printable(model), scores, facts)
 
     return run
 
@@ -205,6 +228,8 @@ def _left_out(names: list[str]) -> str:
 
 def _command_line(context: click.Context) -> str:
     """The command as typed, less the options that were left at their defaults."""
+    from deepnmf_cli.scoring.pairing import printable
+
     words = ["deepnmf", context.info_name or ""]
     for option in context.command.params:
         value = context.params.get(option.name)
@@ -212,7 +237,7 @@ def _command_line(context: click.Context) -> str:
             continue
         for one in value if isinstance(value, tuple) else (value,):
             words += [option.opts[0]] if one is True else [option.opts[0], str(one)]
-    return shlex.join(words)
+    return printable(shlex.join(words))
 
 
 def _show(result: dict[str, Any], as_json: bool) -> None:

@@ -51,7 +51,7 @@ def plan(
 
 def _find(inputs: Sequence[str], skip: Sequence[Path]) -> tuple[list[_Input], list[tuple[str, AudioError]]]:
     """Expand folders. Outputs inside an input folder are skipped, so that a second run does not enhance them again."""
-    from deepnmf_cli.signal.formats import find
+    from deepnmf_cli.signal.formats import nothing_in, scan
 
     files, failures = [], []
     for given in inputs:
@@ -59,10 +59,11 @@ def _find(inputs: Sequence[str], skip: Sequence[Path]) -> tuple[list[_Input], li
         if not path.is_dir():
             files.append(_Input(given, Path(path.name)))
             continue
-        try:
-            files += [_Input(str(file), file.relative_to(path)) for file in find(path, skip)]
-        except AudioError as error:
-            failures.append((given, error))
+        found = scan(path, skip)
+        files += [_Input(str(file), file.relative_to(path)) for file in found.audio]
+        failures += [(error.where, error) for error in found.unreadable]
+        if not found.audio and not found.unreadable:
+            failures.append((given, nothing_in(path)))
     return files, failures
 
 
@@ -107,7 +108,7 @@ def _check_outputs(jobs: Sequence[Job], overwrite: bool) -> None:
         if path.exists() and not path.is_file():
             remedy = "Choose another name; standard output is -."
             raise UsageError(path, "a folder or a device", "a file that can be replaced", remedy)
-    existing = [path for path in outputs if path.exists()]
+    existing = [path for path in outputs if os.path.lexists(os.path.realpath(path))]  # links in a circle, too
     if existing and not overwrite:
         more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
         remedy = "Pass --overwrite to replace it, or choose another name."

@@ -3,13 +3,12 @@
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
 
 from deepnmf_cli.commands import console
-from deepnmf_cli.errors import EXIT_INTERRUPTED
+from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +35,7 @@ def run(
     devices: tuple[str | None, str | None],
     quiet: bool,
 ) -> int:
-    """Enhance until Ctrl-C; returns the exit code. Warns when blocks come late."""
+    """Enhance until Ctrl-C or SIGTERM; returns the exit code. Warns when blocks come late."""
     import numpy as np
 
     from deepnmf_cli.signal.sound_card import SoundCard, default_rate_hz
@@ -54,7 +53,7 @@ def run(
             f"Live at {rate_hz} Hz, {console.count(channels, 'channel')}: {delay_ms:.0f} ms behind, of which the"
             f" model's {1000 * latency_samples / rate_hz:.0f} ms, plus what the devices add. Ctrl-C ends."
         )
-    meter = _Meter(quiet)
+    meter, code = _Meter(quiet), EXIT_DONE
 
     def recorded() -> Iterator["np.ndarray"]:
         for block in card.blocks():
@@ -62,10 +61,12 @@ def run(
             yield block
 
     try:
-        with suppress(KeyboardInterrupt), card:
+        with card:
             for speech in enhancer.enhance_blocks(recorded(), rate_hz, channels, max_attenuation_db, mix, True):
                 card.play(speech)
                 meter.show(speech, card.late)
+    except KeyboardInterrupt as stopped:
+        code = EXIT_TERMINATED if isinstance(stopped, Terminated) else EXIT_INTERRUPTED
     finally:
         meter.clear()
     if card.late or card.lost:
@@ -73,7 +74,7 @@ def run(
             f"Warning: of {console.count(card.recorded, 'block')}, {card.late} came too late and {card.lost} were lost."
             f" Choose a larger --block than {1000 * block_s:g} or a smaller model, or end other programs."
         )
-    return EXIT_INTERRUPTED
+    return code
 
 
 class _Meter:

@@ -3,14 +3,14 @@
 import signal
 import sys
 from types import FrameType
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, Self
 
 import click
 
 from deepnmf_cli.commands import console, live
 from deepnmf_cli.commands.noise_profile import NoiseProfile, backend_for, noise_profile_option, require_file
 from deepnmf_cli.commands.options import backend_option, device_option, max_attenuation_option, mix_option, model_option
-from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
+from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, UsageError
 
 if TYPE_CHECKING:
     from deepnmf_cli.enhancer import Enhancer
@@ -31,7 +31,8 @@ RATE_HZ, CHANNELS, FORMAT = 16000, 1, "s16le"
 )  # fmt: skip
 @click.option(
     "--format", "sample_format", type=click.Choice(["s16le", "s24le", "s32le", "f32le"]), show_default=FORMAT,
-    help="How raw samples are stored, by ffmpeg's names: signed integers or float, bits, little-endian.",
+    help="How raw samples are stored, by ffmpeg's names: signed integers or float, bits, little-endian. Without it, what"
+    " begins like a compressed file is refused.",
 )  # fmt: skip
 @click.option(
     "--block", "block_ms", metavar="MS", type=click.FloatRange(1, 10_000), default=16, show_default=True,
@@ -79,7 +80,8 @@ def command(
       arecord -f S16_LE -r 16000 -t raw | deepnmf stream | aplay -f S16_LE -r 16000 -t raw
       deepnmf stream --live
 
-    Exit code: 0 done, 1 failed, 2 wrong usage, 130 ended by Ctrl-C after all that came had been enhanced.
+    Exit code: 0 done, 1 failed, 2 wrong usage, 130 ended by Ctrl-C, or 143 by SIGTERM, after all that came had been
+    enhanced.
     """
     if list_devices:
         live.list_devices()
@@ -122,7 +124,8 @@ def _pipe(
 
     with _UntilInterrupted(sys.stdin.buffer) as source:
         rate_hz, channels, sample_format = asked
-        reader = PipeReader(source, Layout(rate_hz or RATE_HZ, channels or CHANNELS, sample_format or FORMAT))
+        raw = Layout(rate_hz or RATE_HZ, channels or CHANNELS, sample_format or FORMAT)
+        reader = PipeReader(source, raw, surely_raw=sample_format is not None)
         layout = reader.layout
         rate_hz, channels = layout.rate_hz, layout.channels
         if reader.format_chunk is not None:
@@ -140,7 +143,7 @@ def _pipe(
         writer.finish()
     for warning in _warnings(reader, writer.clipped, source.interrupted):
         console.say(f"Warning: {warning}")
-    return EXIT_INTERRUPTED if source.interrupted else EXIT_DONE
+    return source.exit_code
 
 
 def _warnings(reader: "PipeReader", clipped: int, interrupted: bool) -> list[str]:
@@ -169,24 +172,34 @@ def _refuse_contradictions(asked: tuple, found: tuple) -> None:
 
 
 class _UntilInterrupted:
-    """Standard input that Ctrl-C ends, so that what was read is still enhanced and written; a context manager.
+    """Standard input that Ctrl-C or SIGTERM ends, so that what was read is still enhanced and written; a context manager.
 
     The signal interrupts only the waiting for data, never a computation. A second one ends the program at once.
     """
 
+    _KINDS: ClassVar = {
+        signal.SIGINT: (KeyboardInterrupt, EXIT_INTERRUPTED),
+        signal.SIGTERM: (Terminated, EXIT_TERMINATED),
+    }
+
     def __init__(self, source: BinaryIO) -> None:
         self._source, self._waiting = source, False
-        self.interrupted = False
+        self.exit_code = EXIT_DONE
+
+    @property
+    def interrupted(self) -> bool:
+        return self.exit_code != EXIT_DONE
 
     def __enter__(self) -> Self:
-        self._previous = signal.signal(signal.SIGINT, self._handle)
+        self._previous = {number: signal.signal(number, self._handle) for number in self._KINDS}
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def read1(self, size: int, /) -> bytes:
-        """As of BufferedIOBase; empty once Ctrl-C has been pressed."""
+        """As of BufferedIOBase; empty once a signal has come."""
         if self.interrupted:
             return b""
         try:
@@ -198,6 +211,7 @@ class _UntilInterrupted:
             self._waiting = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        again, self.interrupted = self.interrupted, True
+        (kind, code), again = self._KINDS[number], self.interrupted
+        self.exit_code = code
         if again or self._waiting:
-            raise KeyboardInterrupt
+            raise kind

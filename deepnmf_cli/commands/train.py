@@ -2,17 +2,24 @@
 
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from types import FrameType
+from typing import ClassVar, Self
 
 import click
 
 from deepnmf_cli import extras
+from deepnmf_cli.commands import console
 from deepnmf_cli.commands.options import device_option
-from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
+from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, UsageError
 
 FOLDER = click.Path(path_type=Path)
 DEFAULT_RECIPE = "base"
+
+NAMED = 10
+"""Files of a folder that are named when they cannot be read; all are counted."""
+
 MODELS = (
     "deep-nmf", "dnmf", "sparse-nmf", "dnn", "grid", "mean-field", "belief-propagation", "power-mean",
     "recurrent-ista", "recurrent-nmf", "rnn", "grid-rnn",
@@ -74,7 +81,11 @@ def command(
     left out when --model names one; without either it is base.
 
     Mixtures are made on the fly. The run folder gets recipe.json, history.csv, curves.png, best.safetensors (the model
-    for `deepnmf enhance --model`) and a resume point. Ctrl-C stops after the current step; --resume continues exactly.
+    for `deepnmf enhance --model`) and a resume point. Ctrl-C stops after the current step, and leaves the weights as
+    last.safetensors; --resume continues exactly.
+
+    Exit code: 0 done, 1 failed, 2 wrong usage, 4 done, but the best model scores below what training began with, 130
+    stopped by Ctrl-C, 143 by SIGTERM.
 
     \b
     Examples:
@@ -93,38 +104,73 @@ def command(
     from deepnmf_cli.library import find, resolve_device
     from deepnmf_cli.recipe import read_recipe
 
+    _name_unreadable(speech, noise, rir, pairs, dev)
     if threads:
         torch.set_num_threads(threads)
     settings = read_recipe(recipe or model or DEFAULT_RECIPE, model, overrides)
     recordings = Recordings(speech, noise, rir, dev, manifest, pairs)
-    interrupted: list[bool] = []
+    with _Stopping() as stopping, _ProgressBar(settings.training.steps) as show:
+        worse = None
 
-    def stop_after_step(number: int, frame: object) -> None:
-        interrupted.append(True)
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C does not wait
-        click.echo("\nStopping after this step. A run that has begun continues with --resume.", err=True)
+        def progress(report: dict) -> None:
+            nonlocal worse
+            stopping.began = stopping.began or "began" in report
+            worse = report.get("worse", worse)
+            show(report)
 
-    before = signal.signal(signal.SIGINT, stop_after_step)
-    try:
-        with _ProgressBar(settings.training.steps) as progress:
-            complete = train(
-                settings,
-                recordings,
-                output,
-                resume,
-                resolve_device(device),
-                workers,
-                progress,
-                lambda: bool(interrupted),
-                cache,
-                find(init) if init else None,
-            )
-    finally:
-        signal.signal(signal.SIGINT, before)
+        complete = train(
+            settings,
+            recordings,
+            output,
+            resume,
+            resolve_device(device),
+            workers,
+            progress,
+            stopping,
+            cache,
+            find(init) if init else None,
+        )
     if not complete:
-        return EXIT_INTERRUPTED
-    click.echo(f"Best model: {output / 'best.safetensors'}")
+        click.echo(f"Present weights: {output / 'last.safetensors'}. Continue with --resume.", err=True)
+        return stopping.exit_code
+    if worse is not None:
+        raise worse
+    console.announce(f"Best model: {output / 'best.safetensors'}")
     return EXIT_DONE
+
+
+class _Stopping:
+    """Ctrl-C and SIGTERM, once training has begun: a context manager that says whether one has come.
+
+    The training then ends at once where it waits, or after its step. Before, when there is nothing to keep, and the
+    second time, a signal does what it did before the context.
+    """
+
+    CODES: ClassVar = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
+
+    def __init__(self) -> None:
+        self.began, self.exit_code = False, EXIT_DONE
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._handle) for number in self.CODES}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __call__(self) -> bool:
+        return self.exit_code != EXIT_DONE
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self() or not self.began:
+            handler = self._before[number]
+            if callable(handler):
+                handler(number, frame)
+            raise KeyboardInterrupt
+        self.exit_code = self.CODES[number]
+        with suppress(RuntimeError, OSError):  # in the middle of another message, or without standard error
+            click.echo("\nStopping after this step. A run that has begun continues with --resume.", err=True)
 
 
 class _ProgressBar:
@@ -142,6 +188,15 @@ class _ProgressBar:
         self._bar.close()
 
     def __call__(self, report: dict) -> None:
+        if "note" in report:
+            click.echo(f"Warning: {report['note']}", err=True)
+            return
+        if "began" in report:
+            for name, score in report["began"].items():
+                click.echo(f"{name}: dev score {score:.2f} dB", err=True)
+            return
+        if "worse" in report:
+            return
         if "dictionary" in report:
             self._bar.set_description(f"{report['dictionary']} dictionary, batch {report['step']}")
             return
@@ -154,6 +209,17 @@ class _ProgressBar:
         if report["row"] and self._bar.disable:  # a log file gets a line for each dev score in place of a bar
             row = report["row"]
             click.echo(f"step {row['step']}: loss {row['loss']:.4f}, dev score {row['dev_score']:.2f} dB", err=True)
+
+
+def _name_unreadable(*folders: Path | None) -> None:
+    """Say which media in the folders training will do without, because they cannot be read."""
+    from deepnmf_cli.signal.formats import scan
+
+    for folder in folders:
+        if folder is not None and folder.is_dir() and (left_out := scan(folder, follow_links=True).unreadable):
+            for error in left_out[:NAMED]:
+                console.say(f"Warning: {error}")
+            console.say(f"Warning: {folder}: {console.count(len(left_out), 'file')} left out, as they cannot be read.")
 
 
 def _require_one_source(speech: Path | None, noise: Path | None, manifest: Path | None, pairs: Path | None) -> None:

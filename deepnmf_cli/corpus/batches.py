@@ -1,89 +1,157 @@
 """Batches of mixtures, made ahead of the training loop: by a thread, or by processes where a GPU learns faster than that."""
 
+import multiprocessing
 import signal
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from queue import Empty, Full, Queue
+from threading import Event, Thread
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from deepnmf_cli.corpus.dataset import ExampleSource
 from deepnmf_cli.errors import DeepnmfError
+from deepnmf_cli.workers import interrupts_held
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# torch is imported where tensors are made: the processes that mix do without, and begin the sooner.
 
 AHEAD = 2
-"""Batches that each thread or process has ready."""
+"""Batches that are ready for each thread or process."""
 
-Batch = tuple[Tensor, Tensor]
+PATIENCE_S = 0.1
+"""Seconds between two looks at whether a wait shall end."""
+
+Batch = tuple["Tensor", "Tensor"]
 """Speech and noise, (size, samples) each."""
+
+Arrays = tuple[np.ndarray, np.ndarray]
 
 
 def batches(
-    source: ExampleSource, size: int, first: int, last: int, workers: int, distinct: int = 0
+    source: ExampleSource,
+    size: int,
+    first: int,
+    last: int,
+    workers: int,
+    distinct: int = 0,
+    waiting: Callable[[], None] = lambda: None,
 ) -> Iterator[Batch]:
     """Batches `first`..`last` - 1 as (speech, noise), each (size, samples), made by one thread or several processes.
 
     Batch b holds the examples b * size .. (b + 1) * size - 1, whatever the number of workers. With `distinct` batch b
-    equals batch b modulo `distinct`. Raises the DeepnmfError that made a batch fail, in its turn.
+    equals batch b modulo `distinct`. `waiting` is called every `PATIENCE_S` while no batch is ready, and ends the wait
+    by raising. Raises the error that made a batch fail, in its turn, and DeepnmfError when a process has ended.
     """
-    made = _Batches(source, size, distinct)
-    numbers = range(first, last)
-    stream = _by_processes(made, numbers, workers) if workers > 1 else _by_thread(made, numbers)
-    for batch in stream:
-        if isinstance(batch, DeepnmfError):
-            raise batch
-        yield batch
+    made, numbers = _Batches(source, size, distinct), range(first, last)
+    if workers == 1:
+        yield from _ahead(made.__getitem__, numbers, AHEAD, waiting)
+        return
+    with _processes(made, numbers, workers) as receive:
+        yield from _ahead(receive, numbers, AHEAD * workers, waiting)
 
 
-class _Batches(Dataset):
-    """Batch by number, or why there is none: an exception would not cross the border of a process unchanged."""
+class _Batches:
+    """Batch by number."""
 
     def __init__(self, source: ExampleSource, size: int, distinct: int) -> None:
         self.source, self.size, self.distinct = source, size, distinct
 
-    def __getitem__(self, number: int) -> Batch | DeepnmfError:
+    def __getitem__(self, number: int) -> Arrays:
         first = self.size * (number % self.distinct if self.distinct else number)
-        try:
-            examples = [self.source[first + i] for i in range(self.size)]
-        except DeepnmfError as error:
-            return error
-        return tuple(torch.from_numpy(np.stack(part)) for part in zip(*examples))
+        speech, noise = zip(*(self.source[first + i] for i in range(self.size)))
+        return np.stack(speech), np.stack(noise)
 
 
-def _by_thread(made: _Batches, numbers: range) -> Iterator[Batch | DeepnmfError]:
-    with ThreadPoolExecutor(1) as pool:
-        waiting = deque(pool.submit(made.__getitem__, number) for number in numbers[:AHEAD])
-        try:
-            for number in range(numbers.start + AHEAD, numbers.stop + AHEAD):
-                if not waiting:
-                    return
-                ready = waiting.popleft().result()
-                if number < numbers.stop:
-                    waiting.append(pool.submit(made.__getitem__, number))
-                yield ready
-        finally:
-            for future in waiting:
-                future.cancel()
+def _ahead(make: Callable[[int], Arrays], numbers: range, count: int, waiting: Callable[[], None]) -> Iterator[Batch]:
+    """What `make` gives for each number, up to `count` of them ahead, as tensors. The thread is left to itself at the
+    end: a file that cannot be read to its end must not hold up the program."""
+    ready: Queue[Batch | Exception] = Queue(count)
+    ended = Event()
 
+    def fill() -> None:
+        for number in numbers:
+            try:
+                item = tuple(_tensor(part) for part in make(number))
+            except Exception as error:  # noqa: BLE001  raised where the batch is awaited
+                item = error
+            while not ended.is_set():
+                with suppress(Full):
+                    ready.put(item, timeout=PATIENCE_S)
+                    break
+            if ended.is_set() or isinstance(item, Exception):
+                return
 
-def _by_processes(made: _Batches, numbers: range, workers: int) -> Iterator[Batch | DeepnmfError]:
-    # Pinned memory reaches a GPU without waiting for it.
-    loader = DataLoader(
-        made, batch_size=None, sampler=numbers, num_workers=workers, prefetch_factor=AHEAD,
-        worker_init_fn=_prepare_process, pin_memory=torch.cuda.is_available(),
-    )  # fmt: skip
+    Thread(target=fill, daemon=True, name="batches").start()
     try:
-        yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        remedy = "Memory may have run out: use fewer with --workers."
-        raise DeepnmfError("workers", "a process that ended unexpectedly", "one that lasts", remedy) from error
+        for _ in numbers:
+            while True:
+                with suppress(Empty):
+                    item = ready.get(timeout=PATIENCE_S)
+                    break
+                waiting()
+            if isinstance(item, Exception):
+                raise item
+            yield item
+    finally:
+        ended.set()
 
 
-def _prepare_process(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training loop, which ends its workers
-    worker = get_worker_info()
-    worker.dataset.source.cache.capacity_bytes //= worker.num_workers
+def _tensor(part: np.ndarray) -> "Tensor":
+    """In memory that reaches a GPU, where there is one, without waiting for it."""
+    import torch
+
+    given = torch.from_numpy(part)
+    return given.pin_memory() if torch.cuda.is_available() else given
+
+
+@contextmanager
+def _processes(made: _Batches, numbers: range, count: int) -> Iterator[Callable[[int], Arrays]]:
+    """Processes that make the numbers in turn; yields what gives the batch of a number.
+
+    Batches come through pipes, which need no room in /dev/shm: containers have little of it. The processes are spawned
+    and not forked, so that nothing but the pipe holds them and they hold nothing; they end with it, and leave no files.
+    """
+    spawn, connections, processes = multiprocessing.get_context("spawn"), [], []
+
+    def receive(number: int) -> Arrays:
+        try:
+            given = connections[(number - numbers.start) % count].recv()
+        except (EOFError, OSError) as error:
+            remedy = "Memory may have run out: use fewer with --workers."
+            raise DeepnmfError("workers", "a process that ended unexpectedly", "one that lasts", remedy) from error
+        if isinstance(given, DeepnmfError):
+            raise given
+        return given
+
+    try:
+        for i in range(count):
+            ours, theirs = spawn.Pipe(duplex=False)
+            process = spawn.Process(target=_serve, args=(theirs, made, numbers[i::count], count), daemon=True)
+            with interrupts_held():
+                process.start()
+            theirs.close()
+            connections.append(ours)
+            processes.append(process)
+        yield receive
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _serve(connection: Connection, made: _Batches, numbers: range, count: int) -> None:
+    """The life of one process of `count`: sends its batches in turn, or the error of the first that fails."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training loop ends its processes itself
+    made.source.cache.capacity_bytes //= count
+    with suppress(OSError):  # nobody listens any more
+        for number in numbers:
+            try:
+                connection.send(made[number])
+            except DeepnmfError as error:
+                connection.send(error)
+                return

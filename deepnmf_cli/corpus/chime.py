@@ -38,11 +38,8 @@ def pairs(folder: Path, split: str) -> list[tuple[Path, Path]]:
         return []
     if not noisy.is_dir():
         return []
-    references = formats.by_name(formats.find(clean), clean)
-    found = [
-        (_reference(name, references, path), path) for name, path in formats.by_name(formats.find(noisy), noisy).items()
-    ]
-    return pair_files(found)
+    references, mixtures = (formats.by_name(formats.find(tree, follow_links=True), tree) for tree in (clean, noisy))
+    return pair_files([(_reference(name, references, path), path) for name, path in mixtures.items()])
 
 
 def _reference(name: str, references: dict[str, Path], noisy: Path) -> Path:

@@ -1,6 +1,5 @@
 """Mixtures on the fly: example i of a seed is a pure function of both, so any run can be resumed exactly."""
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,13 +8,13 @@ from threading import Lock
 from typing import Protocol, TypeVar
 
 import numpy as np
-import soundfile
 
 from deepnmf_cli.corpus.augment import Augmentation, AugmentationSettings
 from deepnmf_cli.corpus.effects import change_speed
 from deepnmf_cli.corpus.manifest import Clip
 from deepnmf_cli.corpus.mixing import Samples, in_room, is_silent, scale_to_level, scale_to_snr
-from deepnmf_cli.errors import CorpusError
+from deepnmf_cli.errors import AudioError, CorpusError
+from deepnmf_cli.signal import audio
 
 Item = TypeVar("Item")
 
@@ -114,12 +113,10 @@ class ClipCache:
 def decode(path: Path, rate_hz: int) -> Samples:
     """A whole file as float32 (samples,) at `rate_hz`, channels averaged. Raises CorpusError naming the file."""
     try:
-        samples, own_rate = soundfile.read(os.fsencode(path), dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise CorpusError(path, f"a file that cannot be read ({error})", "an audio file", "Remove it.") from error
-    if not np.isfinite(samples).all():
-        raise CorpusError(path, "samples that are not finite", "finite samples", "Remove or repair the file.")
-    mono = samples.mean(1)
+        samples, own_rate = audio.read(path)
+    except AudioError as error:
+        raise CorpusError(path, error.found, error.expected, error.remedy) from error
+    mono = samples.mean(0)
     if own_rate != rate_hz and len(mono):
         import soxr
 

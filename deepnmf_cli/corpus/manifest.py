@@ -1,17 +1,14 @@
 """Which recordings a corpus holds: from folders, from a manifest, or as ready pairs of clean and noisy files."""
 
 import csv
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import soundfile
 
 from deepnmf_cli.errors import AudioError, CorpusError
-from deepnmf_cli.signal import formats
+from deepnmf_cli.signal import audio, formats
+from deepnmf_cli.signal.formats import AudioInfo
 
 SMALLEST_CORPUS = 6
 """Clips of speech, or pairs, below which training cannot mean anything."""
@@ -30,22 +27,18 @@ class Clip:
 
 
 def audio_files(folder: str | Path, smallest: int = 1) -> list[Path]:
-    """All audio files below `folder`, hidden ones left out, in a stable order.
+    """All audio files below `folder`, hidden ones left out, in a stable order. Links to folders are followed.
 
     Raises CorpusError when there is no such folder, or fewer than `smallest` files in it.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise CorpusError(folder, "no folder", "a folder with audio files", "Check the path.")
-    try:
-        files = formats.find(folder)
-    except AudioError:
-        files = []  # said below, with the number that is expected
-    if len(files) < smallest:
-        raise CorpusError(
-            folder, f"{len(files)} audio files", f"at least {smallest}", "Add recordings, or name another folder."
-        )
-    return files
+    found = formats.scan(folder, follow_links=True)
+    if (count := len(found.audio)) < smallest:
+        remedy = "Add recordings, or name another folder."
+        raise CorpusError(folder, f"{count} audio files{found.beside}", f"at least {smallest}", remedy)
+    return found.audio
 
 
 def scan(folder: str | Path, smallest: int = 1) -> list[Clip]:
@@ -100,11 +93,11 @@ def pair_files(pairs: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
     """The same (clean, noisy) files; raises CorpusError when two of a pair differ in sampling rate or length."""
     for pair in pairs:
         infos = [_header(p) for p in pair]
-        if infos[0].samplerate != infos[1].samplerate or infos[0].frames != infos[1].frames:
+        if infos[0].rate_hz != infos[1].rate_hz or infos[0].frames != infos[1].frames:
             raise CorpusError(
                 pair[1],
-                f"{infos[1].frames} samples at {infos[1].samplerate} Hz",
-                f"{infos[0].frames} samples at {infos[0].samplerate} Hz as in {pair[0]}",
+                f"{infos[1].frames} samples at {infos[1].rate_hz} Hz",
+                f"{infos[0].frames} samples at {infos[0].rate_hz} Hz as in {pair[0]}",
                 "Cut or convert the pair to the same length and rate.",
             )
     return pairs
@@ -132,18 +125,13 @@ def _rows(manifest: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
 def _with_lengths(clips: Sequence[tuple[Path, str]]) -> list[Clip]:
     """Read the headers in parallel; an unreadable file is a fault of the corpus and named."""
     with ThreadPoolExecutor() as pool:
-        measured = pool.map(lambda clip: Clip(clip[0], clip[1], _header(clip[0]).duration), clips)
+        measured = pool.map(lambda clip: Clip(clip[0], clip[1], _header(clip[0]).seconds), clips)
         return [clip for clip in measured if clip.seconds > 0]
 
 
-def _header(path: Path) -> Any:
-    """What soundfile knows of a file: `samplerate`, `frames`, `duration`. Raises CorpusError naming the file."""
+def _header(path: Path) -> AudioInfo:
+    """Rate and length of a file. Raises CorpusError naming it."""
     try:
-        header = soundfile.info(os.fsencode(path))
-    # soundfile raises TypeError for header-less .raw files, whose rate nobody knows.
-    except (soundfile.SoundFileError, TypeError, OSError) as error:
-        raise CorpusError(path, f"a file that cannot be read ({error})", "an audio file", "Remove it.") from error
-    if header.frames == formats.UNKNOWN_FRAMES:
-        remedy = f"Rewrite it, for example with `ffmpeg -i {path.name} fixed.flac`."
-        raise CorpusError(path, "no length in its header", "a clip of known length", remedy)
-    return header
+        return audio.info(path)
+    except AudioError as error:
+        raise CorpusError(path, error.found, error.expected, error.remedy) from error

@@ -1,10 +1,11 @@
 """A network of torch as an ONNX file: magnitudes, or features with phase, and states in, masks and next states out."""
 
+import io
 import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,30 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as trees
 
-from deepnmf_cli.checkpoint import atomic_path
+from deepnmf_cli.checkpoint import atomic_path, remove_leftovers
 from deepnmf_cli.errors import ModelError, UsageError
-from deepnmf_cli.exported import FEATURES, FORMAT, MAGNITUDE, MASKS, META_KEY, NEXT_STATE, STATE, ExportedGraph
+from deepnmf_cli.exported import (
+    CHECKSUM,
+    FEATURES,
+    FORMAT,
+    MAGNITUDE,
+    MASKS,
+    META_KEY,
+    NEXT_STATE,
+    NO_CHECKSUM,
+    STATE,
+    ExportedGraph,
+    with_checksum,
+)
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.signal.phase import PLANES
 from deepnmf_cli.unfold.network import Bank
 
 OPSET = 18
 """Version of ONNX's operations: the newest that all runtimes of the last years know."""
+
+IR_VERSION = 8
+"""Version of the file format that came with OPSET: ONNX Runtime reads it from 1.14 on."""
 
 FORMAT_OF_MAGNITUDES = 1
 """The newest layout whose readers run graphs that do not hear phase."""
@@ -92,17 +108,26 @@ def export(
                 verbose=False,
             ).model_proto
     except Exception as error:  # of many types, none of which torch documents
-        found = f"steps that cannot be exported ({str(error).splitlines()[0]})"
-        raise ModelError(network.name, found, "a network that ONNX can express", "Run it with torch.") from error
+        because = (
+            "since they depend on values" if "data-dependent" in str(error) else f"{type(error).__name__} in torch"
+        )
+        found = f"steps that cannot be exported, {because}"
+        remedy = "It runs as it is, with --backend torch."
+        raise ModelError(network.name, found, "a network that ONNX can express", remedy) from error
     _name_frames(model)
     _strip(model.graph)
     spell_out(model, single_frames)
     shrink(model, weights)
     entry, layout = model.metadata_props.add(), FORMAT if network.hears_phase else FORMAT_OF_MAGNITUDES
-    entry.key, entry.value = META_KEY, json.dumps({**meta, "format": layout, "single_frames": single_frames})
+    entry.key, entry.value = (
+        META_KEY,
+        json.dumps({**meta, "format": layout, "single_frames": single_frames, CHECKSUM: NO_CHECKSUM}),
+    )
+    model.ir_version = IR_VERSION
     onnx.checker.check_model(model, full_check=True)
+    remove_leftovers(path.parent)
     with atomic_path(path) as partial:
-        partial.write_bytes(model.SerializeToString())
+        partial.write_bytes(with_checksum(model.SerializeToString()))
         return verify(network, bins, partial, single_frames, TOLERANCE if weights == "float32" else 1.0)
 
 
@@ -136,11 +161,12 @@ def verify(network: MaskNetwork, bins: int, path: Path, single_frames: bool, tol
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Without what torch says of its own future, and ONNX Script of every constant that it leaves as it is."""
+    """Without what torch says of its own future, and of graphs that it cannot make, and ONNX Script of every constant
+    that it leaves as it is."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

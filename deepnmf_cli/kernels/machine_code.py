@@ -4,12 +4,13 @@ import ctypes
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+
+from deepnmf_cli.checkpoint import temporary_folder
 
 FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 """No -ffast-math: what is not a number must stay so, for the trainer to see it."""
@@ -23,8 +24,8 @@ def compile_library(source: Path, *definitions: str) -> ctypes.CDLL | None:
     compiler = shutil.which(os.environ.get("CXX") or "c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         return None
-    with tempfile.TemporaryDirectory(prefix="deepnmf-") as folder:
-        library = Path(folder) / f"{source.stem}.so"
+    with temporary_folder() as folder:
+        library = folder / f"{source.stem}.so"
         for processor in (["-march=native"], []):  # not every compiler knows the processor it runs on
             command = [compiler, *FLAGS, *processor, *definitions, str(source), "-o", str(library)]
             try:

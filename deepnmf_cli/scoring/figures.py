@@ -1,6 +1,8 @@
 """Pictures of a report: one panel for each measure, one colour for each system, bars for the intervals."""
 
+import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepnmf_cli.scoring.scorer import LABELS, METRICS, NOISY
@@ -24,6 +26,13 @@ def draw(report: Mapping[str, Any]) -> "dict[str, Figure]":
     return figures
 
 
+def save(figure: "Figure", path: Path) -> None:
+    """Write a figure as an image of the kind that the suffix of `path` names."""
+    with warnings.catch_warnings():  # a name in a script that the font lacks is drawn as boxes; the tables have it
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        figure.savefig(path, dpi=150)
+
+
 def _scores(report: Mapping[str, Any]) -> "Figure":
     systems = report["systems"]
     figure, panels = _panels(f"Mean and {report['interval']}", height_in=1.6 + 0.3 * len(systems))
@@ -35,7 +44,7 @@ def _scores(report: Mapping[str, Any]) -> "Figure":
                 colour = "0.5" if system["kind"] == NOISY else f"C{place}"
                 panel.errorbar(summary["mean"], place, xerr=summary["ci95"] or 0.0, fmt="o", color=colour, capsize=3)
         panel.set_xlabel(LABELS[metric])
-        panel.set_yticks(places, [system["name"] for system in systems] if panel is panels[0] else [])
+        panel.set_yticks(places, [_label(system) for system in systems] if panel is panels[0] else [])
         panel.set_ylim(len(systems) - 0.5, -0.5)
     return figure
 
@@ -50,12 +59,18 @@ def _gains(systems: list[Mapping[str, Any]], interval: str) -> "Figure":
                 [level["snr_db"] for level in levels],
                 [gain["mean"] for gain in gains],
                 yerr=[gain["ci95"] or 0.0 for gain in gains],
-                fmt="o-", color=f"C{number}", capsize=3, label=system["name"],
+                fmt="o-", color=f"C{number}", capsize=3, label=_label(system),
             )  # fmt: skip
         panel.axhline(0, color="0.5", linewidth=0.8)
         panel.set(xlabel="input SNR [dB]", title=LABELS[metric])
     panels[0].legend(loc="best", fontsize="small")
     return figure
+
+
+def _label(system: Mapping[str, Any]) -> str:
+    """The name, in which matplotlib shall see no formula and no mark of what to hide."""
+    name = system["name"].replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name
 
 
 def _panels(title: str, height_in: float) -> "tuple[Figure, list[Axes]]":

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import math
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 
 from deepnmf_cli.errors import CorpusError
 from deepnmf_cli.signal import audio
-from deepnmf_cli.signal.formats import audio_suffixes, by_name, find
+from deepnmf_cli.signal.formats import audio_suffixes, by_name, find, scan
 
 LENGTH_TOLERANCE_S = 0.01
 """Lossy codecs and framing add or drop a few milliseconds; a larger difference means another recording."""
@@ -23,7 +24,7 @@ SNR_IN_NAME = re.compile(r"(?:^|_)([+-]?\d+(?:\.\d+)?)dB(?:_|$)")
 
 @dataclass(frozen=True)
 class Pair:
-    """A reference and what is compared with it; `name` is the path below the folder, without its suffix."""
+    """A reference and what is compared with it; `name` is the path below the folder, without its suffix, `printable`."""
 
     name: str
     reference: Path
@@ -33,20 +34,27 @@ class Pair:
 def pair_folders(reference_folder: str | Path, estimate_folder: str | Path) -> tuple[list[Pair], list[str]]:
     """The pairs of two folders in the order of their names, and the names of estimates without a reference.
 
-    Raises CorpusError when a folder is missing, holds two files of one name, or lacks the partner of a reference, and
-    AudioError when it holds no audio.
+    Raises CorpusError when a folder is missing, holds two files of one name or media that cannot be read, or lacks the
+    partner of a reference, and AudioError when it holds no audio.
     """
     references, estimates = _index(reference_folder), _index(estimate_folder)
     missing = [name for name in references if name not in estimates]
     if missing:
         raise CorpusError(
             estimate_folder,
-            f"no partner for {len(missing)} of {len(references)} references, the first being {missing[0]!r}",
+            f"no partner for {len(missing)} of {len(references)} references, the first being '{printable(missing[0])}'",
             f"a file of the same name (the suffix may differ) for each file in {reference_folder}",
             "Add the missing files, or take their references away.",
         )
-    pairs = [Pair(name, references[name], estimates[name]) for name in references]
-    return pairs, [name for name in estimates if name not in references]
+    pairs = [Pair(printable(name), references[name], estimates[name]) for name in references]
+    return pairs, [printable(name) for name in estimates if name not in references]
+
+
+def printable(name: str | Path) -> str:
+    """A name as every terminal, CSV, JSON and Markdown file can hold it: bytes that are no UTF-8 become \\xe9, line
+    breaks and other control characters \\n."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, int]:
@@ -77,7 +85,8 @@ def input_snrs(names: Sequence[str], table: str | Path | None = None) -> dict[st
     """
     if table is None:
         found = {name: SNR_IN_NAME.search(Path(name).name) for name in names}
-        return {name: float(match[1]) for name, match in found.items() if match}
+        snrs_db = {name: float(match[1]) for name, match in found.items() if match}
+        return {name: snr_db for name, snr_db in snrs_db.items() if math.isfinite(snr_db)}
     known = _read_table(Path(table))
     missing = [name for name in names if name not in known]
     if missing:
@@ -89,8 +98,8 @@ def input_snrs(names: Sequence[str], table: str | Path | None = None) -> dict[st
 def corpus_hash(paths: Iterable[Path]) -> str:
     """SHA-256 over the contents and names of files: what `sha256sum * | sha256sum` prints for a flat folder."""
     total = hashlib.sha256()
-    for path in sorted(paths, key=lambda path: path.as_posix().encode()):
-        total.update(f"{file_hash(path)}  {path.name}\n".encode())
+    for path in sorted(paths, key=os.fsencode):  # names need not be text
+        total.update(file_hash(path).encode() + b"  " + os.fsencode(path.name) + b"\n")
     return total.hexdigest()
 
 
@@ -106,6 +115,10 @@ def _index(folder: str | Path) -> dict[str, Path]:
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing there"
         raise CorpusError(folder, found, "a folder of audio files", "Check the path.")
+    if left_out := scan(folder).unreadable:
+        first = left_out[0]
+        found = f"{len(left_out)} file(s) that cannot be read, the first being {first.where}"
+        raise CorpusError(folder, found, "recordings that can all be read", first.remedy)
     return by_name(find(folder), folder)
 
 

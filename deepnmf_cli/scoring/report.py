@@ -6,6 +6,8 @@ import json
 import math
 import os
 import platform
+import re
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from deepnmf_cli import __version__
-from deepnmf_cli.checkpoint import atomic_path
+from deepnmf_cli.checkpoint import atomic_path, remove_leftovers
 from deepnmf_cli.errors import DeepnmfError
-from deepnmf_cli.scoring.figures import draw
+from deepnmf_cli.scoring.figures import draw, save
 from deepnmf_cli.scoring.scorer import ESTIMATE, LABELS, METRICS, MODEL, NOISY, Scores
 
 FORMAT = 1
@@ -139,9 +141,10 @@ def write_report(report: Mapping[str, Any], folder: str | Path) -> list[Path]:
     figures = draw(report)
     writers = {
         FILES_CSV: lambda path: _write_csv(report, path),
-        REPORT_JSON: lambda path: path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8"),
+        REPORT_JSON: lambda path: path.write_text(_json(report), encoding="utf-8"),
         REPORT_MD: lambda path: path.write_text(markdown(report, list(figures)), encoding="utf-8"),
-    } | {name: lambda path, figure=figure: figure.savefig(path, dpi=150) for name, figure in figures.items()}
+    } | {name: lambda path, figure=figure: save(figure, path) for name, figure in figures.items()}
+    remove_leftovers(folder)
     try:
         for name, write in writers.items():
             with atomic_path(folder / name) as partial:
@@ -160,11 +163,11 @@ def markdown(report: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
         parts += ["## By input SNR", _markdown_table(*by_snr)]
     parts += [f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in figures]
     if report["remarks"]:
-        parts += ["## Remarks", "\n".join(f"* {remark}" for remark in report["remarks"])]
+        parts += ["## Remarks", "\n".join(f"* {_plain(remark)}" for remark in report["remarks"])]
     parts += [
         "## Origin",
         (
-            f"* Command: `{report['command']}`\n"
+            f"* Command: {_code(report['command'])}\n"
             f"* Reference: {reference['files']} files, SHA-256 `{reference['sha256']}`\n"
             f"* deepnmf {report['deepnmf']}, {', '.join(f'{k} {v}' for k, v in report['packages'].items())}, "
             f"Python {machine['python']}\n"
@@ -227,9 +230,27 @@ def _remarks(systems: Sequence[System]) -> list[str]:
         f"{system}: no score in {len(names)} of {total} files ({note}), the first being {names[0]}"
         for (system, note), names in found.items()
     ]
+    remarks += [remark for system in systems for remark in _late(system)]
     rates = {one.rate_hz for one in systems[0].scores}
     if 8000 in rates and len(rates) > 1:
         remarks.append("PESQ is narrow band for files at 8 kHz and wide band for the others: its mean mixes the two")
+    return remarks
+
+
+def _late(system: System) -> list[str]:
+    """How many files are late, or early, by how much, and what to do."""
+    remarks = []
+    for sign, word in ((1, "late"), (-1, "early")):
+        found = [one for one in system.scores if sign * one.lag_s > 0]
+        if found:
+            lags_ms = sorted(abs(one.lag_s) * 1e3 for one in found)
+            samples = [round(abs(one.lag_s) * one.rate_hz) for one in found]
+            spread = f"{lags_ms[0]:.2f}" if lags_ms[0] == lags_ms[-1] else f"{lags_ms[0]:.2f} to {lags_ms[-1]:.2f}"
+            remarks.append(
+                f"{system.name}: {len(found)} of {len(system.scores)} files are {word} by {spread} ms "
+                f"(median: {statistics.median_low(samples)} samples), the first being {found[0].name}; SI-SDR forgives "
+                f"no delay, so that its value tells nothing here: align the files and score them again"
+            )
     return remarks
 
 
@@ -247,17 +268,33 @@ def _cell(value: Mapping[str, Any], form: str, files: int) -> str:
     return text if value["count"] == files else f"{text} (n={value['count']})"
 
 
+def _plain(text: str) -> str:
+    """`text` with a backslash before the characters that Markdown would take for markup inside a line."""
+    return re.sub(r"[\\`*|<>]|\](?=\()", r"\\\g<0>", text)
+
+
+def _code(text: str) -> str:
+    """`text` as a code span, between more backticks than it holds in a row."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if "`" in text else ""
+    return f"{fence}{space}{text}{space}{fence}"
+
+
+def _json(report: Mapping[str, Any]) -> str:
+    return json.dumps(report, indent=1, allow_nan=False) + "\n"
+
+
 def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     first_number = header.index(LABELS[METRICS[0]])
     rule = ["---" if column < first_number else "---:" for column in range(len(header))]
-    lines = [" | ".join(cell.replace("|", r"\|") for cell in row) for row in [header, rule, *rows]]
+    lines = [" | ".join(map(_plain, row)) for row in [header, rule, *rows]]
     return "\n".join(f"| {line} |" for line in lines)
 
 
 def _model_line(system: Mapping[str, Any]) -> str:
     model = system["model"]
     size = f"{model['parameters']:,} parameters, {model['macs_per_s'] / 1e6:,.1f} million multiply-adds per second"
-    return f"* Model {system['name']}: {size}, SHA-256 `{model['sha256']}`"
+    return f"* Model {_plain(system['name'])}: {size}, SHA-256 `{model['sha256']}`"
 
 
 def _write_csv(report: Mapping[str, Any], path: Path) -> None:

@@ -3,16 +3,16 @@
 import math
 import multiprocessing
 import signal
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 
 from deepnmf_cli.errors import DeepnmfError, ModelError
+from deepnmf_cli.scoring.lag import lag_s
 from deepnmf_cli.scoring.pairing import Pair, read_pair
 from deepnmf_cli.scoring.perceptual import NoScore, pesq_score, stoi_score
 from deepnmf_cli.scoring.sdr import sdr, si_sdr
@@ -42,6 +42,16 @@ class Scores:
     notes: tuple[str, ...]
     seconds: float
     rate_hz: int
+    lag_s: float = 0.0
+    """By how much the estimate is late by a constant; see `lag.lag_s`."""
+
+
+class Finished(Protocol):
+    """Scores that an earlier call finished, and what keeps those of this one."""
+
+    def get(self, pair: Pair) -> Scores | None: ...
+
+    def add(self, pair: Pair, scores: Scores) -> None: ...
 
 
 def score(reference: np.ndarray, estimate: np.ndarray, rate_hz: int, name: str = "") -> Scores:
@@ -53,7 +63,8 @@ def score(reference: np.ndarray, estimate: np.ndarray, rate_hz: int, name: str =
     channels = [_score_channel(*pair, rate_hz) for pair in zip(reference, estimate, strict=True)]
     values = {metric: _mean([values[metric] for values, _ in channels]) for metric in METRICS}
     notes = dict.fromkeys(note for _, notes in channels for note in notes)  # each once, in order
-    return Scores(name, values, tuple(notes), reference.shape[1] / rate_hz, rate_hz)
+    lag = lag_s(reference, estimate, rate_hz)
+    return Scores(name, values, tuple(notes), reference.shape[1] / rate_hz, rate_hz, lag)
 
 
 def score_pair(pair: Pair) -> Scores:
@@ -61,13 +72,25 @@ def score_pair(pair: Pair) -> Scores:
     return score(*read_pair(pair), name=pair.name)
 
 
-def score_files(pairs: Sequence[Pair], pool: "ScoringPool", progress: Progress | None = None) -> list[Scores]:
-    """The scores of all pairs, in their order."""
-    return _gather(pool.map(score_pair, ((pair,) for pair in pairs)), progress)
+def score_speech(pair: Pair, speech: np.ndarray) -> Scores:
+    """Compare `speech` (C, N), in the place of the pair's second file, with the reference."""
+    reference, _, rate_hz = read_pair(pair)
+    return score(reference, speech.astype(np.float64), rate_hz, pair.name)
+
+
+def score_files(
+    pairs: Sequence[Pair], pool: "ScoringPool", progress: Progress | None = None, finished: Finished | None = None
+) -> list[Scores]:
+    """The scores of all pairs, in their order. Pairs that `finished` holds are not scored again."""
+    return _gather(pairs, pool, score_pair, lambda pair: (pair,), progress, finished)
 
 
 def score_enhanced(
-    pairs: Sequence[Pair], enhance: Enhance, pool: "ScoringPool", progress: Progress | None = None
+    pairs: Sequence[Pair],
+    enhance: Enhance,
+    pool: "ScoringPool",
+    progress: Progress | None = None,
+    finished: Finished | None = None,
 ) -> list[Scores]:
     """The scores of what `enhance` makes of each pair's second file, in their order.
 
@@ -75,17 +98,16 @@ def score_enhanced(
     Raises ModelError when it returns another shape or samples that are not finite.
     """
 
-    def tasks() -> Iterator[tuple[np.ndarray, np.ndarray, int, str]]:
-        for pair in pairs:
-            reference, noisy, rate_hz = read_pair(pair)
-            speech = enhance(noisy.astype(np.float32), rate_hz)
-            if speech.shape != noisy.shape or not np.isfinite(speech).all():
-                found = f"an enhanced signal of shape {speech.shape}, or samples in it that are not finite"
-                expected = f"finite samples of shape {noisy.shape}"
-                raise ModelError(pair.estimate, found, expected, "Choose another model, or train it again.")
-            yield reference, speech.astype(np.float64), rate_hz, pair.name
+    def task(pair: Pair) -> tuple[Pair, np.ndarray]:
+        _, noisy, rate_hz = read_pair(pair)
+        speech = enhance(noisy.astype(np.float32), rate_hz)
+        if speech.shape != noisy.shape or not np.isfinite(speech).all():
+            found = f"an enhanced signal of shape {speech.shape}, or samples in it that are not finite"
+            expected = f"finite samples of shape {noisy.shape}"
+            raise ModelError(pair.estimate, found, expected, "Choose another model, or train it again.")
+        return pair, speech
 
-    return _gather(pool.map(score, tasks()), progress)
+    return _gather(pairs, pool, score_speech, task, progress, finished)
 
 
 class ScoringPool:
@@ -108,26 +130,34 @@ class ScoringPool:
         if self._executor:
             self._executor.shutdown(cancel_futures=True)
 
-    def map(self, function: Callable[..., Scores], tasks: Iterable[tuple]) -> Iterator[Scores]:
-        """Yield `function(*task)` for each task in order, raising what a call raises.
+    def map(self, function: Callable[..., Scores], tasks: Iterable[tuple]) -> Iterator[tuple[int, Scores]]:
+        """Yield (number of the task, `function(*task)`) as they are done, raising what a call raises.
 
         Tasks are taken only as fast as they are done, so that audio does not pile up in memory.
         """
         if self._executor is None:
-            yield from (function(*task) for task in tasks)
+            for number, task in enumerate(tasks):
+                yield number, function(*task)
             return
-        pending: deque = deque()
+        pending: dict[Future, int] = {}
         try:
-            for task in tasks:
-                pending.append(self._executor.submit(function, *task))
+            for number, task in enumerate(tasks):
+                pending[self._executor.submit(function, *task)] = number
                 if len(pending) > 2 * self.jobs:
-                    yield pending.popleft().result()
+                    yield from _done(pending)
             while pending:
-                yield pending.popleft().result()
+                yield from _done(pending)
         except BrokenProcessPool as error:
             found, expected = "a scoring process that ended unexpectedly", f"{self.jobs} processes that last"
             remedy = "Memory may have run out: use fewer with --jobs."
             raise DeepnmfError("scoring", found, expected, remedy) from error
+
+
+def _done(pending: dict[Future, int]) -> Iterator[tuple[int, Scores]]:
+    """Wait for some of the `pending` and take them out, those that failed last: what is finished is not lost."""
+    done = wait(pending, return_when=FIRST_COMPLETED).done
+    for future in sorted(done, key=lambda future: future.exception() is not None):
+        yield pending.pop(future), future.result()
 
 
 def _score_channel(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) -> tuple[dict[str, float], list[str]]:
@@ -157,12 +187,25 @@ def _mean(values: list[float]) -> float:
     return math.fsum(defined) / len(defined) if defined else math.nan
 
 
-def _gather(scores: Iterable[Scores], progress: Progress | None) -> list[Scores]:
-    gathered = []
-    for one in scores:
-        gathered.append(one)
+def _gather(
+    pairs: Sequence[Pair],
+    pool: ScoringPool,
+    function: Callable[..., Scores],
+    task: Callable[[Pair], tuple],
+    progress: Progress | None,
+    finished: Finished | None,
+) -> list[Scores]:
+    """`function(*task(pair))` of every pair, in their order, less what is `finished`, which keeps the others."""
+    gathered = [finished.get(pair) if finished else None for pair in pairs]
+    missing = [place for place, scores in enumerate(gathered) if scores is None]
+    if progress and len(missing) < len(pairs):
+        progress(math.fsum(scores.seconds for scores in gathered if scores))
+    for number, scores in pool.map(function, (task(pairs[place]) for place in missing)):
+        gathered[missing[number]] = scores
+        if finished:
+            finished.add(pairs[missing[number]], scores)
         if progress:
-            progress(one.seconds)
+            progress(scores.seconds)
     return gathered
 
 

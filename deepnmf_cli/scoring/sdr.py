@@ -4,9 +4,13 @@
   separation", IEEE TASLP 14(4), 2006; one source, so that interference is part of the distortion): the reference may
   pass a time-invariant filter of 512 taps before the rest counts as distortion. The arithmetic is `fast_bss_eval`'s.
 * SI-SDR (Le Roux, Wisdom, Erdogan, Hershey, "SDR - half-baked or well done?", ICASSP 2019): only a gain is allowed.
+
+Both hold copies of one block at most, so that memory beside the two signals does not grow with their length.
 """
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,6 +27,9 @@ LIMIT_DB = 100.0
 """Both ratios are clipped to +-100 dB: a 16-bit file cannot hold more, and beyond it float64 round-off decides. An
 estimate that equals its reference thus scores 100 dB and not infinity, which no mean could hold."""
 
+BLOCK_SAMPLES = 1 << 20
+"""Longer signals are correlated block by block: the library's transforms of ten minutes take more than a gigabyte."""
+
 
 def sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
     """SDR in dB of `estimate` against `reference`, both float arrays of shape (N,), N >= 1.
@@ -30,11 +37,14 @@ def sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
     With P the projection on the span of the reference's copies delayed by 0 .. 511 samples,
     SDR = 10 log10(|P e|^2 / |e - P e|^2). NaN when either signal is silent: the ratio is then 0/0.
     """
+    scales = _unit_energy(reference), _unit_energy(estimate)
+    if None in scales:
+        return math.nan
+    if len(reference) > BLOCK_SAMPLES:
+        return _sdr_by_blocks(reference, estimate, *scales)
     from fast_bss_eval import sdr_loss  # imports torch where it is installed, which takes seconds
 
-    reference, estimate = _unit_energy(reference), _unit_energy(estimate)
-    if reference is None or estimate is None:
-        return math.nan
+    reference, estimate = scales[0](reference), scales[1](estimate)
     # The library truncates circular correlations: below 512 samples they would wrap around, zeros keep them linear.
     padding = (0, max(0, FILTER_TAPS - len(reference)))
     # `pairwise` because the library's other path misreads NumPy 2's `linalg.solve`; with one pair they are the same.
@@ -55,28 +65,72 @@ def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
     With r and e free of their means and scaled to unit energy, and c = r.e, SI-SDR = 10 log10(c^2 / |e - c r|^2)
     (eq. (4) of the paper). NaN when either signal is constant: the ratio is then 0/0.
     """
-    reference, estimate = _unit_energy(reference, zero_mean=True), _unit_energy(estimate, zero_mean=True)
-    if reference is None or estimate is None:
+    scales = _unit_energy(reference, zero_mean=True), _unit_energy(estimate, zero_mean=True)
+    if None in scales:
         return math.nan
-    cosine = float(reference @ estimate)
-    distortion = estimate - cosine * reference
-    return _ratio_db(cosine * cosine, float(distortion @ distortion))
+
+    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for r, e in zip(_blocks(reference), _blocks(estimate), strict=True):
+            yield scales[0](r), scales[1](e)
+
+    cosine = math.fsum(float(r @ e) for r, e in blocks())
+    distortions = (e - cosine * r for r, e in blocks())
+    return _ratio_db(cosine * cosine, math.fsum(float(d @ d) for d in distortions))
 
 
-def _unit_energy(samples: np.ndarray, zero_mean: bool = False) -> np.ndarray | None:
-    """`samples` (N,) as float64 with energy 1, or None where there is no energy to scale.
+@dataclass(frozen=True)
+class _UnitEnergy:
+    """What makes a signal one of energy 1; called with any stretch of it.
 
     Both ratios ignore the level of either signal. Scaling here keeps the library from comparing energies with its
     own absolute floor, which would make quiet recordings score differently from loud ones.
     """
-    samples = np.asarray(samples, dtype=np.float64)
-    peak = np.abs(samples).max()
-    if peak == 0 or (zero_mean and np.ptp(samples) == 0):
+
+    peak: float
+    mean: float
+    norm: float
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        # First by the peak: the squares of very quiet samples would underflow.
+        return (np.asarray(samples, dtype=np.float64) / self.peak - self.mean) / self.norm
+
+
+def _unit_energy(samples: np.ndarray, zero_mean: bool = False) -> _UnitEnergy | None:
+    """The scale of `samples` (N,), after removing their mean if asked to; None where there is no energy to scale."""
+    lowest, highest = float(samples.min()), float(samples.max())
+    peak = max(highest, -lowest)
+    if peak == 0 or (zero_mean and lowest == highest):
         return None
-    samples = samples / peak  # first by the peak: the squares of very quiet samples would underflow
-    if zero_mean:
-        samples = samples - samples.mean()
-    return samples / np.linalg.norm(samples)
+    total = math.fsum(float(_UnitEnergy(peak, 0.0, 1.0)(block).sum()) for block in _blocks(samples))
+    mean = total / len(samples) if zero_mean else 0.0
+    centred = map(_UnitEnergy(peak, mean, 1.0), _blocks(samples))
+    energy = math.fsum(float(block @ block) for block in centred)
+    return _UnitEnergy(peak, mean, math.sqrt(energy)) if energy else None
+
+
+def _sdr_by_blocks(reference: np.ndarray, estimate: np.ndarray, of_reference: _UnitEnergy, of_estimate: _UnitEnergy):
+    """`sdr` of long signals: with a the autocorrelation of the reference and x its correlation with the estimate at
+    delays of 0 .. 511 samples, both summed over blocks, and A the Toeplitz matrix of a, |P e|^2 = x.A^-1 x."""
+    from scipy.linalg import toeplitz
+    from scipy.signal import correlate
+
+    def delayed(samples: np.ndarray, scale: _UnitEnergy, start: int, length: int) -> np.ndarray:
+        found = scale(samples[start : start + length + FILTER_TAPS - 1])
+        return np.pad(found, (0, length + FILTER_TAPS - 1 - len(found)))
+
+    auto, cross = np.zeros(FILTER_TAPS), np.zeros(FILTER_TAPS)
+    for number, block in enumerate(map(of_reference, _blocks(reference))):
+        start = number * BLOCK_SAMPLES
+        auto += correlate(delayed(reference, of_reference, start, len(block)), block, "valid", "fft")
+        cross += correlate(delayed(estimate, of_estimate, start, len(block)), block, "valid", "fft")
+    auto[0] += DIAGONAL_LOADING
+    target_energy = float(cross @ np.linalg.solve(toeplitz(auto), cross))
+    return _ratio_db(target_energy, 1 - target_energy)
+
+
+def _blocks(samples: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(samples), BLOCK_SAMPLES):
+        yield samples[start : start + BLOCK_SAMPLES]
 
 
 def _ratio_db(signal_energy: float, distortion_energy: float) -> float:

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,19 +12,27 @@ import soundfile
 
 from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal import metadata
-from deepnmf_cli.signal.formats import UNKNOWN_FRAMES, AudioInfo, announced_frames, check_shape
+from deepnmf_cli.signal.formats import UNKNOWN_FRAMES, AudioInfo, check_shape, cut_frames, is_seekable
+from deepnmf_cli.signal.links import after_tag
+from deepnmf_cli.signal.metadata import Metadata
+from deepnmf_cli.signal.part import INCOMPLETE, Part
+from deepnmf_cli.signal.samples import check_samples
+from deepnmf_cli.signal.survey import survey
+from deepnmf_cli.signal.view import View
 
 BLOCK_FRAMES = 1 << 16
 """Frames read or written at once: small in memory, and libvorbis overflows its stack beyond about a million."""
 
-_INCOMPLETE = "The file is incomplete: copy it again, or save what is there with `ffmpeg -i FILE repaired.wav`."
+_COUNT_FRAMES = 1 << 12
+"""Frames decoded at once to count them: those of a block in which the decoder fails are not."""
 
 
 class SequentialFile(soundfile.SoundFile):
     """A SoundFile that is never sought: seeking after each block, as soundfile does, breaks the MP3 decoder's state."""
 
-    def __init__(self, path: str | Path, *arguments: Any, **settings: Any) -> None:
-        super().__init__(os.fsencode(path), *arguments, **settings)  # names need not be text
+    def __init__(self, source: str | Path | View, *arguments: Any, **settings: Any) -> None:
+        # Names need not be text.
+        super().__init__(source if isinstance(source, View) else os.fsencode(source), *arguments, **settings)
 
     def seekable(self) -> bool:
         return False
@@ -31,83 +41,154 @@ class SequentialFile(soundfile.SoundFile):
 class AudioReader:
     """An open audio file; a context manager.
 
-    Raises AudioError when the file is missing, empty, cut short, not audio, or outside 1-64 channels and 1-768 kHz.
-    `name` stands for the path in messages.
+    `info.frames` is what the file holds: what has no header with its length is counted, and a header that says
+    something else is an error. The links of a chain of Ogg streams, and MP3 files that were joined, are read one after
+    the other. Raises AudioError when the file is missing, empty, incomplete, not audio, or outside 1-64 channels and
+    1-768 kHz, and when its parts differ in rate or channels. `name` stands for the path in messages.
     """
 
     def __init__(self, path: str | Path, name: str | None = None) -> None:
         self.name = str(path) if name is None else name
         _check_regular(Path(path), self.name)
-        try:
-            self._file = file = SequentialFile(path)
-            frames = _count_frames(path) if file.frames == UNKNOWN_FRAMES else file.frames
-        # soundfile raises TypeError for header-less .raw files, whose rate nobody knows.
-        except (soundfile.SoundFileError, TypeError) as error:
-            raise AudioError(
-                self.name,
-                f"no audio that can be read ({reason(error)})",
-                "WAV, FLAC, OGG, MP3, AIFF, AU or another format of libsndfile",
-                "Convert it first, for example with `ffmpeg -i FILE converted.wav`.",
-            ) from error
-        self.info = AudioInfo(file.samplerate, file.channels, frames, file.format, file.subtype)
-        try:
-            self._check()
-        except AudioError:
-            file.close()
-            raise
-        self.metadata = metadata.read(file)
+        self._path = path
+        with ExitStack() as stack, _naming(self.name):
+            self._raw = stack.enter_context(Path(path).open("rb"))
+            self._size = self._raw.seek(0, os.SEEK_END)
+            self._parts = survey(self._raw, self._size)
+            self.info, self.metadata = self._examine()
+            self._file, self._later, self._position = self._open(self._parts[0]), self._parts[1:], 0
+            stack.pop_all()
+        self.notes = tuple(dict.fromkeys(part.note for part in self._parts if part.note))
+        """What the user should know, such as a header that was repaired: ends of a sentence about the file."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        self._raw.close()
 
-    def blocks(self, dtype: str = "float32", frames: int = BLOCK_FRAMES) -> Iterator[np.ndarray]:
-        """Yield the rest of the file as arrays (channels, n), 1 <= n <= frames, full scale being [-1, 1).
+    def blocks(
+        self, dtype: str = "float32", frames: int = BLOCK_FRAMES, start: int | None = None, end: int | None = None
+    ) -> Iterator[np.ndarray]:
+        """Yield frames `start` (where reading stopped) to `end` (the end) as arrays (channels, n), 1 <= n <= frames.
 
-        "float32" holds up to 24 bits exactly; "float64" every sample format. Raises AudioError at a sample that is not
-        finite in float32, and when the file ends before its header says.
+        Full scale is [-1, 1); "float32" holds up to 24 bits exactly, "float64" every sample format. `start` is found at
+        once where seeking is exact; files of other formats are decoded up to there, which must lie ahead. Raises
+        AudioError at a sample that is not finite in float32, and when the file ends before its header says.
         """
-        found = 0
-        while len(block := self._read(frames, dtype, found)):
-            self._check_finite(block, found)
-            found += len(block)
+        if start is not None:
+            self._go_to(start)
+        end = self.info.frames if end is None else min(end, self.info.frames)
+        while self._position < end:
+            block = self._read(min(frames, end - self._position), dtype)
+            check_samples(self.name, block.T, self.info.rate_hz, self._position - len(block))
             yield np.ascontiguousarray(block.T)
-        if found < self.info.frames:
-            raise self._cut_short(found, self.info.frames)
 
-    def _read(self, frames: int, dtype: str, found: int) -> np.ndarray:
+    def _go_to(self, frame: int) -> None:
+        if is_seekable(self.info):
+            try:
+                soundfile.SoundFile.seek(self._file, frame)
+            except soundfile.SoundFileError as error:
+                raise self._cut_short(self._position, self.info.frames, reason(error)) from error
+            self._position = frame
+        while self._position < frame:
+            self._read(min(BLOCK_FRAMES, frame - self._position), "float32")
+
+    def _read(self, frames: int, dtype: str) -> np.ndarray:
+        """The next samples (n, channels), 1 <= n <= frames, of this part or the next one. Raises AudioError for none."""
+        because = ""
         try:
-            return self._file.read(frames, dtype=dtype, always_2d=True)
+            block = self._file.read(frames, dtype=dtype, always_2d=True)
+            while not len(block) and self._later:
+                self._file.close()
+                self._file = self._open(self._later.pop(0))
+                block = self._file.read(frames, dtype=dtype, always_2d=True)
         except soundfile.SoundFileError as error:
-            raise self._cut_short(found, self.info.frames, reason(error)) from error
+            because, block = reason(error), ()
+        if not len(block):
+            raise self._cut_short(self._position, self.info.frames, because)
+        self._position += len(block)
+        return block
 
-    def _check(self) -> None:
-        info = self.info
+    def _open(self, part: Part) -> SequentialFile:
+        if part.segments == [(0, self._size)]:
+            return SequentialFile(self._path)
+        file = SequentialFile(View(self._raw, part.segments))
+        file.read(part.skipped)
+        return file
+
+    def _examine(self) -> tuple[AudioInfo, Metadata]:
+        """What the parts hold together, and what the first of them says about it. Raises AudioError."""
+        infos, about = [], None
+        for part in self._parts:
+            if part.fault:
+                raise AudioError(self.name, *part.fault)
+            try:
+                with self._open(part) as file:
+                    infos.append(self._measure(file, part))
+                    about = about or metadata.read(file)
+            # soundfile raises TypeError for header-less .raw files, whose rate nobody knows.
+            except (soundfile.SoundFileError, TypeError) as error:
+                raise AudioError(
+                    self.name,
+                    f"no audio that can be read ({reason(error)})",
+                    "WAV, FLAC, OGG, MP3, AIFF, AU or another format of libsndfile",
+                    "Convert it first, for example with `ffmpeg -i FILE converted.wav`.",
+                ) from error
+        for later in infos[1:]:
+            if (later.rate_hz, later.channels) != (infos[0].rate_hz, infos[0].channels):
+                kinds = [f"{part.channels} channel(s) at {part.rate_hz} Hz" for part in (infos[0], later)]
+                remedy = "Take the parts apart, or convert all of them with `ffmpeg -i FILE converted.wav`."
+                raise AudioError(self.name, f"parts of {kinds[0]} and of {kinds[1]}", "parts of one kind", remedy)
+        return replace(infos[0], frames=sum(info.frames for info in infos)), about
+
+    def _measure(self, file: SequentialFile, part: Part) -> AudioInfo:
+        info = AudioInfo(file.samplerate, file.channels, file.frames, file.format, file.subtype)
         check_shape(self.name, info.channels, info.rate_hz)
-        announced = announced_frames(self._file.extra_info, info)
-        if announced > info.frames:
-            raise self._cut_short(info.frames, announced)
+        if part.cut:
+            raise self._cut_short(*cut_frames(info, *part.cut))
+        if part.frames is not None:
+            info = replace(info, frames=part.frames)
+        elif file.frames == UNKNOWN_FRAMES:
+            info = replace(info, frames=self._count(part))
+        elif file.format == "FLAC":
+            self._check_flac(info)
         if info.frames == 0:
             raise AudioError(self.name, "no samples", "at least one sample", "Record it again, or leave the file out.")
+        return info
 
-    def _check_finite(self, block: np.ndarray, start: int) -> None:
-        # One comparison finds NaN, infinity, and doubles that single precision cannot hold.
-        finite = np.abs(block) <= np.finfo(np.float32).max
-        if not finite.all():
-            frame, channel = np.argwhere(~finite)[0]
-            raise AudioError(
-                self.name,
-                f"a sample that is not finite ({block[frame, channel]}) at {(start + frame) / self.info.rate_hz:.3f} s "
-                f"(sample {start + frame}, channel {channel + 1})",
-                "finite samples",
-                "Export the recording again, or replace such samples by zeros.",
-            )
+    def _count(self, part: Part) -> int:
+        """Frames found by decoding."""
+        count = 0
+        with self._open(part) as file, suppress(soundfile.SoundFileError):
+            while block := len(file.read(_COUNT_FRAMES, always_2d=True)):
+                count += block
+        return count
+
+    def _check_flac(self, info: AudioInfo) -> None:
+        """Raise AudioError unless a FLAC file ends where its header says, which seeking finds out quickly."""
+        if not self._has_frame(info.frames - 1, info.frames):
+            raise self._cut_short(self._count(self._parts[0]), info.frames)
+        if self._has_frame(info.frames, info.frames + 1):
+            found, remedy = f"more than {info.frames} frames", "Save them all with `ffmpeg -i FILE repaired.flac`."
+            raise AudioError(self.name, found, f"{info.frames} frames as the header says", remedy)
+
+    def _has_frame(self, frame: int, promised: int) -> bool:
+        """Whether seeking finds a frame in a FLAC file whose header would promise so many."""
+        # Eight bytes: rate, channels and bits of a sample in 28 bits, and the number of frames in 36.
+        start = after_tag(self._raw, self._size) + 18
+        self._raw.seek(start)
+        described = int.from_bytes(self._raw.read(8), "big") >> 36 << 36 | promised
+        view = View(self._raw, [(0, start), described.to_bytes(8, "big"), (start + 8, self._size)])
+        with suppress(soundfile.SoundFileError), SequentialFile(view) as file:
+            soundfile.SoundFile.seek(file, frame)
+            return len(file.read(1)) == 1
+        return False
 
     def _cut_short(self, found: int, expected: int, because: str = "") -> AudioError:
         because = f" ({because})" if because else ""
-        return AudioError(self.name, f"{found} frames{because}", f"{expected} frames as the header says", _INCOMPLETE)
+        return AudioError(self.name, f"{found} frames{because}", f"{expected} frames as the header says", INCOMPLETE)
 
 
 def info(path: str | Path) -> AudioInfo:
@@ -132,38 +213,30 @@ def read_stretch(path: str | Path, start_s: float, end_s: float, name: str | Non
         if first >= end:
             expected, remedy = f"a stretch that begins at {start_s:g} s", "Name seconds inside the recording."
             raise AudioError(reader.name, f"{reader.info.seconds:.2f} s of audio", expected, remedy)
-        found, position = [], 0
-        for block in reader.blocks():  # read through, and not sought: see SequentialFile
-            found.append(block[:, max(0, first - position) : end - position])
-            position += block.shape[1]
-            if position >= end:
-                break
-        return np.concatenate(found, axis=1), reader.info.rate_hz
+        found = np.concatenate(list(reader.blocks(start=first, end=end)), axis=1)
+        return found, reader.info.rate_hz
 
 
 def _check_regular(path: Path, name: str) -> None:
     """Raise AudioError unless `path` is a file that can be opened and is not empty."""
-    remedy = "Check the path."
-    try:
+    with _naming(name):
         # libsndfile says only "System error."; the operating system knows more. Asked first, for a pipe would block.
         if path.exists() and not path.is_file():
             kind = "a folder" if path.is_dir() else "a pipe or device"
             raise AudioError(name, kind, "a regular file", "To read from a pipe, pass - as the input.")
         with path.open("rb") as file:
             empty = not file.read(1)
-    except OSError as error:
-        raise AudioError(name, f"no readable file ({error.strerror})", "an audio file", remedy) from error
     if empty:
         raise AudioError(name, "an empty file", "an audio file with at least one sample", "Record or copy it again.")
 
 
-def _count_frames(path: str | Path) -> int:
-    """The length of a file whose header does not say it, found by decoding all of it."""
-    count = 0
-    with SequentialFile(path) as file:
-        while block := len(file.read(BLOCK_FRAMES, always_2d=True)):
-            count += block
-    return count
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Turn what the operating system says into an AudioError."""
+    try:
+        yield
+    except OSError as error:
+        raise AudioError(name, f"no readable file ({error.strerror})", "an audio file", "Check the path.") from error
 
 
 def reason(error: Exception) -> str:

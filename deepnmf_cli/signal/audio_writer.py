@@ -9,19 +9,23 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from deepnmf_cli import checkpoint
 from deepnmf_cli.checkpoint import atomic_path
 from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal import metadata
 from deepnmf_cli.signal.audio import BLOCK_FRAMES, SequentialFile, reason
 from deepnmf_cli.signal.disk import require_space
 from deepnmf_cli.signal.formats import (
+    LIMITS,
     PCM_BITS,
     UNBOUNDED,
     WRITABLE,
     AudioInfo,
+    check_limits,
     check_shape,
     data_bytes,
     is_writable,
+    least_bytes,
     output_format,
 )
 from deepnmf_cli.signal.metadata import Metadata
@@ -41,7 +45,7 @@ class AudioWriter:
 
     def __init__(self, path: Path, partial: Path, info: AudioInfo, about: Metadata) -> None:
         self.path, self.frames, self.clipped = path, 0, 0
-        self.subtype = info.subtype
+        self.container, self.subtype = info.container, info.subtype
         size = data_bytes(info)
         if size > (limit := LIMIT_BYTES.get(info.container, size)):
             found, expected = f"{size / 1e9:.1f} GB of samples", f"at most {limit / 1e9:.1f} GB in {info.container}"
@@ -64,7 +68,8 @@ class AudioWriter:
         """Append samples (channels, n); returns them as a reader will find them, float64 (channels, n).
 
         Integer formats round to their grid and clip to [-1, 1 - one step]; values that lossy codecs (OGG, MP3, mu-law,
-        A-law) will change are returned as given.
+        A-law) will change are returned as given. Raises AudioError for samples that are not finite, or beyond the
+        peak of `LIMITS`.
         """
         if not np.isfinite(samples).all():
             remedy = "Check the input's level and the model."
@@ -78,15 +83,24 @@ class AudioWriter:
             stored = steps / (1 << (bits - 1))
             encoded = steps << (32 - bits)
         else:
+            self._check_peak(samples)
             if self.subtype not in UNBOUNDED:
                 self.clipped += int(np.count_nonzero(np.abs(stored) > 1))
                 stored = np.clip(stored, -1, 1)
             encoded = stored if self.subtype == "DOUBLE" else stored.astype(np.float32)
         for start in range(0, samples.shape[1], BLOCK_FRAMES):
             with _explaining(self.path):
+                checkpoint.reached(f"{self.path.name}: block")
                 self._file.write(encoded[:, start : start + BLOCK_FRAMES].T)
         self.frames += samples.shape[1]
         return stored
+
+    def _check_peak(self, samples: np.ndarray) -> None:
+        limits, peak = LIMITS.get(self.subtype), np.abs(samples).max(initial=0)
+        if limits and peak > limits.peak:
+            found, expected = f"a sample of {peak:g} times full scale", f"at most {limits.peak:g} in {self.container}"
+            remedy = "Lower the level of the input, or choose a name that ends in .wav."
+            raise AudioError(self.path, found, f"{expected} ({self.subtype})", remedy)
 
     def close(self) -> None:
         self._file.close()
@@ -98,25 +112,30 @@ class AudioWriter:
 
 
 @contextmanager
-def open_writer(path: str | Path, info: AudioInfo, about: Metadata = Metadata()) -> Iterator[AudioWriter]:
+def open_writer(
+    path: str | Path, info: AudioInfo, about: Metadata = Metadata(), overwrite: bool = True
+) -> Iterator[AudioWriter]:
     """Write `path` atomically in the container and subtype of `info`; `info.frames` is the length planned.
 
     What the container can hold of the tags and loudspeakers in `about` is written too.
 
     The file appears when the block ends without an error. Raises AudioError when the folder cannot be written, when
-    the container cannot hold the signal, and when the disk is, or is going to be, full.
+    the container cannot hold the signal, when the disk is, or is going to be, full, and without `overwrite` when a
+    file has appeared at `path` meanwhile, which stays.
     """
     path = Path(path)
     check_shape(path, info.channels, info.rate_hz)
+    check_limits(path, info)
     with ExitStack() as stack:
         with _explaining(path):
-            require_space([(path, data_bytes(info))])
-            partial = stack.enter_context(atomic_path(path))
+            require_space([(path, least_bytes(info))])
+            partial = stack.enter_context(atomic_path(path, overwrite))
         writer = AudioWriter(path, partial, info, about)
         stack.callback(writer.discard)
         yield writer
         with _explaining(path):
             writer.close()
+            partial.stat()  # raises FileNotFoundError where the folder was removed meanwhile
             # Buffers reach the disk at closing, where libsndfile does not always report that it was full.
             if (arrived := soundfile.info(os.fsencode(partial)).frames) != writer.frames:
                 raise OSError(errno.ENOSPC, f"{arrived} of {writer.frames} frames arrived on the disk")
@@ -147,8 +166,14 @@ def _explaining(path: Path) -> Iterator[None]:
         yield
     # A disk that fills up shows as a "System error" of libsndfile or as a failed assertion of soundfile.
     except (OSError, soundfile.SoundFileError, AssertionError) as error:
-        if isinstance(error, OSError) and error.errno not in _FULL:
-            found, remedy = f"an output that cannot be written ({reason(error)})", "Choose another folder."
+        if isinstance(error, FileExistsError):
+            found, expected = "a file that appeared while the output was made", "a name that is free until the end"
+            remedy = "It was left as it is: pass --overwrite to replace it, or choose another name."
+            raise AudioError(path, found, expected, remedy) from error
+        gone = not path.parent.is_dir()
+        if gone or (isinstance(error, OSError) and error.errno not in _FULL):
+            why = "its folder is gone" if gone else reason(error)
+            found, remedy = f"an output that cannot be written ({why})", "Choose another folder."
         else:
             found, remedy = "a full disk, or an exceeded quota", "Free some space, or use another disk."
         raise AudioError(path, found, "room for the output in a folder that can be written", remedy) from error

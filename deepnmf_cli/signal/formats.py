@@ -2,11 +2,14 @@
 
 import math
 import os
-import re
+import shlex
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
+from unicodedata import normalize
 
+import numpy as np
 import soundfile
 
 from deepnmf_cli.errors import AudioError, CorpusError
@@ -32,8 +35,37 @@ WRITABLE = {
 PCM_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 """Integer sample formats -> bits: the formats that are written, and read back, exactly."""
 
-UNBOUNDED = frozenset({"FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_LAYER_III"})
+UNBOUNDED = frozenset({"FLOAT", "DOUBLE", "VORBIS", "MPEG_LAYER_III"})
 """Sample formats that hold values beyond full scale; all others clip at [-1, 1)."""
+
+MAX_CHANNELS = 64
+MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 768_000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an encoder takes. Beyond it, encoders fail, write another signal, or end the process with a signal."""
+
+    rates: str
+    rates_hz: Collection[int]
+    channels: int
+    peak: float = math.inf
+
+
+LIMITS = {
+    "FLOAT": Limits("any rate", range(MAX_RATE_HZ + 1), MAX_CHANNELS, peak=float(np.finfo(np.float32).max)),
+    # Above 65535 Hz the header of a FLAC frame counts in tens of Hz.
+    "FLAC": Limits("up to 65535 Hz, or a multiple of 10 Hz up to 655350 Hz", {*range(65536), *range(0, 655_360, 10)}, 8),
+    # Up to a peak of 64 the error stays that of the codec; louder sound is cut to an hundredth and less.
+    "VORBIS": Limits("up to 200000 Hz", range(200_001), MAX_CHANNELS, peak=64.0),
+    "OPUS": Limits("8000, 12000, 16000, 24000 or 48000 Hz", (8000, 12000, 16000, 24000, 48000), MAX_CHANNELS),
+    # LAME fails an assertion, and ends the process, from a peak of 30000 on.
+    "MPEG_LAYER_III": Limits(
+        "8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100 or 48000 Hz",
+        (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000), 2, peak=1000.0,
+    ),
+}  # fmt: skip
+"""Container or subtype -> limits. What is not listed takes all that `check_shape` lets through."""
 
 _WAV_SAMPLES = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 _SAMPLES = {
@@ -50,23 +82,29 @@ _SAMPLES = {
     "MP3": ("MPEG_LAYER_III",),
 }
 _SOURCE_BITS = PCM_BITS | {"ALAC_16": 16, "ALAC_20": 20, "ALAC_24": 24, "ALAC_32": 32, "FLOAT": 32, "DOUBLE": 32}
-_SAMPLE_BYTES = {"FLOAT": 4, "DOUBLE": 8} | {name: bits // 8 for name, bits in PCM_BITS.items()}
+_SAMPLE_BYTES = {"FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1} | {name: bits // 8 for name, bits in PCM_BITS.items()}
 
-_COMPRESSED = {"FLAC", "OGG", "MP3"}
+_PACKED = {"SDS", "PAF"}
+"""Containers that can pack samples into blocks."""
+_LENGTH_AS_PROMISED = {"MP3", "SDS"}
+"""Containers whose length is not shortened by libsndfile where the file is."""
 
 UNKNOWN_FRAMES = (1 << 63) - 1
 """What libsndfile gives as the length of a FLAC file written to a pipe, whose header says 0 for "unknown"."""
 
-MAX_CHANNELS = 64
-MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 768_000
-
-_OTHER_SUFFIXES = {".wave", ".aif", ".aifc", ".oga", ".opus", ".snd", ".sph"}
+_OTHER_SUFFIXES = {".wave", ".bwf", ".amb", ".aif", ".aifc", ".oga", ".opus", ".snd", ".sph", ".mp1", ".mp2", ".8svx"}
 _NOT_FOUND_BY_SUFFIX = {"RAW", "SD2"}
 """Header-less samples have no known rate; SD2 keeps its header in a resource fork."""
 
-# libsndfile notes in its log when a header announces more than the file holds: bytes (WAV, AU, W64) or frames.
-_ANNOUNCED_BYTES = re.compile(r"^\s*(?:data|Data Size|riff)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
-_ANNOUNCED_FRAMES = re.compile(r"'COMM' chunk \((\d+)\)|'ds64' chunk of (\d+)")
+UNREADABLE = frozenset({
+    ".aac", ".adts", ".m4a", ".m4b", ".m4p", ".m4r", ".mpga", ".mpc", ".ac3", ".eac3", ".ec3", ".ac4", ".dts", ".thd",
+    ".mlp", ".wma", ".ra", ".weba", ".mka", ".spx", ".ape", ".wv", ".tta", ".tak", ".ofr", ".shn", ".dsf", ".dff",
+    ".amr", ".awb", ".3ga", ".qcp", ".dss", ".ds2", ".dvf", ".msv", ".gsm", ".vox", ".g722", ".g729",  # of telephones
+    ".raw", ".pcm", ".sln", ".ulaw", ".alaw", ".sd2",  # samples without a header
+    ".mp4", ".m4v", ".mov", ".qt", ".mkv", ".webm", ".avi", ".divx", ".wmv", ".asf", ".flv", ".f4v", ".mpg", ".mpeg",
+    ".m2ts", ".mts", ".vob", ".ogv", ".ogm", ".3gp", ".3g2", ".rm", ".rmvb", ".mxf",
+})  # fmt: skip
+"""Suffixes of media that libsndfile cannot read: a scan names such files, and stays silent about all others."""
 
 
 @dataclass(frozen=True)
@@ -118,41 +156,100 @@ def output_format(path: str | Path, source: AudioInfo) -> tuple[str, str]:
 
 
 def data_bytes(info: AudioInfo) -> int:
-    """Bytes that the samples take on disk; for compressed containers an upper estimate."""
+    """Bytes of the samples as they are stored, or in FLAC before they are packed."""
     return info.frames * info.channels * _SAMPLE_BYTES.get(info.subtype, 1)
 
 
 def least_bytes(info: AudioInfo) -> int:
-    """Bytes that the samples are sure to take on disk; nobody knows for compressed containers."""
-    return 0 if info.container in _COMPRESSED else data_bytes(info)
+    """Bytes that the samples take on disk; in compressed containers those of speech with many pauses."""
+    if info.container == "FLAC":
+        return data_bytes(info) // 8
+    if info.container in ("OGG", "MP3"):
+        return int(2000 * info.seconds)
+    return data_bytes(info)
 
 
-def find(folder: str | Path, skip: Collection[Path] = ()) -> list[Path]:
-    """All audio files below `folder`, by suffix and sorted; hidden files, partial outputs and `skip` folders left out.
+def check_limits(where: str | Path, info: AudioInfo) -> None:
+    """Raise AudioError for a signal that the encoder of `info` cannot take, which is not safe to try."""
+    limits = LIMITS.get(info.container) or LIMITS.get(info.subtype)
+    if limits and (info.channels > limits.channels or info.rate_hz not in limits.rates_hz):
+        found = f"{info.channels} channel(s) at {info.rate_hz} Hz"
+        expected = f"at most {limits.channels} at {limits.rates} in {info.container} ({info.subtype})"
+        raise AudioError(where, found, expected, "Choose a name that ends in .wav.")
 
-    Symbolic links to files count, links to folders are not followed. Raises AudioError when there is none.
+
+@dataclass(frozen=True)
+class Found:
+    """What a scan found: `audio` files, sorted, and for other media and for folders why they cannot be read."""
+
+    audio: list[Path]
+    unreadable: list[AudioError]
+
+    @property
+    def beside(self) -> str:
+        """What to add to a sentence that counts the audio files: nothing where all can be read."""
+        if not self.unreadable:
+            return ""
+        return f" beside {len(self.unreadable)} that cannot be read, the first being {self.unreadable[0].where}"
+
+
+def scan(folder: str | Path, skip: Collection[Path] = (), follow_links: bool = False) -> Found:
+    """All audio files below `folder`, by suffix, and all media in it that cannot be read (`UNREADABLE`).
+
+    Hidden files, partial outputs and `skip` folders are left out. Symbolic links to files count. Links to folders are
+    taken for folders where `follow_links` says so, less those that lead back to a folder on the way to them.
     """
-    folder, suffixes, found = Path(folder), audio_suffixes(), []
+    folder, suffixes, audio, unreadable = Path(folder), audio_suffixes(), [], []
     skipped = {path.resolve() for path in skip}
-    for root, folders, names in os.walk(folder):
+
+    def closed(error: OSError) -> None:
+        remedy = "Change its permissions, or leave the folder out."
+        unreadable.append(AudioError(error.filename, f"no way in ({error.strerror})", "a folder to search", remedy))
+
+    for root, folders, names in os.walk(folder, onerror=closed, followlinks=follow_links):
         here = Path(root)
-        folders[:] = [name for name in folders if name[0] != "." and (here / name).resolve() not in skipped]
-        found += [here / name for name in names if name[0] != "." and Path(name).suffix.lower() in suffixes]
-    if not found:
-        raise AudioError(
-            folder, "no audio files", "files ending in .wav, .flac, .ogg, .mp3, .aiff or .au", "Choose another folder."
-        )
-    return sorted(found)
+        way = {path.resolve() for path in (here, *here.parents) if path.is_relative_to(folder)} if follow_links else ()
+        left_out = {*skipped, *way}
+        folders[:] = [name for name in folders if name[0] != "." and (here / name).resolve() not in left_out]
+        for name in names:
+            suffix = Path(name).suffix.lower()
+            if name[0] != "." and suffix in suffixes:
+                audio.append(here / name)
+            elif name[0] != "." and suffix in UNREADABLE:
+                unreadable.append(_unreadable(here / name))
+    return Found(sorted(audio), sorted(unreadable, key=lambda error: error.where))
+
+
+def find(folder: str | Path, skip: Collection[Path] = (), follow_links: bool = False) -> list[Path]:
+    """The audio files of `scan`. Raises AudioError when there is none."""
+    found = scan(folder, skip, follow_links)
+    if not found.audio:
+        raise nothing_in(folder, found.beside)
+    return found.audio
+
+
+def nothing_in(folder: str | Path, beside: str = "") -> AudioError:
+    """The error for a folder without audio."""
+    expected = "files ending in .wav, .flac, .ogg, .mp3, .aiff or .au"
+    return AudioError(folder, f"no audio files{beside}", expected, "Choose another folder.")
+
+
+def _unreadable(path: Path) -> AudioError:
+    names = shlex.join([path.name, f"{path.stem}.wav"])
+    remedy = f"Convert it first, for example with `ffmpeg -i {names}`."
+    return AudioError(path, f"a {path.suffix} file, which cannot be read", "WAV, FLAC, OGG, MP3, AIFF or AU", remedy)
 
 
 def by_name(files: Iterable[Path], folder: str | Path) -> dict[str, Path]:
     """Path below `folder` without its suffix -> file: how recordings of two folders pair.
 
+    Accents are composed (NFC): file systems and copying programs differ in how they write the same name.
+
     Raises CorpusError when two files have one name, as a.wav and a.flac do.
     """
     named: dict[str, Path] = {}
     for path in files:
-        name = path.relative_to(folder).with_suffix("").as_posix()
+        name = normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
         if name in named:
             found = f"{named[name].name} and {path.name}"
             raise CorpusError(folder, found, "one file of each name", "Take one of the two away.")
@@ -162,23 +259,32 @@ def by_name(files: Iterable[Path], folder: str | Path) -> dict[str, Path]:
 
 def check_shape(where: str | Path, channels: int, rate_hz: int) -> None:
     """Raise AudioError for a signal that cannot be sound, such as the (frames, channels) array of a library's user."""
+    for value, kind, noun in ((channels, Integral, "channels"), (rate_hz, Real, "a sampling rate")):
+        if not isinstance(value, kind):
+            raise AudioError(where, f"{value!r} for {noun}", "a number", "Pass a number.")
     if not 1 <= channels <= MAX_CHANNELS:
-        remedy = "Split the channels; an array must have the shape (channels, frames)."
+        remedy = "Split the channels; an array must have the shape (channels, frames): pass x.T for (frames, channels)."
         raise AudioError(where, f"{channels} channels", f"1 to {MAX_CHANNELS}", remedy)
     if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
         expected = f"{MIN_RATE_HZ} to {MAX_RATE_HZ} Hz"
         raise AudioError(where, f"a sampling rate of {rate_hz} Hz", expected, "Correct the rate, or resample the file.")
 
 
-def announced_frames(log: str, info: AudioInfo) -> int:
-    """How many frames the header promises, as far as libsndfile's log tells; 0 when it does not contradict."""
-    if match := _ANNOUNCED_FRAMES.search(log):
-        return int(match[1] or match[2])
-    match = _ANNOUNCED_BYTES.search(log)
-    frame_bytes = data_bytes(replace(info, frames=1))
-    if not match or is_placeholder(int(match[1])):
-        return 0
-    return info.frames + math.ceil((int(match[1]) - int(match[2])) / frame_bytes)
+def is_seekable(info: AudioInfo) -> bool:
+    """Whether any frame is found exactly, at once: where all take the same room, and in FLAC."""
+    return info.container == "FLAC" or (info.subtype in _SAMPLE_BYTES and info.container not in _PACKED)
+
+
+def cut_frames(info: AudioInfo, there: int, promised: int) -> tuple[int, int]:
+    """(found, expected) frames where `there` of the `promised` bytes, or packets, of samples are in the file.
+
+    Exact where frames lie one after the other; else in proportion to what libsndfile makes of the file in `info`.
+    """
+    if info.container in _LENGTH_AS_PROMISED:
+        return info.frames * there // promised, info.frames
+    if size := _SAMPLE_BYTES.get(info.subtype, 0) * info.channels:
+        return there // size, promised // size
+    return info.frames, info.frames * promised // max(1, there)
 
 
 def is_placeholder(size: int) -> bool:

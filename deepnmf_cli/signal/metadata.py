@@ -1,5 +1,6 @@
 """What a file says about its sound beside the samples: tags such as a title, and whose loudspeaker each channel is."""
 
+import math
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -7,6 +8,9 @@ import soundfile
 
 _SOFTWARE = "software"
 """The tag that names the program which wrote a file; every program writes its own."""
+
+TAG_BYTES = {"AIFF": 8_000, "OPUS": 50_000, "FLAC": 16_000_000}
+"""Container or subtype -> bytes that all tags may have together; with more, libsndfile writes no file."""
 
 # soundfile has no function for loudspeakers; these are the numbers of libsndfile's commands, fixed in its interface.
 _GET_CHANNEL_MAP, _SET_CHANNEL_MAP = 0x1100, 0x1101
@@ -28,9 +32,12 @@ def read(file: soundfile.SoundFile) -> Metadata:
 
 def write(file: soundfile.SoundFile, metadata: Metadata) -> None:
     """Put into a file, before its samples, what its format can hold; the rest is left out."""
+    room = TAG_BYTES.get(file.subtype) or TAG_BYTES.get(file.format, math.inf)
     for name, text in metadata.tags.items():
+        size = len(text.encode(errors="surrogateescape"))
         # LAME takes the bytes of UTF-8 for Latin-1, and garbled is worse than missing.
-        if file.format != "MP3" or text.isascii():
+        if size <= room and (file.format != "MP3" or text.isascii()):
+            room -= size
             with suppress(soundfile.SoundFileError):
                 setattr(file, name, text)
     if metadata.speakers:

@@ -7,8 +7,10 @@ from typing import BinaryIO, Protocol
 import numpy as np
 
 from deepnmf_cli.errors import AudioError
+from deepnmf_cli.signal.containers import PROBE_BYTES, container_of, may_be_mpeg
 from deepnmf_cli.signal.formats import check_shape, is_placeholder
 from deepnmf_cli.signal.pcm import FORMATS, Layout, decode, encode
+from deepnmf_cli.signal.samples import check_samples
 
 READ_BYTES = 1 << 16
 """Bytes taken from a pipe at once, if it holds so many: what pipes hold on Linux."""
@@ -19,6 +21,9 @@ UNKNOWN = (1 << 32) - 1
 _SAMPLES = {(1, 16): "s16le", (1, 24): "s24le", (1, 32): "s32le", (3, 32): "f32le"}
 """(format tag, bits of a sample) of a WAV header -> sample format."""
 _EXTENSIBLE = 0xFFFE
+
+DESCRIPTION_BYTES = 1 << 16
+"""More than any description of samples takes; notes may be of any size, for they are not kept."""
 
 
 class Source(Protocol):
@@ -32,10 +37,11 @@ class PipeReader:
 
     Reads the header at once. `layout` is the one found there, or `raw`; `format_chunk` is what the header says about
     it (None: raw) and `data_bytes` how long it says the samples are (None: not known, or raw). Raises AudioError for a
-    header that is cut short or announces samples of another kind than `pcm.FORMATS`.
+    header that is cut short or announces samples of another kind than `pcm.FORMATS`, and for what begins like a file of
+    another container, unless `surely_raw`.
     """
 
-    def __init__(self, source: Source, raw: Layout, name: str = "standard input") -> None:
+    def __init__(self, source: Source, raw: Layout, name: str = "standard input", surely_raw: bool = False) -> None:
         self.name, self.layout = name, raw
         self.format_chunk: bytes | None = None
         self.data_bytes: int | None = None
@@ -47,6 +53,8 @@ class PipeReader:
         self._fill(12)
         if self._held[:4] in (b"RIFF", b"RF64") and self._held[8:12] == b"WAVE":
             self._read_header()
+        elif not surely_raw:
+            self._refuse_containers()
         check_shape(name, self.layout.channels, self.layout.rate_hz)
 
     @property
@@ -67,7 +75,7 @@ class PipeReader:
             if whole == 0:
                 break
             block = decode(self._take(whole), self.layout)
-            self._check_finite(block)
+            check_samples(self.name, block, self.layout.rate_hz, self.frames)
             self.frames += block.shape[1]
             yield block
         self.odd_bytes = min(len(self._held), self._left(len(self._held)))
@@ -99,6 +107,25 @@ class PipeReader:
             raise self._unusable("a WAV header that is cut short")
         return self._take(size)
 
+    def _skip(self, size: int) -> None:
+        """Take bytes off the stream without holding them."""
+        while size > 0:
+            self._fill(1)
+            if not self._held:
+                raise self._unusable("a WAV header that is cut short")
+            size -= len(self._take(min(size, len(self._held))))
+
+    def _refuse_containers(self) -> None:
+        if may_be_mpeg(self._held):
+            self._fill(PROBE_BYTES)  # a second frame tells it from samples of these values
+        if (container := container_of(self._held)) is not None:
+            expected = f"raw PCM, or WAV with samples {', '.join(FORMATS)}"
+            remedy = (
+                "Use `deepnmf enhance - -o -`, or decode it with `ffmpeg -i - -c:a pcm_s16le -f wav -`;"
+                " if these are raw samples, say so by --format."
+            )
+            raise AudioError(self.name, f"a stream of {container}", expected, remedy)
+
     def _read_header(self) -> None:
         """Read up to the samples. Chunks are (name, size, body), padded to even sizes."""
         self._take(12)
@@ -107,7 +134,10 @@ class PipeReader:
             chunk, size = struct.unpack("<4sI", self._take_header(8))
             if chunk == b"data":
                 break
-            body[chunk] = self._take_header(size + size % 2)[:size]
+            if chunk in (b"fmt ", b"ds64") and size <= DESCRIPTION_BYTES:
+                body[chunk] = self._take_header(size + size % 2)[:size]
+            else:
+                self._skip(size + size % 2)
         self.format_chunk = body.get(b"fmt ", b"")
         self.layout = self._layout(self.format_chunk)
         if b"ds64" in body and len(body[b"ds64"]) >= 16:  # RF64, where the size has 64 bits
@@ -128,14 +158,6 @@ class PipeReader:
     def _unusable(self, found: str) -> AudioError:
         remedy = "Use `deepnmf enhance - -o -`, or convert it with `ffmpeg -i - -c:a pcm_s16le -f wav -`."
         return AudioError(self.name, found, f"raw PCM, or WAV with samples {', '.join(FORMATS)}", remedy)
-
-    def _check_finite(self, block: np.ndarray) -> None:
-        finite = np.isfinite(block)
-        if not finite.all():
-            channel, frame = np.argwhere(~finite)[0]
-            second = (self.frames + frame) / self.layout.rate_hz
-            found = f"a sample that is not finite ({block[channel, frame]}) at {second:.3f} s"
-            raise AudioError(self.name, found, "finite samples", "Check --format, or the program that writes the pipe.")
 
 
 class PipeWriter:

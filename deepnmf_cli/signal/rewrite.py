@@ -18,10 +18,11 @@ Process = Callable[[Iterable[np.ndarray], int, int], Iterator[np.ndarray]]
 
 @dataclass(frozen=True)
 class Rewritten:
-    """What `rewrite` did: the source, and how many samples it had to clip in each output."""
+    """What `rewrite` did: the source, how many samples it had to clip in each output, and the reader's notes."""
 
     info: AudioInfo
     clipped: dict[Path, int]
+    notes: tuple[str, ...] = ()
 
 
 class _Waiting:
@@ -45,6 +46,7 @@ def rewrite(
     removed: str | Path | None = None,
     *,
     name: str | None = None,
+    overwrite: bool = True,
     progress: Callable[[float], object] = lambda seconds: None,
 ) -> Rewritten:
     """Write process(source) to `target` and, when asked, source - target to `removed`, in bounded memory.
@@ -54,14 +56,17 @@ def rewrite(
     = source exactly where all three hold integers and the difference fits; else to the precision of the formats (lossy
     codecs excepted).
     `progress` receives the seconds of audio done since its last call. Missing folders of the outputs are made once the
-    source has opened. Raises AudioError; nothing half-written stays.
+    source has opened. Raises AudioError, without `overwrite` also for a file that is there in the end; nothing
+    half-written stays.
     """
     with AudioReader(source, name) as reader, ExitStack() as outputs:
         info = reader.info
         for path in filter(None, (target, removed)):
             _make_folder(Path(path).parent)
-        writer = outputs.enter_context(open_writer(target, _like(info, target), reader.metadata))
-        rest = outputs.enter_context(open_writer(removed, _like(info, removed), reader.metadata)) if removed else None
+        writer = outputs.enter_context(open_writer(target, _like(info, target), reader.metadata, overwrite))
+        rest = None
+        if removed:
+            rest = outputs.enter_context(open_writer(removed, _like(info, removed), reader.metadata, overwrite))
         waiting = _Waiting(info.channels)
 
         def blocks() -> Iterator[np.ndarray]:
@@ -78,7 +83,8 @@ def rewrite(
             progress(block.shape[1] / info.rate_hz)
         if writer.frames != info.frames:
             raise ValueError(f"the process returned {writer.frames} frames for {info.frames}")
-        return Rewritten(info, {out.path: out.clipped for out in (writer, rest) if out is not None})
+        clipped = {out.path: out.clipped for out in (writer, rest) if out is not None}
+        return Rewritten(info, clipped, reader.notes)
 
 
 def _make_folder(folder: Path) -> None:

@@ -16,6 +16,10 @@ State = dict[int, dict[str, Tensor]]
 """What an optimiser remembers, by number of the trained tensor and by name."""
 
 
+REMEMBERED = {torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}, torch.optim.Muon: {"momentum_buffer"}}
+"""Names of what the optimisers of PyTorch remember of a tensor."""
+
+
 class Optimiser(Protocol):
     """Changes the weights of one network."""
 
@@ -89,7 +93,12 @@ class GradientDescent:
         return {numbers[i]: held for numbers, state in states for i, held in state.items()}
 
     def load_state(self, state: State) -> None:
-        """Take what `state` gave."""
+        """Take what `state` gave. Raises ValueError when that is of other weights, or of another optimiser."""
+        names = {number: REMEMBERED[type(optimiser)] for numbers, optimiser in self.parts for number in numbers}
+        for number, held in state.items():
+            shapes = {(), self.trained[number].shape} if number in names else {}
+            if number not in names or held.keys() != names[number] or any(x.shape not in shapes for x in held.values()):
+                raise ValueError(f"what another optimiser remembers of tensor {number}")
         for numbers, optimiser in self.parts:
             own = {i: state[number] for i, number in enumerate(numbers) if number in state}
             optimiser.load_state_dict({"state": own, "param_groups": optimiser.state_dict()["param_groups"]})

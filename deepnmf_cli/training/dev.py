@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from deepnmf_cli.corpus.mixing import Samples
-from deepnmf_cli.errors import DeepnmfError
+from deepnmf_cli.errors import CorpusError, DeepnmfError
 from deepnmf_cli.networks.base import SPEECH, MaskNetwork
 from deepnmf_cli.scoring.perceptual import NoScore, pesq_score
 from deepnmf_cli.scoring.sdr import si_sdr
@@ -40,6 +40,52 @@ class DevScore:
         return self.si_sdr if self.pesq is None else self.si_sdr + DB_PER_PESQ * self.pesq
 
 
+LONGEST_DEV_S = 120.0
+"""A dev recording is enhanced as a whole, in memory that grows with its length; longer ones are worth a word."""
+
+SHORTEST_PESQ_S = 0.25
+
+
+def check_dev(pairs: Sequence[Pair], rate_hz: int, score: str = SCORES[0]) -> list[str]:
+    """What will be wrong with every dev score, said before the first step: one sentence for each kind of fault.
+
+    Raises CorpusError where no score is possible: no pair can be scored, or the two recordings of one differ in length.
+    """
+    found: dict[str, list[int]] = {}
+    for number, (clean, noisy) in enumerate(pairs, start=1):
+        if len(clean) != len(noisy):
+            found_lengths = (
+                f"a clean recording of {len(clean)} samples beside a noisy one of {len(noisy)} (pair {number})"
+            )
+            raise CorpusError("dev", found_lengths, "pairs of equal length", "Cut or align the recordings.")
+        if fault := _fault(clean, noisy, rate_hz, score):
+            found.setdefault(fault, []).append(number)
+    if len(pairs) == sum(map(len, found.values())):
+        expected, remedy = "clean recordings that are not silent", "Check the dev folder."
+        raise CorpusError(
+            "dev", f"no pair that can be scored ({', '.join(found) or 'none is there'})", expected, remedy
+        )
+    notes = [
+        f"dev: {len(numbers)} of {len(pairs)} pairs have no full score ({fault}), the first being pair {numbers[0]}"
+        for fault, numbers in found.items()
+    ]
+    longest_s = max(len(clean) for clean, _ in pairs) / rate_hz
+    if longest_s > LONGEST_DEV_S:
+        notes.append(
+            f"dev: a recording of {longest_s / 60:.1f} minutes is enhanced as a whole for every score, which takes time and "
+            f"memory; cut the dev recordings into pieces of 10 to 20 s"
+        )
+    return notes
+
+
+def _fault(clean: Samples, noisy: Samples, rate_hz: int, score: str) -> str | None:
+    for samples, role in ((clean, "clean"), (noisy, "noisy")):
+        if not len(samples) or np.ptp(samples) == 0:
+            return f"the {role} recording is silent"
+    too_short = score == SCORES[1] and len(clean) < SHORTEST_PESQ_S * rate_hz
+    return f"shorter than {SHORTEST_PESQ_S} s" if too_short else None
+
+
 @torch.no_grad()
 def dev_score(
     network: MaskNetwork, front_end: FrontEnd, pairs: Sequence[Pair], device: str = "cpu", score: str = SCORES[0]
@@ -61,7 +107,7 @@ def dev_score(
     network.train()
     if not np.isfinite(ratios).any() or (score == SCORES[1] and not qualities):
         raise DeepnmfError(
-            "dev", "no score that is finite", "clean recordings that are not silent", "Check the dev folder."
+            "dev", "no score that is finite", "clean recordings with at least one utterance", "Check the dev folder."
         )
     return DevScore(float(np.nanmean(ratios)), float(np.mean(qualities)) if qualities else None)
 

@@ -139,6 +139,7 @@ def kept(path: Path | None, make: Callable[[], dict[str, Tensor]]) -> dict[str, 
         return checkpoint.load(path)[0]
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)  # before what may take an hour
+        checkpoint.remove_leftovers(path.parent)
     made = make()
     if path:
         checkpoint.save(path, made, {})

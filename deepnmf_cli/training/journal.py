@@ -1,18 +1,23 @@
 """The record of a training run: recipe, history, curves, best weights and a resume point, each written atomically."""
 
 import csv
+import hashlib
 import json
+import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from deepnmf_cli import checkpoint
 from deepnmf_cli.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 try:
     import fcntl
@@ -22,15 +27,27 @@ except ImportError:  # Windows, where nothing keeps two processes out of one fol
 CHANGEABLE = {"training.steps", "training.score_every", "training.patience"}
 """What a resumed run may have set differently: it lasts longer or shorter, on the learning rate's new schedule."""
 
+_RECIPE = "recipe of the run"
+"""Key of the recipe in a resume file; under the key of a model file it would be taken for one."""
+
 COLUMNS = ("step", "hours", "loss", "dev_score", "dev_si_sdr", "dev_pesq", "learning_rate", "seconds")
 
 
 class Journal:
-    """The folder of one run."""
+    """The folder of one run.
+
+    `resume.safetensors` says what the run is and how far it has come, and is written before anything that follows from
+    it: best.safetensors, history.csv and curves.png are made again from it. So there are three states, whatever ended a
+    process: a folder without it or a model, where a run can begin (recipe.json alone says that one is preparing); one
+    with it, where the run goes on; and one with a model only, which is no run of this version and is left alone.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.rows: list[dict[str, float]] = []
+        self.recipe: dict[str, Any] = {}
+        self.material: dict[str, Any] | None = None
+        """What the run learns from, as `check` found it in a run to resume; None in those of earlier versions."""
 
     @property
     def best_path(self) -> Path:
@@ -38,8 +55,13 @@ class Journal:
         return self.folder / "best.safetensors"
 
     @property
+    def last_path(self) -> Path:
+        """The model of the weights at which the run was stopped."""
+        return self.folder / "last.safetensors"
+
+    @property
     def recipe_path(self) -> Path:
-        """The recipe as JSON, with all defaults filled in."""
+        """The recipe as JSON, with all defaults filled in, for people to read."""
         return self.folder / "recipe.json"
 
     @property
@@ -54,30 +76,46 @@ class Journal:
         settings that have been added since. Raises UsageError naming what is in the way.
         """
         if not resume:
-            if self.resume_path.exists() or self.best_path.exists():
-                remedy = (
-                    "Continue it with --resume, or choose another." if self.resume_path.exists() else "Choose another."
-                )
+            if self.resume_path.exists():
+                remedy = "Continue it with --resume, or choose another."
                 raise UsageError(self.folder, "a run", "an empty or new folder", remedy)
+            if self.best_path.exists():
+                remedy = "Choose another, or move the model away."
+                raise UsageError(self.folder, "a model without a resume point", "an empty or new folder", remedy)
             return
         if not self.resume_path.is_file():
-            found = "a complete run" if self.best_path.exists() else "no run to resume"
-            raise UsageError(
-                self.folder, found, "a folder with resume.safetensors", "Leave out --resume, or choose another."
-            )
-        try:
-            before = complete(json.loads(self.recipe_path.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            remedy = "Restore the file; it must hold the recipe that the run began with."
-            raise UsageError(self.recipe_path, f"no readable recipe ({error})", "JSON", remedy) from error
-        before, now = (json.loads(json.dumps(r)) for r in (before, recipe))
-        if changed := [key for key in _differences(before, now) if key not in CHANGEABLE]:
+            found, remedy = "no run to resume", "Leave out --resume, or choose another."
+            if self.best_path.exists():
+                found = "a model without a resume point"
+                remedy = f"Begin a run in another folder; --init {self.best_path} begins with its weights."
+            raise UsageError(self.folder, found, "a folder with resume.safetensors", remedy)
+        held = self._load()[1]
+        self.material = held.get("material")
+        if _RECIPE in held:
+            try:
+                stored = complete(held[_RECIPE])
+            except (ValueError, TypeError, AttributeError) as error:
+                raise self.damaged(error) from error
+            if self.recipe_path.exists() and _changed(stored, self._written_recipe(complete)):
+                found, expected = "another recipe than that of the run", f"a copy of that in {self.resume_path.name}"
+                raise UsageError(self.recipe_path, found, expected, "Remove the file: it is made again.")
+        else:
+            stored = self._written_recipe(complete)
+        if changed := _changed(stored, recipe):
             remedy = "Resume with the same settings, or start a new run folder."
             found = f"other values of {', '.join(changed)}"
             raise UsageError(self.recipe_path, found, "the recipe that the run began with", remedy)
 
+    def _written_recipe(self, complete: Callable[[dict], dict]) -> dict:
+        """recipe.json, with the settings that it lacks. Raises UsageError or RecipeError when it is none."""
+        try:
+            return complete(json.loads(self.recipe_path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            remedy = "Restore the file; it must hold the recipe that the run began with."
+            raise UsageError(self.recipe_path, f"no readable recipe ({error})", "JSON", remedy) from error
+
     @contextmanager
-    def begin(self, recipe: Mapping[str, Any]) -> Iterator[None]:
+    def begin(self, recipe: Mapping[str, Any], material: Mapping[str, Any] | None = None) -> Iterator[None]:
         """Make the folder, keep other processes out of it while the context lasts, and write the recipe.
 
         Raises UsageError when the folder cannot be made, or another process trains in it.
@@ -88,48 +126,71 @@ class Journal:
             found = f"that it cannot be made ({error.strerror})"
             raise UsageError(self.folder, found, "a folder for the run", "Choose another folder.") from error
         with _held(self.folder):
+            checkpoint.remove_leftovers(self.folder)
+            self._remove_leftovers()
+            checkpoint.reached("run: held")
+            self.recipe, self.material = dict(recipe), dict(material or {})
             with checkpoint.atomic_path(self.recipe_path) as partial:
                 partial.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
             yield
 
-    def add(self, row: Mapping[str, float]) -> None:
-        """Append one line of history and rewrite history.csv."""
-        self.rows.append({name: row[name] for name in COLUMNS})
+    def _remove_leftovers(self) -> None:
+        """Delete the temporary files that killed processes, also of earlier versions, left of the files of a run."""
+        own = [self.best_path, self.last_path, self.recipe_path, self.resume_path]
+        for path in (*own, self.folder / "history.csv", self.folder / "curves.png"):
+            for left in self.folder.glob(f".{path.stem}-*{path.suffix}"):
+                left.unlink(missing_ok=True)
+
+    def write_history(self) -> None:
+        """Write the rows to history.csv, and draw loss and dev score over hours of audio into curves.png."""
         with checkpoint.atomic_path(self.folder / "history.csv") as partial, open(partial, "w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(self.rows)
+        with checkpoint.atomic_path(self.folder / "curves.png") as partial:
+            self._draw().savefig(partial, dpi=120)
 
-    def plot(self) -> None:
-        """Draw loss and dev score over hours of audio into curves.png."""
+    def _draw(self) -> "Figure":
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(7, 5), layout="constrained")
         axes = figure.subplots(2, 1, sharex=True)
         hours = [row["hours"] for row in self.rows]
         for axis, column, label in zip(axes, ("loss", "dev_score"), ("training loss", "dev score (dB)")):
-            axis.plot(hours, [row[column] for row in self.rows], marker="." if len(hours) < 40 else None)
+            values = [math.nan if row[column] is None else row[column] for row in self.rows]
+            axis.plot(hours, values, marker="." if len(hours) < 40 else None)
             axis.set_ylabel(label)
             axis.grid(alpha=0.3)
         axes[-1].set_xlabel("audio seen (hours)")
-        with checkpoint.atomic_path(self.folder / "curves.png") as partial:
-            figure.savefig(partial, dpi=120)
+        return figure
 
     def save_resume(
         self, model: dict[str, Tensor], average: dict[str, Tensor], optimiser: dict, progress: dict
     ) -> None:
-        """Write weights, their average, the optimiser's state and the progress to the resume file."""
+        """Write weights, their average, the optimiser's state, the progress, and what the run is, to the resume file."""
         tensors = {f"model.{k}": v for k, v in model.items()} | {f"average.{k}": v for k, v in average.items()}
         for index, held in optimiser.items():
             tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in held.items()}
-        checkpoint.save(self.resume_path, tensors, {"progress": progress, "history": self.rows})
+        meta = {"progress": progress, "history": self.rows, _RECIPE: self.recipe, "material": self.material}
+        checkpoint.save(self.resume_path, tensors, meta | {"checksum": _checksum(tensors, meta)})
 
     def load_resume(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[int, dict[str, Tensor]], dict]:
-        """(model, average, optimiser state, progress) as saved; the history is restored."""
-        tensors, meta = checkpoint.load(self.resume_path)
-        if "progress" not in meta:
-            raise ModelError(self.resume_path, "a model", "a resume file", "Name the run folder, not a model.")
-        self.rows = meta["history"]
+        """(model, average, optimiser state, progress) as saved; the history is restored.
+
+        Raises ModelError when the file is none, or is not as it was written; KeyError, TypeError, ValueError or
+        AttributeError when a file without a checksum holds something else.
+        """
+        tensors, meta = self._load()
+        self.rows, progress = meta["history"], meta["progress"]
+        for row in self.rows:
+            require(row.keys() == set(COLUMNS), "another history")
+            _require_numbers(v for k, v in row.items() if k not in ("loss", "dev_pesq") or v is not None)
+        for count in (progress["step"], progress["since_best"], *(row["step"] for row in self.rows)):
+            require(type(count) is int and count >= 0, f"{count} steps")
+        _require_numbers([progress["best"], progress["seconds"], *progress["losses"]])
+        _require_numbers(progress.get("began", {}).values())
+        scored = self.rows[-1]["step"] if self.rows else 0
+        require(len(progress["losses"]) == progress["step"] - scored, "the losses of other steps")
         parts: dict[str, dict] = {"model": {}, "average": {}, "optimiser": {}}
         for key, tensor in tensors.items():
             part, name = key.split(".", 1)
@@ -138,7 +199,23 @@ class Journal:
                 parts[part].setdefault(int(index), {})[name] = tensor
             else:
                 parts[part][name] = tensor
-        return parts["model"], parts["average"], parts["optimiser"], meta["progress"]
+        return parts["model"], parts["average"], parts["optimiser"], progress
+
+    def _load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors, meta = checkpoint.load(self.resume_path)
+        if "progress" not in meta:
+            raise ModelError(self.resume_path, "a model", "a resume file", "Name the run folder, not a model.")
+        meta.pop("format")
+        # Files of earlier versions have no checksum.
+        if "checksum" in meta and meta.pop("checksum") != _checksum(tensors, meta):
+            raise self.damaged("another content than was written")
+        return tensors, meta
+
+    def damaged(self, found: object) -> ModelError:
+        """The error of a resume file that cannot be what the run wrote."""
+        remedy = f"Restore it, or begin a run in another folder with --init {self.best_path}."
+        lines = str(found).splitlines() or [type(found).__name__]
+        return ModelError(self.resume_path, f"a damaged resume point ({lines[0]})", "one that a run wrote", remedy)
 
 
 @contextmanager
@@ -160,6 +237,33 @@ def _held(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+def require(holds: bool, found: str) -> None:
+    """Raise ValueError, which names what was found, unless a condition holds."""
+    if not holds:
+        raise ValueError(found)
+
+
+def _require_numbers(values: Iterable[Any]) -> None:
+    for value in values:
+        require(type(value) in (int, float), f"{value!r} in the place of a number")
+
+
+def _checksum(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
+    """Of what a resume file holds, as it will be read again."""
+    found = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        found.update(tensor.flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names of the settings that differ, beside those that may."""
+    before, now = (json.loads(json.dumps(recipe)) for recipe in (before, now))
+    return [key for key in _differences(before, now) if key not in CHANGEABLE]
 
 
 def _differences(before: Any, now: Any, prefix: str = "") -> list[str]:

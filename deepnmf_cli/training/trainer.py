@@ -3,8 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
 
 import torch
 from torch import Tensor
@@ -18,74 +17,14 @@ from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training import multiplicative
 from deepnmf_cli.training.batch import Batch
 from deepnmf_cli.training.descent import GradientDescent
-from deepnmf_cli.training.dev import SCORES, DevScore, Pair, dev_score
+from deepnmf_cli.training.dev import DevScore, Pair, dev_score
 from deepnmf_cli.training.frames import FrameBatch, FrameStore
-from deepnmf_cli.training.journal import Journal
+from deepnmf_cli.training.journal import Journal, require
 from deepnmf_cli.training.objectives import ObjectiveSettings
-
-OPTIMIZERS = ("adam", "adam-log", "adam-softplus", "muon", *multiplicative.RULES)
-"""Names of `training.optimizer`."""
+from deepnmf_cli.training.settings import TrainingSettings
 
 RESUME_EVERY_S = 120
 """Seconds between resume points: what a crash costs at most."""
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How long, how fast and with what the weights are trained."""
-
-    seed: int = 1
-    steps: int = 3000
-    batch: int = 16
-    """Mixtures per step."""
-    distinct_batches: int = 0
-    """After this many batches the same mixtures come again; 0 makes new ones at every step."""
-    frame_stride: int = 1
-    """Only every n-th frame of a mixture is learned from; for networks of context frames, whose neighbours share most
-    of their context."""
-    greedy: bool = False
-    """Layers are trained one after the other from the readout on: in the first of C equal parts of the run the readout,
-    in the second also the layer below it, and so on. For deep NMF."""
-    optimizer: str = "adam"
-    """"adam"; "adam-log" and "adam-softplus" set network.parameterisation too; "muon" for matrices, with Adam for the
-    other weights; or one of multiplicative.RULES."""
-    momentum: float = 0.9
-    """Of the multiplicative optimisers: share of what earlier batches said that is kept, in [0, 1)."""
-    learning_rate: float = 1e-3
-    warmup_steps: int = 100
-    schedule: str = "cosine"
-    """Learning rate after the warm-up: "cosine" (to one hundredth at the last step) or "constant"."""
-    clip_norm: float = 5.0
-    """Gradients are scaled down to this norm."""
-    average: float = 0.999
-    """Decay of the running mean of the weights, which is what is scored and kept; 0 keeps the weights themselves."""
-    score_every: int = 250
-    """Steps between dev scores and resume points."""
-    score: str = "si-sdr"
-    """What the dev score is: "si-sdr", or "si-sdr+pesq", SI-SDR in dB plus 10 times PESQ."""
-    patience: int = 0
-    """Stop after this many dev scores without a new best; 0 never stops early."""
-    mixed_precision: bool = True
-    """bfloat16 matrix products on CUDA; CPU training is always float32."""
-    machine_code: bool = True
-    """Compile the network's layers for training on a CPU, where it has some and there is a compiler; capture a step as a
-    CUDA graph for training on a GPU, where the network allows it."""
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1 or self.score_every < 1 or self.seed < 0:
-            raise ValueError("steps, batch and score_every must be at least 1, seed not negative")
-        if self.frame_stride < 1 or self.distinct_batches < 0:
-            raise ValueError("frame_stride must be at least 1, distinct_batches not negative")
-        if self.schedule not in ("cosine", "constant"):
-            raise ValueError(f"schedule {self.schedule!r} is neither cosine nor constant")
-        if not (self.learning_rate >= 0 and self.clip_norm > 0 and 0 <= self.average < 1):
-            raise ValueError("learning_rate must not be negative, clip_norm positive, average in [0, 1)")
-        if self.score not in SCORES:
-            raise ValueError(f"score {self.score!r} is none of {', '.join(SCORES)}")
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer {self.optimizer!r} is none of {', '.join(OPTIMIZERS)}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError("momentum must lie in [0, 1)")
 
 
 class Trainer:
@@ -98,12 +37,12 @@ class Trainer:
         objective_settings: ObjectiveSettings,
         settings: TrainingSettings,
         journal: Journal,
-        describe: Callable[[MaskNetwork, int, DevScore], tuple[dict[str, Tensor], dict]],
+        describe: Callable[[MaskNetwork, int, DevScore | None], tuple[dict[str, Tensor], dict]],
         device: str = "cpu",
         frames: FrameStore | None = None,
     ) -> None:
-        """`describe(network, step, dev score)` gives the tensors and the metadata of a model file; `frames` the batches
-        where `settings.frame_stride` is not 1."""
+        """`describe(network, step, dev score)` gives the tensors and the metadata of a model file, which may have no score;
+        `frames` the batches where `settings.frame_stride` is not 1."""
         self.network, self.front_end, self.settings, self.journal = network.to(device), front_end, settings, journal
         self.describe, self.device, self.frames = describe, device, frames
         self.pair = front_end.pair(front_end.rate_hz)
@@ -128,6 +67,8 @@ class Trainer:
         self.average = [p.detach().clone() for p in self.trained]
         self.step, self.best, self.seconds, self.since_best = 0, -math.inf, 0.0, 0
         self.losses: list[float] = []
+        self.began: dict[str, float] = {}
+        """Dev scores of what the run began with, by name, to compare its best with."""
 
     def train(
         self,
@@ -139,12 +80,41 @@ class Trainer:
     ) -> bool:
         """Run until the last step; returns False when `stop` ended it before, True when it is complete.
 
-        The journal gets a resume point at every dev score, every `RESUME_EVERY_S` seconds and when stopped, always
-        between two steps, so that a resumed run repeats the uninterrupted one.
+        The journal gets a resume point at the beginning, at every dev score, every `RESUME_EVERY_S` seconds and when
+        stopped, always between two steps, so that a resumed run repeats the uninterrupted one. `stop` is asked after
+        every step, and while a batch is awaited or a network is scored.
         """
-        began, saved = time.monotonic() - self.seconds, time.monotonic()
+
+        def pause() -> None:
+            if stop():
+                raise _Stopped
+
+        self._clock = time.monotonic() - self.seconds
         self.hours_per_step = self.settings.batch * source.length / self.front_end.rate_hz / 3600
-        with closing(self._batches(source, workers)) as stream:
+        if self.step == 0 and not self.journal.rows:
+            self._save()
+        self._publish()
+        try:
+            if self.trained:
+                progress({"began": self.began})
+            if self.step == 0 and self.trained and not self.network.annealing and "step 0" not in self.began:
+                self.began["step 0"] = self._dev_score(dev, pause).value
+                progress({"began": self.began})
+            if self._unscored():
+                self._score(dev, pause)
+            if not self._ended():
+                self._steps(source, dev, workers, progress, pause)
+        except _Stopped:
+            self._leave()
+            return self._ended()
+        self.journal.last_path.unlink(missing_ok=True)
+        return True
+
+    def _steps(
+        self, source: ExampleSource, dev: Sequence[Pair], workers: int, progress: Callable, pause: Callable
+    ) -> None:
+        saved = time.monotonic()
+        with closing(self._batches(source, workers, pause)) as stream:
             for batch in stream:
                 loss = self.update(batch)
                 if not math.isfinite(loss):
@@ -156,40 +126,61 @@ class Trainer:
                     )
                 self.losses.append(loss)
                 self.step += 1
-                self.seconds = time.monotonic() - began
-                due = self.step % self.settings.score_every == 0 or self.step == self.settings.steps
-                if due:
-                    self._score(dev)
+                self.seconds = time.monotonic() - self._clock
+                if due := self._unscored():
+                    self._score(dev, pause)
                 best = self.best if math.isfinite(self.best) else None
                 progress({"step": self.step, "loss": loss, "best": best, "row": self.journal.rows[-1] if due else None})
-                stopped = stop()
-                if due or stopped or time.monotonic() - saved > RESUME_EVERY_S:
+                if self._ended():
+                    return
+                pause()
+                if due:
+                    saved = time.monotonic()
+                elif time.monotonic() - saved > RESUME_EVERY_S:
                     self._save()
                     saved = time.monotonic()
-                if self.settings.patience and self.since_best >= self.settings.patience:
-                    return True
-                if stopped:
-                    return self.step == self.settings.steps
-        return True
+
+    def _unscored(self) -> bool:
+        """Whether a dev score is due and missing."""
+        s, last = self.settings, self.journal.rows[-1]["step"] if self.journal.rows else -1
+        if not self.trained:  # complete as it is made
+            return last < 0
+        return self.step > max(0, last) and (self.step % s.score_every == 0 or self.step == s.steps)
+
+    def _ended(self) -> bool:
+        """Whether the run is complete, its last score included."""
+        s = self.settings
+        late = self.step >= s.steps or bool(s.patience) and self.since_best >= s.patience
+        return not self._unscored() and (late or not self.trained)
 
     def resume(self) -> None:
-        """Continue where the journal's resume file ends."""
-        model, average, optimiser, progress = self.journal.load_resume()
-        self.network.load_state_dict(model)
-        self.average = [average[str(i)].to(self.device) for i in range(len(self.trained))]
-        self.optimiser.load_state(optimiser)
-        self.step, self.best = progress["step"], progress["best"]
-        self.seconds, self.since_best, self.losses = progress["seconds"], progress["since_best"], progress["losses"]
+        """Continue where the journal's resume file ends. Raises ModelError when it does not fit the network."""
+        try:
+            model, average, optimiser, progress = self.journal.load_resume()
+            self.network.load_state_dict(model)
+            self.average = [average[str(i)].to(self.device) for i in range(len(self.trained))]
+            shapes = [p.shape for p in self.trained]
+            require([a.shape for a in self.average] == shapes, "means of other weights")
+            self.optimiser.load_state(optimiser)
+            self.step, self.best = progress["step"], progress["best"]
+            self.seconds, self.since_best, self.losses = progress["seconds"], progress["since_best"], progress["losses"]
+            self.began = progress.get("began", {})
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise self.journal.damaged(error) from error
 
-    def _batches(self, source: ExampleSource, workers: int) -> Iterator[Batch | FrameBatch]:
+    def _batches(self, source: ExampleSource, workers: int, pause: Callable[[], None]) -> Iterator[Batch | FrameBatch]:
         """What the remaining steps learn from."""
         s = self.settings
-        if self.frames:
-            yield from self.frames.batches(range(self.step, s.steps), s.distinct_batches)
-            return
-        with closing(batches(source, s.batch, self.step, s.steps, workers, s.distinct_batches)) as stream:
-            for speech, noise in stream:
-                yield self.batch(torch.stack([speech, noise], 1))
+        try:
+            if self.frames:
+                yield from self.frames.batches(range(self.step, s.steps), s.distinct_batches)
+                return
+            with closing(batches(source, s.batch, self.step, s.steps, workers, s.distinct_batches, pause)) as stream:
+                for speech, noise in stream:
+                    yield self.batch(torch.stack([speech, noise], 1))
+        except (DeepnmfError, OSError):  # between two steps: what has been learned is kept
+            self._leave()
+            raise
 
     @torch.no_grad()
     def batch(self, waveforms: Tensor) -> Batch:
@@ -219,24 +210,24 @@ class Trainer:
         part = (self.step - s.warmup_steps) / max(1, s.steps - s.warmup_steps)
         return s.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * part)))
 
-    def _score(self, dev: Sequence[Pair]) -> None:
+    def _dev_score(self, dev: Sequence[Pair], pause: Callable[[], None]) -> DevScore:
+        """Of the averaged weights."""
+        with self._averaged():
+            return dev_score(self.network, self.front_end, _Paused(dev, pause), self.device, self.settings.score)
+
+    def _score(self, dev: Sequence[Pair], pause: Callable[[], None]) -> None:
         """Score the averaged weights on the dev pairs, keep them if they are the best so far, write the history."""
-        own = [p.detach().clone() for p in self.trained]
-        with torch.no_grad():
-            torch._foreach_copy_(self.trained, self.average)
-            score = dev_score(self.network, self.front_end, dev, self.device, self.settings.score)
-            self.since_best += 1
-            if score.value > self.best:
-                self.best, self.since_best = score.value, 0
-                checkpoint.save(self.journal.best_path, *self.describe(self.network, self.step, score))
-            if self.network.annealing:
-                self.best = -math.inf  # a later network replaces this one even if it is worse
-            torch._foreach_copy_(self.trained, own)
-        self.journal.add(
+        score = self._dev_score(dev, pause)
+        self.since_best += 1
+        if score.value > self.best:
+            self.best, self.since_best = score.value, 0
+        if self.network.annealing:
+            self.best = -math.inf  # a later network replaces this one even if it is worse
+        self.journal.rows.append(
             {
                 "step": self.step,
                 "hours": self.step * self.hours_per_step,
-                "loss": sum(self.losses) / len(self.losses),
+                "loss": sum(self.losses) / len(self.losses) if self.losses else None,
                 "dev_score": score.value,
                 "dev_si_sdr": score.si_sdr,
                 "dev_pesq": score.pesq,
@@ -245,10 +236,62 @@ class Trainer:
             }
         )
         self.losses.clear()
-        self.journal.plot()
+        self._save()
+        self._publish()
+
+    def _publish(self) -> None:
+        """Write what follows from the resume point: the best model where it is the present one, history and curves."""
+        if not self.journal.rows:
+            return
+        last = self.journal.rows[-1]
+        if last["step"] == self.step and self.since_best == 0:
+            with self._averaged():
+                described = self.describe(self.network, self.step, DevScore(last["dev_si_sdr"], last["dev_pesq"]))
+                checkpoint.save(self.journal.best_path, *described)
+        self.journal.write_history()
+
+    def _leave(self) -> None:
+        """Keep what there is between two steps: a resume point, and the present weights as a model."""
+        self._save()
+        with self._averaged():
+            checkpoint.save(self.journal.last_path, *self.describe(self.network, self.step, None))
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The network with the running mean of its weights."""
+        own = [p.detach().clone() for p in self.trained]
+        self._take(self.average)
+        try:
+            yield
+        finally:
+            self._take(own)
+            self.network.train()
+
+    @torch.no_grad()
+    def _take(self, weights: list[Tensor]) -> None:
+        for parameter, weight in zip(self.trained, weights, strict=True):
+            parameter.copy_(weight)
 
     def _save(self) -> None:
         progress = {"step": self.step, "best": self.best, "seconds": self.seconds}
-        progress |= {"since_best": self.since_best, "losses": self.losses}
+        progress |= {"since_best": self.since_best, "losses": self.losses, "began": self.began}
         average = {str(i): tensor for i, tensor in enumerate(self.average)}
         self.journal.save_resume(self.network.state_dict(), average, self.optimiser.state(), progress)
+
+
+class _Stopped(Exception):
+    """Ends a wait: the run has been asked to stop."""
+
+
+class _Paused(Sequence):
+    """The dev pairs; `pause` is called before each."""
+
+    def __init__(self, pairs: Sequence[Pair], pause: Callable[[], None]) -> None:
+        self._pairs, self._pause = pairs, pause
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> Pair:
+        self._pause()
+        return self._pairs[index]

@@ -76,7 +76,7 @@ def test_json_has_a_row_per_file(deepnmf, stub, noisy):
     assert 0 < good.pop("real_time_factor") < 10
     assert good == {
         "input": "noisy.wav", "output": "out/noisy.wav", "noise": None, "seconds": 1.0, "rate_hz": RATE_HZ,
-        "channels": 1, "model": "some", "clipped": 0, "error": None,
+        "channels": 1, "model": "some", "clipped": 0, "notes": [], "error": None,
     }  # fmt: skip
     assert bad.keys() == {*good, "real_time_factor"} and "no audio that can be read" in bad["error"]
     assert "Enhanced" not in result.err

@@ -260,7 +260,7 @@ def test_control_c_stops_all_processes(folder):
 
 
 def test_a_disk_too_small_for_all_outputs_is_noticed_before_the_work(deepnmf, stub, recordings, monkeypatch):
-    needed = 2 * 2 * 3200  # speech and noise of two recordings; how small a FLAC file will be is not known
+    needed = 2 * (2 * 3200 + 3200 // 8)  # speech and noise of two recordings, and of a FLAC file
     usage = namedtuple("usage", "total used free")
     for free, code in ((needed - 1, EXIT_FAILED), (needed, 0)):
         monkeypatch.setattr(shutil, "disk_usage", lambda folder, free=free: usage(1 << 40, 0, free))

@@ -1,6 +1,7 @@
 """`deepnmf evaluate`: systems side by side, reports, exit codes."""
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import soundfile
 
 from deepnmf_cli import library
 from deepnmf_cli.commands import evaluate
+from deepnmf_cli.scoring import report, scorer
 
 RATE_HZ = 16000
 NAMES = ["1_+3dB_a", "2_+3dB_b", "3_-6dB_a"]
@@ -197,7 +199,107 @@ def test_one_bad_file_fails_all_and_leaves_no_report(deepnmf, sets, spoil, messa
     spoil(Path(f"enhanced/{NAMES[1]}.wav"))
     result = deepnmf("evaluate", "--reference", "clean", "--estimate", "enhanced", "--report", "report")
     assert result.code == 1 and message in result.err and result.out == b""
-    assert list(Path("report").iterdir()) == []
+    kept = {"unfinished.jsonl"} if Path("report/unfinished.jsonl").exists() else set()
+    assert {path.name for path in Path("report").iterdir()} == kept
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The names that are scored, in their order."""
+    names = []
+
+    def count(pair):
+        names.append(pair.name)
+        return real(pair)
+
+    real = scorer.score_pair
+    monkeypatch.setattr(scorer, "score_pair", count)
+    return names
+
+
+def test_the_same_command_goes_on_where_it_stopped(deepnmf, sets, counted, hiss):
+    words = ["evaluate", "--reference", "clean", "--noisy", "noisy", "--estimate", "enhanced", "--report", "report"]
+    whole = deepnmf(*words[:-2], "--json").json
+    write("noisy/3_-6dB_a.wav", hiss(1.1))
+    counted.clear()
+    result = deepnmf(*words)
+    assert result.code == 1 and "found 17600 samples" in result.err and counted == NAMES
+    assert [path.name for path in Path("report").iterdir()] == ["unfinished.jsonl"]
+    clean, _ = soundfile.read("clean/3_-6dB_a.wav", dtype="float32")
+    write("noisy/3_-6dB_a.wav", clean + hiss(1.0, seed=2))
+    counted.clear()
+    again = deepnmf(*words, "--json")
+    assert counted == [NAMES[2], *NAMES]
+    assert "2 scores of an earlier call did not have to be computed again." in again.err
+    assert [s["files"] for s in again.json["systems"]] == [
+        [{**row, "ESTOI": pytest.approx(row["ESTOI"])} for row in system["files"]] for system in whole["systems"]
+    ]
+    assert not Path("report/unfinished.jsonl").exists()
+
+
+def test_a_changed_file_and_a_changed_model_are_scored_again(deepnmf, sets, models, counted, monkeypatch):
+    words = ["evaluate", "--reference", "clean", "--noisy", "noisy", "--model", "best", "--report", "report"]
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(report, "write_report", interrupt)
+        assert deepnmf(*words).code == 130 and len(counted) == 3 and len(models) == 3
+    models.clear()
+    counted.clear()
+    Path("clean/2_+3dB_b.wav").touch()
+    (library.find("best")).write_text("other weights")
+    assert deepnmf(*words).code == 0
+    assert counted == [NAMES[1]] and len(models) == 3
+
+
+def test_names_that_are_no_text_are_scored_and_reported(deepnmf, sets):
+    for kind in ("clean", "enhanced"):
+        os.rename(f"{kind}/{NAMES[0]}.wav", os.fsencode(kind) + b"/caf\xe9|_+3dB.wav")
+    os.rename(f"enhanced/{NAMES[1]}.wav", b"enhanced/2_+3dB_b.wav")
+    os.rename("enhanced", os.fsdecode(b"enh\xe4nced\n"))
+    folder = os.fsdecode(b"r\xe9port")
+    result = deepnmf(
+        "evaluate", "--reference", "clean", "--estimate", os.fsdecode(b"enh\xe4nced\n"), "--report", folder
+    )
+    assert result.code == 0 and r"enh\xe4nced\n" in result.out.decode("utf-8")
+    found = json.loads((Path(folder) / "report.json").read_text("utf-8"))
+    (system,) = found["systems"]
+    assert system["name"] == r"enh\xe4nced\n" and r"caf\xe9|_+3dB" in [row["name"] for row in system["files"]]
+    assert r"enh\\xe4nced\\n" in (Path(folder) / "report.md").read_text("utf-8")
+    assert r"caf\xe9|_+3dB" in (Path(folder) / "files.csv").read_text("utf-8")
+
+
+def test_a_late_estimate_gets_a_hint_with_the_lag(deepnmf, sets):
+    for name in NAMES:
+        samples, _ = soundfile.read(f"enhanced/{name}.wav", dtype="float32")
+        write(f"enhanced/{name}.wav", np.concatenate([np.zeros(320, np.float32), samples])[:RATE_HZ])
+    result = deepnmf("evaluate", "--reference", "clean", "--estimate", "enhanced")
+    assert "Note: enhanced: 3 of 3 files are late by 20.00 ms (median: 320 samples)" in result.out.decode()
+
+
+def test_silent_constant_and_tiny_files_give_valid_json(deepnmf, folder, hiss):
+    tone = np.float32(1e-3) * np.arange(RATE_HZ, dtype=np.float32) % 1
+    odd = {
+        "silent": np.zeros(RATE_HZ),
+        "constant": np.ones(RATE_HZ),
+        "one": np.ones(1),
+        "tiny": 1e-38 * tone,
+        "loud": 1e20 * tone,
+    }
+    for name, samples in odd.items():
+        write(f"clean/{name}.wav", hiss(1.0)[: len(samples)])
+        write(f"out/{name}.wav", samples)
+    result = deepnmf("evaluate", "--reference", "clean", "--estimate", "out", "--json", "--report", "report")
+    assert result.code == 0
+
+    def refuse(literal: str) -> None:
+        raise AssertionError(literal)
+
+    for text in (result.out, Path("report/report.json").read_bytes()):
+        rows = json.loads(text, parse_constant=refuse)["systems"][0]["files"]
+        assert {row["name"]: row["SDR"] is None for row in rows} == {name: name == "silent" for name in odd}
 
 
 def test_a_bar_shows_progress_on_a_terminal_only(deepnmf, sets, terminal):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import deepnmf_cli
+from deepnmf_cli.commands.group import COMMANDS
 from deepnmf_cli.errors import EXIT_FAILED, EXIT_USAGE
-from deepnmf_cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 

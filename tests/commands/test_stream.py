@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from deepnmf_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from deepnmf_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE
 from deepnmf_cli.signal.pcm import FORMATS, Layout, decode, encode
 
 ROOT = Path(__file__).parents[2]
@@ -169,7 +169,8 @@ def wait_until_read(process: subprocess.Popen) -> None:
         time.sleep(0.1)
 
 
-def test_blocks_come_out_at_once_and_an_interrupt_flushes_the_rest(started, enhanced, voice, hiss):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, EXIT_INTERRUPTED), (signal.SIGTERM, EXIT_TERMINATED)])
+def test_blocks_come_out_at_once_and_an_interrupt_flushes_the_rest(started, enhanced, voice, hiss, number, code):
     layout, draw = Layout(16000, 1, "s16le"), np.random.default_rng(0)
     data, sent, out = sound(voice, hiss, layout), 0, b""
     process = started()
@@ -181,9 +182,9 @@ def test_blocks_come_out_at_once_and_an_interrupt_flushes_the_rest(started, enha
         due = sent // 2 - 512 - 2 * 255
         out += take(process, max(0, 2 * due - len(out)))
     wait_until_read(process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     rest, err = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == EXIT_INTERRUPTED and err.count(b"\n") == 1
+    assert process.returncode == code and err.count(b"\n") == 1
     assert len(out + rest) == len(data)
     np.testing.assert_allclose(decode(out + rest, layout), enhanced(data, layout), atol=TOLERANCE[layout.format])
 
@@ -202,3 +203,22 @@ def test_nothing_mixed_in_returns_the_input(deepnmf, voice, hiss):
     data = sound(voice, hiss, Layout(16000, 1, "s16le"))
     assert deepnmf("stream", "--mix", "0", stdin=data).out == data
     assert deepnmf("stream", "--mix", "0.5", stdin=data).out != data
+
+
+def test_a_sample_that_arithmetic_cannot_carry_ends_it_with_a_sentence(deepnmf):
+    samples = np.zeros(16000, "<f4")
+    samples[8000] = 1e25
+    result = deepnmf("stream", "--model", "tiny", "--format", "f32le", "-q", stdin=samples.tobytes())
+    assert result.code == EXIT_FAILED
+    assert result.err.startswith("Error: standard input: found a sample that is too large (1e+25) at 0.500 s")
+    assert np.isfinite(np.frombuffer(result.out, "<f4")).all()
+
+
+def test_a_compressed_file_is_refused_unless_the_format_of_raw_samples_is_given(deepnmf, folder, hiss):
+    soundfile.write("in.flac", hiss(0.5), 16000)
+    data = Path("in.flac").read_bytes()
+    result = deepnmf("stream", "--model", "tiny", stdin=data)
+    assert result.code == EXIT_FAILED and result.out == b""
+    assert result.err.startswith("Error: standard input: found a stream of FLAC; expected raw PCM, or WAV")
+    given = deepnmf("stream", "--model", "tiny", "--format", "s16le", stdin=data)
+    assert given.code == 0 and len(given.out) == len(data) // 2 * 2

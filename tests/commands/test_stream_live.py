@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deepnmf_cli import load_enhancer
-from deepnmf_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from deepnmf_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE
 from deepnmf_cli.signal import sound_card
 
 RATE_HZ, HOP = 16000, 256
@@ -47,6 +47,9 @@ class FakeCard(ModuleType):
         self.opened = settings
         return self
 
+    number = signal.SIGINT
+    """The signal that ends it."""
+
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run)
         if self.at_once:
@@ -63,7 +66,7 @@ class FakeCard(ModuleType):
         card = self.opened["callback"].__self__
         wait_until(lambda: card._heard.empty() and card.lost == self.expected_losses)
         if not self.vanishes:
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident, self.number)
 
     def _record(self, wait: bool) -> None:
         move, size = self.opened["callback"], self.opened["blocksize"]
@@ -104,6 +107,12 @@ def test_the_loudspeaker_plays_what_enhance_makes_of_the_microphone(deepnmf, car
     assert not played[:, :delay].any()
     expected = load_enhancer(tiny_model).enhance(np.ascontiguousarray(card.sound.T), RATE_HZ)
     np.testing.assert_allclose(played[:, delay:], expected[:, : played.shape[1] - delay], atol=1e-6)
+
+
+def test_sigterm_ends_it_as_control_c_does(deepnmf, card, tiny_model):
+    card.number, card.sound = signal.SIGTERM, card.sound[: 10 * HOP]
+    result = deepnmf("stream", "--live", "--model", tiny_model, "--channels", 2)
+    assert result.code == EXIT_TERMINATED and card.closed and len(result.err.splitlines()) == 1
 
 
 def test_blocks_that_come_late_are_counted_and_do_not_add_to_the_delay(deepnmf, card, tiny_model):

@@ -25,6 +25,8 @@ def corpus(tmp_path_factory) -> Path:
         (folder / kind).mkdir(parents=True)
         for i in range(count):
             soundfile.write(folder / kind / f"{i}.wav", 0.1 * draw.standard_normal(8000).clip(-3, 3), 8000)
+    for i in range(12):
+        (folder / f"speech/talk{i:02}.m4a").touch()
     return folder
 
 
@@ -33,11 +35,17 @@ def arguments(corpus: Path, run: Path, *more: str) -> list[str]:
     return ["train", *map(str, folders), *SMALL, *more]
 
 
-def test_run_says_where_the_best_model_is_and_enhance_takes_it(deepnmf, corpus: Path, tmp_path: Path) -> None:
+def test_run_says_what_it_leaves_out_and_where_the_best_model_is_and_enhance_takes_it(
+    deepnmf, corpus: Path, tmp_path: Path
+) -> None:
     result = deepnmf(*arguments(corpus, tmp_path / "run", "--set", "training.steps=2"))
     assert result.code == 0
     assert "step 2: loss" in result.err and "dev score" in result.err
     assert str(tmp_path / "run" / "best.safetensors") in result.out.decode()
+    warnings = [line for line in result.err.splitlines() if line.startswith("Warning: ")]
+    assert "talk00.m4a: found a .m4a file, which cannot be read" in warnings[0] and "talk09.m4a" in warnings[9]
+    assert warnings[10].endswith("speech: 12 files left out, as they cannot be read.") and len(warnings) == 11
+    assert result.err.index(warnings[10]) < result.err.index("step 2: loss")
     noisy = corpus / "dev/noisy/0.wav"
     assert deepnmf("enhance", noisy, "-o", tmp_path / "out.wav", "--model", tmp_path / "run").code == 0
     assert soundfile.info(tmp_path / "out.wav").frames == 8000
@@ -64,8 +72,8 @@ def test_interrupt_stops_after_a_step_and_resume_completes(corpus: Path, tmp_pat
         if len(rows) > len(first):
             break
         time.sleep(0.1)
-    resumed.send_signal(signal.SIGINT)
-    resumed.wait(timeout=60)
+    resumed.send_signal(signal.SIGTERM)
+    assert resumed.wait(timeout=60) == 143
     assert [row["step"] for row in rows] == [str(10 * (i + 1)) for i in range(len(rows))]
     assert rows[: len(first)] == first and len(rows) > len(first)
 

@@ -160,9 +160,8 @@ def test_pairs_give_the_noise_as_the_difference(tmp_path: Path) -> None:
     assert not noise[RATE:].any()
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more processes than CPUs
 def test_batches_do_not_depend_on_the_number_of_workers(corpus: Path) -> None:
-    runs = [[b.sum().item() for pair in batches(dataset(corpus), 3, 2, 6, workers) for b in pair] for workers in (1, 4)]
+    runs = [[b.sum().item() for pair in batches(dataset(corpus), 3, 2, 6, workers) for b in pair] for workers in (1, 3)]
     assert runs[0] == runs[1] and len(runs[0]) == 8
 
 
@@ -170,7 +169,7 @@ def test_an_error_in_a_worker_reaches_the_training_loop(corpus: Path) -> None:
     examples = dataset(corpus)
     for path in audio_files(corpus / "noise"):
         path.write_bytes(b"not audio")
-    with pytest.raises(CorpusError, match="cannot be read"):
+    with pytest.raises(CorpusError, match="no audio that can be read"):
         list(batches(examples, 2, 0, 2, 2))
 
 
@@ -218,26 +217,28 @@ def test_folder_without_audio_and_missing_folder_are_errors(tmp_path: Path) -> N
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(CorpusError, match="0 audio files"):
         scan(tmp_path)
+    (tmp_path / "talk.m4a").touch()
+    with pytest.raises(CorpusError, match=r"0 audio files beside 1 that cannot be read, the first being .*talk\.m4a"):
+        scan(tmp_path)
     with pytest.raises(CorpusError, match="no folder"):
         scan(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("content", [b"", b"plain text"])
-def test_unreadable_pairs_are_named(tmp_path: Path, content: bytes) -> None:
+def test_folders_of_speakers_may_be_links(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere/a.wav", tone(300))
+    (tmp_path / "speech").mkdir()
+    (tmp_path / "speech/anna").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/circle").symlink_to(tmp_path / "speech")
+    assert [(clip.path.name, clip.group) for clip in scan(tmp_path / "speech")] == [("a.wav", "anna")]
+
+
+@pytest.mark.parametrize(("content", "found"), [(b"", "an empty file"), (b"plain text", "no audio that can be read")])
+def test_unreadable_pairs_are_named(tmp_path: Path, content: bytes, found: str) -> None:
     write(tmp_path / "clean/bad.wav", tone(300))
     (tmp_path / "noisy").mkdir()
     (tmp_path / "noisy/bad.wav").write_bytes(content)
-    with pytest.raises(CorpusError, match="noisy/bad.wav: found a file that cannot be read"):
+    with pytest.raises(CorpusError, match=f"noisy/bad.wav: found {found}"):
         pair_folders(tmp_path / "clean", tmp_path / "noisy")
-
-
-def test_clips_of_unknown_length_are_refused_with_a_remedy(tmp_path: Path) -> None:
-    content = bytearray(write(tmp_path / "piped.flac", tone(300)).read_bytes())
-    content[21] &= 0xF0  # the total number of samples in STREAMINFO: 36 bits, 0 for "unknown"
-    content[22:26] = bytes(4)
-    (tmp_path / "piped.flac").write_bytes(content)
-    with pytest.raises(CorpusError, match="piped.flac: found no length in its header.*`ffmpeg -i piped.flac fix"):
-        scan(tmp_path)
 
 
 def test_scans_for_training_and_for_enhancement_find_the_same_files(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from deepnmf_cli import library
 from deepnmf_cli.enhancer import Enhancer
 from deepnmf_cli.errors import ModelError, UsageError
 from deepnmf_cli.export import graph
-from deepnmf_cli.exported import FEW, META_KEY, WEIGHTS, ExportedGraph, OnnxBackend
+from deepnmf_cli.exported import FEW, META_KEY, WEIGHTS, ExportedGraph, OnnxBackend, has_checksum
 from deepnmf_cli.inference.chain import MESSAGES
 from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.backend import TorchBackend
@@ -99,6 +99,18 @@ def test_steps_that_depend_on_values_are_refused(tmp_path: Path) -> None:
         graph.export(Chooses(), 257, tmp_path / "choice.onnx", {WEIGHTS: ""}, single_frames=True)
 
 
+@pytest.mark.parametrize("name", ["belief-propagation", "power-mean"])
+def test_networks_that_choose_by_values_are_refused_in_a_sentence(tmp_path: Path, name: str, capfd) -> None:
+    network = build(name, NETWORKS[name][1](hidden=(8,)))
+    with pytest.raises(ModelError) as refused:
+        graph.export(network, 257, tmp_path / "x.onnx", {WEIGHTS: ""}, single_frames=True)
+    assert str(refused.value) == (
+        f"{name}: found steps that cannot be exported, since they depend on values; expected a network that ONNX can "
+        "express. It runs as it is, with --backend torch."
+    )
+    assert capfd.readouterr() == ("", "") and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_exported_networks_enhance_as_torch_does(name: str, exported) -> None:
     samples = recording()
@@ -144,6 +156,7 @@ def test_graphs_hold_standard_operations_and_say_what_they_are(exported) -> None
         assert not any(node.metadata_props or node.doc_string for node in model.graph.node)  # no paths of this machine
         (meta,) = (json.loads(p.value) for p in model.metadata_props if p.key == META_KEY)
         assert meta["single_frames"] is single and meta["format"] == 1
+        assert model.ir_version == graph.IR_VERSION == 8
 
 
 @pytest.mark.parametrize("weights,part,difference", [("float16", 0.55, 5e-3), ("int8", 0.3, 5e-2)])
@@ -180,6 +193,18 @@ def test_files_of_other_programs_are_refused(tmp_path: Path, exported) -> None:
     for name, found in [("other", "another program"), ("damaged", "no graph"), ("newer", "format 99")]:
         with pytest.raises(ModelError, match=found):
             ExportedGraph(tmp_path / f"{name}.onnx")
+
+
+def test_a_damaged_file_is_refused_wherever_the_damage_is(tmp_path: Path, exported) -> None:
+    content = exported("dnn", False).read_bytes()
+    assert has_checksum(content) and has_checksum(content.replace(b"file_sha256", b"file_sha257")) is None
+    for start in np.linspace(0, len(content) - 3000, 9).astype(int):
+        (tmp_path / "damaged.onnx").write_bytes(content[:start] + bytes(3000) + content[start + 3000 :])
+        with pytest.raises(ModelError, match="a damaged file|no graph that ONNX Runtime can run|no checksum"):
+            ExportedGraph(tmp_path / "damaged.onnx")
+    (tmp_path / "damaged.onnx").write_bytes(content[:5000] + bytes([content[5000] ^ 1]) + content[5001:])  # one bit
+    with pytest.raises(ModelError, match=r"damaged\.onnx: found a damaged file.*--overwrite"):
+        ExportedGraph(tmp_path / "damaged.onnx")
 
 
 def test_two_graphs_must_be_of_the_same_weights(exported) -> None:
@@ -224,6 +249,24 @@ def test_an_export_for_single_frames_of_other_weights_is_left_out(model: Path, d
     stream = library.load_enhancer(model, "cpu").stream(16000, 2)
     pieces = [stream.feed(recording()[:, i : i + 256]) for i in range(0, recording().shape[1], 256)]
     np.testing.assert_allclose(np.concatenate([*pieces, stream.flush()], -1), expected, atol=1e-6)
+
+
+def test_damage_beside_good_weights_is_said_and_an_export_without_checksum_is_left_out(
+    model, deepnmf, tmp_path
+) -> None:
+    assert deepnmf("export", model).code == 0
+    path = tmp_path / "model.onnx"
+    content = path.read_bytes()
+    path.write_bytes(content[:5000] + bytes(3000) + content[8000:])
+    shutil.copy(Path(__file__).parents[2] / "data" / "demo" / "noisy.wav", tmp_path / "noisy.wav")
+    arguments = ["enhance", tmp_path / "noisy.wav", "-o", tmp_path / "out.wav", "--device", "cpu", "--model", model]
+    result = deepnmf(*arguments)
+    assert result.code == 1 and "model.onnx: found a damaged file" in result.err and not (tmp_path / "out.wav").exists()
+    assert deepnmf(*arguments, "--backend", "torch").code == 0
+    path.write_bytes(content.replace(b"file_sha256", b"file_sha255"))
+    assert kind(model, "cpu") == "TorchBackend"
+    with pytest.raises(ModelError, match="older version"):
+        library.load_enhancer(model, "cpu", "onnx")
 
 
 def test_without_an_export_the_remedy_is_to_export(model: Path, deepnmf, tmp_path: Path) -> None:

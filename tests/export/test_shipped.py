@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import deepnmf_cli
 from deepnmf_cli import library
-from deepnmf_cli.export.graph import verify
+from deepnmf_cli.export.graph import IR_VERSION, verify
+from deepnmf_cli.exported import has_checksum
 
 ROOT = Path(__file__).parents[2]
 NOISY = ROOT / "data" / "demo" / "noisy.wav"
@@ -32,6 +34,12 @@ def test_export_is_that_of_the_weights_beside_it(path: Path) -> None:
     enhancer = library.load_enhancer(path.with_name(library.MODEL_FILE), "cpu", "onnx")
     assert enhancer.front_end == recipe.front_end
     assert verify(network.eval(), recipe.front_end.bins, path, streaming) <= 1e-5
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_export_is_whole_and_of_a_version_that_runtimes_of_the_last_years_read(path: Path) -> None:
+    assert has_checksum(path.read_bytes())
+    assert onnx.load(path).ir_version == IR_VERSION
 
 
 def test_backends_agree_on_speech() -> None:

@@ -1,13 +1,14 @@
 """Pairs of files, their input SNR, the hash of a corpus; and what is refused."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from deepnmf_cli.errors import AudioError, CorpusError
-from deepnmf_cli.scoring.pairing import Pair, corpus_hash, input_snrs, pair_folders, read_pair
+from deepnmf_cli.scoring.pairing import Pair, corpus_hash, input_snrs, pair_folders, printable, read_pair
 
 TONE = 0.1 * np.sin(np.arange(1600) / 5)
 
@@ -39,10 +40,58 @@ def test_dots_in_names_are_no_suffixes(write, tmp_path):
     assert [pair.name for pair in pair_folders(tmp_path / "clean", tmp_path / "noisy")[0]] == ["a.1", "a.2"]
 
 
+def test_composed_and_decomposed_accents_pair(write, tmp_path):
+    composed, decomposed = "\u00e9t\u00e9", "e\u0301te\u0301"
+    for name in (f"clean/{composed}/{decomposed}.wav", f"noisy/{decomposed}/{composed}.flac"):
+        write(name, TONE)
+    ((pair,), extra) = pair_folders(tmp_path / "clean", tmp_path / "noisy")
+    assert pair.name == f"{composed}/{composed}" and extra == []
+    assert read_pair(pair)[0].shape == (1, 1600)
+
+
+def test_names_that_are_no_text_pair_and_can_be_printed(write, tmp_path):
+    for folder in ("clean", "noisy"):
+        os.rename(write(f"{folder}/a.wav", TONE), os.fsencode(tmp_path / folder) + b"/caf\xe9\n.wav")
+    os.rename(write("noisy/b.wav", TONE), os.fsencode(tmp_path / "noisy") + b"/\xff.wav")
+    ((pair,), extra) = pair_folders(tmp_path / "clean", tmp_path / "noisy")
+    assert (pair.name, extra) == (r"caf\xe9\n", [r"\xff"])
+    assert read_pair(pair)[2] == 16000
+    digest = hashlib.sha256(pair.reference.read_bytes()).hexdigest().encode()
+    assert corpus_hash([pair.reference]) == hashlib.sha256(digest + b"  caf\xe9\n.wav\n").hexdigest()
+    pair.estimate.unlink()
+    with pytest.raises(CorpusError, match=r"the first being 'caf\\xe9\\n'"):
+        pair_folders(tmp_path / "clean", tmp_path / "noisy")
+
+
+@pytest.mark.parametrize(
+    "name, shown",
+    [
+        ("a b/\u5f71_+3dB", "a b/\u5f71_+3dB"),
+        ("\udce9", r"\xe9"),
+        ("a\x1b[31m\r\n", r"a\x1b[31m\r\n"),
+        ("\u202e", r"\u202e"),
+    ],
+)
+def test_what_is_shown_of_a_name_is_one_line_of_text(name, shown):
+    assert printable(name) == printable(Path(name)) == shown
+
+
 def test_a_missing_partner_is_named(write, tmp_path):
     for name in ("clean/a.wav", "clean/b.wav", "noisy/a.wav"):
         write(name, TONE)
     with pytest.raises(CorpusError, match="noisy: found no partner for 1 of 2 references, the first being 'b'"):
+        pair_folders(tmp_path / "clean", tmp_path / "noisy")
+
+
+@pytest.mark.parametrize("folder", ["clean", "noisy"])
+def test_media_that_cannot_be_read_are_refused(write, tmp_path, folder):
+    for name in ("clean/a.wav", "noisy/a.wav"):
+        write(name, TONE)
+    for name in ("b.m4a", "c.m4a"):
+        (tmp_path / folder / name).touch()
+    with pytest.raises(
+        CorpusError, match=rf"{folder}: found 2 file\(s\) that cannot be read, .*b\.m4a; .*`ffmpeg -i b"
+    ):
         pair_folders(tmp_path / "clean", tmp_path / "noisy")
 
 
@@ -110,7 +159,7 @@ def test_files_that_hold_no_audio_are_refused(write, tmp_path):
 
 def test_input_snrs_are_read_from_names():
     snrs_db = {"003_+3dB_street": 3, "004_-6dB_a": -6, "a_2.5dB_b": 2.5, "9dB": 9, "town/1_0dB": 0}
-    assert input_snrs([*snrs_db, "street", "3dBA", "x+3dB"]) == snrs_db
+    assert input_snrs([*snrs_db, "street", "3dBA", "x+3dB", f"a_{'9' * 400}dB"]) == snrs_db
 
 
 def test_input_snrs_are_read_from_a_table(tmp_path):

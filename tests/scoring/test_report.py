@@ -1,6 +1,7 @@
 """Means and intervals, the report as data, tables, files and figures."""
 
 import csv
+import dataclasses
 import hashlib
 import json
 import math
@@ -171,6 +172,47 @@ def test_the_page_has_tables_figures_remarks_and_origin(report):
     assert "* out: 1 file left out" in page
     assert "* Command: `deepnmf evaluate`" in page and "cd" * 32 in page
     assert "* Model ours: 1,234,567 parameters, 25.5 million multiply-adds per second" in page
+
+
+def test_a_constant_delay_is_remarked_with_its_size():
+    late = [dataclasses.replace(one, lag_s=0.02 if one.name in "bc" else 0.0) for one in scores(1)]
+    mixed = [
+        dataclasses.replace(one, lag_s=lag) for one, lag in zip(scores(1), (0.001, -0.003, 0.02, 0.02), strict=True)
+    ]
+    remarks = make_report([System("x", "estimate", "x", late), System("y", "estimate", "y", mixed)], {}, "", "")[
+        "remarks"
+    ]
+    assert [remark.split(";")[0] for remark in remarks] == [
+        "x: 2 of 4 files are late by 20.00 ms (median: 320 samples), the first being b",
+        "y: 3 of 4 files are late by 1.00 to 20.00 ms (median: 320 samples), the first being a",
+        "y: 1 of 4 files are early by 3.00 ms (median: 48 samples), the first being b",
+    ]
+    assert "SI-SDR forgives no delay" in remarks[0]
+
+
+def test_names_that_look_like_markup_stay_names(tmp_path):
+    """In Markdown, in figures and in their legends."""
+    names = ["a|b", "*x* <b>", "`c`", "$\\frac$", "_e", "[f](g)", "\u5f71"]
+    systems = [System("noisy", "noisy", "n", scores(0)), *(System(name, "estimate", name, scores(1)) for name in names)]
+    report = make_report(systems, SNRS_DB, "", "deepnmf evaluate 'a``b'", [f"{name}: left out" for name in names])
+    write_report(report, tmp_path)
+    page = (tmp_path / "report.md").read_text("utf-8")
+    for written in (
+        r"| a\|b |",
+        r"| \*x\* \<b\> |",
+        r"| \`c\` |",
+        r"| $\\frac$ |",
+        r"| [f\](g) |",
+        r"* a\|b: left out",
+    ):
+        assert written in page
+    assert "* Command: ``` deepnmf evaluate 'a``b' ```" in page
+    legend = draw(report)["gain_by_snr.png"].axes[0].get_legend()
+    assert len(legend.get_texts()) == len(names)
+    assert json.loads((tmp_path / "report.json").read_text("utf-8")) == report
+    assert [row["system"] for row in csv.DictReader((tmp_path / "files.csv").read_text("utf-8").splitlines())][::4] == [
+        "noisy", *names,
+    ]  # fmt: skip
 
 
 def test_a_figure_shows_each_mean_with_its_interval(report):

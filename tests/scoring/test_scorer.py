@@ -1,13 +1,14 @@
 """Scores of arrays, files and enhanced files; processes that give the same numbers, and errors that travel."""
 
 import math
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
 
 from deepnmf_cli.errors import CorpusError, DeepnmfError, ModelError
 from deepnmf_cli.scoring.pairing import Pair
-from deepnmf_cli.scoring.scorer import METRICS, Scores, ScoringPool, score, score_enhanced, score_files
+from deepnmf_cli.scoring.scorer import METRICS, Scores, ScoringPool, _done, score, score_enhanced, score_files
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,62 @@ def test_a_few_samples_do_not_crash(samples):
     scores = score(np.ones((1, samples)), np.ones((1, samples)), 16000)
     assert scores.values["SDR"] == pytest.approx(100, abs=0.1) and len(scores.notes) == 4
     assert "SI-SDR: a constant signal" in scores.notes
+
+
+@pytest.mark.parametrize("rate_hz", [1000, 44100, 192000])
+@pytest.mark.parametrize(
+    "kind", ["one sample", "two samples", "constant", "nearly constant", "impulse", "subnormal", "loud"]
+)
+def test_no_signal_ends_in_a_failure_or_an_infinite_score(kind, rate_hz, channels):
+    reference, noisier, _ = (channel[: rate_hz // 2] for channel in channels)
+    odd = {
+        "one sample": noisier[250:251],
+        "two samples": noisier[250:252],
+        "constant": np.full_like(noisier, 0.1),
+        "nearly constant": np.where(np.arange(len(noisier)) == 9, np.nextafter(0.1, 1), 0.1),
+        "impulse": np.where(np.arange(len(noisier)) == 9, 1.0, 0.0),
+        "subnormal": np.where(np.arange(len(noisier)) % 7, 0.0, 5e-324),
+        "loud": 3e38 * noisier / np.abs(noisier).max(),
+    }[kind]
+    pairs = [(odd, odd), (reference[: len(odd)] + 1e-3, odd), (odd, reference[: len(odd)] + 1e-3)]
+    for one, other in pairs:
+        scores = score(one[None], other[None], rate_hz)
+        for metric, value in scores.values.items():
+            assert math.isfinite(value) or any(note.startswith((metric, "all")) for note in scores.notes)
+
+
+def test_64_channels_have_one_score(channels):
+    many = [np.tile(channel[2000:4000], (64, 1)) for channel in channels[:2]]
+    one = score(many[0][:1], many[1][:1], 16000)
+    assert score(*many, 16000).values == pytest.approx(one.values, abs=1e-9, nan_ok=True)
+
+
+def test_what_is_finished_is_not_scored_again_and_the_others_are_kept(pairs):
+    known = {pairs[1]: Scores("two", dict.fromkeys(METRICS, 1.0), (), 7.0, 16000)}
+
+    class Finished:
+        get = known.get
+        add = known.__setitem__
+
+    enhanced, seconds = [], []
+    with ScoringPool() as pool:
+        one, two = score_enhanced(pairs, lambda x, _: enhanced.append(x) or x, pool, seconds.append, Finished())
+        again = score_files(pairs, pool, None, Finished())
+    assert two.values["SDR"] == 1.0 and seconds == [7.0, 3.0] and len(enhanced) == 1
+    assert again == [one, two] == [known[pair] for pair in pairs]
+
+
+def test_what_is_done_comes_before_what_failed():
+    pending = {Future(): number for number in range(4)}
+    failed, one, waiting, other = pending
+    failed.set_exception(CorpusError("a", "b", "c", "d"))
+    one.set_result("one")
+    other.set_result("other")
+    done = _done(pending)
+    assert {next(done), next(done)} == {(1, "one"), (3, "other")}
+    with pytest.raises(CorpusError):
+        next(done)
+    assert list(pending) == [waiting]
 
 
 def test_files_are_scored_in_order_with_progress(pairs, golden):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from deepnmf_cli.scoring import sdr as scoring_sdr
 from deepnmf_cli.scoring.sdr import FILTER_TAPS, LIMIT_DB, sdr, si_sdr
 
 CASES = [
@@ -116,3 +117,14 @@ def test_a_reference_of_one_tone_is_no_singular_system():
     tone = np.sin(np.arange(8000) / 3)
     # A gain and a shift of the tone are all that the filter can make of it, so the noise is distortion.
     assert sdr(tone, tone + 0.1 * noise(8000)) == pytest.approx(17, abs=0.3)
+
+
+@pytest.mark.parametrize("measure", [sdr, si_sdr])
+@pytest.mark.parametrize("distortion", [0, 1e-3, 1])
+def test_long_signals_are_scored_block_by_block_with_the_same_result(measure, distortion, monkeypatch):
+    reference = noise(20000) + 3
+    estimate = np.convolve(reference, np.r_[1, np.zeros(400), 0.5])[:20000] + distortion * noise(20000, 1)
+    expected = measure(reference, estimate)
+    monkeypatch.setattr(scoring_sdr, "BLOCK_SAMPLES", 3000)
+    assert measure(reference, estimate) == pytest.approx(expected, abs=1e-4)
+    assert measure(1e-200 * reference, 1e38 * estimate) == pytest.approx(expected, abs=1e-4)

@@ -1,5 +1,9 @@
 """Which files count as audio, and which sample format an output gets."""
 
+import os
+import re
+from pathlib import Path
+
 import pytest
 import soundfile
 
@@ -52,3 +56,63 @@ def test_find_needs_at_least_one_file(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(AudioError, match=r"no audio files.*\.wav.*another folder"):
         formats.find(tmp_path)
+
+
+def test_a_scan_names_media_that_cannot_be_read_and_nothing_else(tmp_path):
+    names = ("a/b.M4A", "c.mp4", "d.wav", "e.raw", ".f.m4a", ".g/h.m4a", "i.txt", "j.csv", "k.jpg", "out/l.m4a")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = formats.scan(tmp_path, skip=[tmp_path / "out"])
+    assert found.audio == [tmp_path / "d.wav"]
+    assert [error.where for error in found.unreadable] == [
+        str(tmp_path / name) for name in ("a/b.M4A", "c.mp4", "e.raw")
+    ]
+    assert found.beside == f" beside 3 that cannot be read, the first being {tmp_path / 'a/b.M4A'}"
+    assert formats.Found([], []).beside == ""
+    assert not formats.UNREADABLE & formats.audio_suffixes()
+
+
+@pytest.mark.parametrize(
+    ("links", "more"),
+    [
+        ({"two": "elsewhere", "twin": "elsewhere"}, ["twin/b.wav", "two/b.wav"]),
+        ({"one/up": "speech"}, []),
+        ({"one/back": "elsewhere", "one/back/there": "speech/one"}, ["one/back/b.wav"]),
+    ],
+)
+def test_links_to_folders_are_followed_where_wanted_and_never_in_a_circle(tmp_path, links, more):
+    speech = tmp_path / "speech"
+    for name in ("speech/one/a.wav", "elsewhere/b.wav"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    for link, target in links.items():
+        (speech / link).symlink_to(tmp_path / target)
+    assert formats.find(speech) == [speech / "one/a.wav"]
+    assert formats.find(speech, follow_links=True) == [speech / name for name in ["one/a.wav", *more]]
+
+
+def test_a_folder_that_cannot_be_entered_is_named(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.wav").touch()
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = formats.scan(tmp_path)
+    assert found.audio == [tmp_path / "a.wav"]
+    (error,) = found.unreadable
+    assert error.where == str(tmp_path / "closed") and error.found == "no way in (Permission denied)"
+
+
+def test_the_documents_state_media_that_cannot_be_read_and_the_limits_of_encoders():
+    page = (Path(__file__).parents[2] / "docs/cli.md").read_text("utf-8")
+    rows = page.split("| media | suffixes |")[1].split("\n\n")[0]
+    assert set(re.findall(r"`(\.\w+)`", rows)) == formats.UNREADABLE
+    for name, limits in formats.LIMITS.items():
+        if name != "FLOAT":
+            assert f"| {limits.rates} | {limits.channels} |" in page, name

@@ -78,3 +78,19 @@ def test_loudspeakers_are_kept_in_wav(tmp_path, monkeypatch, limit):
     chunk = header.index(b"fmt ") + 8
     assert header[chunk : chunk + 2] == b"\xfe\xff"  # WAVE_FORMAT_EXTENSIBLE
     assert int.from_bytes(header[chunk + 20 : chunk + 24], "little") == 0x3F  # 5.1
+
+
+@pytest.mark.parametrize(
+    ("container", "subtype", "limit"),
+    [("AIFF", "PCM_16", 8_000), ("OGG", "OPUS", 50_000), ("FLAC", "PCM_16", 16_000_000), ("OGG", "VORBIS", None)],
+)
+@pytest.mark.parametrize("letter", ["x", "é"])
+def test_tags_too_long_for_a_header_are_left_out_and_the_others_kept(tmp_path, container, subtype, limit, letter):
+    fits = {"title": letter * ((limit or 99_000) // 2 // len(letter.encode())), "artist": "A. Name"}
+    too_long = {"comment": letter * ((limit or 99_000) // len(letter.encode()))}
+    info = AudioInfo(RATE_HZ, 1, SILENCE.shape[1], container, subtype)
+    with audio_writer.open_writer(tmp_path / "x", info, Metadata(fits | too_long)) as writer:
+        writer.write(SILENCE)
+    assert {name: len(text) for name, text in tags(tmp_path / "x").items()} == {
+        name: len(text) for name, text in (fits if limit else fits | too_long).items()
+    }

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def noise(channels: int, frames: int, scale: float = 0.3) -> np.ndarray:
     return (scale * np.random.default_rng(1).standard_normal((channels, frames))).astype(np.float32)
 
 
-def wav(samples: np.ndarray, subtype: str = "PCM_16", rate_hz: int = 48000, container: str = "WAV") -> bytes:
+def wav(samples: np.ndarray, subtype: str | None = "PCM_16", rate_hz: int = 48000, container: str = "WAV") -> bytes:
     file = io.BytesIO()
     soundfile.write(file, samples.T, rate_hz, subtype, format=container)
     return file.getvalue()
@@ -124,10 +125,67 @@ def test_a_stream_that_ends_before_its_header_says_is_told():
     assert (reader.missing_frames, reader.odd_bytes) == (11, 3)
 
 
-@pytest.mark.parametrize("data", [b"", b"\x01", b"RIFF", b"RIFF1234WAV", b"RIFF1234AVI LIST"])
+@pytest.mark.parametrize("data", [b"", b"\x01", b"RIFF", b"RIFF1234WAV", b"RIFF1234ABC LIST"])
 def test_what_is_not_wav_is_raw(data):
     reader = PipeReader(Dribble(data), RAW)
     assert reader.format_chunk is None and read(reader).shape == (1, len(data) // 2)
+
+
+def mp3(header: bytes, size: int) -> bytes:
+    """Two frames, of which the header gives the size."""
+    return (header + bytes(size - len(header))) * 2
+
+
+COMPRESSED = [
+    (b"fLaC\0\0\0\x22" + bytes(40), "FLAC"), (b"OggS\0\2" + bytes(40), "Ogg"), (b"ID3\4\0\0" + bytes(40), "MP3"),
+    (mp3(b"\xff\xfb\x90\x00", 417), "MP3"), (mp3(b"\xff\xf3\x40\x00", 104), "MP3"),
+    (mp3(b"\xff\xf1\x50\x80\x02\x1f\xfc", 16), "AAC"), (b"\0\0\0\x20ftypM4A " + bytes(40), "MP4"),
+    (b"FORM\0\0\0\0AIFF" + bytes(40), "AIFF"), (b"caff\0\1" + bytes(40), "CAF"), (b".snd" + bytes(40), "AU"),
+    (b"riff\x2e\x91\xcf\x11" + bytes(40), "Wave64"), (b"\x1a\x45\xdf\xa3" + bytes(40), "Matroska"),
+    (b"RIFF\0\0\0\0AVI LIST" + bytes(40), "AVI"), (b"RIFX\0\0\0\0WAVE" + bytes(40), "big-endian WAV"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "name"), COMPRESSED, ids=lambda value: value if isinstance(value, str) else "")
+def test_what_begins_like_a_compressed_file_is_refused_unless_it_is_surely_raw(data, name):
+    with pytest.raises(AudioError, match=f"standard input: found a stream of {name}.*ffmpeg.*--format"):
+        PipeReader(Dribble(data, largest=50), RAW)
+    assert read(PipeReader(Dribble(data), RAW, surely_raw=True)).shape == (1, len(data) // 2)
+
+
+@pytest.mark.parametrize("container", ["FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "W64", "NIST", "VOC"])
+def test_files_of_other_containers_are_recognised(container):
+    with pytest.raises(AudioError, match="found a stream of"):
+        PipeReader(Dribble(wav(noise(1, 4000, 0.1), None, 16000, container)), RAW)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff", b"\xff\xfb\x90\x00" + bytes(5000), b"\xff" * 5000, b"\xff\xf1" * 99])
+def test_samples_that_look_like_one_frame_of_mpeg_are_samples(data):
+    assert read(PipeReader(Dribble(data), RAW)).shape == (1, len(data) // 2)
+
+
+def test_notes_before_the_samples_are_not_held():
+    size, given = 100 << 20, wav(noise(1, 50))
+
+    class Notes:
+        """A header, notes of `size` bytes that all are the same piece, and the rest of the file."""
+
+        def __init__(self) -> None:
+            self.left = [given[:12] + b"JUNK" + struct.pack("<I", size), *[bytes(1 << 16)] * (size >> 16), given[12:]]
+
+        def read1(self, limit: int, /) -> bytes:
+            return self.left.pop(0) if self.left else b""
+
+    tracemalloc.start()
+    reader = PipeReader(Notes(), RAW)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    assert read(reader).shape == (1, 50) and reader.layout.rate_hz == 48000
+
+
+def test_notes_that_end_early_are_a_header_cut_short():
+    with pytest.raises(AudioError, match="cut short"):
+        PipeReader(Dribble(b"RIFF\0\0\0\0WAVEJUNK" + struct.pack("<I", (1 << 32) - 1) + bytes(100)), RAW)
 
 
 @pytest.mark.parametrize(
@@ -151,4 +209,12 @@ def test_a_sample_that_is_not_finite_is_located():
     layout = Layout(16000, 2, "f32le")
     reader = PipeReader(Dribble(encode(samples, layout)[0]), layout)
     with pytest.raises(AudioError, match=r"not finite \(nan\) at 0\.100 s"):
+        read(reader)
+
+
+def test_a_sample_beyond_all_arithmetic_is_refused():
+    samples = noise(1, 4000)
+    samples[0, 1600] = 1e25
+    reader = PipeReader(Dribble(encode(samples, layout := Layout(16000, 1, "f32le"))[0]), layout)
+    with pytest.raises(AudioError, match=r"too large \(1e\+25\) at 0\.100 s \(sample 1600, channel 1\)"):
         read(reader)

@@ -1,19 +1,21 @@
 """The dev score and its parts."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
-from deepnmf_cli.errors import DeepnmfError
+from deepnmf_cli.errors import CorpusError, DeepnmfError
 from deepnmf_cli.experiment import Recordings, train
 from deepnmf_cli.networks.dnn import Dnn, DnnSettings
 from deepnmf_cli.recipe import Recipe
 from deepnmf_cli.scoring.perceptual import NoScore
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training import dev
-from deepnmf_cli.training.dev import DevScore, dev_score
+from deepnmf_cli.training.dev import DevScore, check_dev, dev_score
 
 
 def pairs(count: int) -> list:
@@ -57,8 +59,75 @@ def test_dev_recordings_without_speech_are_no_basis_for_pesq(monkeypatch) -> Non
         dev_score(network(), FrontEnd(8000), pairs(2), score="si-sdr+pesq")
 
 
+def speech(seconds: float) -> np.ndarray:
+    """Bursts of noise at 8 kHz."""
+    return np.random.default_rng(1).standard_normal(round(8000 * seconds)).astype(np.float32) * (
+        np.sin(np.arange(round(8000 * seconds)) / 4000) > 0
+    )
+
+
+def test_dev_pairs_that_cannot_be_scored_are_said_before_the_first_step() -> None:
+    good, silent, short = speech(2), np.zeros(16000, np.float32), speech(0.2)
+    assert check_dev([(good, good)] * 3, 8000, "si-sdr+pesq") == []
+    notes = check_dev(
+        [(good, good), (silent, good), (good, silent), (short, short), (silent, good)], 8000, "si-sdr+pesq"
+    )
+    assert notes == [
+        "dev: 2 of 5 pairs have no full score (the clean recording is silent), the first being pair 2",
+        "dev: 1 of 5 pairs have no full score (the noisy recording is silent), the first being pair 3",
+        "dev: 1 of 5 pairs have no full score (shorter than 0.25 s), the first being pair 4",
+    ]
+    assert check_dev([(short, short)], 8000) == []
+    (note,) = check_dev([(long := np.tile(good, 100), long)], 8000)
+    assert note.startswith("dev: a recording of 3.3 minutes is enhanced as a whole")
+
+
+@pytest.mark.parametrize(
+    "pairs, score, found",
+    [
+        (
+            [(np.zeros(8000, np.float32), speech(1))],
+            "si-sdr",
+            r"no pair that can be scored \(the clean recording is silent",
+        ),
+        ([(speech(0.1), speech(0.1))], "si-sdr+pesq", r"no pair that can be scored \(shorter than 0.25 s"),
+        ([], "si-sdr", r"no pair that can be scored \(none is there"),
+        (
+            [(speech(1), speech(1)), (speech(1), speech(1.1))],
+            "si-sdr",
+            r"a clean recording of 8000 samples beside a noisy one of 8800 \(pair 2\)",
+        ),
+    ],
+)
+def test_dev_pairs_without_any_score_are_refused(pairs, score: str, found: str) -> None:
+    with pytest.raises(CorpusError, match=f"dev: found {found}"):
+        check_dev(pairs, 8000, score)
+
+
+def test_a_dev_recording_of_many_utterances_has_a_score() -> None:
+    word = np.where(np.arange(4800) < 2400, speech(0.6), 0).astype(np.float32)
+    words = np.tile(word, 75)  # in 45 s; PESQ can hold 50
+    score = dev_score(network(), FrontEnd(8000), [(words, words)], score="si-sdr+pesq")
+    assert 1 <= score.pesq <= 4.7 and np.isfinite(score.si_sdr)
+
+
+def test_dev_recordings_are_checked_before_training(tiny_corpus: Path, tmp_path: Path) -> None:
+    for kind, samples in (("clean", np.zeros(8000)), ("noisy", np.ones(8000) / 9)):
+        shutil.copytree(tiny_corpus / "dev" / kind, tmp_path / "dev" / kind)
+        soundfile.write(tmp_path / "dev" / kind / "zz.wav", samples, 8000)
+
+    def end(report: dict) -> None:
+        raise InterruptedError(report["note"])
+
+    recipe = Recipe.from_dict({"model": "dnn", "front_end": {"rate_hz": 8000}})
+    where = Recordings(speech=tiny_corpus / "speech", noise=tiny_corpus / "noise", dev=tmp_path / "dev")
+    with pytest.raises(InterruptedError, match="the clean recording is silent"):
+        train(recipe, where, tmp_path / "run", progress=end)
+
+
 def test_runs_are_chosen_by_the_combined_score(tiny_corpus: Path, tmp_path: Path, monkeypatch) -> None:
-    qualities = iter([1.5] * 2 + [1.0] * 20)  # two dev pairs: PESQ falls after the first score
+    # Two dev pairs: the score of the beginning, then PESQ falls after the first score.
+    qualities = iter([1.2] * 2 + [1.5] * 2 + [1.0] * 20)
     monkeypatch.setattr(dev, "pesq_score", lambda *_: next(qualities))
     recipe = Recipe.from_dict(
         {

@@ -180,14 +180,24 @@ def test_resuming_with_fewer_steps_than_done_is_refused(tiny_corpus: Path, tmp_p
         train(recipe(steps=4), recordings(tiny_corpus), tmp_path / "run", resume=True)
 
 
-@pytest.mark.parametrize("content", [None, "{", '{"model": "dnn", "colour": 1}'])
-def test_a_damaged_recipe_of_a_run_is_named(tiny_corpus: Path, tmp_path: Path, content: str | None) -> None:
-    train(recipe(), recordings(tiny_corpus), tmp_path / "run")
-    (tmp_path / "run/recipe.json").unlink()
-    if content is not None:
-        (tmp_path / "run/recipe.json").write_text(content)
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "null", "[" * 9999, '{"model": "dnn", "colour": 1}', '{"model": []}', "{}"]
+)
+def test_a_damaged_recipe_of_a_run_is_named(tiny_corpus: Path, tmp_path: Path, content: str) -> None:
+    train(recipe(steps=1), recordings(tiny_corpus), tmp_path / "run")
+    (tmp_path / "run/recipe.json").write_text(content)
     with pytest.raises((UsageError, RecipeError), match="recipe.json"):
-        train(recipe(), recordings(tiny_corpus), tmp_path / "run", resume=True)
+        train(recipe(steps=1), recordings(tiny_corpus), tmp_path / "run", resume=True)
+
+
+def test_a_recipe_that_was_removed_is_written_again(tiny_corpus: Path, tmp_path: Path) -> None:
+    train(recipe(steps=1), recordings(tiny_corpus), tmp_path / "run")
+    before = (tmp_path / "run/recipe.json").read_text()
+    (tmp_path / "run/recipe.json").unlink()
+    with pytest.raises(UsageError, match="other values of training.batch"):
+        train(recipe(steps=1, batch=3), recordings(tiny_corpus), tmp_path / "run", resume=True)
+    assert train(recipe(steps=1), recordings(tiny_corpus), tmp_path / "run", resume=True)
+    assert (tmp_path / "run/recipe.json").read_text() == before
 
 
 def test_silent_dev_recordings_are_refused(tiny_corpus: Path, tmp_path: Path) -> None:
@@ -195,7 +205,7 @@ def test_silent_dev_recordings_are_refused(tiny_corpus: Path, tmp_path: Path) ->
         (tmp_path / "dev" / kind).mkdir(parents=True)
         soundfile.write(tmp_path / "dev" / kind / "0.wav", np.zeros(8000), 8000)
     where = Recordings(speech=tiny_corpus / "speech", noise=tiny_corpus / "noise", dev=tmp_path / "dev")
-    with pytest.raises(DeepnmfError, match="no score that is finite"):
+    with pytest.raises(DeepnmfError, match="dev: found no .*expected clean recordings that are not silent"):
         train(recipe(), where, tmp_path / "run")
 
 

@@ -1,0 +1,89 @@
+"""The `deepnmf` command: a group that loads each subcommand only when it is asked for."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+
+import click
+
+from deepnmf_cli import __version__
+from deepnmf_cli.checkpoint import temporary_folder
+
+COMMANDS = {
+    "enhance": "Remove the noise from recordings.",
+    "evaluate": "Score enhanced recordings, or models, against clean references.",
+    "export": "Write a model as an ONNX file.",
+    "models": "List the models that ship with the program.",
+    "stream": "Remove the noise from sound while it comes in.",
+    "train": "Train a model on folders of speech and noise.",
+}
+"""Name -> one line of help. Kept here so that `deepnmf --help` imports none of the commands."""
+
+CACHING = {"evaluate", "export", "train"}
+"""Commands that draw figures, train or follow a network: what those libraries do leaves caches."""
+
+CACHES = {"MPLCONFIGDIR": "matplotlib", "XDG_CACHE_HOME": "cache", "TORCHINDUCTOR_CACHE_DIR": "torch"}
+"""Environment variables that say where caches go -> name of a folder: lists of fonts (matplotlib and fontconfig), and
+code that torch compiles."""
+
+
+class LazyGroup(click.Group):
+    """A click group whose commands live in `deepnmf_cli.commands.<name>` as the function `command`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return import_module(f"deepnmf_cli.commands.{name}").command if name in COMMANDS else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="deepnmf")
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Enhance noisy speech with networks made by deep unfolding.
+
+    \b
+    Try:
+      deepnmf enhance noisy.wav -o clean.wav
+      deepnmf train --speech speech/ --noise noise/ -o run/
+      deepnmf evaluate --reference clean/ --estimate enhanced/
+    """
+    if context.invoked_subcommand in CACHING:
+        context.with_resource(temporary_caches())
+
+
+def call(arguments: list[str] | None) -> int:
+    """Run the command line (None: that of the process) and return its exit code. Raises whatever stops a command.
+
+    A closed pipe (`deepnmf ... | head`) is click's business: it ends the program silently with code 1.
+    """
+    try:
+        return main.main(args=arguments, prog_name="deepnmf", standalone_mode=False) or 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort as error:  # what click makes of Ctrl-C, and of the end of a file
+        raise error.__cause__ or KeyboardInterrupt from None
+
+
+@contextmanager
+def temporary_caches() -> Iterator[None]:
+    """Let libraries keep their caches in a folder that is removed, unless the user has named one: nothing is to be left
+    on the disk beside the outputs."""
+    before = {name: os.environ.get(name) for name in CACHES}
+    with temporary_folder() as folder:
+        os.environ.update({name: os.path.join(folder, CACHES[name]) for name, value in before.items() if not value})
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value

@@ -1,0 +1,150 @@
+"""Scores on disk as they come, so that an evaluation that was stopped goes on where it was."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+from deepnmf_cli import __version__, checkpoint
+from deepnmf_cli.checkpoint import atomic_path
+from deepnmf_cli.errors import DeepnmfError
+from deepnmf_cli.scoring.pairing import Pair
+from deepnmf_cli.scoring.scorer import METRICS, Scores
+
+SCORING = 1
+"""Number of the way in which scores are computed; raise it with every change that shows in them."""
+
+LEDGER = "unfinished.jsonl"
+"""Name of the file in the folder of a report; it is removed when the report is complete."""
+
+_DECIDING = ("fast-bss-eval", "numpy", "pesq", "pystoi", "scipy", "soxr")
+
+
+class Ledger:
+    """The finished scores of an unfinished evaluation: a file of JSON lines, one for each score. A context manager.
+
+    A score is found again only for the same system and the same two files: their paths, sizes and times of change. A
+    ledger that another version of the program or of a package wrote is begun anew. A line that is no score, such as
+    one that a crash cut short, is left out. Raises DeepnmfError when the file cannot be written.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder) / LEDGER
+        self.found = 0
+        """How many scores have been taken from the file."""
+        versions = {name: importlib.metadata.version(name) for name in _DECIDING}
+        header = {"scoring": SCORING, "deepnmf": __version__, **versions}
+        self._lines = _read(self.path, header)
+        try:
+            with atomic_path(self.path) as partial:
+                partial.write_text("".join(map(_text, [header, *self._lines.values()])), encoding="utf-8")
+            self._file = self.path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):  # a full disk, of which `add` has told already
+            self._file.close()
+
+    def of(self, *system: str) -> "SystemLedger":
+        """The part of the ledger that belongs to one system, which is known by these words."""
+        return SystemLedger(self, system)
+
+    def get(self, key: str) -> Scores | None:
+        """The score that was added with this key, if any."""
+        if key not in self._lines:
+            return None
+        self.found += 1
+        return _scores(self._lines[key])
+
+    def add(self, key: str, scores: Scores) -> None:
+        """Append a score; it is in the hands of the operating system when this returns."""
+        try:
+            checkpoint.reached(f"{LEDGER}: line")
+            self._file.write(_text(_line(key, scores)))
+            self._file.flush()
+            checkpoint.reached(f"{LEDGER}: appended")
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def remove(self) -> None:
+        """Delete the file: the report holds everything now."""
+        self.path.unlink(missing_ok=True)
+
+    def _failure(self, error: OSError) -> DeepnmfError:
+        found, remedy = f"that it cannot be written ({error.strerror})", "Choose another folder, or free some space."
+        return DeepnmfError(self.path, found, "a file for the scores as they come", remedy)
+
+
+class SystemLedger:
+    """The scores of one system; what `scorer.score_files` takes as `finished`."""
+
+    def __init__(self, ledger: Ledger, system: tuple[str, ...]) -> None:
+        self._ledger, self._system = ledger, system
+        self._keys: dict[Pair, str] = {}
+
+    def get(self, pair: Pair) -> Scores | None:
+        """The score of a pair whose files have not changed since."""
+        # The stamps from before the files are read: what changes meanwhile is scored again next time.
+        self._keys[pair] = key = _key(self._system, pair)
+        return self._ledger.get(key)
+
+    def add(self, pair: Pair, scores: Scores) -> None:
+        """Keep the score of a pair that `get` was asked for."""
+        self._ledger.add(self._keys[pair], scores)
+
+
+def _key(system: tuple[str, ...], pair: Pair) -> str:
+    """What decides a score: who made the estimate, and the two files."""
+    files = [[os.path.abspath(path), *_stamp(path)] for path in (pair.reference, pair.estimate)]
+    return hashlib.sha256(json.dumps([system, pair.name, files]).encode()).hexdigest()
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0  # the reader will say what is wrong
+    return found.st_size, found.st_mtime_ns
+
+
+def _line(key: str, scores: Scores) -> dict[str, Any]:
+    values = {metric: None if math.isnan(value) else value for metric, value in scores.values.items()}
+    return {"key": key, **dataclasses.asdict(scores), "values": values}
+
+
+def _scores(line: dict[str, Any]) -> Scores:
+    values = {metric: math.nan if (value := line["values"][metric]) is None else float(value) for metric in METRICS}
+    notes = tuple(str(note) for note in line["notes"])
+    return Scores(line["name"], values, notes, float(line["seconds"]), int(line["rate_hz"]), float(line["lag_s"]))
+
+
+def _read(path: Path, header: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Key -> line of a ledger that begins with `header`; nothing from any other."""
+    try:
+        first, *rest = path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
+    except OSError:
+        return {}
+    if first != _text(header).rstrip():
+        return {}
+    lines = {}
+    for text in rest:
+        try:
+            line = json.loads(text)
+            _scores(line)
+            lines[line["key"]] = line
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            continue
+    return lines
+
+
+def _text(line: dict[str, Any]) -> str:
+    return json.dumps(line, allow_nan=False) + "\n"

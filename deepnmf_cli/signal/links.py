@@ -1,0 +1,279 @@
+"""The parts of Ogg and MP3 files, each of which is decoded alone, found by walking over all pages or frames.
+
+Ogg streams can be chained, and MP3 files joined: whoever decodes such a file as one hears only its beginning, as
+neither has a header for the whole. And what libsndfile gives as the length of an MP3 file without a Xing header is an
+estimate, which is replaced by the count.
+"""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import BinaryIO, NamedTuple
+
+from deepnmf_cli.signal.part import INCOMPLETE, Part
+
+_WINDOW_BYTES = 1 << 18
+
+
+class _Window:
+    """Random access to a file by small pieces that lie near each other."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self.size = file, size
+        self._start, self._held = 0, b""
+
+    def at(self, position: int, count: int) -> bytes:
+        """`count` bytes, fewer at the end of the file."""
+        if not self._start <= position <= position + count <= self._start + len(self._held):
+            self._file.seek(position)
+            self._start, self._held = position, self._file.read(max(count, _WINDOW_BYTES))
+        return self._held[position - self._start : position - self._start + count]
+
+    def find(self, wanted: bytes, position: int) -> int:
+        """Where `wanted` is next, from `position` on; the end of the file when it is not."""
+        while position + len(wanted) <= self.size:
+            self.at(position, len(wanted))
+            if (offset := self._held.find(wanted, position - self._start)) >= 0:
+                return self._start + offset
+            position = max(position + 1, self._start + len(self._held) - len(wanted) + 1)
+        return self.size
+
+
+# Ogg: pages of (head of 27 bytes, table of sizes, body), each with the number of its stream and its own number.
+
+_OGG_BEGINS, _OGG_ENDS = 2, 4
+_OGG_AUDIO = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ")
+
+
+class _Page(NamedTuple):
+    start: int
+    stop: int
+    flags: int
+    has_samples: bool
+    serial: bytes
+    number: int
+    body: bytes
+    """Its first bytes."""
+
+
+@dataclass
+class _Stream:
+    """A logical stream, as far as it was followed."""
+
+    is_audio: bool = True
+    lost: bool = True
+    """Whether pages are missing: as long as it has not begun."""
+    next_number: int = 0
+    has_samples: bool = False
+    ended: bool = False
+
+
+@dataclass
+class _Link:
+    """Streams that begin together, and the stretch of the file that they fill."""
+
+    start: int
+    stop: int = 0
+    streams: dict[bytes, _Stream] = field(default_factory=dict)
+    has_begun: bool = False
+
+    def add(self, page: _Page) -> None:
+        begins = bool(page.flags & _OGG_BEGINS)
+        if begins:
+            self.streams[page.serial] = _Stream(page.body.startswith(_OGG_AUDIO), False)
+        self.stop, self.has_begun = page.stop, self.has_begun or not begins
+        stream = self.streams.setdefault(page.serial, _Stream())
+        # Only samples can be lost: a radio station sends its headers, and then what comes while one listens.
+        stream.lost |= stream.has_samples and page.number != stream.next_number
+        stream.has_samples |= page.has_samples
+        stream.next_number, stream.ended = (page.number + 1) % (1 << 32), bool(page.flags & _OGG_ENDS)
+
+    def part(self) -> Part:
+        audio = [stream for stream in self.streams.values() if stream.is_audio]
+        fault = None
+        if any(stream.lost for stream in audio):
+            fault = "an Ogg stream from which pages are missing", "all of its pages", INCOMPLETE
+        elif len(audio) > 1:
+            remedy = "Take one of them out with `ffmpeg -i FILE -map 0:a:0 one.wav`."
+            fault = f"{len(audio)} Ogg streams that play at the same time", "one", remedy
+        elif not all(stream.ended for stream in audio):
+            fault = "an Ogg stream that breaks off", "the page that ends it", INCOMPLETE
+        return Part([(self.start, self.stop)], fault)
+
+
+def ogg_parts(file: BinaryIO, size: int) -> list[Part]:
+    """The links of a chain of Ogg streams."""
+    links: list[_Link] = []
+    for page in _ogg_pages(_Window(file, size)):
+        if not links or (page.flags & _OGG_BEGINS and links[-1].has_begun):
+            links.append(_Link(page.start))
+        links[-1].add(page)
+    return [link.part() for link in links]
+
+
+def _ogg_pages(window: _Window) -> Iterator[_Page]:
+    """All pages; one that the end of the file cuts never ends a stream."""
+    position = 0
+    while (position := window.find(b"OggS", position)) + 27 <= window.size:
+        head = window.at(position, 27)
+        table = window.at(position + 27, head[26])
+        body = position + 27 + len(table)
+        stop = body + sum(table)
+        granule, number = (int.from_bytes(head[a:b], "little") for a, b in ((6, 14), (18, 22)))
+        flags = head[5] & ~_OGG_ENDS if stop > window.size else head[5]
+        has_samples = 0 < granule < 1 << 63  # -1: no packet ends here
+        yield _Page(position, min(stop, window.size), flags, has_samples, head[14:18], number, window.at(body, 8))
+        position = stop
+
+
+# MP3: frames of (head of four bytes, samples). Tags may stand before, between and behind them.
+
+_MPEG_RATES_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+"""Version -> rates; 3 is MPEG-1, 2 and 0 halve and quarter its rates."""
+_MPEG_KBPS = {
+    (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (False, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+"""(whether MPEG-1, layer) -> rates of bits."""
+_MPEG_HEADERS = (b"Xing", b"Info")
+
+
+class _Frame(NamedTuple):
+    """What the head of a frame says."""
+
+    kind: tuple[int, int, int, bool]
+    """MPEG version, layer, rate in Hz, and whether it has one channel: what stays the same within a recording."""
+    size: int
+    samples: int
+    side_at: int
+    """Where the side information begins, whose first bits are 0 in a frame that needs none of those before it."""
+    info_at: int
+    """Where a Xing header stands in a frame that is one."""
+
+
+@functools.lru_cache(4096)
+def _frame(head: bytes) -> _Frame | None:
+    """The frame that four bytes announce; None where they are something else."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] >> 5 != 7:
+        return None
+    version, layer, bitrate, rate = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3), head[2] >> 4, head[2] >> 2 & 3
+    if version == 1 or layer == 4 or bitrate in (0, 15) or rate == 3:
+        return None
+    first, mono = version == 3, head[3] >> 6 == 3
+    slot = 4 if layer == 1 else 1
+    samples = 384 if layer == 1 else 576 if layer == 3 and not first else 1152
+    rate_hz, bits_s = _MPEG_RATES_HZ[version][rate], 1000 * _MPEG_KBPS[first, layer][bitrate - 1]
+    size = slot * (samples // 8 // slot * bits_s // rate_hz + (head[2] >> 1 & 1))
+    side_bytes = (17 if mono else 32) if first else (9 if mono else 17)
+    return _Frame((version, layer, rate_hz, mono), size, samples, 4 if head[1] & 1 else 6, 4 + side_bytes)
+
+
+@dataclass
+class _Recording:
+    """One of the recordings that make up an MP3 file."""
+
+    start: int
+    begin: int
+    """Where its first frame is, behind its tags."""
+    first: int
+    """Where its first frame with samples is, behind its Xing header."""
+    frame: _Frame
+    head: bytes
+    promised: int | None = None
+    """Frames as its Xing header says."""
+    frames: int = 0
+    stop: int = 0
+
+    def part(self) -> Part:
+        # Some programs count the header as a frame.
+        if self.promised is not None and self.promised > self.frames + 1:
+            return Part([(self.start, self.stop)], cut=(self.frames, self.promised))
+        if self.promised == self.frames:
+            return Part([(self.start, self.stop)])
+        samples = self.frames * self.frame.samples
+        counted = f"{self.frames} MP3 frames ({samples / self.frame.kind[2]:.2f} s) were counted"
+        note = f"its header promises {self.promised} MP3 frames, but {counted}"
+        if self.promised is None:
+            note = f"{counted}; its header does not say how long it is, so an end that is missing cannot be noticed"
+        # The decoder guesses from the first frame how many there are: the smallest that there is makes it guess enough.
+        smallest = bytes([self.head[0], self.head[1] | 1, 0x10 | self.head[2] & 0x0C, self.head[3]])
+        silence = smallest.ljust(_frame(smallest).size, b"\0")
+        segments = [(self.start, self.begin), silence, (self.first, self.stop)]
+        return Part(segments, note=note, frames=samples, skipped=self.frame.samples)
+
+
+def mp3_parts(file: BinaryIO, size: int) -> list[Part]:
+    """The recordings of an MP3 file; empty when there is no frame."""
+    window, found = _Window(file, size), []
+    position, tag_at = 0, 0
+    while position < size:
+        begin = window.at(position, 48)  # as far as a Xing header reaches
+        head = begin[:4]
+        frame = _frame(head)
+        goes_on = found and frame and tag_at is None and frame.kind == found[-1].frame.kind
+        if not (frame and position + frame.size <= size and (goes_on or _is_confirmed(window, position, frame))):
+            if head[:3] == b"ID3" and tag_at is None:
+                tag_at = position
+            position = _after_tag(window, position) or _next_frame(window, position + 1)
+            continue
+        info = begin[frame.info_at : frame.info_at + 12]
+        has_header = info[:4] in _MPEG_HEADERS and frame.kind[1] == 3
+        if goes_on and found[-1].promised == found[-1].frames:  # more than were promised: another recording?
+            goes_on = begin[frame.side_at] != 0
+        if has_header or not goes_on:
+            found.append(_Recording(position if tag_at is None else tag_at, position, position, frame, head))
+            tag_at = None
+        position += frame.size
+        if has_header:
+            found[-1].first = position
+            found[-1].promised = int.from_bytes(info[8:12], "big") if info[7] & 1 else None
+        else:
+            found[-1].frames += 1
+    for recording, after in pairwise([*found, None]):
+        recording.stop = after.start if after else size
+    return [recording.part() for recording in found]
+
+
+def is_mp3(file: BinaryIO, size: int) -> bool:
+    """Whether a frame begins the file, or follows the tag that does."""
+    window = _Window(file, size)
+    return _frame(window.at(_after_tag(window, 0), 4)) is not None
+
+
+def after_tag(file: BinaryIO, size: int) -> int:
+    """Where the tag ends that begins the file; 0 when there is none."""
+    return _after_tag(_Window(file, size), 0)
+
+
+def _is_confirmed(window: _Window, position: int, frame: _Frame) -> bool:
+    """Whether a frame, another tag or the end follows, so that it is no accident of bytes."""
+    after = position + frame.size
+    follows = _frame(window.at(after, 4))
+    return after >= window.size or _after_tag(window, after) > 0 or (follows is not None and follows.kind == frame.kind)
+
+
+def _next_frame(window: _Window, position: int) -> int:
+    """Where the next frame or tag is behind bytes that are neither; the end of the file when there is none."""
+    while (position := window.find(b"\xff", position)) < window.size:
+        frame = _frame(window.at(position, 4))
+        if frame and position + frame.size < window.size and _is_confirmed(window, position, frame):
+            return position
+        position += 1
+    return window.size
+
+
+def _after_tag(window: _Window, position: int) -> int:
+    """Where the ID3 or APE tag at `position` ends; 0 when there is none."""
+    head = window.at(position, 16)
+    if head[:3] == b"ID3" and len(head) == 16 and max(head[6:10]) < 128:
+        return position + 10 + sum(byte << 7 * k for k, byte in enumerate(head[9:5:-1])) + (head[5] & 16 and 10)
+    if head[:3] == b"TAG":
+        return position + 128
+    if head[:8] == b"APETAGEX":
+        return position + 32 + int.from_bytes(head[12:16], "little")
+    return 0

@@ -1,0 +1,166 @@
+"""The program as a process: signals, standard streams that are closed or full, memory that runs out."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import deepnmf_cli
+from deepnmf_cli import main
+from deepnmf_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, ModelError, lack_of_memory
+
+ROOT = Path(deepnmf_cli.__file__).parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+PROGRAM = [sys.executable, "-m", "deepnmf_cli.main"]
+PATIENCE_S = 60
+CODES = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
+WORDS = {signal.SIGINT: "Interrupted.", signal.SIGTERM: "Terminated."}
+
+FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+
+
+# Standard streams
+
+
+def shell(arguments: str, redirections: str) -> subprocess.CompletedProcess:
+    command = f"{sys.executable} -m deepnmf_cli.main {arguments} {redirections}"
+    return subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=ENVIRONMENT)
+
+
+@pytest.mark.parametrize("redirection", ["2>&-", pytest.param("2>/dev/full", marks=FULL)])
+@pytest.mark.parametrize(("arguments", "code"), [("noisy.wav", 0), ("missing.wav", EXIT_FAILED)])
+def test_messages_that_nobody_can_read_change_nothing(noisy, redirection, arguments, code):
+    done = shell(f"enhance {arguments} -o clean.wav --json", redirection)
+    assert done.returncode == code and done.stderr == ""
+    assert json.loads(done.stdout)["failed"] == bool(code)
+    if not code:
+        shell("enhance noisy.wav -o usual.wav", "")
+        assert Path("clean.wav").read_bytes() == Path("usual.wav").read_bytes()  # no message got into it
+
+
+@pytest.mark.parametrize("redirection", [">&-", pytest.param(">/dev/full", marks=FULL), "<&- >&-"])
+def test_a_result_that_is_lost_is_a_failure(noisy, redirection):
+    for arguments in ("--version", "enhance noisy.wav -o clean.wav --overwrite --json"):
+        done = shell(arguments, redirection)
+        assert done.returncode == EXIT_FAILED and done.stderr.startswith("Error: standard output: "), arguments
+        assert len(done.stderr.splitlines()) == 1
+    assert Path("clean.wav").exists()
+
+
+@pytest.mark.parametrize("redirection", [">&-", pytest.param(">/dev/full", marks=FULL)])
+def test_standard_output_that_is_not_needed_may_be_closed(noisy, redirection):
+    done = shell("enhance noisy.wav -o clean.wav", redirection)
+    assert done.returncode == 0 and "Enhanced 1 file." in done.stderr
+
+
+@FULL
+def test_sound_that_is_lost_is_a_failure(noisy):
+    for arguments in ("enhance noisy.wav -o -", "stream -q < noisy.wav"):
+        done = shell(arguments, "> /dev/full")
+        assert done.returncode == EXIT_FAILED and done.stderr.count("\n") == 1, done.stderr
+        assert done.stderr.startswith("Error: standard output: No space left on device.")
+
+
+# Signals
+
+
+@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize("module", ["deepnmf_cli.errors", "click", "numpy", "onnxruntime"])
+def test_a_signal_while_libraries_are_imported_shows_no_traceback(noisy, module, number):
+    script = """
+import os, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), int(sys.argv[2]))
+sys.meta_path.insert(0, Finder())
+from deepnmf_cli.main import run
+run(["enhance", "noisy.wav", "-o", "clean.wav"])
+"""
+    command = [sys.executable, "-c", script, module, str(int(number))]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip()) == (CODES[number], WORDS[number])
+    assert os.listdir() == ["noisy.wav"]
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_a_signal_that_a_library_turns_into_another_error_is_still_that_signal(number):
+    assert main._ending(ImportError("numpy failed"), [number]) == (CODES[number], WORDS[number])
+
+
+def test_errors_that_nobody_expected_are_raised_again():
+    with pytest.raises(ZeroDivisionError):
+        main._ending(ZeroDivisionError(), [])
+
+
+@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_was_done_before_a_signal_is_told(folder, jobs, number):
+    """The first file is short. The second one is zeros without end, as far as this test is concerned."""
+    os.makedirs("in")
+    soundfile.write("in/a.wav", np.full(100, 0.1), 48000)
+    soundfile.write("in/b.wav", np.zeros(100), 48000)
+    with open("in/b.wav", "r+b") as file:
+        file.seek(40)
+        file.write(((1 << 30) - 44).to_bytes(4, "little"))
+    os.truncate("in/b.wav", 1 << 30)
+    command = [*PROGRAM, "enhance", "in/a.wav", "in/b.wav", "-o", "out", "--jobs", str(jobs), "--json"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=ENVIRONMENT, start_new_session=True, **pipes) as process:
+        wait_for(process, lambda: Path("out/a.wav").exists() and any(Path("out").glob(".b-*.wav")))
+        time.sleep(0.2)  # the outcome of a file is told to the process that counts after the file is there
+        os.killpg(process.pid, number)
+        out, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == CODES[number] and err.strip() == WORDS[number]
+    assert [row["input"] for row in json.loads(out)["files"]] == ["in/a.wav"]
+    assert os.listdir("out") == ["a.wav"]
+
+
+def wait_for(process: subprocess.Popen, condition) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+# Memory
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are as Linux has them")
+@pytest.mark.parametrize("limit_mib", [100, 150])
+def test_too_little_memory_is_said_in_a_sentence(noisy, limit_mib):
+    script = f"ulimit -v {limit_mib * 1024}; {sys.executable} -m deepnmf_cli.main enhance noisy.wav -o clean.wav"
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == EXIT_FAILED and len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("Error: system: found that memory ran out") and "ulimit -v" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        ImportError("libtorch.so: failed to map segment from shared object"),
+        OSError(12, "Cannot allocate memory"),
+        RuntimeError("[ONNXRuntimeError] : 1 : FAIL : Failed to allocate memory for requested buffer"),
+    ],
+)
+def test_lack_of_memory_is_recognised_and_so_is_what_it_caused(error):
+    assert main._ending(error, [])[0] == EXIT_FAILED and "memory ran out" in main._ending(error, [])[1]
+    caused = ModelError("model.onnx", "no graph", "one", "Export it again.")
+    caused.__cause__ = error
+    assert lack_of_memory(caused) is not None
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("no torch"), ModelError("out of memory.onnx", "x", "y", "z"), OSError(2, "x")]
+)
+def test_other_errors_are_no_lack_of_memory(error):
+    assert lack_of_memory(error) is None

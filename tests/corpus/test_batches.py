@@ -1,0 +1,96 @@
+"""Batches from a thread and from processes: no shared memory, waits that end, processes that die."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deepnmf_cli.corpus.batches import batches
+from deepnmf_cli.corpus.dataset import ClipCache
+from deepnmf_cli.errors import DeepnmfError
+
+ROOT = Path(__file__).parents[2]
+
+
+class Counting:
+    """Example i is i and -i."""
+
+    length = 16000
+
+    def __init__(self) -> None:
+        self.cache = ClipCache(8000)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.full(self.length, index, np.float32), np.full(self.length, -index, np.float32)
+
+
+class Hanging(Counting):
+    """A source on a disk that does not answer after its first four examples."""
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if index >= 4:
+            time.sleep(600)
+        return super().__getitem__(index)
+
+
+class Enough(Exception):
+    """Ends a wait."""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_wait_for_a_source_that_hangs_can_be_ended(workers: int) -> None:
+    began, got, waited = time.monotonic(), [], []
+
+    def waiting() -> None:
+        waited.append(1)
+        if len(got) == 2 and len(waited) > 3:
+            raise Enough
+
+    with pytest.raises(Enough):
+        for speech, _ in batches(Hanging(), 2, 0, 9, workers, waiting=waiting):
+            got.append(speech[:, 0].tolist())
+            waited.clear()
+    assert got == [[0, 1], [2, 3]] and time.monotonic() - began < 300
+    assert not multiprocessing.active_children()
+
+
+def test_a_process_that_is_killed_is_an_error_where_its_batch_is_awaited() -> None:
+    stream = batches(Counting(), 2, 0, 400, 2)
+    with pytest.raises(DeepnmfError, match="workers: found a process that ended unexpectedly.*--workers"):
+        for number, (speech, noise) in enumerate(stream):
+            assert speech[1, 0] == 2 * number + 1 == -noise[1, 0]
+            if number == 3:
+                os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    assert not multiprocessing.active_children()
+
+
+SMALL = f"""
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+from itertools import islice
+from deepnmf_cli.corpus.batches import batches
+from tests.corpus.test_batches import Counting
+if __name__ == "__main__":
+    room = os.statvfs("/dev/shm")
+    print(room.f_blocks * room.f_frsize)
+    print([int(speech[1, 0]) for speech, _ in islice(batches(Counting(), 32, 0, 9, 2), 3)])
+"""
+
+
+@pytest.mark.skipif(not shutil.which("unshare") or not Path("/dev/shm").is_dir(), reason="needs unshare and /dev/shm")
+def test_processes_need_no_room_in_shared_memory(tmp_path: Path) -> None:
+    mount = "mount -t tmpfs -o size=64k tmpfs /dev/shm"
+    if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("mounting is not permitted here")
+    (tmp_path / "small.py").write_text(SMALL)
+    command = ["unshare", "-rm", "sh", "-c", f'{mount} && exec "$0" "$1"', sys.executable, str(tmp_path / "small.py")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.stdout.splitlines() == [str(1 << 16), "[1, 33, 65]"], ended.stderr
+    assert ended.stderr == ""
