@@ -79,8 +79,11 @@ def prepare_audio() -> None:
 def prepare_training() -> None:
     """Import what `train` and `evaluate` use, seconds of it."""
     prepare_audio()
+    import multiprocessing.synchronize  # noqa: F401
+
     import matplotlib.pyplot
     import torch
+    import torch._dynamo
 
     from deepnmf_cli import experiment  # noqa: F401
     from deepnmf_cli.commands import evaluate, train  # noqa: F401

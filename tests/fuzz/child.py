@@ -14,8 +14,8 @@ from pathlib import Path
 
 CPU_S = 5
 """Seconds of computing that a case may take, imports not counted."""
-WALL_S = 60
-"""Seconds after which a child that waits for something is ended."""
+WALL_S = 60.0
+"""Seconds after which a child that waits for something is killed."""
 ADDRESS_BYTES = 3 << 30
 """Address space that a child may take beyond what its parent has."""
 
@@ -37,10 +37,16 @@ class _Late(Exception):
     pass
 
 
-def run(call: Callable[[], int | None], folder: Path, pieces: Sequence[bytes] = (), cpu_s: float = CPU_S) -> Outcome:
+def run(
+    call: Callable[[], int | None],
+    folder: Path,
+    pieces: Sequence[bytes] = (),
+    cpu_s: float = CPU_S,
+    wall_s: float = WALL_S,
+) -> Outcome:
     """Call `call` in a child whose working folder is `folder`/work; its streams and temporary files lie beside that.
 
-    `pieces` come one by one on its standard input. The limits hold for the child and for what it starts.
+    `pieces` come one by one on its standard input. It is killed after `wall_s` seconds.
     """
     for name in ("work", "home", "temporary"):
         (folder / name).mkdir(exist_ok=True)
@@ -54,7 +60,7 @@ def run(call: Callable[[], int | None], folder: Path, pieces: Sequence[bytes] = 
     os.close(source)
     timed_out = False
     try:
-        with _alarm(WALL_S):
+        with _alarm(wall_s):
             _feed(sink, pieces)
             _, status, used = os.wait4(child, 0)
     except _Late:
@@ -136,7 +142,7 @@ def _live(call: Callable[[], int | None], folder: Path, source: int, cpu_s: floa
             code = call() or 0
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-        except BaseException:
+        except BaseException:  # noqa: BLE001  whatever it is, it is what the case did
             traceback.print_exc()
             code = 1
         sys.stdout.flush()

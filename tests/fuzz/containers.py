@@ -74,7 +74,9 @@ _MIRROR = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 def _fields(start: int, size: int, order: str) -> list[Number]:
     end = start + min(size, _FIELDS)
-    return [Number(at, width, order) for width in (1, 2, 4, 8) for at in range(start, end - width + 1, max(1, width // 2))]
+    return [
+        Number(at, width, order) for width in (1, 2, 4, 8) for at in range(start, end - width + 1, max(1, width // 2))
+    ]
 
 
 def _chunked(data: bytes, start: int, name: int, size: Number, align: int, counted: int = 0) -> Outline:
@@ -203,7 +205,9 @@ def overwrite(data: bytes, random: Random) -> bytes:
 
 def truncate(data: bytes, random: Random) -> bytes:
     cuts = outline(data).cuts
-    return data[: random.choice([random.randrange(len(data)), random.choice(cuts), random.choice(cuts) + 3, len(data) - 1])]
+    return data[
+        : random.choice([random.randrange(len(data)), random.choice(cuts), random.choice(cuts) + 3, len(data) - 1])
+    ]
 
 
 def shorten(data: bytes, random: Random) -> bytes:
@@ -217,12 +221,17 @@ def join(data: bytes, random: Random) -> bytes:
 
 def append(data: bytes, random: Random) -> bytes:
     size = random.choice([1, 2, 128, 4096, 70_000])
-    return data + random.choice([b"\0" * size, b"\xff" * size, random.randbytes(size), b"TAG" + b" " * 125, data[:size]])
+    return data + random.choice(
+        [b"\0" * size, b"\xff" * size, random.randbytes(size), b"TAG" + b" " * 125, data[:size]]
+    )
 
 
 def prepend(data: bytes, random: Random) -> bytes:
     size = random.choice([1, 4, 100, 4096])
-    return random.choice([b"\0" * size, random.randbytes(size), b"ID3\4\0\0\0\0\0\x7f", b"ID3\4\0\0\x7f\x7f\x7f\x7f"]) + data
+    return (
+        random.choice([b"\0" * size, random.randbytes(size), b"ID3\4\0\0\0\0\0\x7f", b"ID3\4\0\0\x7f\x7f\x7f\x7f"])
+        + data
+    )
 
 
 MUTATIONS: dict[Mutation, int] = {

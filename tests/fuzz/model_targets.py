@@ -42,7 +42,11 @@ def model(random: Random) -> Case:
         difference = measure(lambda: _difference(folder / "work", files["in.wav"]), folder)
         if difference is None:
             return "an output that cannot be read"
-        return f"weights that are whole, and an output off by {difference}" if kind == "beside" and difference > _DIFFERENCE else None
+        return (
+            f"weights that are whole, and an output off by {difference}"
+            if kind == "beside" and difference > _DIFFERENCE
+            else None
+        )
 
     return Case(arguments, files, [], ("out.wav",), check, note=kind, cpu_s=10)
 
@@ -87,7 +91,9 @@ def _weights(data: bytes, random: Random) -> bytes:
 def _graph(data: bytes, random: Random) -> bytes:
     import onnx
 
-    kind = random.choice(["bytes", "bytes", "zeros", "cut", "meta", "meta", "meta", "shape", "node", "initializer", "name"])
+    kind = random.choice(
+        ["bytes", "bytes", "zeros", "cut", "meta", "meta", "meta", "shape", "node", "initializer", "name"]
+    )
     if kind == "bytes":
         return trees.scribble(data, random)
     if kind == "zeros":
@@ -98,7 +104,9 @@ def _graph(data: bytes, random: Random) -> bytes:
     graph = onnx.load_from_string(data)
     if kind == "meta":
         entry = next(entry for entry in graph.metadata_props if entry.key == "deepnmf")
-        entry.value = random.choice(["", "null", "[" * 100_000, "1", json.dumps(trees.change(json.loads(entry.value), random))])
+        entry.value = random.choice(
+            ["", "null", "[" * 100_000, "1", json.dumps(trees.change(json.loads(entry.value), random))]
+        )
     elif kind == "shape":
         value = random.choice([*graph.graph.input, *graph.graph.output])
         if dimensions := value.type.tensor_type.shape.dim:
@@ -116,7 +124,9 @@ def _graph(data: bytes, random: Random) -> bytes:
 
 def interface(random: Random) -> Case:
     """`Enhancer.enhance` with arrays and rates that people give it."""
-    shape = random.choice([(1, 4000), (2, 4000), (4000, 2), (4000, 1), (4000,), (0, 10), (1, 0), (65, 10), (1, 1, 100), ()])
+    shape = random.choice(
+        [(1, 4000), (2, 4000), (4000, 2), (4000, 1), (4000,), (0, 10), (1, 0), (65, 10), (1, 1, 100), ()]
+    )
     rate_hz = random.choice([16_000] * 4 + [0, -5, 16, 999, 768_000, 768_001, 44_100.0, 16_000.5, "16000", None])
     kind = random.choice(["float32"] * 3 + ["float64", "int16", "complex64", "object", "bool"])
     special = random.choice([None] * 4 + list(sounds.POISON))

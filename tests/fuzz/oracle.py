@@ -108,8 +108,8 @@ def _tree(folder: Path) -> set[str]:
 
 
 def _kind(name: str) -> str:
-    path = Path(name)
-    return f"a hidden {path.suffix} file" if path.name.startswith(".") else f"a {path.suffix} file"
+    words = ["a", "hidden" * Path(name).name.startswith("."), Path(name).suffix, "file"]
+    return " ".join(filter(None, words))
 
 
 def _last(text: str) -> str:

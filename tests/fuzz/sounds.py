@@ -10,7 +10,10 @@ import soundfile
 from tests.fuzz import containers
 
 MAIN = {
-    "wav": ("WAV", ("PCM_16", "PCM_U8", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "MS_ADPCM", "IMA_ADPCM")),
+    "wav": (
+        "WAV",
+        ("PCM_16", "PCM_U8", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "MS_ADPCM", "IMA_ADPCM"),
+    ),
     "wave": ("WAVEX", ("PCM_16", "PCM_24", "FLOAT")),
     "rf64": ("RF64", ("PCM_16", "PCM_24", "FLOAT")),
     "w64": ("W64", ("PCM_16", "FLOAT", "ULAW")),
@@ -60,6 +63,8 @@ class Sound:
     rate_hz: int
     channels: int
     mutations: tuple[str, ...] = ()
+    original: bytes = b""
+    """What `data` was before."""
 
 
 def samples(random: Random, frames: int, channels: int) -> np.ndarray:
@@ -96,7 +101,7 @@ def mutated(random: Random) -> Sound:
     sound = whole(random)
     data, names = containers.mutate(sound.data, random)
     suffix = random.choice(list(MAIN)) if random.random() < 0.08 else sound.suffix
-    return Sound(suffix, data, sound.frames, sound.rate_hz, sound.channels, tuple(names))
+    return Sound(suffix, data, sound.frames, sound.rate_hz, sound.channels, tuple(names), sound.data)
 
 
 def speech(random: Random, frames: int = 4000) -> bytes:

@@ -6,7 +6,7 @@ from pathlib import Path
 from random import Random
 
 from tests.fuzz import sounds, trees
-from tests.fuzz.cases import ROOT, Case, Target, prepare_training
+from tests.fuzz.cases import Case, Target, prepare_training
 from tests.fuzz.child import Outcome
 
 SMALL = {
@@ -20,13 +20,13 @@ SMALL = {
 
 
 @functools.cache
-def _corpus() -> dict[str, bytes]:
+def corpus_files() -> dict[str, bytes]:
     random = Random(0)
     names = [f"speech/{i}.wav" for i in range(6)] + ["noise/a.wav", "dev/clean/a.wav", "dev/noisy/a.wav"]
     return {name: sounds.speech(random) for name in names}
 
 
-def _small() -> list[str]:
+def small() -> list[str]:
     settings = [f"{section}.{key}={json.dumps(value)}" for section, table in SMALL.items() if section != "model"
                 for key, value in table.items()]  # fmt: skip
     return ["--model", SMALL["model"], *(word for setting in settings for word in ("--set", setting))]
@@ -34,7 +34,7 @@ def _small() -> list[str]:
 
 def _train(arguments: list[str], files: dict[str, bytes], note: str = "") -> Case:
     arguments = ["train", *arguments, "--dev", "dev", "-o", "run", "--device", "cpu"]
-    return Case(arguments, _corpus() | files, [], ("run/best.safetensors",), note=note, kept=("run/",))
+    return Case(arguments, corpus_files() | files, [], ("run/best.safetensors",), note=note, kept=("run/",))
 
 
 def corpus(random: Random) -> Case:
@@ -42,21 +42,26 @@ def corpus(random: Random) -> Case:
     sound = sounds.mutated(random)
     note = f"{sound.suffix} {' '.join(sound.mutations)}"
     if random.random() < 0.3:
-        pairs = {f"pairs/{side}/{i}.wav": data for i, data in enumerate(list(_corpus().values())[:6]) for side in ("clean", "noisy")}
-        changed = random.choice([f"pairs/noisy/1.{sound.suffix}", f"pairs/clean/1.{sound.suffix}", "dev/noisy/a.wav"])
-        if changed.startswith("pairs"):
-            del pairs[changed.rpartition(".")[0] + ".wav"]
-        return _train(["--pairs", "pairs", *_small()], pairs | {changed: sound.data}, note)
-    place = random.choice(["speech", "speech", "noise", "rooms", "dev/clean"])
+        pairs = {
+            f"pairs/{side}/{i}.wav": data
+            for i, data in enumerate(list(corpus_files().values())[:6])
+            for side in ("clean", "noisy")
+        }
+        place = random.choice(["pairs", "pairs", "dev"])
+        pairs = {name: data for name, data in pairs.items() if "/1." not in name}
+        pairs |= {f"{place}/{side}/1.{sound.suffix}": sound.original for side in ("clean", "noisy")}
+        pairs[f"{place}/{random.choice(['clean', 'noisy'])}/1.{sound.suffix}"] = sound.data
+        return _train(["--pairs", "pairs", *small()], pairs, note)
+    place = random.choice(["speech", "speech", "noise", "rooms"])
     files = {f"{place}/b.{sound.suffix}": sound.data, "rooms/hall.wav": sounds.speech(random, 1000)}
-    return _train(["--speech", "speech", "--noise", "noise", "--rir", "rooms", *_small()], files, note)
+    return _train(["--speech", "speech", "--noise", "noise", "--rir", "rooms", *small()], files, note)
 
 
 def manifest(random: Random) -> Case:
     """A table of clips in which something may be wrong."""
     rows = [[f"speech/{i}.wav", "speech", f"s{i}", "train"] for i in range(6)] + [["noise/a.wav", "noise", "", ""]]
     data = trees.table(["path", "role", "speaker", "split"], rows, random)
-    return _train(["--manifest", "clips.csv", *_small()], {"clips.csv": data})
+    return _train(["--manifest", "clips.csv", *small()], {"clips.csv": data})
 
 
 def recipe(random: Random) -> Case:
@@ -70,8 +75,12 @@ def recipe(random: Random) -> Case:
     elif kind == "deep":
         text = b"x = " + random.choice([b"[", b"{a="]) * random.choice([100, 2000, 100_000])
     elif kind == "set":
-        key = random.choice(["training.steps", "network.hidden", "model", "", "a.b.c.d", "training", "network.hidden.x", "base"])
-        value = random.choice(["", "=", "[", "9" * 5000, "nan", "1e999", "[" * 5000, "{x=1}", "2020-01-01", "true", "'", "-1"])
+        key = random.choice(
+            ["training.steps", "network.hidden", "model", "", "a.b.c.d", "training", "network.hidden.x", "base"]
+        )
+        value = random.choice(
+            ["", "=", "[", "9" * 5000, "nan", "1e999", "[" * 5000, "{x=1}", "2020-01-01", "true", "'", "-1"]
+        )
         arguments += ["--set", f"{key}={value}"]
     speech = "speech" if random.random() < 0.4 else "nowhere"
     return _train([*arguments, "--speech", speech, "--noise", "noise"], {"recipe.toml": text}, kind)
@@ -82,7 +91,8 @@ def evaluate(random: Random) -> Case:
     sound = sounds.mutated(random)
     files = {f"{side}/{name}.wav": sounds.speech(random, 8000) for name in "ab" for side in ("reference", "estimate")}
     side = random.choice(["reference", "estimate", "estimate"])
-    del files[f"{side}/a.wav"]
+    files = {name: data for name, data in files.items() if "/a." not in name}
+    files |= {f"{either}/a.{sound.suffix}": sound.original for either in ("reference", "estimate")}
     files[f"{side}/a.{sound.suffix}"] = sound.data
     arguments = ["evaluate", "--reference", "reference", "--estimate", "estimate", "--jobs", "1"]
     arguments += ["--json"] if random.random() < 0.5 else []

@@ -20,7 +20,9 @@ def change(tree: dict, random: Random, times: int = 1) -> dict:
         holder, key = random.choice(places) if places else (tree, "x")
         kind = random.choice(["replace"] * 5 + ["near"] * 2 + ["remove", "add", "bury"])
         if kind == "near" and type(holder[key]) in (int, float):
-            holder[key] = random.choice([holder[key] * 1000, -holder[key], holder[key] + 1, holder[key] / 3, str(holder[key])])
+            holder[key] = random.choice(
+                [holder[key] * 1000, -holder[key], holder[key] + 1, holder[key] / 3, str(holder[key])]
+            )
         elif kind == "remove":
             del holder[key]
         elif kind == "add" and isinstance(holder, dict):
@@ -46,7 +48,11 @@ def toml(tree: dict) -> str:
     lines = [f"{json.dumps(key)} = {_value(value)}" for key, value in plain.items()]
     for name, table in tree.items():
         if isinstance(table, dict):
-            lines += ["", f"[{json.dumps(name)}]", *(f"{json.dumps(key)} = {_value(value)}" for key, value in table.items())]
+            lines += [
+                "",
+                f"[{json.dumps(name)}]",
+                *(f"{json.dumps(key)} = {_value(value)}" for key, value in table.items()),
+            ]
     return "\n".join(lines) + "\n"
 
 
@@ -60,15 +66,31 @@ def _value(value: object) -> str:
     return json.dumps("" if value is None else value)
 
 
-CELLS = ("", " ", '"', "x" * 140_000, "\0", "nan", "1e999", "..", ".", "missing.wav", "a,b", "\u00e9", "SPEECH", "dev ", "-")
+CELLS = (
+    "",
+    " ",
+    '"',
+    "x" * 140_000,
+    "\0",
+    "nan",
+    "1e999",
+    "..",
+    ".",
+    "missing.wav",
+    "a,b",
+    "\u00e9",
+    "SPEECH",
+    "dev ",
+    "-",
+)
 
 
 def table(header: list[str], rows: list[list[str]], random: Random) -> bytes:
     """A CSV file in which something may be wrong with cells, columns, quotes, lines or the encoding."""
     header, rows = list(header), [list(row) for row in rows]
-    for _ in range(random.choice([0, 1, 1, 2, 3])):
+    for _ in range(random.choice([0, 1, 1, 1, 2, 3])):
         row = random.choice([header, *rows, *rows])
-        kind = random.choice(["cell", "cell", "cell", "drop", "more", "column"])
+        kind = random.choice(["cell"] * 6 + ["drop", "more", "column"])
         if kind == "cell" and row:
             row[random.randrange(len(row))] = random.choice(CELLS)
         elif kind == "drop" and row:
@@ -79,8 +101,9 @@ def table(header: list[str], rows: list[list[str]], random: Random) -> bytes:
             at = random.randrange(4)
             for line in [header, *rows]:
                 del line[at : at + 1]
-    text = random.choice(["\n", "\n", "\r\n", "\r"]).join([random.choice([",", ",", ",", ";"]).join(row) for row in [header, *rows]])
-    encoding = random.choice(["utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "latin-1"])
+    comma = random.choice([",", ",", ",", ",", ",", ";"])
+    text = random.choice(["\n", "\n", "\r\n", "\r"]).join(comma.join(row) for row in [header, *rows])
+    encoding = random.choice(["utf-8"] * 6 + ["utf-8-sig", "utf-16", "latin-1"])
     data = text.encode(encoding, "replace")
     return scribble(data, random) if random.random() < 0.2 else data
 
@@ -90,5 +113,7 @@ def scribble(data: bytes, random: Random) -> bytes:
     changed = bytearray(data)
     for _ in range(random.choice([1, 1, 3, 20])):
         at = random.randrange(len(changed) + 1)
-        changed[at : at + random.choice([0, 1, 1, 4])] = random.choice([b"", b"\0", b"\xff", b'"', b"[", b"{", b"\n", b"="])
+        changed[at : at + random.choice([0, 1, 1, 4])] = random.choice(
+            [b"", b"\0", b"\xff", b'"', b"[", b"{", b"\n", b"="]
+        )
     return bytes(changed)
