@@ -43,7 +43,7 @@ class Enhance:
         return {str(path.relative_to(work)): path.read_bytes() for path in visible(work / "out")}
 
     def partial(self, work: Path, end: dict[str, object]) -> list[str]:
-        return [name for name, data in self.state(work).items() if data != end[name] and data != b"old"]
+        return [name for name, data in self.state(work).items() if data != end.get(name) and data != b"old"]
 
     def go_on(self, folder: Path) -> str | None:
         return failure(run(run_program(list(self.arguments)), folder, cpu_s=LIMIT_S))
