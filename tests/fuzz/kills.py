@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+from deepnmf_cli.errors import DeepnmfError
 from tests.fuzz import sounds
 from tests.fuzz.cases import MODEL, prepare_training, run_program
 from tests.fuzz.child import Outcome, run
@@ -176,8 +177,11 @@ def kill(command: str, count: int, seed: int) -> tuple[Counter, list[str]]:
             if problem := subject.go_on(folder):
                 wrong.append(f"{where}: dead, {problem}")
                 continue
-            if subject.state(folder / "work") != end:
-                wrong.append(f"{where}: another end than in peace")
+            try:
+                if subject.state(folder / "work") != end:
+                    wrong.append(f"{where}: another end than in peace")
+            except (OSError, DeepnmfError) as error:
+                wrong.append(f"{where}: no end, {error}")
             wrong += [f"{where}: {name} left behind" for name in hidden(folder / "work")]
     return done, wrong
 
