@@ -9,13 +9,16 @@ from tests.fuzz.cases import MODEL, Case, Target, prepare_audio
 from tests.fuzz.child import Outcome
 from tests.fuzz.second_opinion import frames_of, lost
 
+NAMES = ("in",) * 12 + ("in\udcff", "i n", "u\u0308\u202e", "x" * 200, "in\n", "[in]{}%s", "in.wav")
+"""What a file may be called: also with a byte that is no text."""
+
 WRITTEN = ("wav", "wav", "wav", "flac", "ogg", "opus", "mp3", "aiff", "au", "caf", "w64", "rf64")
 
 
 def enhance(random: Random) -> Case:
     """One file, or standard input, to one file or standard output."""
     sound = sounds.mutated(random)
-    source, target = f"in.{sound.suffix}", f"out.{random.choice(WRITTEN)}"
+    source, target = f"{random.choice(NAMES)}.{sound.suffix}", f"out.{random.choice(WRITTEN)}"
     arguments = ["enhance", source, "-o", target, "--model", MODEL]
     files, pieces, outputs = {source: sound.data}, [], [target]
     if random.random() < 0.15:
@@ -131,7 +134,7 @@ def _wav_stream(arguments: list[str], random: Random) -> Case:
         if outcome.code != 0 or "Warning" in outcome.err:
             return None
         if not known:
-            suspicious = sound.suffix in ("flac", "ogg", "opus", "caf", "aiff") and not sound.mutations
+            suspicious = sound.suffix in ("flac", "ogg", "opus", "mp3", "caf", "aiff") and not sound.mutations
             return f"{sound.suffix} taken for raw samples" if suspicious else None
         if not sound.mutations and len(outcome.out) < 0.9 * len(sound.data) - 4000:
             return f"{len(outcome.out)} bytes out of {len(sound.data)}"

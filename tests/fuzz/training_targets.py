@@ -88,12 +88,11 @@ def recipe(random: Random) -> Case:
 
 def evaluate(random: Random) -> Case:
     """Folders of references and estimates in which one file may be wrong, and a table of SNRs."""
-    sound = sounds.mutated(random)
-    files = {f"{side}/{name}.wav": sounds.speech(random, 8000) for name in "ab" for side in ("reference", "estimate")}
+    sound, name = sounds.mutated(random), random.choice(["a", "a", "a", "a\udcff", "u\u0308", "a\n", "a_+3dB_x"])
+    files = {f"{side}/b.wav": sounds.speech(random, 8000) for side in ("reference", "estimate")}
+    files |= {f"{side}/{name}.{sound.suffix}": sound.original for side in ("reference", "estimate")}
     side = random.choice(["reference", "estimate", "estimate"])
-    files = {name: data for name, data in files.items() if "/a." not in name}
-    files |= {f"{either}/a.{sound.suffix}": sound.original for either in ("reference", "estimate")}
-    files[f"{side}/a.{sound.suffix}"] = sound.data
+    files[f"{side}/{name}.{sound.suffix}"] = sound.data
     arguments = ["evaluate", "--reference", "reference", "--estimate", "estimate", "--jobs", "1"]
     arguments += ["--json"] if random.random() < 0.5 else []
     outputs: tuple[str, ...] = ()
