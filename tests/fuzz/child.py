@@ -130,8 +130,8 @@ def _live(call: Callable[[], int | None], folder: Path, source: int, cpu_s: floa
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         for number, opened in enumerate((source, os.open(folder / "out", flags), os.open(folder / "err", flags))):
             os.dup2(opened, number)
-        sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
-        sys.stderr = os.fdopen(2, "w", 1, closefd=False)
+        sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", encoding="utf-8", closefd=False)
+        sys.stderr = os.fdopen(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
         os.environ |= {"HOME": str(folder / "home"), "TMPDIR": str(folder / "temporary")}
         import tempfile
 

@@ -137,7 +137,7 @@ def interface(random: Random) -> Case:
         from deepnmf_cli import library
         from deepnmf_cli.errors import DeepnmfError
 
-        samples = np.zeros(shape) + 0.1
+        samples = np.full(shape, 0.1)
         if special is not None and samples.size:
             samples.flat[samples.size // 2] = special
         with np.errstate(all="ignore"):
@@ -147,7 +147,8 @@ def interface(random: Random) -> Case:
         except (DeepnmfError, ValueError, TypeError) as error:
             print(f"Error: {error}", file=sys.stderr)
             return 1
-        if speech.shape != shape or not np.isfinite(speech).all() and np.isfinite(special or 0):
+        finite = np.isfinite(samples.astype(complex)).all()
+        if speech.shape != shape or finite and not np.isfinite(speech).all():
             raise AssertionError(f"{kind} {shape} became {speech.shape}, finite: {np.isfinite(speech).all()}")
         return 0
 

@@ -35,7 +35,7 @@ class Finding:
     def signature(self) -> str:
         """The same for findings that differ in numbers, names and addresses only."""
         text = re.sub(r"0x[0-9a-f]+|-?\d[\d.,e+-]*|'[^']*'", "#", self.detail)
-        return f"{self.kind}: {text[:300]}"
+        return f"{self.kind}: {text[: 60 if self.kind == 'memory' else 300]}"
 
 
 def prepare(case: Case, folder: Path) -> dict[str, bytes]:
