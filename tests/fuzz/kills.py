@@ -7,10 +7,11 @@ begun, must then come to the same end, bit by bit, as one that was left in peace
 import argparse
 import csv
 import json
-import os
+import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from random import Random
 
 from deepnmf_cli.errors import DeepnmfError
 from tests.fuzz import sounds
-from tests.fuzz.cases import MODEL, prepare_training, run_program
+from tests.fuzz.cases import MODEL, prepare_audio, prepare_training, run_program
 from tests.fuzz.child import Outcome, run
 from tests.fuzz.training_targets import corpus_files, small
 
@@ -28,10 +29,54 @@ TIMING = {"seconds"}
 LIMIT_S = 60.0
 
 
-class Enhance:
+class Subject:
+    """A command that is killed."""
+
+    arguments: tuple[str, ...]
+
+    def import_all(self) -> None:
+        raise NotImplementedError
+
+    def prepare(self, work: Path) -> None:
+        """Write the inputs."""
+        raise NotImplementedError
+
+    def state(self, work: Path) -> dict[str, object]:
+        """All that the command made, less what depends on the time."""
+        raise NotImplementedError
+
+    def partial(self, work: Path, end: dict[str, object]) -> list[str]:
+        """Files of final names that are not whole; `end` is the state at the end."""
+        raise NotImplementedError
+
+    def next_arguments(self, folder: Path) -> list[str]:
+        """What a user calls after a kill."""
+        return list(self.arguments)
+
+    def go_on(self, folder: Path) -> str | None:
+        """Come to an end after a kill; returns why that is not possible."""
+        return failure(run(run_program(self.next_arguments(folder)), folder, cpu_s=LIMIT_S))
+
+    def problems(self, folder: Path, end: dict[str, object]) -> list[str]:
+        """What is wrong after a kill, and after going on."""
+        work = folder / "work"
+        found = [f"partial output {name}" for name in self.partial(work, end)]
+        if problem := self.go_on(folder):
+            return [*found, f"dead, {problem}"]
+        try:
+            found += [] if self.state(work) == end else ["another end than in peace"]
+        except (OSError, DeepnmfError) as error:
+            found.append(f"no end, {error}")
+        return found + [f"{name} left behind" for name in hidden(work) + hidden(folder / "temporary")]
+
+
+class Enhance(Subject):
     """Three files of a folder into another, one of which is replaced."""
 
     arguments = ("enhance", "in", "-o", "out", "--model", MODEL, "--jobs", "1", "--overwrite")
+
+    def import_all(self) -> None:
+        prepare_audio()
 
     def prepare(self, work: Path) -> None:
         random = Random(0)
@@ -46,11 +91,8 @@ class Enhance:
     def partial(self, work: Path, end: dict[str, object]) -> list[str]:
         return [name for name, data in self.state(work).items() if data != end.get(name) and data != b"old"]
 
-    def go_on(self, folder: Path) -> str | None:
-        return failure(run(run_program(list(self.arguments)), folder, cpu_s=LIMIT_S))
 
-
-class Train:
+class Train(Subject):
     """A run of a few steps, with a dev score and a resume point at every second one."""
 
     steps = ("--set", "training.steps=6", "--set", "training.score_every=2")
@@ -59,6 +101,9 @@ class Train:
         *small(),
         *steps,
     )
+
+    def import_all(self) -> None:
+        prepare_training()
 
     def prepare(self, work: Path) -> None:
         for name, data in corpus_files().items():
@@ -96,6 +141,10 @@ class Train:
             except Exception as error:  # noqa: BLE001  whatever a reader finds wrong
                 damaged.append(f"{path.name} ({error})")
         return damaged
+
+    def next_arguments(self, folder: Path) -> list[str]:
+        resumable = (folder / "work/run/resume.safetensors").exists()
+        return [*self.arguments, *(["--resume"] if resumable else [])]
 
     def go_on(self, folder: Path) -> str | None:
         """With --resume, or from the start where there is nothing to resume; a complete run stays as it is."""
@@ -147,24 +196,28 @@ def with_fault(arguments: list[str], point: int | None, record: Path) -> Callabl
 def kill(command: str, count: int, seed: int) -> tuple[Counter, list[str]]:
     """Kill `command` that often, at its fault points in turn and at random times in between.
 
-    Returns how many kills hit at a point or at a time, and all that was wrong.
+    Returns how many kills hit at a point, at a time, and a second time when the run went on; and all that was wrong.
     """
     subject, random, done, wrong = COMMANDS[command](), Random(f"{seed}/{command}"), Counter(), []
+    subject.import_all()
     arguments = list(subject.arguments)
     with tempfile.TemporaryDirectory(prefix="deepnmf-kills-") as top:
         folder = Path(top) / "peace"
         subject.prepare(folder / "work")
-        begin = os.times().elapsed
+        begin = time.monotonic()
         outcome = run(with_fault(arguments, None, folder / "points"), folder, cpu_s=LIMIT_S)
-        duration_s = os.times().elapsed - begin
+        duration_s = time.monotonic() - begin
         if problem := failure(outcome):
             return done, [f"{command} left in peace: {problem}"]
         end, points = subject.state(folder / "work"), (folder / "points").read_text("utf-8").splitlines()
-        for number in range(count):
+        for number in range(2 * count):
+            if done["at a point"] + done["at a time"] == count:
+                break
             point = number // 2 % len(points) if number % 2 else None
             folder = Path(top) / str(number)
             subject.prepare(folder / "work")
             wall_s = LIMIT_S if point is not None else random.uniform(0, duration_s)
+            begin = time.monotonic()
             outcome = run(with_fault(arguments, point, folder / "points"), folder, cpu_s=LIMIT_S, wall_s=wall_s)
             where = f"{command} {number}, " + (
                 f"killed at {points[point]!r}" if point is not None else f"{wall_s:.3f} s"
@@ -173,16 +226,13 @@ def kill(command: str, count: int, seed: int) -> tuple[Counter, list[str]]:
                 done["at a point" if point is not None else "at a time"] += 1
             elif problem := failure(outcome):
                 wrong.append(f"{where}: {problem}")
-            wrong += [f"{where}: partial output {name}" for name in subject.partial(folder / "work", end)]
-            if problem := subject.go_on(folder):
-                wrong.append(f"{where}: dead, {problem}")
-                continue
-            try:
-                if subject.state(folder / "work") != end:
-                    wrong.append(f"{where}: another end than in peace")
-            except (OSError, DeepnmfError) as error:
-                wrong.append(f"{where}: no end, {error}")
-            wrong += [f"{where}: {name} left behind" for name in hidden(folder / "work")]
+            else:
+                duration_s = min(duration_s, time.monotonic() - begin)
+            if random.random() < 0.3:  # and once more, on the way back
+                second = with_fault(subject.next_arguments(folder), random.randrange(len(points)), folder / "points")
+                done["again"] += run(second, folder, cpu_s=LIMIT_S).signal == signal.SIGKILL
+            wrong += [f"{where}: {problem}" for problem in subject.problems(folder, end)]
+            shutil.rmtree(folder, ignore_errors=True)
     return done, wrong
 
 
@@ -197,11 +247,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--command", action="append", choices=list(COMMANDS), help="both by default")
     options = parser.parse_args()
-    prepare_training()
     all_wrong = []
     for command in options.command or COMMANDS:
         done, wrong = kill(command, options.count, options.seed)
-        print(f"{command}: killed {done['at a point']} times at a fault point, {done['at a time']} at a random time;"
+        print(f"{command}: killed {done['at a point']} times at a fault point, {done['at a time']} at a random time,"
+              f" {done['again']} of them again when they went on;"
               f" {len(wrong)} faults", flush=True)  # fmt: skip
         print("".join(f"  {line}\n" for line in wrong), end="", flush=True)
         all_wrong += wrong
