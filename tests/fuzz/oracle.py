@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepnmf_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, EXIT_USAGE
-from tests.fuzz.cases import Case
+from deepnmf_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE
+from tests.fuzz.cases import ROOT, Case
 from tests.fuzz.child import Outcome
 
-DOCUMENTED = (EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_SOME_FAILED)
-"""Exit codes of a program that nobody interrupts; see docs/cli.md."""
+_CODES = re.findall(r"^\| (\d+) \|", (ROOT / "docs/cli.md").read_text("utf-8"), re.MULTILINE)
+DOCUMENTED = {int(code) for code in _CODES} - {EXIT_INTERRUPTED, EXIT_TERMINATED}
+"""Exit codes of a program that nobody interrupts."""
+NOTHING_DONE = (EXIT_FAILED, EXIT_USAGE, None)
+"""Those after which there is no output, and of a program that crashed."""
 
 REFUSAL_BYTES = 200 << 20
 """Memory that a refusal may take beyond what the imports take."""
@@ -52,7 +55,7 @@ def judge(case: Case, folder: Path, before: dict[str, bytes], outcome: Outcome, 
     found = [*_ending(case, outcome), *_left_behind(case, folder, before, outcome)]
     if outcome.code is not None:
         beyond = outcome.peak_bytes - base_bytes
-        if beyond > (REFUSAL_BYTES if outcome.code in (EXIT_FAILED, EXIT_USAGE) else WORK_BYTES):
+        if beyond > (REFUSAL_BYTES if outcome.code in NOTHING_DONE else WORK_BYTES):
             found.append(Finding("memory", f"{beyond >> 20} MB with exit code {outcome.code}: {_last(outcome.err)}"))
         if wrong := case.check(folder, outcome):
             found.append(Finding("result", wrong))
@@ -78,10 +81,10 @@ def _ending(case: Case, outcome: Outcome) -> Iterator[Finding]:
 
 def _left_behind(case: Case, folder: Path, before: dict[str, bytes], outcome: Outcome) -> Iterator[Finding]:
     after = _tree(folder / "work")
-    allowed = (*case.kept, *(case.outputs if outcome.code in (EXIT_DONE, EXIT_SOME_FAILED) else ()))
+    allowed = (*case.kept, *(case.outputs if outcome.code not in NOTHING_DONE else ()))
     for name in sorted(after):
         new = name not in before or before[name] != (folder / "work" / name).read_bytes()
-        if name in case.outputs and name in before and outcome.code in (EXIT_DONE, EXIT_SOME_FAILED):
+        if name in case.outputs and name in before and outcome.code not in NOTHING_DONE:
             continue
         expected = any(name == output or (output.endswith("/") and name.startswith(output)) for output in allowed)
         if new and (not expected or Path(name).name.startswith(".")):

@@ -111,6 +111,15 @@ def speech(random: Random, frames: int = 4000) -> bytes:
     return file.getvalue()
 
 
+def noisy(data: bytes) -> bytes:
+    """The same WAV file with noise."""
+    sound, rate_hz = soundfile.read(io.BytesIO(data))
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).uniform(-0.05, 0.05, sound.shape)
+    soundfile.write(file, sound + noise, rate_hz, "PCM_16", format="WAV")
+    return file.getvalue()
+
+
 def pieces(data: bytes, random: Random) -> list[bytes]:
     """What a pipe may give at a time."""
     sizes = random.choice([[1 << 20], [1 << 20], [1, 3, 7, 4096], [11, 1 << 16], [44, 1000]])

@@ -22,8 +22,8 @@ SMALL = {
 @functools.cache
 def corpus_files() -> dict[str, bytes]:
     random = Random(0)
-    names = [f"speech/{i}.wav" for i in range(6)] + ["noise/a.wav", "dev/clean/a.wav", "dev/noisy/a.wav"]
-    return {name: sounds.speech(random) for name in names}
+    files = {name: sounds.speech(random) for name in [f"speech/{i}.wav" for i in range(6)] + ["noise/a.wav"]}
+    return files | {"dev/clean/a.wav": files["speech/0.wav"], "dev/noisy/a.wav": sounds.noisy(files["speech/0.wav"])}
 
 
 def small() -> list[str]:
