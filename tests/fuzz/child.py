@@ -50,6 +50,8 @@ def run(
     """
     for name in ("work", "home", "temporary"):
         (folder / name).mkdir(exist_ok=True)
+    for name in ("out", "err"):
+        (folder / name).write_bytes(b"")  # it may be killed before it has opened them
     source, sink = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
