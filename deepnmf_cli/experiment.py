@@ -2,17 +2,16 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from deepnmf_cli import __version__, checkpoint
-from deepnmf_cli.corpus import chime
-from deepnmf_cli.corpus.dataset import ClipCache, ExampleSource, MixingSettings, MixtureDataset, PairDataset, decode
-from deepnmf_cli.corpus.manifest import SMALLEST_CORPUS, Clip, find_pairs, read_manifest, scan
-from deepnmf_cli.errors import CorpusError, ModelError, TrainingError, UsageError
+from deepnmf_cli.corpus.dataset import ExampleSource
+from deepnmf_cli.corpus.sources import Material, Mixtures, Recordings, Say, for_tuning, from_clips, from_pairs
+from deepnmf_cli.errors import ModelError, TrainingError, UsageError
 from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.networks.deep_nmf import DeepNmf
@@ -27,12 +26,7 @@ from deepnmf_cli.training.journal import Journal
 from deepnmf_cli.training.material import compare_material, describe_material
 from deepnmf_cli.training.sparse_nmf import learn_source_dictionaries, mixture_frames
 from deepnmf_cli.training.trainer import Trainer
-
-HELD_OUT_EVERY = 20
-"""Without a dev folder every 20th speaker and noise is held out for dev mixtures, where there are that many."""
-
-HELD_OUT_MIXTURES = 40
-"""Dev mixtures made from what is held out: about three minutes."""
+from deepnmf_cli.training.tuning import Taught, best_step, blended, way, write
 
 STATISTICS_FROM = 64
 """Mixtures that give the statistics of features: four minutes."""
@@ -40,49 +34,28 @@ STATISTICS_FROM = 64
 NOTICEABLE_DB = 0.1
 """A best dev score that is lower than what a run began with by less than this is taken for equal."""
 
+NAMED = 4
+"""Weights that a message names."""
+
 Progress = Callable[[dict], None]
 
 
-@dataclass(frozen=True)
-class Recordings:
-    """Where the material of a run lies: folders of speech and noise, a manifest, or ready pairs; and what helps."""
+def open_corpus(
+    recordings: Recordings, recipe: Recipe, say: Say = lambda sentence, warning: None
+) -> tuple[ExampleSource, list[Pair]]:
+    """The training mixtures and the dev pairs; `say` gets sentences on what was found, and on what looks wrong.
 
-    speech: Path | None = None
-    noise: Path | None = None
-    rooms: Path | None = None
-    dev: Path | None = None
-    manifest: Path | None = None
-    pairs: Path | None = None
+    Raises CorpusError when there is too little of something.
+    """
+    material = _open(recordings, recipe, say)
+    return material.source, material.dev
 
 
-def open_corpus(recordings: Recordings, recipe: Recipe) -> tuple[ExampleSource, list[Pair]]:
-    """The training mixtures and the dev pairs. Raises CorpusError when there is too little of something."""
-    rate_hz, seed = recipe.front_end.rate_hz, recipe.training.seed
-    if recordings.pairs is not None:
-        in_sets = chime.is_chime(recordings.pairs)
-        pairs = chime.pairs(recordings.pairs, "train") if in_sets else find_pairs(recordings.pairs)
-        _require(recordings.pairs, len(pairs), "pairs")
-        dev = find_pairs(recordings.dev) if recordings.dev else chime.pairs(recordings.pairs, "dev") if in_sets else []
-        held_out = [] if dev else pairs[::HELD_OUT_EVERY]
-        kept = [p for p in pairs if p not in held_out]
-        source = PairDataset(kept, recipe.mixing.segment_s, rate_hz, seed)
-        return source, _load(dev or held_out, rate_hz)
-
-    clips = _clips(recordings)
-    cache = ClipCache(rate_hz)
-    speech, noise = clips.speech, clips.noise
-    if recordings.dev:
-        source = MixtureDataset(speech, noise, clips.rooms, recipe.mixing, rate_hz, seed, cache, recipe.augmentation)
-        return source, _load(find_pairs(recordings.dev), rate_hz)
-    dev_speech, dev_noise = clips.dev_speech, clips.dev_noise
-    if not dev_speech:
-        speech, dev_speech = _hold_out(speech)
-    if not dev_noise:
-        noise, dev_noise = _hold_out(noise)
-    source = MixtureDataset(speech, noise, clips.rooms, recipe.mixing, rate_hz, seed, cache, recipe.augmentation)
-    # Settings and seed of their own: dev scores of different runs on the same recordings can be compared.
-    dev = MixtureDataset(dev_speech, dev_noise, [], MixingSettings(), rate_hz, seed=0, cache=cache)
-    return source, [(s, s + n) for s, n in (dev[i] for i in range(HELD_OUT_MIXTURES))]
+def _open(recordings: Recordings, recipe: Recipe, say: Say) -> Material:
+    made = Mixtures(recipe.mixing, recipe.augmentation, recipe.front_end.rate_hz, recipe.training.seed)
+    if recipe.tuning.own_share < 1:
+        return for_tuning(recordings, made, say)
+    return (from_clips if recordings.pairs is None else from_pairs)(recordings, made, say)
 
 
 def initial_network(
@@ -116,11 +89,18 @@ def initial_network(
     return kind(network, kept(cache / f"{name}.safetensors" if cache else None, learn)["dictionary"])
 
 
-def take_weights(network: MaskNetwork, path: Path, front_end: FrontEnd) -> None:
+def take_weights(
+    network: MaskNetwork,
+    path: Path,
+    front_end: FrontEnd,
+    partial: bool = False,
+    say: Say = lambda sentence, warning: None,
+) -> None:
     """Take those weights of a model file that the network, behind this front end, can begin with: of a grid in their
     places there (`relocated`), then see `MaskNetwork.fitting`.
 
-    Raises ModelError when there is none.
+    Raises ModelError when there is none, or when some do not fit and that is not asked for by `partial`. Weights that
+    only the network has begin as usual; they are named.
     """
     tensors, meta = checkpoint.load(path)
     if isinstance(network.settings, GridSettings) and "recipe" in meta:
@@ -131,7 +111,23 @@ def take_weights(network: MaskNetwork, path: Path, front_end: FrontEnd) -> None:
     if not shared:
         remedy = "Name a model of the same or a related kind and size."
         raise ModelError(path, "no weight of a name and shape that this network has", "some in common", remedy)
-    network.load_weights(network.weights() | shared)
+    own = network.weights()
+    if lost := sorted(tensors.keys() - shared.keys()):
+        found = f"{len(lost)} of {len(tensors)} weights that do not fit this network ({_named(lost)})"
+        if not partial:
+            remedy = "Leave out the recipe, and it is that of the model; or begin with what fits by --partial."
+            raise ModelError(path, found, "a network of the same settings", remedy)
+        say(f"{path}: {found}; they are left out", True)
+    if new := sorted(own.keys() - shared.keys()):
+        say(
+            f"{path}: {len(new)} of {len(own)} weights are not in it and begin as in a new network ({_named(new)})",
+            True,
+        )
+    network.load_weights(own | shared)
+
+
+def _named(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
 
 
 def train(
@@ -145,10 +141,13 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     cache: Path | None = None,
     init: Path | None = None,
+    partial: bool = False,
 ) -> bool:
     """Train a model into the run folder; returns whether it is complete (False: stopped, to be resumed).
 
-    A new run starts from the weights of the model file `init` as far as `take_weights` can. In the folder `cache`,
+    `progress` gets reports: {"found": a sentence}, {"note": a warning}, those of the dictionaries and of `Trainer.train`.
+
+    A new run starts from the weights of the model file `init`, or with `partial` from those that fit. In the folder `cache`,
     which runs may share, is kept what other runs on the same recordings need again: dictionaries and, with single
     frames, batches and what the layers make of them that are not trained.
 
@@ -157,9 +156,20 @@ def train(
     """
     journal = Journal(folder)
     journal.check(recipe.to_dict(), resume, lambda stored: Recipe.from_dict(stored, f"{folder}/recipe.json").to_dict())
-    source, dev = open_corpus(recordings, recipe)
+
+    def say(sentence: str, warning: bool) -> None:
+        progress({"note" if warning else "found": sentence})
+
+    _require_for_tuning(recipe, recordings, init)
+    opened = _open(recordings, recipe, say)
+    source, dev = opened.source, opened.dev
     for note in check_dev(dev, recipe.front_end.rate_hz, recipe.training.score):
         progress({"note": note})
+    teacher = None
+    if opened.general is not None:
+        teacher = build(recipe.model, recipe.network)
+        take_weights(teacher, init, recipe.front_end, partial)
+        source = Taught(source, opened.general, recipe.tuning.own_share, teacher, recipe.front_end)
     key = digest(*map(changed, (recordings, recipe.mixing, recipe.augmentation)), recipe.training.seed)
     material = describe_material(source, dev, init)
     if resume:
@@ -172,12 +182,12 @@ def train(
             raise KeyboardInterrupt
 
     with journal.begin(recipe.to_dict(), journal.material or material):
-        if resume:
+        if resume or teacher:
             network = build(recipe.model, recipe.network)
         else:
             network = initial_network(recipe, source, interruptible, cache, key)
-            if init is not None:
-                take_weights(network, init, recipe.front_end)
+        if init is not None and not resume:
+            take_weights(network, init, recipe.front_end, partial, say)
 
         def describe(network: MaskNetwork, step: int, score: DevScore | None) -> tuple[dict[str, Tensor], dict]:
             trained = {"steps": step, "version": __version__}
@@ -199,7 +209,9 @@ def train(
         if init is not None and trainer.step == 0 and not network.annealing:
             trainer.began |= _score_of(init, recipe, dev, device)
         complete = trainer.train(source, dev, workers, progress, stop)
-    if complete and (worse := _worse(trainer)):
+        if complete and teacher:
+            _choose_share(recipe, opened, teacher, journal, device, say)
+    if complete and not teacher and (worse := _worse(trainer)):
         progress({"worse": worse})
     return complete
 
@@ -225,46 +237,36 @@ def _worse(trainer: Trainer) -> TrainingError | None:
     return TrainingError(trainer.journal.best_path, found, expected, remedy)
 
 
-@dataclass(frozen=True)
-class _Clips:
-    speech: list[Clip]
-    noise: list[Clip]
-    rooms: list[Clip]
-    dev_speech: list[Clip]
-    dev_noise: list[Clip]
+def _require_for_tuning(recipe: Recipe, recordings: Recordings, init: Path | None) -> None:
+    """Raise UsageError for what fine-tuning lacks, or other training does not need."""
+    tuning = recipe.tuning.own_share < 1
+    if tuning and init is None:
+        remedy = "For example --init base; a resumed run needs it too."
+        raise UsageError("fine-tuning", "no model to begin with", "--init MODEL", remedy)
+    if recordings.general_noise and not tuning:
+        remedy = "Choose the recipe fine-tune, or name all noise by --noise."
+        raise UsageError("--general-noise", "a recipe that does not fine-tune", "tuning.own_share below 1", remedy)
 
 
-def _clips(recordings: Recordings) -> _Clips:
-    """The clips of the folders, or of the manifest, which may name speech and noise of its own for the dev mixtures."""
-    if recordings.manifest is not None:
-        by_role = read_manifest(recordings.manifest)
-        keys = [("speech", "train"), ("noise", "train"), ("rir", "train"), ("speech", "dev"), ("noise", "dev")]
-        clips = _Clips(*(by_role.get(key, []) for key in keys))
-        where = (recordings.manifest, recordings.manifest)
-    else:
-        rooms = scan(recordings.rooms) if recordings.rooms else []
-        clips = _Clips(scan(recordings.speech), scan(recordings.noise), rooms, [], [])
-        where = (recordings.speech, recordings.noise)
-    _require(where[0], len(clips.speech), "clips of speech")
-    if not clips.noise:
-        raise CorpusError(where[1], "no noise", "at least one clip of noise", "Add recordings of noise.")
-    return clips
-
-
-def _require(where: Path, count: int, what: str) -> None:
-    if count < SMALLEST_CORPUS:
-        raise CorpusError(
-            where, f"{count} {what}", f"at least {SMALLEST_CORPUS}", "Add recordings, or name another folder."
-        )
-
-
-def _hold_out(clips: list[Clip]) -> tuple[list[Clip], list[Clip]]:
-    """(kept, held out) by group; too few groups to spare one serve both purposes."""
-    held = set(sorted({c.group for c in clips})[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY])
-    if not held:
-        return clips, clips
-    return [c for c in clips if c.group not in held], [c for c in clips if c.group in held]
-
-
-def _load(pairs: list[tuple[Path, Path]], rate_hz: int) -> list[Pair]:
-    return [(decode(clean, rate_hz), decode(noisy, rate_hz)) for clean, noisy in pairs]
+def _choose_share(
+    recipe: Recipe, material: Material, teacher: MaskNetwork, journal: Journal, device: str, say: Say
+) -> None:
+    """Put in the place of the tuned model the best one on the way to it that keeps what the initial one can."""
+    tuned, meta = checkpoint.load(journal.best_path)
+    if "tuning" in meta["trained"]:
+        return
+    initial, network = teacher.weights(), build(recipe.model, recipe.network).to(device)
+    pairs = (material.dev, material.general_dev)
+    steps = list(way(network, initial, tuned, recipe.front_end, *pairs, device))
+    chosen = best_step(steps, recipe.tuning.lost_db)
+    write(journal.folder / "tuning.csv", steps)
+    meta["trained"] |= {"dev_si_sdr": chosen.own_si_sdr, "tuning": asdict(chosen)}
+    checkpoint.save(journal.best_path, blended(initial, tuned, chosen.share), meta)
+    for what, before, after in (
+        ("your noise", steps[0].own_si_sdr, chosen.own_si_sdr),
+        ("general noise", steps[0].general_si_sdr, chosen.general_si_sdr),
+    ):
+        change = f"{before:.2f} dB with the initial model, {after:.2f} dB with the new one ({after - before:+.2f})"
+        say(f"{what}: SI-SDR {change}", False)
+    if not chosen.share:
+        say("fine-tuning gained nothing, the model is the initial one; more recordings of your noise may help", True)

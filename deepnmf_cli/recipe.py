@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
@@ -21,6 +21,7 @@ from deepnmf_cli.training import frames, multiplicative
 from deepnmf_cli.training.objectives import ObjectiveSettings
 from deepnmf_cli.training.sparse_nmf import DictionarySettings
 from deepnmf_cli.training.trainer import TrainingSettings
+from deepnmf_cli.training.tuning import TuningSettings
 
 FORMER = {"grid-rnn": {"tied": False, "local_fields": False, "frame_spins": 0, "frame_channels": 3}}
 """Settings of networks that model files of earlier versions still name, with the only values that they could have."""
@@ -38,6 +39,7 @@ class Recipe:
     dictionary: DictionarySettings = field(default_factory=DictionarySettings)
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    tuning: TuningSettings = field(default_factory=TuningSettings)
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any], where: str = "recipe") -> "Recipe":
@@ -86,8 +88,16 @@ def recipes_folder() -> Path:
     return shipped_folder("recipes", "data/recipes")
 
 
-def read_recipe(path: str | Path | None, model: str | None = None, overrides: Iterable[str] = ()) -> Recipe:
+def read_recipe(
+    path: str | Path | None,
+    model: str | None = None,
+    overrides: Iterable[str] = (),
+    initial: Callable[[], Recipe] | None = None,
+) -> Recipe:
     """The recipe in a TOML file, with `model` and "section.key=value" overrides on top.
+
+    Where neither names a model, what they leave out is that of `initial()`, the recipe of the model whose weights training
+    starts from.
 
     `path` may also be the name of a shipped recipe, such as "grid"; None takes all defaults. A recipe with
     `base = "name"` sets what differs from the recipe of that name in the same folder, or from a shipped one.
@@ -95,6 +105,8 @@ def read_recipe(path: str | Path | None, model: str | None = None, overrides: It
     table: dict[str, Any] = {} if path is None else _read(Path(path))
     if model is not None:
         table["model"] = model
+    if initial is not None and "model" not in table:
+        table = _over(initial().to_dict(), table)
     for override in overrides:
         _apply(table, override)
     return Recipe.from_dict(table, where=str(path or "recipe"))

@@ -177,7 +177,8 @@ def text_files() -> Iterator[Path]:
         for path in sorted((ROOT / top).rglob("*")):
             if path.is_file() and path.suffix in written and "__pycache__" not in path.parts:
                 yield path
-    yield from (ROOT / name for name in ("README.md", "CONTRIBUTING.md", "LICENSE", "pyproject.toml", ".gitignore"))
+    names = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "pyproject.toml", ".gitignore")
+    yield from (ROOT / name for name in names)
 
 
 def test_no_file_mentions_one_machine():

@@ -109,7 +109,7 @@ def test_shipped_recipes_are_found_by_name_and_files_come_first(tmp_path: Path, 
     assert read_recipe("grid") == read_recipe(recipes_folder() / "grid.toml")
     (tmp_path / "grid").write_text('model = "dnn"')
     assert read_recipe("grid").model == "dnn"
-    names = "one of base, base-eighth, base-fifth, base-fourth, base-longer, base-ninth, base-phase, base-seventh, base-sixth, belief-propagation, deep-nmf, deep-nmf-paper, dnmf, dnn, fista, grid"
+    names = "one of base, base-eighth, base-fifth, base-fourth, base-longer, base-ninth, base-phase, base-seventh, base-sixth, belief-propagation, deep-nmf, deep-nmf-paper, dnmf, dnn, fine-tune, fista, grid"
     with pytest.raises(RecipeError, match=names):
         read_recipe("gird")
 

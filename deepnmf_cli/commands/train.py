@@ -30,6 +30,7 @@ MODELS = (
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
 @click.option("--speech", type=FOLDER, help="Folder of clean speech, best one subfolder per speaker.")
 @click.option("--noise", type=FOLDER, help="Folder of noise recordings.")
+@click.option("--general-noise", type=FOLDER, help="In fine-tuning, folder of noises other than your own.")
 @click.option("--rir", type=FOLDER, help="Folder of room impulse responses.")
 @click.option(
     "--manifest", type=FOLDER, help="CSV with the columns path, role (speech, noise, rir), speaker, split (train, dev)."
@@ -45,7 +46,10 @@ MODELS = (
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, e.g. training.steps=500."
 )
-@click.option("--init", help="Model, by name or file, whose weights training starts from as far as they fit.")
+@click.option(
+    "--init", help="Model, by name or file, whose weights training starts from; without RECIPE also its recipe."
+)
+@click.option("--partial", is_flag=True, help="With --init, begin with those weights that fit.")
 @click.option("--resume", is_flag=True, help="Continue the run in the output folder.")
 @click.option("--cache", type=FOLDER, help="Folder for dictionaries and frames that runs on the same corpus share.")
 @click.option(
@@ -61,6 +65,7 @@ def command(
     recipe: Path | None,
     speech: Path | None,
     noise: Path | None,
+    general_noise: Path | None,
     rir: Path | None,
     manifest: Path | None,
     pairs: Path | None,
@@ -69,6 +74,7 @@ def command(
     model: str | None,
     overrides: tuple[str, ...],
     init: str | None,
+    partial: bool,
     resume: bool,
     cache: Path | None,
     workers: int,
@@ -78,7 +84,8 @@ def command(
     """Train a model on folders of speech and noise.
 
     RECIPE is a TOML file, or the name of a shipped one, such as grid, deep-nmf, dnn or belief-propagation. It may be
-    left out when --model names one; without either it is base.
+    left out when --model names one; without either it is that of the model of --init, or base. A recipe that names no
+    model, such as fine-tune, takes from the model of --init what it leaves out.
 
     Mixtures are made on the fly. The run folder gets recipe.json, history.csv, curves.png, best.safetensors (the model
     for `deepnmf enhance --model`) and a resume point. Ctrl-C stops after the current step, and leaves the weights as
@@ -92,6 +99,7 @@ def command(
       deepnmf train --speech speech/ --noise noise/ -o run/
       deepnmf train --speech speech/ --noise noise/ -o run/ --resume
       deepnmf train --pairs pairs/ -o paired/ --model dnn --set training.steps=500
+      deepnmf train fine-tune --init base --speech speech/ --noise noise/ -o tuned/
     """
     _require_one_source(speech, noise, manifest, pairs)
     extras.require("train", "deepnmf train")
@@ -101,14 +109,15 @@ def command(
     import torch
 
     from deepnmf_cli.experiment import Recordings, train
-    from deepnmf_cli.library import find, resolve_device
+    from deepnmf_cli.library import find, load, resolve_device
     from deepnmf_cli.recipe import read_recipe
 
     _name_unreadable(speech, noise, rir, pairs, dev)
     if threads:
         torch.set_num_threads(threads)
-    settings = read_recipe(recipe or model or DEFAULT_RECIPE, model, overrides)
-    recordings = Recordings(speech, noise, rir, dev, manifest, pairs)
+    begins = None if init is None else lambda: load(init)[1]
+    settings = read_recipe(recipe or model or (None if init else DEFAULT_RECIPE), model, overrides, begins)
+    recordings = Recordings(speech, noise, rir, dev, manifest, pairs, general_noise)
     with _Stopping() as stopping, _ProgressBar(settings.training.steps) as show:
         worse = None
 
@@ -129,6 +138,7 @@ def command(
             stopping,
             cache,
             find(init) if init else None,
+            partial,
         )
     if not complete:
         click.echo(f"Present weights: {output / 'last.safetensors'}. Continue with --resume.", err=True)
@@ -188,6 +198,9 @@ class _ProgressBar:
         self._bar.close()
 
     def __call__(self, report: dict) -> None:
+        if "found" in report:
+            click.echo(report["found"], err=True)
+            return
         if "note" in report:
             click.echo(f"Warning: {report['note']}", err=True)
             return

@@ -1,28 +1,32 @@
 """Mixtures on the fly: example i of a seed is a pure function of both, so any run can be resumed exactly."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Protocol, TypeVar
 
 import numpy as np
 
 from deepnmf_cli.corpus.augment import Augmentation, AugmentationSettings
+from deepnmf_cli.corpus.clips import ClipCache
 from deepnmf_cli.corpus.effects import change_speed
 from deepnmf_cli.corpus.manifest import Clip
 from deepnmf_cli.corpus.mixing import Samples, in_room, is_silent, scale_to_level, scale_to_snr
-from deepnmf_cli.errors import AudioError, CorpusError
-from deepnmf_cli.signal import audio
+from deepnmf_cli.errors import CorpusError
 
 Item = TypeVar("Item")
 
-CACHE_BYTES = 4 << 30
-"""Decoded audio kept in memory, as 16-bit samples: 35 hours at 16 kHz. What is used least recently goes first."""
+ROOM_CACHE_BYTES = 1 << 28
+"""Room responses kept in memory."""
 
 ATTEMPTS = 20
-"""Draws after which a corpus that gives nothing but silence is given up."""
+"""Draws that may be silent. After them the recordings are searched for what is audible."""
+
+SEARCHED_STARTS = 3
+"""Segments of one recording that are looked at then."""
+
+Segment = tuple[Samples, Path]
+"""Samples, and a file that they are from."""
 
 
 @dataclass(frozen=True)
@@ -61,67 +65,10 @@ class ExampleSource(Protocol):
 
     length: int
     """Samples per example."""
-    cache: "ClipCache"
+    cache: ClipCache
     """Where its clips are kept."""
 
     def __getitem__(self, index: int) -> tuple[Samples, Samples]: ...
-
-
-class ClipCache:
-    """Whole clips decoded to one channel at one sampling rate, kept as 16-bit samples up to a number of bytes."""
-
-    def __init__(self, rate_hz: int, capacity_bytes: int = CACHE_BYTES) -> None:
-        self.rate_hz, self.capacity_bytes = rate_hz, capacity_bytes
-        self._held: OrderedDict[Path, tuple[np.ndarray, np.float32]] = OrderedDict()
-        self._bytes = 0
-        self._lock = Lock()
-
-    def __getstate__(self) -> dict:
-        """For another process, which fills a cache of its own."""
-        return {"rate_hz": self.rate_hz, "capacity_bytes": self.capacity_bytes}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__init__(**state)
-
-    def length(self, path: Path) -> int:
-        """Samples of the clip."""
-        return len(self._clip(path)[0])
-
-    def read(self, path: Path, start: int = 0, stop: int | None = None) -> Samples:
-        """Samples start..stop of the clip as float32."""
-        integers, step = self._clip(path)
-        return integers[start:stop] * step
-
-    def _clip(self, path: Path) -> tuple[np.ndarray, np.float32]:
-        """The clip as 16-bit integers and the size of one step: 2^-15, or more where the recording exceeds 1."""
-        with self._lock:
-            if path in self._held:
-                self._held.move_to_end(path)
-                return self._held[path]
-        samples = decode(path, self.rate_hz)
-        step = np.float32(max(1.0, float(np.abs(samples).max(initial=0))) / 32767)
-        clip = np.round(samples / step).astype(np.int16), step
-        with self._lock:
-            if path not in self._held:
-                self._held[path] = clip
-                self._bytes += clip[0].nbytes
-            while self._bytes > self.capacity_bytes and len(self._held) > 1:
-                self._bytes -= self._held.popitem(last=False)[1][0].nbytes
-        return clip
-
-
-def decode(path: Path, rate_hz: int) -> Samples:
-    """A whole file as float32 (samples,) at `rate_hz`, channels averaged. Raises CorpusError naming the file."""
-    try:
-        samples, own_rate = audio.read(path)
-    except AudioError as error:
-        raise CorpusError(path, error.found, error.expected, error.remedy) from error
-    mono = samples.mean(0)
-    if own_rate != rate_hz and len(mono):
-        import soxr
-
-        mono = soxr.resample(mono, own_rate, rate_hz)
-    return np.ascontiguousarray(mono, dtype=np.float32)
 
 
 class MixtureDataset:
@@ -151,7 +98,7 @@ class MixtureDataset:
             groups.setdefault(clip.group, []).append(clip)
         self._speakers = [_Drawing(clips) for _, clips in _some(sorted(groups.items()), settings.material_share)]
         self._noise = _Drawing(_some(noise, settings.material_share))
-        self._rooms = list(rooms)
+        self._rooms, self._room_cache = list(rooms), ClipCache(rate_hz, ROOM_CACHE_BYTES, first_channel=True)
 
     def __getitem__(self, index: int) -> tuple[Samples, Samples]:
         """Example `index` as (speech, noise), each float32 (segment,)."""
@@ -174,8 +121,8 @@ class MixtureDataset:
         return scale_to_level((target, noise), draw.uniform(*s.level_db))
 
     def _response(self, path: Path) -> Samples:
-        """A room response (m,). Raises CorpusError where there is nothing in it."""
-        response = self.cache.read(path)
+        """A room response (m,): of several microphones the first. Raises CorpusError where there is nothing in it."""
+        response = self._room_cache.read(path)
         if not response.any():
             raise CorpusError(path, "digital silence", "a room response", "Remove it.")
         return response
@@ -183,20 +130,30 @@ class MixtureDataset:
     def speech(self, draw: np.random.Generator, speed: float = 1.0) -> Samples:
         """A segment of one speaker (segment,), utterances joined where one is too short."""
 
-        def segment(length: int) -> tuple[Samples, Path]:
+        def segment(length: int) -> Segment:
             speaker = self._speakers[draw.integers(len(self._speakers))]
             return self._fill(lambda: speaker.clip(draw).path, draw, length)
 
-        return self._at_speed(segment, speed, "speech")
+        def audible(length: int) -> Iterator[Segment]:
+            for number in draw.permutation(len(self._speakers)):
+                speaker = self._speakers[number]
+                for clip in speaker.all(draw):
+                    yield from self._audible(clip.path, lambda: speaker.clip(draw).path, draw, length)
+
+        return self._at_speed(segment, audible, speed, "speech")
 
     def noise(self, draw: np.random.Generator, speed: float = 1.0) -> Samples:
         """A segment of one noise (segment,), repeated where the clip is too short."""
 
-        def segment(length: int) -> tuple[Samples, Path]:
+        def segment(length: int) -> Segment:
             path = self._noise.clip(draw).path
             return self._fill(lambda: path, draw, length)
 
-        return self._at_speed(segment, speed, "noise")
+        def audible(length: int) -> Iterator[Segment]:
+            for clip in self._noise.all(draw):
+                yield from self._audible(clip.path, lambda: clip.path, draw, length)
+
+        return self._at_speed(segment, audible, speed, "noise")
 
     def _noises(self, draw: np.random.Generator, speed: float) -> Samples:
         """One noise or two (segment,)."""
@@ -205,12 +162,15 @@ class MixtureDataset:
             noise = noise + scale_to_snr(noise, self.noise(draw, speed), draw.uniform(-6, 6))
         return noise
 
-    def _at_speed(self, segment: Callable[[int], tuple[Samples, Path]], speed: float, what: str) -> Samples:
-        if speed == 1:
-            return _not_silent(lambda: segment(self.length), what)
-        return change_speed(lambda length: _not_silent(lambda: segment(length), what), self.length, speed)
+    def _at_speed(
+        self, segment: Callable[[int], Segment], audible: Callable[[int], Iterable[Segment]], speed: float, what: str
+    ) -> Samples:
+        def drawn(length: int) -> Samples:
+            return _not_silent(lambda: segment(length), audible(length), what)
 
-    def _fill(self, next_path: Callable[[], Path], draw: np.random.Generator, length: int) -> tuple[Samples, Path]:
+        return drawn(self.length) if speed == 1 else change_speed(drawn, self.length, speed)
+
+    def _fill(self, next_path: Callable[[], Path], draw: np.random.Generator, length: int) -> Segment:
         """One segment (length,), and the last of the files it is made of."""
         pieces, missing = [], length
         while missing > 0:
@@ -221,6 +181,16 @@ class MixtureDataset:
                 raise CorpusError(path, "no samples", "at least one sample", "Remove the file.")
             missing -= len(pieces[-1])
         return np.concatenate(pieces), path
+
+    def _audible(
+        self, path: Path, next_path: Callable[[], Path], draw: np.random.Generator, length: int
+    ) -> Iterator[Segment]:
+        """Segments (length,) that begin in the file where it is audible; the rest of a short one as in `_fill`."""
+        starts = self.cache.audible_starts(path, length)
+        for start in draw.permutation(starts)[:SEARCHED_STARTS]:
+            piece = self.cache.read(path, int(start), int(start) + length)
+            rest = [self._fill(next_path, draw, length - len(piece))[0]] if len(piece) < length else []
+            yield np.concatenate([piece, *rest]), path
 
 
 def _some(items: Sequence[Item], share: float) -> list[Item]:
@@ -235,6 +205,11 @@ class _Drawing:
     def __init__(self, clips: Sequence[Clip]) -> None:
         self._clips = list(clips)
         self._ends = np.cumsum([c.seconds for c in clips])
+
+    def all(self, draw: np.random.Generator) -> list[Clip]:
+        """All of them, in an order in which long ones tend to come early."""
+        order = np.argsort(draw.exponential(size=len(self._clips)) / [c.seconds for c in self._clips])
+        return [self._clips[i] for i in order]
 
     def clip(self, draw: np.random.Generator) -> Clip:
         return self._clips[int(np.searchsorted(self._ends, draw.random() * self._ends[-1], side="right"))]
@@ -251,20 +226,41 @@ class PairDataset:
     def __getitem__(self, index: int) -> tuple[Samples, Samples]:
         draw = np.random.default_rng([self.seed, index])
 
-        def segment() -> tuple[Samples, Path]:
+        def segment() -> Segment:
             pair = self._pairs[draw.integers(len(self._pairs))]
             start = int(draw.integers(max(1, self.cache.length(pair[0]) - self.length + 1)))
-            clean, noisy = (self.cache.read(path, start, start + self.length) for path in pair)
-            return np.pad(np.stack([clean, noisy - clean]), ((0, 0), (0, self.length - len(clean)))), pair[0]
+            return self._at(pair, start)
 
-        speech, noise = _not_silent(segment, "speech")
+        def audible() -> Iterator[Segment]:
+            for number in draw.permutation(len(self._pairs)):
+                pair = self._pairs[number]
+                for start in draw.permutation(self.cache.audible_starts(pair[0], self.length))[:SEARCHED_STARTS]:
+                    yield self._at(pair, int(start))
+
+        speech, noise = _not_silent(segment, audible(), "speech")
         return speech, noise
 
+    def _at(self, pair: tuple[Path, Path], start: int) -> Segment:
+        """(speech, noise) from `start` on, (2, length), and the clean file."""
+        clean, noisy = (self.cache.read(path, start, start + self.length, like=pair[0]) for path in pair)
+        return np.pad(np.stack([clean, noisy - clean]), ((0, 0), (0, self.length - len(clean)))), pair[0]
 
-def _not_silent(segment: Callable[[], tuple[Samples, Path]], what: str) -> Samples:
+
+def _not_silent(segment: Callable[[], Segment], audible: Iterable[Segment], what: str) -> Samples:
+    """The first of `ATTEMPTS` segments that is not silent, or else of those in `audible`.
+
+    So recordings that are silent for the most part give the segments that endless attempts would find.
+    """
     for _ in range(ATTEMPTS):
         samples, path = segment()
-        if not is_silent(samples[0] if samples.ndim == 2 else samples):
+        if not _is_silent(samples):
             return samples
-    found, remedy = f"only silence in {ATTEMPTS} segments, the last of them from here", "Check the recordings."
+    for samples, path in audible:
+        if not _is_silent(samples):
+            return samples
+    found, remedy = f"only silence, here and in all other recordings of {what}", "Check the recordings."
     raise CorpusError(path, found, f"audible {what}", remedy)
+
+
+def _is_silent(samples: Samples) -> bool:
+    return is_silent(samples[0] if samples.ndim == 2 else samples)

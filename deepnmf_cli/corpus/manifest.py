@@ -91,13 +91,14 @@ def pair_folders(clean: str | Path, noisy: str | Path) -> list[tuple[Path, Path]
 
 def pair_files(pairs: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
     """The same (clean, noisy) files; raises CorpusError when two of a pair differ in sampling rate or length."""
-    for pair in pairs:
-        infos = [_header(p) for p in pair]
-        if infos[0].rate_hz != infos[1].rate_hz or infos[0].frames != infos[1].frames:
+    with ThreadPoolExecutor() as pool:
+        headers = list(pool.map(_header, [path for pair in pairs for path in pair]))
+    for pair, clean, noisy in zip(pairs, headers[::2], headers[1::2]):
+        if clean.rate_hz != noisy.rate_hz or clean.frames != noisy.frames:
             raise CorpusError(
                 pair[1],
-                f"{infos[1].frames} samples at {infos[1].rate_hz} Hz",
-                f"{infos[0].frames} samples at {infos[0].rate_hz} Hz as in {pair[0]}",
+                f"{noisy.frames} samples at {noisy.rate_hz} Hz",
+                f"{clean.frames} samples at {clean.rate_hz} Hz as in {pair[0]}",
                 "Cut or convert the pair to the same length and rate.",
             )
     return pairs

@@ -22,7 +22,8 @@ import torch
 
 from deepnmf_cli import checkpoint, library
 from deepnmf_cli.corpus.augment import AugmentationSettings
-from deepnmf_cli.corpus.dataset import MixingSettings, MixtureDataset, decode
+from deepnmf_cli.corpus.clips import decode
+from deepnmf_cli.corpus.dataset import MixingSettings, MixtureDataset
 from deepnmf_cli.corpus.manifest import find_pairs, scan
 from deepnmf_cli.experiment import Recordings, train
 from deepnmf_cli.recipe import Recipe, read_recipe

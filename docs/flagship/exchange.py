@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from deepnmf_cli.corpus.dataset import MixingSettings, MixtureDataset, decode
+from deepnmf_cli.corpus.clips import decode
+from deepnmf_cli.corpus.dataset import MixingSettings, MixtureDataset
 from deepnmf_cli.corpus.manifest import find_pairs, scan
 from deepnmf_cli.corpus.mixing import SILENT_RMS, is_silent, rms, scale_to_snr
 

@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 from deepnmf_cli.corpus.augment import AugmentationSettings
-from deepnmf_cli.corpus.dataset import ClipCache, MixingSettings, MixtureDataset
+from deepnmf_cli.corpus.clips import ClipCache
+from deepnmf_cli.corpus.dataset import MixingSettings, MixtureDataset
 from deepnmf_cli.corpus.effects import CODECS
 from deepnmf_cli.corpus.manifest import scan
 

@@ -11,7 +11,7 @@ import numpy as np
 import soxr
 
 from deepnmf_cli import load_enhancer
-from deepnmf_cli.corpus.dataset import decode
+from deepnmf_cli.corpus.clips import decode
 from deepnmf_cli.corpus.manifest import pair_folders
 from deepnmf_cli.corpus.mixing import rms, scale_to_snr
 from deepnmf_cli.scoring.sdr import sdr, si_sdr

@@ -12,7 +12,7 @@ import statistics
 import numpy as np
 import torch
 
-from deepnmf_cli.corpus.dataset import decode
+from deepnmf_cli.corpus.clips import decode
 from deepnmf_cli.corpus.manifest import pair_folders
 from deepnmf_cli.enhancer import Enhancer
 from deepnmf_cli.library import load_enhancer

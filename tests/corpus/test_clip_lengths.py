@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from deepnmf_cli.corpus.dataset import decode
+from deepnmf_cli.corpus.clips import decode
 from deepnmf_cli.corpus.manifest import scan
 from deepnmf_cli.errors import CorpusError
 

@@ -11,7 +11,8 @@ import pytest
 import soundfile
 
 from deepnmf_cli.corpus.batches import batches
-from deepnmf_cli.corpus.dataset import ClipCache, MixingSettings, MixtureDataset, PairDataset, decode
+from deepnmf_cli.corpus.clips import ClipCache, decode
+from deepnmf_cli.corpus.dataset import MixingSettings, MixtureDataset, PairDataset
 from deepnmf_cli.corpus.manifest import Clip, audio_files, pair_folders, read_manifest, scan
 from deepnmf_cli.corpus.mixing import in_room, rms, scale_to_level, scale_to_snr
 from deepnmf_cli.errors import CorpusError, DeepnmfError

@@ -1,0 +1,224 @@
+"""Clips of one channel at one sampling rate: short ones decoded once and kept, long ones read piece by piece."""
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepnmf_cli.corpus.mixing import SILENT_RMS, Samples
+from deepnmf_cli.errors import AudioError, CorpusError
+from deepnmf_cli.signal.audio import AudioReader
+from deepnmf_cli.signal.formats import is_seekable
+
+CACHE_BYTES = 4 << 30
+"""Decoded audio kept in memory, as 16-bit samples: 35 hours at 16 kHz. What is used least recently goes first."""
+
+LONG_S = 600.0
+"""Longer recordings are not decoded as a whole where their format says where each sample lies."""
+
+MARGIN_S = 0.1
+"""Read on both sides of a piece before it is resampled: longer than the resampler's filter."""
+
+READ_SAMPLES = 1 << 19
+"""Samples of all channels that are decoded at once: 2 MiB."""
+
+CANCELLED_DB = 12.0
+"""An average that is this much weaker than the loudest channel has lost the sound: channels are of opposite sign."""
+
+BLOCK_S = 0.1
+"""Resolution of `ClipCache.audible_starts`."""
+
+
+@dataclass(frozen=True)
+class _Long:
+    """A recording that is read in pieces: its own sampling rate, and its length at the cache's rate."""
+
+    own_rate_hz: int
+    length: int
+
+
+class ClipCache:
+    """Clips of one channel at one sampling rate, kept as 16-bit samples up to a number of bytes.
+
+    Of recordings beyond `LONG_S` in a format that `formats.is_seekable` names only what is asked for is decoded, each time anew; it
+    equals the same part of the whole to the rounding of the resampler.
+    """
+
+    def __init__(self, rate_hz: int, capacity_bytes: int = CACHE_BYTES, first_channel: bool = False) -> None:
+        """With `first_channel` the others are not listened to; else see `one_channel`."""
+        self.rate_hz, self.capacity_bytes, self.first_channel = rate_hz, capacity_bytes, first_channel
+        self._held: OrderedDict[Path, tuple[np.ndarray, np.float32]] = OrderedDict()
+        self._long: dict[Path, _Long | None] = {}
+        self._energies: dict[Path, NDArray[np.float32]] = {}
+        self._bytes = 0
+        self._lock = Lock()
+
+    def __getstate__(self) -> dict:
+        """For another process, which fills a cache of its own."""
+        return {"rate_hz": self.rate_hz, "capacity_bytes": self.capacity_bytes, "first_channel": self.first_channel}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(**state)
+
+    def length(self, path: Path, like: Path | None = None) -> int:
+        """Samples of the clip."""
+        long = self._as_long(path)
+        return long.length if long else len(self._clip(path, like)[0])
+
+    def read(self, path: Path, start: int = 0, stop: int | None = None, like: Path | None = None) -> Samples:
+        """Samples start..stop of the clip as float32; of several channels the one that `like` would be heard by."""
+        if long := self._as_long(path):
+            return self._piece(path, long, start, long.length if stop is None else min(stop, long.length), like)
+        integers, step = self._clip(path, like)
+        return integers[start:stop] * step
+
+    def audible_starts(self, path: Path, length: int) -> NDArray[np.int64]:
+        """Where segments of `length` samples that are probably not silent begin, every `BLOCK_S`, ascending.
+
+        A clip that is shorter has at most one, 0.
+        """
+        block = round(BLOCK_S * self.rate_hz)
+        if path not in self._energies:
+            self._energies[path] = self._block_energies(path, block)
+        total = self.length(path)
+        last = max(0, total - length)
+        starts = np.minimum(np.arange(0, last + block, block), last)
+        edges = np.minimum(block * np.arange(len(self._energies[path]) + 1), total)
+        sums = np.concatenate([[0.0], np.cumsum(self._energies[path], dtype=np.float64)])
+        energy = np.interp(np.minimum(starts + length, total), edges, sums) - np.interp(starts, edges, sums)
+        return np.unique(starts[energy >= length * SILENT_RMS**2])
+
+    def _block_energies(self, path: Path, block: int) -> NDArray[np.float32]:
+        """Sum of squares of each block of the clip, the last one perhaps shorter."""
+        total, step, found = self.length(path), block * 600, []
+        for start in range(0, total, step):
+            piece = self.read(path, start, start + step).astype(np.float64)
+            found.append(np.add.reduceat(piece**2, np.arange(0, len(piece), block)))
+        return np.concatenate(found or [np.empty(0)]).astype(np.float32)
+
+    def _as_long(self, path: Path) -> _Long | None:
+        if path not in self._long:
+            with _opened(path) as file:
+                info = file.info
+                long = info.seconds > LONG_S and is_seekable(info)
+                length = info.frames * self.rate_hz // info.rate_hz
+                self._long[path] = _Long(info.rate_hz, length) if long else None
+        return self._long[path]
+
+    def _piece(self, path: Path, long: _Long, start: int, stop: int, like: Path | None) -> Samples:
+        common = math.gcd(long.own_rate_hz, self.rate_hz)
+        down, up = long.own_rate_hz // common, self.rate_hz // common  # `down` samples of the file become `up`
+        margin = -(-round(MARGIN_S * self.rate_hz) // up) if down != up else 0
+        first, last = max(0, start // up - margin), -(-stop // up) + margin
+        heard = decode(path, self.rate_hz, like, self.first_channel, first * down, (last - first) * down)
+        return heard[start - first * up : stop - first * up]
+
+    def _clip(self, path: Path, like: Path | None) -> tuple[np.ndarray, np.float32]:
+        """The clip as 16-bit integers and the size of one step: 2^-15, or more where the recording exceeds 1."""
+        with self._lock:
+            if path in self._held:
+                self._held.move_to_end(path)
+                return self._held[path]
+        samples = decode(path, self.rate_hz, like, self.first_channel)
+        step = np.float32(max(1.0, float(np.abs(samples).max(initial=0))) / 32767)
+        clip = np.round(samples / step).astype(np.int16), step
+        with self._lock:
+            if path not in self._held:
+                self._held[path] = clip
+                self._bytes += clip[0].nbytes
+            while self._bytes > self.capacity_bytes and len(self._held) > 1:
+                self._bytes -= self._held.popitem(last=False)[1][0].nbytes
+        return clip
+
+
+class Excerpts(ClipCache):
+    """A cache for which some recordings consist of a part of themselves: from and to a share of their length."""
+
+    def __init__(self, rate_hz: int, parts: dict[Path, tuple[float, float]]) -> None:
+        super().__init__(rate_hz)
+        self.parts = parts
+
+    def __getstate__(self) -> dict:
+        return {"rate_hz": self.rate_hz, "parts": self.parts}
+
+    def length(self, path: Path, like: Path | None = None) -> int:
+        first, end = self._ends(path, like)
+        return end - first
+
+    def read(self, path: Path, start: int = 0, stop: int | None = None, like: Path | None = None) -> Samples:
+        first, end = self._ends(path, like)
+        return super().read(path, first + start, end if stop is None else min(end, first + stop), like)
+
+    def _ends(self, path: Path, like: Path | None) -> tuple[int, int]:
+        total = super().length(path, like)
+        return tuple(round(share * total) for share in self.parts.get(path, (0.0, 1.0)))
+
+
+def decode(
+    path: Path,
+    rate_hz: int,
+    like: Path | None = None,
+    first_channel: bool = False,
+    start: int = 0,
+    frames: int | None = None,
+) -> Samples:
+    """A file, or `frames` frames of it from `start` on, as float32 (samples,) at `rate_hz`.
+
+    Channels are averaged, or one stands for all, see `one_channel`; `like` is the file, of as many frames, by which
+    that is decided, so that both files of a pair are heard through the same channel. Raises CorpusError naming the file.
+    """
+    channel = 0 if first_channel else one_channel(like or path, start, frames)
+    pieces, resampler = [], None
+    for samples, own_rate in _read(path, start, frames):
+        mono = samples.mean(1) if channel is None else samples[:, min(channel, samples.shape[1] - 1)]
+        if own_rate != rate_hz:
+            import soxr
+
+            resampler = resampler or soxr.ResampleStream(own_rate, rate_hz, 1, dtype="float32")
+            mono = resampler.resample_chunk(np.ascontiguousarray(mono))
+        pieces.append(mono)
+    if resampler is not None:
+        pieces.append(resampler.resample_chunk(np.empty(0, np.float32), last=True))
+    return np.ascontiguousarray(np.concatenate(pieces or [np.empty(0)]), dtype=np.float32)
+
+
+def one_channel(path: Path, start: int = 0, frames: int | None = None) -> int | None:
+    """The loudest channel of a recording where the average of all is weaker by `CANCELLED_DB`, else None.
+
+    Stereo of opposite sign would become silence. A single silent channel takes 6 dB, and is no reason.
+    """
+    with _opened(path) as file:
+        if file.info.channels == 1:
+            return None
+    energy, average = 0.0, 0.0
+    for samples, _ in _read(path, start, frames):
+        energy = energy + np.einsum("nc,nc->c", samples, samples, dtype=np.float64)
+        mean = samples.mean(1)
+        average += float(np.dot(mean, mean))
+    loudest = int(np.argmax(energy))
+    return loudest if average < 10 ** (-CANCELLED_DB / 10) * np.max(energy) else None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[AudioReader]:
+    """The file, whose faults become those of the corpus. Raises CorpusError."""
+    try:
+        with AudioReader(path) as file:
+            yield file
+    except AudioError as error:
+        raise CorpusError(path, error.found, error.expected, error.remedy) from error
+
+
+def _read(path: Path, start: int, frames: int | None) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """Blocks (n, channels) and the file's own sampling rate."""
+    with _opened(path) as file:
+        block = max(1, READ_SAMPLES // file.info.channels)
+        end = None if frames is None else start + frames
+        for samples in file.blocks(frames=block, start=min(start, file.info.frames) or None, end=end):
+            yield samples.T, file.info.rate_hz

@@ -1,0 +1,187 @@
+"""Fine-tuning, and beginning with another model's weights."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from deepnmf_cli import checkpoint, experiment, library
+from deepnmf_cli.corpus import sources
+from deepnmf_cli.errors import ModelError, RecipeError, UsageError
+from deepnmf_cli.experiment import Recordings, take_weights, train
+from deepnmf_cli.networks import build
+from deepnmf_cli.networks.base import SPEECH
+from deepnmf_cli.recipe import Recipe, read_recipe
+from deepnmf_cli.signal.masks import complex_masks
+from deepnmf_cli.signal.stft import FrontEnd
+from deepnmf_cli.training.tuning import SHARES, Step, Taught, best_step, blended
+
+TINY = {
+    "model": "dnn",
+    "network": {"context": 2, "hidden": [8]},
+    "front_end": {"rate_hz": 8000},
+    "mixing": {"segment_s": 0.5},
+    "training": {"steps": 4, "batch": 2, "score_every": 2, "warmup_steps": 2},
+}
+
+
+def tiny(**sections) -> Recipe:
+    return Recipe.from_dict(TINY | {name: TINY.get(name, {}) | value for name, value in sections.items()})
+
+
+def recordings(corpus: Path, **others) -> Recordings:
+    return Recordings(speech=corpus / "speech", noise=corpus / "noise", **others)
+
+
+@pytest.fixture(autouse=True)
+def few_mixtures(monkeypatch) -> None:
+    """Scores on six mixtures: what they are is not the matter here."""
+    monkeypatch.setattr(sources, "HELD_OUT_MIXTURES", 6)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_corpus: Path, tmp_path_factory) -> Path:
+    """The file of a trained network."""
+    folder = tmp_path_factory.mktemp("model")
+    train(tiny(), recordings(tiny_corpus, dev=tiny_corpus / "dev"), folder)
+    return folder / "best.safetensors"
+
+
+class Constant:
+    """Examples of constant speech 1 and noise `value`."""
+
+    length, cache = 800, None
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.ones(800, np.float32), np.full(800, self.value, np.float32)
+
+
+def test_general_examples_have_the_output_of_the_teacher_as_target(model: Path) -> None:
+    teacher, recipe = library.load(model)
+    general = Constant(0.5)
+    taught = Taught(Constant(0.0), general, 0.5, teacher, recipe.front_end)
+    assert [taught.is_own(i) for i in range(4)] == [False, True, False, True]
+    assert all((x == y).all() for x, y in zip(taught[1], Constant(0.0)[1]))
+    speech, noise = taught[0]
+    mixture = torch.from_numpy(sum(general[0]))
+    pair = recipe.front_end.pair(8000)
+    with torch.no_grad():
+        spectrum = pair.analysis(mixture)
+        masks = complex_masks(teacher(teacher.hear(spectrum[None], pair.window_hops))[0])
+        expected = pair.synthesis(masks[0, SPEECH] * spectrum, 800).numpy()
+    np.testing.assert_allclose(speech, expected, atol=1e-6)
+    np.testing.assert_allclose(speech + noise, mixture.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.3, 0.5, 0.9])
+def test_own_examples_have_their_share_of_any_stretch(model: Path, share: float) -> None:
+    teacher, recipe = library.load(model)
+    taught = Taught(Constant(0), Constant(0), share, teacher, recipe.front_end)
+    own = np.array([taught.is_own(i) for i in range(200)])
+    assert all(abs(own[i : i + 20].sum() - 20 * share) <= 1 for i in range(180))
+
+
+def test_the_best_step_gains_most_of_those_that_keep_the_general_score() -> None:
+    steps = [Step(0.0, 5.0, 9.0), Step(0.5, 6.0, 8.95), Step(0.75, 5.9, 9.1), Step(1.0, 7.0, 8.8)]
+    assert best_step(steps, 0.1).share == 0.5
+    assert best_step(steps, 0.3).share == 1.0
+    assert best_step([steps[0], Step(1.0, 4.0, 9.5)], 0.1).share == 0.0
+
+
+def test_blended_weights_lie_on_the_way() -> None:
+    one, two = {"w": torch.zeros(3), "n": torch.tensor(1)}, {"w": torch.full((3,), 4.0), "n": torch.tensor(2)}
+    assert blended(one, two, 0.25)["w"].tolist() == [1.0] * 3 and blended(one, two, 0.25)["n"] == 2
+    assert torch.equal(blended(one, two, 0.0)["w"], one["w"]) and torch.equal(blended(one, two, 1.0)["w"], two["w"])
+
+
+@pytest.mark.parametrize("general", [True, False])
+def test_fine_tuning_says_both_scores_and_keeps_the_general_one(
+    tiny_corpus: Path, model: Path, tmp_path: Path, general: bool
+) -> None:
+    settings = tiny(tuning={"own_share": 0.5}, training={"learning_rate": 0.05})
+    draw, rate_hz = np.random.default_rng(0), 8000
+    (tmp_path / "other").mkdir()
+    soundfile.write(tmp_path / "other/0.wav", 0.1 * draw.standard_normal(3 * rate_hz).clip(-3, 3), rate_hz)
+    where = recordings(tiny_corpus, general_noise=tmp_path / "other" if general else None)
+    notes: list[str] = []
+    assert train(settings, where, tmp_path / "run", init=model, progress=lambda row: notes.append(row.get("found")))
+    rows = [
+        {k: float(v) for k, v in row.items()}
+        for row in csv.DictReader((tmp_path / "run/tuning.csv").read_text().splitlines())
+    ]
+    assert [row["share"] for row in rows] == list(SHARES)
+    trained = checkpoint.load(tmp_path / "run/best.safetensors")[1]["trained"]
+    assert trained["tuning"] in rows and trained["dev_si_sdr"] == trained["tuning"]["own_si_sdr"]
+    assert trained["tuning"]["general_si_sdr"] >= rows[0]["general_si_sdr"] - settings.tuning.lost_db
+    said = [note for note in notes if note and "SI-SDR" in note]
+    assert [note.split(":")[0] for note in said] == ["your noise", "general noise"]
+    assert f"{rows[0]['own_si_sdr']:.2f} dB with the initial model" in said[0]
+    assert any(note and note.startswith("general noise: 1 file") for note in notes) == general
+    # A complete run that is resumed stays as it is.
+    before = (tmp_path / "run/best.safetensors").read_bytes()
+    assert train(settings, where, tmp_path / "run", resume=True, init=model)
+    assert checkpoint.load(tmp_path / "run/best.safetensors")[1]["trained"]["tuning"] == trained["tuning"]
+    assert len(before) == len((tmp_path / "run/best.safetensors").read_bytes())
+
+
+def test_a_tuned_model_is_what_the_scores_say(tiny_corpus: Path, model: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(experiment, "best_step", lambda steps, lost_db: steps[2])
+    train(tiny(tuning={"own_share": 0.5}), recordings(tiny_corpus), tmp_path, init=model)
+    tuned, _ = library.load(tmp_path)
+    initial, _ = library.load(model)
+    moved = [not torch.equal(a, b) for a, b in zip(tuned.weights().values(), initial.weights().values())]
+    assert any(moved) and SHARES[2] == checkpoint.load(tmp_path / "best.safetensors")[1]["trained"]["tuning"]["share"]
+
+
+def test_fine_tuning_needs_a_model_and_speech(tiny_corpus: Path, model: Path, tmp_path: Path) -> None:
+    tuning = tiny(tuning={"own_share": 0.5})
+    with pytest.raises(UsageError, match="fine-tuning: found no model to begin with; expected --init"):
+        train(tuning, recordings(tiny_corpus), tmp_path / "run")
+    with pytest.raises(UsageError, match="fine-tuning: found --pairs"):
+        train(tuning, Recordings(pairs=tiny_corpus / "dev"), tmp_path / "run", init=model)
+    with pytest.raises(UsageError, match="--general-noise: found a recipe that does not fine-tune"):
+        train(tiny(), recordings(tiny_corpus, general_noise=tiny_corpus / "noise"), tmp_path / "run", init=model)
+    with pytest.raises(RecipeError, match="own_share must be above 0"):
+        tiny(tuning={"own_share": 0.0})
+
+
+def test_a_recipe_without_a_model_takes_what_it_leaves_out_from_the_initial_one() -> None:
+    initial = tiny(objective={"snr": 0.7})
+    assert read_recipe(None, initial=lambda: initial) == initial
+    tuned = read_recipe("fine-tune", None, ["training.steps=7"], lambda: initial)
+    assert (tuned.model, tuned.network, tuned.front_end) == (initial.model, initial.network, initial.front_end)
+    assert (tuned.objective, tuned.training.steps, tuned.tuning.own_share) == (initial.objective, 7, 0.5)
+    assert read_recipe("grid", initial=lambda: initial) == read_recipe("grid")
+    assert read_recipe(None, "dnn", initial=lambda: initial) == read_recipe(None, "dnn")
+
+
+def test_training_without_a_recipe_has_that_of_the_initial_model(
+    deepnmf, tiny_corpus: Path, model: Path, tmp_path: Path
+) -> None:
+    given = ["--speech", tiny_corpus / "speech", "--noise", tiny_corpus / "noise", "--init", model]
+    result = deepnmf("train", *given, "-o", tmp_path / "run", "--set", "training.learning_rate=0")
+    assert "speech: 9 files, 3 speakers" in result.err
+    network, recipe = library.load(tmp_path / "run")
+    assert recipe.network == tiny().network and recipe.training.steps == 4
+    for name, weight in library.load(model)[0].weights().items():
+        torch.testing.assert_close(network.weights()[name], weight, rtol=1e-6, atol=0)
+
+
+def test_weights_that_do_not_fit_are_named_and_refused_unless_asked_for(tmp_path: Path) -> None:
+    wide, narrow = (build("dnn", tiny(network={"hidden": [n, 8]}).network) for n in (9, 8))
+    checkpoint.save(path := tmp_path / "wide.safetensors", wide.weights(), {})
+    with pytest.raises(
+        ModelError, match=r"found [1-9] of \d+ weights that do not fit this network \(.*weight.*--partial"
+    ):
+        take_weights(narrow, path, FrontEnd(rate_hz=8000))
+    said: list[str] = []
+    take_weights(
+        narrow, path, FrontEnd(rate_hz=8000), partial=True, say=lambda sentence, warning: said.append(sentence)
+    )
+    assert "do not fit" in said[0] and "begin as in a new network" in said[1]
