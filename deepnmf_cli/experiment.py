@@ -14,10 +14,6 @@ from deepnmf_cli.corpus.sources import Material, Mixtures, Recordings, Say, for_
 from deepnmf_cli.errors import ModelError, TrainingError, UsageError
 from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.base import MaskNetwork
-from deepnmf_cli.networks.deep_nmf import DeepNmf
-from deepnmf_cli.networks.frame_network import LogFeatures
-from deepnmf_cli.networks.grid_settings import GridSettings
-from deepnmf_cli.networks.relocation import relocated
 from deepnmf_cli.recipe import Recipe
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training.dev import DevScore, Pair, check_dev, dev_score
@@ -71,10 +67,9 @@ def initial_network(
     """
     torch.manual_seed(recipe.training.seed)
     kind, network = NETWORKS[recipe.model][0], recipe.network
-    if not issubclass(kind, DeepNmf):
+    if not kind.from_dictionary:
         built = build(recipe.model, network)
-        if isinstance(getattr(built, "features", None), LogFeatures):
-            built.features.fit(mixture_frames(source, recipe.front_end, STATISTICS_FROM))
+        built.fit(lambda: mixture_frames(source, recipe.front_end, STATISTICS_FROM))
         return built
     shape = [network.bins, network.context, network.atoms, network.beta, network.sparsity]
     name = (
@@ -103,10 +98,9 @@ def take_weights(
     only the network has begin as usual; they are named.
     """
     tensors, meta = checkpoint.load(path)
-    if isinstance(network.settings, GridSettings) and "recipe" in meta:
+    if "recipe" in meta:
         given = Recipe.from_dict(meta["recipe"], str(path))
-        if isinstance(given.network, GridSettings):
-            tensors = relocated(tensors, (given.network, given.front_end), (network.settings, front_end))
+        tensors = network.moved(tensors, (given.network, given.front_end), front_end)
     shared = network.fitting(tensors)
     if not shared:
         remedy = "Name a model of the same or a related kind and size."

@@ -15,7 +15,6 @@ from deepnmf_cli.corpus.augment import AugmentationSettings
 from deepnmf_cli.corpus.dataset import MixingSettings
 from deepnmf_cli.errors import RecipeError
 from deepnmf_cli.networks import NETWORKS
-from deepnmf_cli.networks.deep_nmf import DeepNmfSettings
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training import frames, multiplicative
 from deepnmf_cli.training.objectives import ObjectiveSettings
@@ -73,7 +72,7 @@ class Recipe:
             multiplicative.require_support(built["network"], built["objective"], optimizer, where)
         if built["training"].frame_stride > 1:
             frames.require_support(NETWORKS[model][0], built["objective"], where)
-        if built["training"].greedy and (not isinstance(built["network"], DeepNmfSettings) or built["network"].tied):
+        if built["training"].greedy and not NETWORKS[model][0].layerwise(built["network"]):
             place, remedy = f"{where} training.greedy", "Set training.greedy=false."
             raise RecipeError(place, f"model {model!r}, or tied layers", "deep-nmf with untied layers", remedy)
         return cls(model=model, **built)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from deepnmf_cli.commands.train import MODELS
 from deepnmf_cli.errors import EXIT_USAGE, RecipeError
 from deepnmf_cli.networks import NETWORKS
 from deepnmf_cli.recipe import Recipe, read_recipe, recipes_folder
@@ -112,10 +111,6 @@ def test_shipped_recipes_are_found_by_name_and_files_come_first(tmp_path: Path, 
     names = "one of base, base-eighth, base-fifth, base-fourth, base-longer, base-ninth, base-phase, base-seventh, base-sixth, belief-propagation, deep-nmf, deep-nmf-paper, dnmf, dnn, fine-tune, fista, grid"
     with pytest.raises(RecipeError, match=names):
         read_recipe("gird")
-
-
-def test_command_offers_every_network() -> None:
-    assert set(MODELS) == NETWORKS.keys()
 
 
 def test_a_recipe_sets_what_differs_from_its_base(tmp_path: Path) -> None:

@@ -20,11 +20,6 @@ DEFAULT_RECIPE = "base"
 NAMED = 10
 """Files of a folder that are named when they cannot be read; all are counted."""
 
-MODELS = (
-    "deep-nmf", "dnmf", "sparse-nmf", "dnn", "grid", "mean-field", "belief-propagation", "power-mean",
-    "recurrent-ista", "recurrent-nmf", "rnn", "grid-rnn",
-)  # fmt: skip
-
 
 @click.command()
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
@@ -42,7 +37,7 @@ MODELS = (
     "--dev", type=FOLDER, help="Folder with clean/ and noisy/ to score on; else part of the material is kept."
 )
 @click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the run.")
-@click.option("--model", type=click.Choice(MODELS), help="Network to train.  [default: the recipe's]")
+@click.option("--model", metavar="NAME", help="Network to train, such as grid or deep-nmf.  [default: the recipe's]")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting, e.g. training.steps=500."
 )

@@ -4,6 +4,7 @@ A network may hear phase too. Then `signal.phase.phase_features` go in, and mask
 `signal.masks.complex_masks` reads.
 """
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from deepnmf_cli.signal.features import modulus, normalise_level, running_level
 from deepnmf_cli.signal.phase import phase_features
+from deepnmf_cli.signal.stft import FrontEnd
 
 SPEECH, NOISE = 0, 1
 """Order of the sources in every mask tensor."""
@@ -32,6 +34,8 @@ class MaskNetwork(nn.Module):
     """Whether training on CUDA may compute its matrix products in bfloat16."""
     same_operations: ClassVar[bool] = False
     """Whether every batch takes the same operations on tensors, whatever is in it, so that CUDA graphs may replay them."""
+    from_dictionary: ClassVar[bool] = False
+    """Whether it is made with a `dictionary` of speech and noise that is learned before training."""
     learns_noise: ClassVar[bool] = False
     """Whether `with_noise_atoms` can add to what it knows of noise."""
     settings: Any
@@ -69,6 +73,19 @@ class MaskNetwork(nn.Module):
     def masks(self, evidence: Tensor, state: Any) -> tuple[Tensor, Any]:
         """As `forward`, for magnitudes already divided by their running level, and products by its square."""
         raise TypeError(f"{type(self).__name__} does not define masks")
+
+    def fit(self, frames: Callable[[], Tensor]) -> None:
+        """Take statistics of what it will hear from level-normalised `frames()` (F, N) of mixtures; most need none."""
+
+    @classmethod
+    def layerwise(cls, settings: Any) -> bool:
+        """Return whether its layers can be trained one after the other."""
+        return False
+
+    def moved(self, tensors: dict[str, Tensor], given: tuple[Any, FrontEnd], own: FrontEnd) -> dict[str, Tensor]:
+        """Return the weights of a network with settings and front end `given` in the places that they have in this one,
+        behind its `own` front end: as they are, unless a kind of network knows better."""
+        return tensors
 
     def with_noise_atoms(self, atoms: Tensor) -> "MaskNetwork":
         """Return the same network with further atoms of noise. Raises TypeError for one that has no place for them."""

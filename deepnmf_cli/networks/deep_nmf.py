@@ -83,6 +83,7 @@ class DeepNmf(FrameNetwork):
     name = "deep-nmf"
     description = "Sparse NMF unfolded, with dictionaries of their own for the last layers"
     settings_type = DeepNmfSettings
+    from_dictionary = True
     learns_noise = True
     mixed_precision = False  # half precision has no room for nmf.FLOOR
 
@@ -98,6 +99,10 @@ class DeepNmf(FrameNetwork):
         parameters = algorithm.parameters(s.iterations, dictionary)
         bank = Bank.declared(parameters, s.iterations, ties={DICTIONARY: ties})
         self.unfolded = Unfolded(algorithm, s.iterations, bank)
+
+    @classmethod
+    def layerwise(cls, settings: DeepNmfSettings) -> bool:
+        return not settings.tied
 
     def frame_masks(self, stacked: Tensor, fixed: Tensor | None = None) -> Tensor:
         return self.unfolded.infer(stacked, fixed)[0]

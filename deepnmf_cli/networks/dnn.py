@@ -1,5 +1,6 @@
 """The conventional rival: a sigmoid network on log-magnitude context frames that puts out a mask."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -45,6 +46,9 @@ class Dnn(FrameNetwork):
             # A sigmoid has slope 1/4 at zero: Glorot's range times four keeps the spread of the signals over depth.
             nn.init.xavier_uniform_(layer.weight, gain=4.0 if layer is not self.layers[0] else 1.0)
             nn.init.zeros_(layer.bias)
+
+    def fit(self, frames: Callable[[], Tensor]) -> None:
+        self.features.fit(frames())
 
     def frame_masks(self, stacked: Tensor, fixed: None = None) -> Tensor:
         units = self.features(stacked).mT

@@ -7,6 +7,7 @@ by all nodes of a layer, untied between layers, and the schedule is trained and 
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,9 @@ from deepnmf_cli.kernels.grid_layer import compile_kernel
 from deepnmf_cli.networks.band_network import BandNetwork
 from deepnmf_cli.networks.grid_settings import NEIGHBOURS, GridSettings
 from deepnmf_cli.networks.growth import widened
+from deepnmf_cli.networks.relocation import relocated
 from deepnmf_cli.signal.features import stack_context
+from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.unfold.network import Bank, Unfolded
 
 COMPRESSION = 0.3
@@ -120,6 +123,9 @@ class Grid(BandNetwork):
 
     def weights(self) -> dict[str, Tensor]:
         return self.unfolded.bank.values()
+
+    def moved(self, tensors: dict[str, Tensor], given: tuple[Any, FrontEnd], own: FrontEnd) -> dict[str, Tensor]:
+        return relocated(tensors, given, (self.settings, own)) if isinstance(given[0], GridSettings) else tensors
 
     def fitting(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return super().fitting(tensors) | widened(self.weights(), tensors)

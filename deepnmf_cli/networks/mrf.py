@@ -4,6 +4,7 @@ The evidence is a frame's log magnitudes with context, the units of the last lay
 frequency, "speech dominates here", and their marginals are the mask. `docs/theory/mrf.md` has the equations.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -75,6 +76,9 @@ class MrfNetwork(FrameNetwork):
 
     def _exponent(self) -> float | Exponent:
         return self.alpha
+
+    def fit(self, frames: Callable[[], Tensor]) -> None:
+        self.features.fit(frames())
 
     def frame_masks(self, stacked: Tensor, fixed: None = None) -> Tensor:
         speech = self.unfolded(self.features(stacked).mT).mT

@@ -13,7 +13,7 @@ from deepnmf_cli.inference import nmf, wiener
 from deepnmf_cli.inference.algorithm import Parameters
 from deepnmf_cli.inference.divergence import divergence
 from deepnmf_cli.inference.nmf import DICTIONARY
-from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings
+from deepnmf_cli.networks.deep_nmf import DeepNmf
 from deepnmf_cli.training.batch import Batch
 from deepnmf_cli.training.descent import State
 from deepnmf_cli.training.frames import FrameBatch
@@ -42,7 +42,7 @@ LARGEST_EXPONENT = 1e4
 def require_support(network: object, objective: ObjectiveSettings, optimizer: str, where: str = "recipe") -> None:
     """Raises RecipeError for networks and objectives that the multiplicative rules are not made for."""
     place, remedy = f"{where} training.optimizer", "Set training.optimizer=adam."
-    if not isinstance(network, DeepNmfSettings):
+    if not hasattr(network, "parameterisation"):
         raise RecipeError(place, f"{optimizer!r} for another network", "deep-nmf or dnmf", remedy)
     if network.parameterisation != "log":
         found = f"network.parameterisation {network.parameterisation!r}"
