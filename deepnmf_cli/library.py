@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "base"
 """The model that `deepnmf enhance` uses when none is named."""
 
-MODEL_FILE, REPORT_FILE = "model.safetensors", "report.json"
+MODEL_FILE, REPORT_FILE, CARD_FILE = "model.safetensors", "report.json", "README.md"
 
 BACKENDS = ("auto", "torch", "onnx")
 EXPORTED, EXPORTED_STREAMING = ".onnx", ".streaming.onnx"
@@ -104,23 +104,38 @@ def load(name: str | Path | None) -> "tuple[MaskNetwork, Recipe]":
 
 
 def info(name: str | Path) -> ModelInfo:
-    """What is known about a model: sizes from its file, figures from the report beside it."""
-    return _describe(name, *load(name))
+    """What is known about a model: from the report beside it, or where there is none from the network in its file."""
+    return _reported(name) or _counted(name, *load(name))
 
 
-def _describe(name: str | Path, network: "MaskNetwork", recipe: "Recipe") -> ModelInfo:
+def _reported(name: str | Path) -> ModelInfo | None:
+    """What the report beside a model says of these very weights, and its card in the first line that is quoted."""
     path = find(name)
-    report = path.parent / REPORT_FILE
-    written = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
-    return ModelInfo(
-        name=path.parent.name if path.name == MODEL_FILE else str(name),
-        path=path,
-        description=network.description,
-        parameters=network.parameter_counts()[0],
-        macs_per_s=network.macs_per_frame() * recipe.front_end.frames_per_s,
-        figures=written.get("figures", {}),
-        default=path == models_folder() / DEFAULT_MODEL / MODEL_FILE,
-    )
+    report, card = path.parent / REPORT_FILE, path.parent / CARD_FILE
+    if not (report.is_file() and card.is_file()):
+        return None
+    try:
+        written = json.loads(report.read_text(encoding="utf-8"))
+        weights = _sha256(path)
+        facts = next(s["model"] for s in written["systems"] if s["model"] and s["model"]["sha256"] == weights)
+        sizes, figures = (int(facts["parameters"]), float(facts["macs_per_s"])), dict(written["figures"])
+    except (OSError, ValueError, TypeError, KeyError, StopIteration, RecursionError):
+        return None  # of other weights, or none at all
+    quoted = (line[2:] for line in card.read_text(encoding="utf-8").splitlines() if line.startswith("> "))
+    return _model_info(name, path, next(quoted, ""), *sizes, figures)
+
+
+def _counted(name: str | Path, network: "MaskNetwork", recipe: "Recipe") -> ModelInfo:
+    macs_per_s = network.macs_per_frame() * recipe.front_end.frames_per_s
+    return _model_info(name, find(name), network.description, network.parameter_counts()[0], macs_per_s, {})
+
+
+def _model_info(
+    name: str | Path, path: Path, description: str, parameters: int, macs_per_s: float, figures: dict[str, float]
+) -> ModelInfo:
+    shown = path.parent.name if path.name == MODEL_FILE else str(name)
+    default = path == models_folder() / DEFAULT_MODEL / MODEL_FILE
+    return ModelInfo(shown, path, description, parameters, macs_per_s, figures, default)
 
 
 def load_enhancer(
@@ -138,10 +153,13 @@ def load_enhancer(
 
 def load_described(name: str | Path, device: str = "auto", backend: str = "auto") -> tuple[Enhancer, ModelInfo]:
     """`load_enhancer` and `info` of one model, whose weights are read once."""
+    exported, reported = _exported_backend(find(name), device, backend, None), _reported(name)
+    if exported and reported:
+        return _from_export(exported), reported
     network, recipe = load(name)
-    exported = _exported_backend(find(name), device, backend, None)
+    described = reported or _counted(name, network, recipe)
     enhancer = _from_export(exported) if exported else _from_weights(network, recipe, device, None)
-    return enhancer, _describe(name, network, recipe)
+    return enhancer, described
 
 
 def _from_weights(network: "MaskNetwork", recipe: "Recipe", device: str, threads: int | None) -> Enhancer:

@@ -34,6 +34,31 @@ def test_json_has_every_figure(deepnmf, models):
     assert best.keys() == {"name", "default", "description", "path", "parameters", "macs_per_s", "figures"}
 
 
+def test_every_shipped_model_is_described_by_its_report_and_card_without_torch(monkeypatch):
+    monkeypatch.setattr(library, "load", lambda name: pytest.fail("a network was built"))
+    models = library.available()
+    assert [model.name for model in models if model.default] == ["base"] == [models[0].name]
+    assert all(model.description and model.figures and model.parameters > 0 for model in models)
+    assert len({model.description for model in models}) == len(models)
+
+
+def test_a_report_is_that_of_the_network(monkeypatch):
+    reported = {model.name: model for model in library.available()}
+    monkeypatch.setattr(library, "_reported", lambda name: None)
+    for name, model in reported.items():
+        counted = library.info(name)
+        assert (counted.parameters, counted.macs_per_s) == (model.parameters, pytest.approx(model.macs_per_s))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"systems": [{"model": null}]}', '{"systems": 3}', "[" * 100000])
+def test_a_report_that_is_none_of_these_weights_counts_for_nothing(tmp_path, content):
+    copy = tmp_path / "model.safetensors"
+    copy.write_bytes((library.models_folder() / "tiny" / "model.safetensors").read_bytes())
+    (tmp_path / "README.md").write_text("# x\n\n> Y.\n")
+    (tmp_path / "report.json").write_text(content)
+    assert library.info(copy).description.startswith("Scheduled mean field")
+
+
 def test_numbers_are_aligned_to_the_right():
     lines = console.table(["name", "SDR"], [["a", "1.50"], ["longer", "-"]]).splitlines()
     assert lines == ["name     SDR", "------  ----", "a       1.50", "longer     -"]
