@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from deepnmf_cli import extras
 from deepnmf_cli.corpus.mixing import Samples
 from deepnmf_cli.errors import CorpusError, DeepnmfError
 from deepnmf_cli.networks.base import SPEECH, MaskNetwork
@@ -69,6 +70,10 @@ def check_dev(pairs: Sequence[Pair], rate_hz: int, score: str = SCORES[0]) -> li
         f"dev: {len(numbers)} of {len(pairs)} pairs have no full score ({fault}), the first being pair {numbers[0]}"
         for fault, numbers in found.items()
     ]
+    if score == SCORES[1] and not _with_pesq(score):
+        notes.append(
+            'dev: scored by SI-SDR alone, as PESQ is not installed; `pip install "deepnmf[evaluate]"` brings it'
+        )
     longest_s = max(len(clean) for clean, _ in pairs) / rate_hz
     if longest_s > LONGEST_DEV_S:
         notes.append(
@@ -82,7 +87,7 @@ def _fault(clean: Samples, noisy: Samples, rate_hz: int, score: str) -> str | No
     for samples, role in ((clean, "clean"), (noisy, "noisy")):
         if not len(samples) or np.ptp(samples) == 0:
             return f"the {role} recording is silent"
-    too_short = score == SCORES[1] and len(clean) < SHORTEST_PESQ_S * rate_hz
+    too_short = _with_pesq(score) and len(clean) < SHORTEST_PESQ_S * rate_hz
     return f"shorter than {SHORTEST_PESQ_S} s" if too_short else None
 
 
@@ -90,8 +95,8 @@ def _fault(clean: Samples, noisy: Samples, rate_hz: int, score: str) -> str | No
 def dev_score(
     network: MaskNetwork, front_end: FrontEnd, pairs: Sequence[Pair], device: str = "cpu", score: str = SCORES[0]
 ) -> DevScore:
-    """The score of the network on pairs of clean and noisy recordings."""
-    pair, heard = front_end.pair(front_end.rate_hz), _pesq_subset(len(pairs)) if score == SCORES[1] else ()
+    """The score of the network on pairs of clean and noisy recordings; without PESQ where it is not installed."""
+    pair, heard = front_end.pair(front_end.rate_hz), _pesq_subset(len(pairs)) if _with_pesq(score) else ()
     ratios, qualities = [], []
     network.eval()
     for index, (clean, noisy) in enumerate(pairs):
@@ -105,11 +110,15 @@ def dev_score(
             except NoScore:
                 pass  # no speech in it, and so every time
     network.train()
-    if not np.isfinite(ratios).any() or (score == SCORES[1] and not qualities):
+    if not np.isfinite(ratios).any() or (_with_pesq(score) and not qualities):
         raise DeepnmfError(
             "dev", "no score that is finite", "clean recordings with at least one utterance", "Check the dev folder."
         )
     return DevScore(float(np.nanmean(ratios)), float(np.mean(qualities)) if qualities else None)
+
+
+def _with_pesq(score: str) -> bool:
+    return score == SCORES[1] and extras.has("pesq")
 
 
 def _pesq_subset(count: int) -> set[int]:

@@ -117,7 +117,8 @@ def test_dev_recordings_are_checked_before_training(tiny_corpus: Path, tmp_path:
         soundfile.write(tmp_path / "dev" / kind / "zz.wav", samples, 8000)
 
     def end(report: dict) -> None:
-        raise InterruptedError(report["note"])
+        if "dev:" in report.get("note", ""):
+            raise InterruptedError(report["note"])
 
     recipe = Recipe.from_dict({"model": "dnn", "front_end": {"rate_hz": 8000}})
     where = Recordings(speech=tiny_corpus / "speech", noise=tiny_corpus / "noise", dev=tmp_path / "dev")
@@ -146,3 +147,12 @@ def test_runs_are_chosen_by_the_combined_score(tiny_corpus: Path, tmp_path: Path
     assert [row["step"] for row in rows] == [2, 4, 6]  # two scores without a new best end the run
     assert [row["dev_pesq"] for row in rows] == [1.5, 1.0, 1.0]
     assert all(row["dev_score"] == pytest.approx(row["dev_si_sdr"] + 10 * row["dev_pesq"]) for row in rows)
+
+
+def test_without_the_package_pesq_the_score_is_si_sdr_alone_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dev.extras, "has", lambda package: package != "pesq")
+    monkeypatch.setattr(dev, "pesq_score", lambda *arguments: pytest.fail("PESQ was computed"))
+    (note,) = check_dev(pairs(2), 8000, "si-sdr+pesq")
+    assert "SI-SDR alone" in note and "deepnmf[evaluate]" in note
+    assert dev_score(network(), FrontEnd(rate_hz=8000), pairs(2), score="si-sdr+pesq").pesq is None
+    assert not check_dev(pairs(2), 8000, "si-sdr")
