@@ -117,7 +117,7 @@ def test_dev_recordings_are_checked_before_training(tiny_corpus: Path, tmp_path:
         soundfile.write(tmp_path / "dev" / kind / "zz.wav", samples, 8000)
 
     def end(report: dict) -> None:
-        if "silent" in report.get("note", ""):
+        if "recording is silent" in report.get("note", ""):
             raise InterruptedError(report["note"])
 
     recipe = Recipe.from_dict({"model": "dnn", "front_end": {"rate_hz": 8000}})
