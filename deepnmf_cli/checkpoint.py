@@ -174,6 +174,12 @@ def _umask() -> int:
     return mask
 
 
+def shortened(message: object, longest: int = 300) -> str:
+    """A message of a library, or of a file, that fits into a sentence."""
+    text = " ".join(str(message).split())
+    return text if len(text) <= longest else f"{text[:longest]} ..."
+
+
 def save(path: str | Path, tensors: dict, meta: dict) -> None:
     """Write `tensors` (name -> torch.Tensor) and `meta` (JSON-serialisable) to `path`, atomically."""
     from safetensors.torch import save as serialised
@@ -207,10 +213,10 @@ def load(path: str | Path) -> tuple[dict, dict]:
         with safe_open(path, framework="pt") as file:
             meta = json.loads((file.metadata() or {}).get(_META_KEY, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+    except (SafetensorError, ValueError, RecursionError, OSError) as error:
         raise ModelError(
             path,
-            f"a damaged or truncated file ({error})",
+            f"a damaged or truncated file ({shortened(error)})",
             "a complete .safetensors file",
             "Copy or train the model again.",
         ) from error

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from deepnmf_cli.errors import ModelError
+from deepnmf_cli.checkpoint import shortened
+from deepnmf_cli.errors import ModelError, lack_of_memory
 from deepnmf_cli.signal.arrays import InNumpy
+from deepnmf_cli.signal.stft import FrontEnd
 
 META_KEY = "deepnmf"
 """Where an exported file says what it is, as JSON: see `deepnmf_cli.export`."""
@@ -33,6 +36,9 @@ MAGNITUDE, FEATURES, MASKS, STATE, NEXT_STATE = "magnitude", "features", "masks"
 """Names of the inputs and outputs, FEATURES in place of MAGNITUDE for networks that hear phase; states are numbered."""
 
 EXPORT_AGAIN = "Export the model again with --overwrite, copy the file again, or choose --backend torch."
+
+LARGEST_STATES = 10_000_000
+"""Numbers in all states together: the largest network that ships has about fifty thousand."""
 
 FEW = 4
 """Up to so many frames go one by one through a graph for single frames, where there is one: four take 1.0 ms in it and
@@ -74,9 +80,9 @@ class ExportedGraph:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             self.meta = json.loads(self._session.get_modelmeta().custom_metadata_map.get(META_KEY, "null"))
         except Exception as error:  # ONNX Runtime's own types have no other ancestor
-            found = f"no graph that ONNX Runtime can run ({error})"
+            found = f"no graph that ONNX Runtime can run ({shortened(error)})"
             raise ModelError(path, found, "a file that `deepnmf export` wrote", "Export the model again.") from error
-        if not isinstance(self.meta, dict):
+        if not isinstance(self.meta, dict) or type(self.meta.get("format")) is not int:
             raise ModelError(
                 path, "an ONNX file of another program", "one that `deepnmf export` wrote", "Choose another file."
             )
@@ -85,9 +91,29 @@ class ExportedGraph:
             raise ModelError(path, f"format {self.meta['format']}", f"format {FORMAT} or older", remedy)
         if CHECKSUM not in self.meta:
             raise ModelError(path, "no checksum, as older versions wrote it", "one of the file", EXPORT_AGAIN)
-        inputs = self._session.get_inputs()
-        self._heard = next(value.name for value in inputs if value.name in (MAGNITUDE, FEATURES))
-        self._states = {value.name: value.shape for value in inputs if value.name.startswith(STATE)}
+        try:
+            self._heard, self._states, self._bins = _signature(self._session)
+        except (TypeError, ValueError) as error:
+            raise self._of_another_shape(path, error) from error
+        self._path = path
+
+    def front_end(self) -> FrontEnd:
+        """Return the front end that the file names. Raises ModelError for none, or for one of other frequencies."""
+        kinds = {WEIGHTS: str, "single_frames": bool, "front_end": dict}
+        try:
+            if wrong := [key for key, kind in kinds.items() if type(self.meta.get(key)) is not kind]:
+                raise ValueError(f"no {wrong[0]}")
+            front_end = FrontEnd(**self.meta["front_end"])
+            if front_end.bins != self._bins:
+                raise ValueError(f"{self._bins} frequencies in place of {front_end.bins}")
+        except (TypeError, ValueError, OverflowError) as error:
+            raise self._of_another_shape(self._path, error) from error
+        return front_end
+
+    @staticmethod
+    def _of_another_shape(path: Path, error: Exception) -> ModelError:
+        found = f"a graph of another shape than its description ({shortened(error)})"
+        return ModelError(path, found, "one that `deepnmf export` wrote", "Export the model again.")
 
     @property
     def start(self) -> list[np.ndarray]:
@@ -102,7 +128,13 @@ class ExportedGraph:
     def __call__(self, heard: np.ndarray, states: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
         """Masks (1, 2, F, T) of magnitudes (1, F, T) float32, and the next states; see `MaskNetwork.forward`."""
         given = dict(zip(self._states, states, strict=True))
-        masks, *states = self._session.run(None, {self._heard: heard, **given})
+        try:
+            masks, *states = self._session.run(None, {self._heard: heard, **given})
+        except Exception as error:  # ONNX Runtime's own types have no other ancestor
+            if lack_of_memory(error):
+                raise
+            found = f"a graph that fails when it runs ({shortened(error)})"
+            raise ModelError(self._path, found, "one that `deepnmf export` wrote", "Export the model again.") from error
         return masks, states
 
     def single_frames(self, states: list[np.ndarray]) -> "SingleFrames":
@@ -120,6 +152,21 @@ def _read(path: Path) -> bytes:
     if has_checksum(content) is False:
         raise ModelError(path, "a damaged file, whose checksum is another", "the file as it was written", EXPORT_AGAIN)
     return content
+
+
+def _signature(session: onnxruntime.InferenceSession) -> tuple[str, dict[str, list[int]], int]:
+    """What a graph hears, its states by name, and the number of frequencies. Raises ValueError for inputs and outputs
+    that an export has not."""
+    (heard, *states), (masks, *following) = session.get_inputs(), session.get_outputs()
+    bins = heard.shape[-2] if len(heard.shape) > 2 else None
+    if heard.name not in (MAGNITUDE, FEATURES) or type(bins) is not int or masks.name != MASKS:
+        raise ValueError(f"{heard.name} of {heard.shape} in, {masks.name} out")
+    shapes = {value.name: value.shape for value in states}
+    if not all(name.startswith(STATE) and all(type(n) is int and n >= 0 for n in s) for name, s in shapes.items()):
+        raise ValueError("states of unknown size")
+    if len(following) != len(states) or sum(math.prod(shape) for shape in shapes.values()) > LARGEST_STATES:
+        raise ValueError(f"{len(states)} states in, {len(following)} out")
+    return heard.name, shapes, bins
 
 
 class SingleFrames:
@@ -176,14 +223,18 @@ class OnnxBackend(InNumpy):
         self.meta: Mapping[str, Any] = self._graph(self._paths[0]).meta
         """What the file says about itself."""
 
+    def front_end(self) -> FrontEnd:
+        """Return the front end that the file names. Raises ModelError where it names none that fits."""
+        return self._graph(self._paths[0]).front_end()
+
     def _graph(self, path: Path) -> ExportedGraph:
         if path not in self._opened:
             graph = ExportedGraph(path, self._threads)
             kinds, single = ("an export for any number of frames", "one for single frames"), path == self._single
-            if graph.meta["single_frames"] != single:
+            if graph.meta.get("single_frames") != single:
                 remedy = "Export the model again, with --streaming for single frames."
                 raise ModelError(path, kinds[not single], kinds[single], remedy)
-            if self._opened and graph.meta[WEIGHTS] != self.meta[WEIGHTS]:
+            if self._opened and graph.meta.get(WEIGHTS) != self.meta.get(WEIGHTS):
                 found, expected = "an export of other weights", f"those of {self._paths[0].name}"
                 raise ModelError(path, found, expected, "Export the model again with --streaming.")
             self._opened[path] = graph

@@ -5,12 +5,13 @@ import dataclasses
 import hashlib
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deepnmf_cli import __version__, checkpoint, extras
-from deepnmf_cli.checkpoint import shipped_folder
+from deepnmf_cli.checkpoint import shipped_folder, shortened
 from deepnmf_cli.enhancer import Enhancer
 from deepnmf_cli.errors import DeepnmfError, ModelError, UsageError
 
@@ -29,6 +30,11 @@ MODEL_FILE, REPORT_FILE, CARD_FILE = "model.safetensors", "report.json", "README
 BACKENDS = ("auto", "torch", "onnx")
 EXPORTED, EXPORTED_STREAMING = ".onnx", ".streaming.onnx"
 """Suffixes of exported models: for any number of frames, and for single frames."""
+
+
+LARGEST_SIZE, LARGEST_INPUT = 1024, 1 << 14
+LARGEST_SIZES = {"iterations": 1000, "bins": 1 << 14}
+"""Of settings that need not show in the shapes of weights."""
 
 
 @dataclass(frozen=True)
@@ -94,13 +100,30 @@ def load(name: str | Path | None) -> "tuple[MaskNetwork, Recipe]":
         )
     try:
         recipe = Recipe.from_dict(meta["recipe"], where=str(path))
+        _require_sizes(recipe.network, tensors)
         network = build(recipe.model, recipe.network)
         network.load_weights(tensors)
-    except (DeepnmfError, RuntimeError) as error:
-        raise ModelError(
-            path, f"weights or settings that do not fit ({error})", "a model of this version", "Update, or train again."
-        ) from error
+    except (DeepnmfError, RuntimeError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        found = f"weights or settings that do not fit ({shortened(error)})"
+        raise ModelError(path, found, "a model of this version", "Update, or train again.") from error
     return network, recipe
+
+
+def _require_sizes(network: Any, tensors: Mapping[str, Any]) -> None:
+    """Raise ValueError, before anything is built, for settings of a file that its weights cannot be those of.
+
+    What is larger than LARGEST_SIZE shows in the shape of a tensor. Some sizes, such as the number of bins of a network on
+    bands, need not show; they are bounded.
+    """
+    shown = max((n for tensor in tensors.values() for n in tensor.shape), default=1)
+    sizes = {name: value for name, value in dataclasses.asdict(network).items() if name != "rate_hz"}
+    for name, value in sizes.items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        largest = max((n for n in numbers if type(n) is int), default=0)
+        if len(numbers) > LARGEST_SIZE or largest > LARGEST_SIZES.get(name, max(LARGEST_SIZE, shown)):
+            raise ValueError(f"{name} = {shortened(value, 40)}")
+    if sizes.get("bins", 1) * sizes.get("context", 1) > max(LARGEST_INPUT, shown):
+        raise ValueError(f"context = {sizes['context']} of {sizes['bins']} bins")
 
 
 def info(name: str | Path) -> ModelInfo:
@@ -173,9 +196,7 @@ def _from_weights(network: "MaskNetwork", recipe: "Recipe", device: str, threads
 
 
 def _from_export(backend: "OnnxBackend") -> Enhancer:
-    from deepnmf_cli.signal.stft import FrontEnd
-
-    return Enhancer(backend, FrontEnd(**backend.meta["front_end"]))
+    return Enhancer(backend, backend.front_end())
 
 
 def _exported_backend(path: Path, device: str, backend: str, threads: int | None) -> "OnnxBackend | None":

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from deepnmf_cli.checkpoint import shipped_folder
+from deepnmf_cli.checkpoint import shipped_folder, shortened
 from deepnmf_cli.corpus.augment import AugmentationSettings
 from deepnmf_cli.corpus.dataset import MixingSettings
 from deepnmf_cli.errors import RecipeError
@@ -24,6 +24,13 @@ from deepnmf_cli.training.tuning import TuningSettings
 
 FORMER = {"grid-rnn": {"tied": False, "local_fields": False, "frame_spins": 0, "frame_channels": 3}}
 """Settings of networks that model files of earlier versions still name, with the only values that they could have."""
+
+
+LARGEST_RECIPE_BYTES = 1 << 15
+"""The parser takes seconds for deeper nesting than fits into so many bytes. Recipes have one or two thousand."""
+
+LARGEST_INTEGER = 1 << 53
+"""Beyond it a float would be another number."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +53,14 @@ class Recipe:
 
         Raises RecipeError naming an unknown key and the nearest known one, or a value of the wrong kind.
         """
+        if not isinstance(table, Mapping):
+            raise RecipeError(where, _shown(table), "tables of settings", "Mend the recipe.")
         sections = {f.name for f in dataclasses.fields(cls)}
         _refuse_unknown(table, sections, where)
         model = table.get("model", "deep-nmf")
-        if model not in NETWORKS:
-            raise RecipeError(where, f"model {model!r}", f"one of {', '.join(NETWORKS)}", _nearest(model, NETWORKS))
+        if not isinstance(model, str) or model not in NETWORKS:
+            found, near = f"model {_shown(model)}", _nearest(str(model), NETWORKS)
+            raise RecipeError(where, found, f"one of {', '.join(NETWORKS)}", near)
         types = {f.name: f.default_factory for f in dataclasses.fields(cls) if f.name not in ("model", "network")}
         types["network"] = NETWORKS[model][1]
         tables = {name: table.get(name, {}) for name in types}
@@ -101,34 +111,44 @@ def read_recipe(
     `path` may also be the name of a shipped recipe, such as "grid"; None takes all defaults. A recipe with
     `base = "name"` sets what differs from the recipe of that name in the same folder, or from a shipped one.
     """
-    table: dict[str, Any] = {} if path is None else _read(Path(path))
-    if model is not None:
-        table["model"] = model
-    if initial is not None and "model" not in table:
-        table = _over(initial().to_dict(), table)
-    for override in overrides:
-        _apply(table, override)
-    return Recipe.from_dict(table, where=str(path or "recipe"))
+    where = str(path or "recipe")
+    try:
+        table: dict[str, Any] = {} if path is None else _read(Path(path))
+        if model is not None:
+            table["model"] = model
+        if initial is not None and "model" not in table:
+            table = _over(initial().to_dict(), table)
+        for override in overrides:
+            _apply(table, override)
+        return Recipe.from_dict(table, where)
+    except RecursionError as error:
+        raise RecipeError(where, "tables in tables in tables", "sections of settings", "Mend the recipe.") from error
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The tables of a recipe, laid over those of its base."""
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The tables of a recipe, laid over those of its base; `above` are the recipes that it is the base of."""
     shipped = recipes_folder() / f"{path}.toml"
     file = path if path.is_file() else shipped
     try:
+        if (size := file.stat().st_size) > LARGEST_RECIPE_BYTES:
+            found, expected = f"{size:,} bytes", f"at most {LARGEST_RECIPE_BYTES:,} bytes of TOML"
+            raise RecipeError(path, found, expected, "Name a recipe.")
         table = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         known = ", ".join(sorted(p.stem for p in recipes_folder().glob("*.toml")))
         raise RecipeError(path, "no file", f"a recipe in TOML, or one of {known}", "Check the path.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise RecipeError(path, f"text that is not TOML ({error})", "a recipe in TOML", "Mend that line.") from error
+    except (ValueError, OSError) as error:  # of TOML, of its encoding, or of a number of thousands of digits
+        raise RecipeError(
+            path, f"text that is not TOML ({shortened(error)})", "a recipe in TOML", "Mend that line."
+        ) from error
     if "base" not in table:
         return table
     name = table.pop("base")
     beside = file.parent / f"{name}.toml"
-    if beside == file or not isinstance(name, str):
-        raise RecipeError(path, f"base = {name!r}", "the name of another recipe", "Mend it, or remove it.")
-    return _over(_read(beside if beside.is_file() else Path(name)), table)
+    below = beside if beside.is_file() else Path(str(name))
+    if not isinstance(name, str) or below in (file, *above):
+        raise RecipeError(path, f"base = {_shown(name)}", "the name of another recipe", "Mend it, or remove it.")
+    return _over(_read(below, (*above, file)), table)
 
 
 def _over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,7 +164,7 @@ def _apply(table: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override}", "no value", "section.key=value", "For example --set training.steps=500.")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         value = text  # a bare word: strings need no quotes on the command line
     for section in sections:
         table = table.setdefault(section, {})
@@ -166,7 +186,7 @@ def _parameterise(network: Any, given: Mapping[str, Any], optimizer: str, where:
 
 def _section(kind: type, table: Any, where: str) -> Any:
     if not isinstance(table, Mapping):
-        raise RecipeError(where, repr(table), "a table of settings", "Write it as a [section].")
+        raise RecipeError(where, _shown(table), "a table of settings", "Write it as a [section].")
     hints = get_type_hints(kind)
     _refuse_unknown(table, hints, where)
     try:
@@ -188,20 +208,30 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         if len(inner) == len(value):
             return tuple(_value(k, v, where) for k, v in zip(inner, value))
     elif kind is float:
-        if type(value) in (int, float) and math.isfinite(value):
+        if type(value) is float and math.isfinite(value) or type(value) is int and abs(value) <= LARGEST_INTEGER:
             return float(value)
-    elif type(value) is kind:
+    elif type(value) is kind and (kind is not int or abs(value) <= LARGEST_INTEGER):
         return value
     name = "float that is finite" if kind is float else str(kind) if get_origin(kind) else kind.__name__
-    raise RecipeError(where, repr(value), f"a value of type {name}", "Mend the recipe.")
+    raise RecipeError(where, _shown(value), f"a value of type {name}", "Mend the recipe.")
+
+
+def _shown(value: Any) -> str:
+    """A value as Python writes it, shortened; numbers of thousands of digits are not written at all."""
+    try:
+        return shortened(repr(value), 60)
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} that is too long to show"
 
 
 def _refuse_unknown(table: Mapping[str, Any], known: Iterable[str], where: str) -> None:
     for key in table:
         if key not in known:
-            raise RecipeError(where, f"unknown key {key!r}", f"one of {', '.join(sorted(known))}", _nearest(key, known))
+            raise RecipeError(
+                where, f"unknown key {_shown(key)}", f"one of {', '.join(sorted(known))}", _nearest(key, known)
+            )
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
+    near = difflib.get_close_matches(str(word)[:60], list(known), n=1, cutoff=0.4)
     return f"Did you mean {near[0]!r}?" if near else "Remove it."

@@ -7,6 +7,9 @@ import numpy as np
 
 from deepnmf_cli.signal.arrays import Array, library, like, pad
 
+HIGHEST_RATE_HZ, LONGEST_HOP_S, MOST_HOPS = 768_000, 1.0, 64
+"""Of front ends. Far beyond what is of use, and small enough for memory, whatever a file says."""
+
 
 @dataclass(frozen=True)
 class StftPair:
@@ -123,8 +126,10 @@ class FrontEnd:
     def __post_init__(self) -> None:
         if self.rate_hz < 1 or self.rate_hz * self.hop_s < 1:
             raise ValueError("rate_hz must be positive and a hop at least one sample")
-        if self.window_hops < 2:
-            raise ValueError("window_hops must be at least 2")
+        if not 2 <= self.window_hops <= MOST_HOPS:
+            raise ValueError(f"window_hops must lie between 2 and {MOST_HOPS}")
+        if self.rate_hz > HIGHEST_RATE_HZ or self.hop_s > LONGEST_HOP_S:
+            raise ValueError(f"rate_hz is at most {HIGHEST_RATE_HZ}, and hop_s at most {LONGEST_HOP_S}")
 
     @property
     def window_s(self) -> float:
