@@ -33,6 +33,10 @@ class AugmentationSettings:
     noise_speed_probability: float = 0.0
     """The same for noise."""
     noise_speed: tuple[float, float] = (0.7, 1.4)
+    slow_probability: float = 0.0
+    """Share whose speech is slower, at its own pitch."""
+    slow: tuple[float, float] = (0.35, 0.9)
+    """Range of its speed."""
     held_probability: float = 0.0
     """Share whose speech has a vowel that is held, as in singing, calling and hesitating."""
     held_s: tuple[float, float] = (1.0, 3.8)
@@ -100,6 +104,8 @@ class AugmentationSettings:
             raise ValueError(f"{', '.join(wrong)}: a range has its lower end first")
         if not all(0.25 <= end <= 4 for end in (*self.speed, *self.noise_speed)):
             raise ValueError("speeds lie between 0.25 and 4")
+        if not 0.1 <= self.slow[0] <= self.slow[1] <= 1:
+            raise ValueError("slow lies between 0.1 and 1")
         if self.held_s[0] < 2 * vowels.CROSSFADE_S:
             raise ValueError(f"held_s is at least {2 * vowels.CROSSFADE_S}")
         if self.babble_speakers[0] < 1 or self.clip_db[0] < 0 or self.mute_s[0] < 0:
@@ -132,7 +138,9 @@ class Augmentation:
         return self.draw.uniform(*self.settings.noise_speed) if self._happens("noise_speed") else 1.0
 
     def speech(self, speech: Samples) -> Samples:
-        """Dry speech (n,), perhaps with a held vowel, perhaps coloured."""
+        """Dry speech (n,), perhaps slow, perhaps with a held vowel, perhaps coloured."""
+        if self._happens("slow"):
+            speech = effects.slowed(speech, self.draw.uniform(*self.settings.slow))
         if self._happens("held"):
             speech = vowels.held(speech, self.draw, self.rate_hz, self.settings.held_s)
         return self._coloured(speech)

@@ -52,6 +52,14 @@ def change_speed(read: Callable[[int], Samples], length: int, factor: float) -> 
     return soxr.resample(samples, factor, 1.0, quality="MQ")[:length].astype(np.float32)
 
 
+def slowed(samples: Samples, factor: float) -> Samples:
+    """Return the beginning of samples (n,), made as long as all of them and no deeper, for a factor in (0, 1]."""
+    import librosa
+
+    part = samples[: max(1, round(len(samples) * factor))]
+    return _fitted(librosa.effects.time_stretch(part, rate=len(part) / len(samples)), len(samples)).astype(np.float32)
+
+
 def colour(draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Numerator and denominator of a random filter of second order, coefficients in +-3/8.
 

@@ -53,6 +53,19 @@ def test_band_limits_keep_what_lies_inside() -> None:
     np.testing.assert_array_equal(effects.limit_band(noise, RATE / 2, 0.0, RATE), noise)
 
 
+def test_slow_speech_is_as_long_as_before_and_as_deep() -> None:
+    time = np.arange(2 * RATE) / RATE
+    beats = (0.3 * np.sin(2 * np.pi * 440 * time) * (np.sin(2 * np.pi * 8 * time) > 0)).astype(np.float32)
+    slow = effects.slowed(beats, 0.5)
+    assert slow.shape == beats.shape and slow.dtype == np.float32
+    assert abs(np.abs(np.fft.rfft(slow)).argmax() / 2 - 440) < 10
+    rises = [
+        np.diff((np.convolve(x**2, np.ones(800) / 800, "same") > 0.01).astype(int)).clip(0).sum() for x in (beats, slow)
+    ]
+    assert rises[0] >= 15 and abs(rises[1] - rises[0] / 2) <= 1
+    assert rms(slow) == pytest.approx(rms(beats), rel=0.25)
+
+
 def test_clipping_leaves_the_target_and_its_parts_sum_to_the_clipped_mixture() -> None:
     target, noise = speech_like(), 0.05 * draw().standard_normal(2 * RATE).astype(np.float32)
     level = np.abs(target + noise).max() / 2
