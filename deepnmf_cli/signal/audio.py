@@ -13,7 +13,7 @@ import soundfile
 from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal import metadata
 from deepnmf_cli.signal.formats import UNKNOWN_FRAMES, AudioInfo, check_shape, cut_frames, is_seekable
-from deepnmf_cli.signal.links import after_tag
+from deepnmf_cli.signal.links import after_tags
 from deepnmf_cli.signal.metadata import Metadata
 from deepnmf_cli.signal.part import INCOMPLETE, Part
 from deepnmf_cli.signal.samples import check_samples
@@ -146,6 +146,9 @@ class AudioReader:
     def _measure(self, file: SequentialFile, part: Part) -> AudioInfo:
         info = AudioInfo(file.samplerate, file.channels, file.frames, file.format, file.subtype)
         check_shape(self.name, info.channels, info.rate_hz)
+        if not part.walked and (info.container == "OGG" or info.subtype.startswith("MPEG")):
+            found, remedy = f"{info.subtype} behind something else", "Convert it first with `ffmpeg -i FILE converted.wav`."
+            raise AudioError(self.name, found, "a file that begins with it", remedy)
         if part.cut:
             raise self._cut_short(*cut_frames(info, *part.cut))
         if part.frames is not None:
@@ -177,7 +180,7 @@ class AudioReader:
     def _has_frame(self, frame: int, promised: int) -> bool:
         """Whether seeking finds a frame in a FLAC file whose header would promise so many."""
         # Eight bytes: rate, channels and bits of a sample in 28 bits, and the number of frames in 36.
-        start = after_tag(self._raw, self._size) + 18
+        start = after_tags(self._raw, self._size) + 18
         self._raw.seek(start)
         described = int.from_bytes(self._raw.read(8), "big") >> 36 << 36 | promised
         view = View(self._raw, [(0, start), described.to_bytes(8, "big"), (start + 8, self._size)])
