@@ -147,7 +147,10 @@ class AudioReader:
         info = AudioInfo(file.samplerate, file.channels, file.frames, file.format, file.subtype)
         check_shape(self.name, info.channels, info.rate_hz)
         if not part.walked and (info.container == "OGG" or info.subtype.startswith("MPEG")):
-            found, remedy = f"{info.subtype} behind something else", "Convert it first with `ffmpeg -i FILE converted.wav`."
+            found, remedy = (
+                f"{info.subtype} behind something else",
+                "Convert it first with `ffmpeg -i FILE converted.wav`.",
+            )
             raise AudioError(self.name, found, "a file that begins with it", remedy)
         if part.cut:
             raise self._cut_short(*cut_frames(info, *part.cut))
@@ -183,7 +186,7 @@ class AudioReader:
         start = after_tags(self._raw, self._size) + 18
         self._raw.seek(start)
         described = int.from_bytes(self._raw.read(8), "big") >> 36 << 36 | promised
-        view = View(self._raw, [(0, start), described.to_bytes(8, "big"), (start + 8, self._size)])
+        view = View(self._raw, [(start - 18, start), described.to_bytes(8, "big"), (start + 8, self._size)])
         with suppress(soundfile.SoundFileError), SequentialFile(view) as file:
             soundfile.SoundFile.seek(file, frame)
             return len(file.read(1)) == 1

@@ -127,7 +127,7 @@ def _ogg_pages(window: _Window) -> Iterator[_Page]:
         table = window.at(position + 27, head[26])
         body = position + 27 + len(table)
         stop = body + sum(table)
-        if not _has_its_checksum(window.at(position, stop - position)):
+        if stop > window.size or not _has_its_checksum(window.at(position, stop - position)):
             position += 1
             continue
         granule, number = (int.from_bytes(head[a:b], "little") for a, b in ((6, 14), (18, 22)))
