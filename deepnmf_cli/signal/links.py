@@ -209,10 +209,10 @@ class _Recording:
     frames: int = 0
 
     def part(self) -> Part:
-        # Some programs count the header as a frame.
         whole: list[tuple[int, int]] = []
         for stretch in (*self.tags, *self.header, *self.runs):
             _append(whole, *stretch)
+        # Some programs count the header as a frame.
         if self.promised is not None and self.promised > self.frames + 1:
             return Part(whole, cut=(self.frames, self.promised), walked=True)
         if self.promised == self.frames:
@@ -282,12 +282,13 @@ def begins_mpeg(magic: bytes) -> bool:
     return len(magic) > 1 and magic[0] == 0xFF and magic[1] >> 5 == 7
 
 
-def begins_flac_again(file: BinaryIO, size: int, start: int) -> bool:
-    """Whether another FLAC file follows in the file that begins at `start`."""
+def flac_begins(file: BinaryIO, size: int, start: int) -> bool:
+    """Whether a FLAC file begins somewhere from `start` on."""
     window, position = _Window(file, size), start
-    while (position := window.find(b"fLaC", position + 1)) < size:
+    while (position := window.find(b"fLaC", position)) < size:
         if window.at(position + 5, 3) == b"\0\0\x22":  # the size of the block that comes first
             return True
+        position += 1
     return False
 
 

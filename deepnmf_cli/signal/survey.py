@@ -31,8 +31,6 @@ def survey(file: BinaryIO, size: int) -> list[Part]:
     if links.begins_mpeg(magic) or (extent.is_mpeg if extent else tag and magic != b"fLaC"):
         return links.mp3_parts(file, size) or [Part([(0, size)], fault=_NO_FRAMES)]
     whole = Part([(tag, size)])
-    if magic == b"fLaC" and links.begins_flac_again(file, size, tag):
-        whole.fault = "2 stretches of samples", "one recording", "Take them apart."
     if extent is not None:
         _describe(whole, extent, View(file, [(tag, size)]), tag, size)
     return [whole]

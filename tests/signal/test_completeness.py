@@ -389,7 +389,11 @@ def test_a_flac_header_that_lies_is_found_out_at_once(tmp_path, promised, messag
 
 @pytest.mark.parametrize("tag", [b"", id3(20) + bytes(20)])
 def test_joined_flac_files_are_refused(tmp_path, tag):
-    refused(tmp_path, tag + 2 * encoded(tmp_path, "FLAC", "PCM_16"), "2 stretches of samples", "apart")
+    refused(tmp_path, tag + 2 * encoded(tmp_path, "FLAC", "PCM_16"), "a FLAC file behind another", "apart")
+    long = encoded(tmp_path, "FLAC", "PCM_16", np.random.default_rng(0).uniform(-1, 1, (1, 2_000_000)))
+    assert len(long) > 3 << 20
+    refused(tmp_path, tag + long + encoded(tmp_path, "FLAC", "PCM_16"), "a FLAC file behind another")
+    refused(tmp_path, tag + encoded(tmp_path, "FLAC", "PCM_16") + long, "a FLAC file behind another")
 
 
 # A part of a recording
