@@ -52,6 +52,9 @@ def lost(sound: Sound, found: int, folder: Path) -> str | None:
         return f"{sound.suffix}: {found} of {2 * sound.frames} samples of two files joined, and not a word"
     if av is None or sound.suffix not in MAIN:
         return None
+    opus = sound.data.find(b"OpusHead")
+    if opus >= 0 and int.from_bytes(sound.data[opus + 12 : opus + 16], "little") != 48_000:
+        return None  # libsndfile decodes at the rate that the header names, FFmpeg at 48 kHz
     decoded = measure(lambda: _decoded(sound.data), folder)
     if decoded is None or decoded[1] != sound.rate_hz:
         return None

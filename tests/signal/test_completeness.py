@@ -10,6 +10,7 @@ from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal import audio, audio_writer
 from deepnmf_cli.signal.audio import AudioReader
 from deepnmf_cli.signal.links import _frame
+from deepnmf_cli.signal.part import Part
 
 RATE_HZ = 16000
 FRAMES = 40_000
@@ -170,6 +171,12 @@ def test_what_has_no_frames_of_mpeg_is_refused_before_it_is_decoded(tmp_path, ca
     for content in (put(pcm, 20, b"\x55\0"), b"\xff\xfb" + pcm, id3(1) + pcm, b"\xff\xfb\0\xc4" * 999):
         refused(tmp_path, content, "no frames of MPEG audio")
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("container", "subtype"), [("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS")])
+def test_frames_and_pages_that_nobody_has_followed_are_not_decoded(tmp_path, monkeypatch, container, subtype):
+    monkeypatch.setattr(audio, "survey", lambda file, size: [Part([(0, size)])])
+    refused(tmp_path, encoded(tmp_path, container), f"{subtype} behind something else")
 
 
 # Ogg
