@@ -13,7 +13,7 @@ import soundfile
 from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal import metadata
 from deepnmf_cli.signal.formats import UNKNOWN_FRAMES, AudioInfo, check_shape, cut_frames, is_seekable
-from deepnmf_cli.signal.links import after_tag
+from deepnmf_cli.signal.links import after_tags, flac_begins
 from deepnmf_cli.signal.metadata import Metadata
 from deepnmf_cli.signal.part import INCOMPLETE, Part
 from deepnmf_cli.signal.samples import check_samples
@@ -25,6 +25,9 @@ BLOCK_FRAMES = 1 << 16
 
 _COUNT_FRAMES = 1 << 12
 """Frames decoded at once to count them: those of a block in which the decoder fails are not."""
+
+_FLAC_AHEAD_BYTES = 1 << 20
+"""More than the decoder of FLAC reads ahead."""
 
 
 class SequentialFile(soundfile.SoundFile):
@@ -146,6 +149,12 @@ class AudioReader:
     def _measure(self, file: SequentialFile, part: Part) -> AudioInfo:
         info = AudioInfo(file.samplerate, file.channels, file.frames, file.format, file.subtype)
         check_shape(self.name, info.channels, info.rate_hz)
+        if not part.walked and (info.container == "OGG" or info.subtype.startswith("MPEG")):
+            found, remedy = (
+                f"{info.subtype} behind something else",
+                "Convert it first with `ffmpeg -i FILE converted.wav`.",
+            )
+            raise AudioError(self.name, found, "a file that begins with it", remedy)
         if part.cut:
             raise self._cut_short(*cut_frames(info, *part.cut))
         if part.frames is not None:
@@ -168,23 +177,29 @@ class AudioReader:
 
     def _check_flac(self, info: AudioInfo) -> None:
         """Raise AudioError unless a FLAC file ends where its header says, which seeking finds out quickly."""
-        if not self._has_frame(info.frames - 1, info.frames):
+        reached = self._reach(info.frames - 1, info.frames)
+        behind = max(after_tags(self._raw, self._size) + 1, (reached or 0) - _FLAC_AHEAD_BYTES)
+        if flac_begins(self._raw, self._size, behind):
+            raise AudioError(self.name, "a FLAC file behind another", "one recording", "Take them apart.")
+        if reached is None:
             raise self._cut_short(self._count(self._parts[0]), info.frames)
-        if self._has_frame(info.frames, info.frames + 1):
+        if self._reach(info.frames, info.frames + 1) is not None:
             found, remedy = f"more than {info.frames} frames", "Save them all with `ffmpeg -i FILE repaired.flac`."
             raise AudioError(self.name, found, f"{info.frames} frames as the header says", remedy)
 
-    def _has_frame(self, frame: int, promised: int) -> bool:
-        """Whether seeking finds a frame in a FLAC file whose header would promise so many."""
+    def _reach(self, frame: int, promised: int) -> int | None:
+        """How far a FLAC file, whose header would promise so many frames, is read to find one; None without it."""
         # Eight bytes: rate, channels and bits of a sample in 28 bits, and the number of frames in 36.
-        start = after_tag(self._raw, self._size) + 18
+        begin = after_tags(self._raw, self._size)
+        start = begin + 18
         self._raw.seek(start)
         described = int.from_bytes(self._raw.read(8), "big") >> 36 << 36 | promised
-        view = View(self._raw, [(0, start), described.to_bytes(8, "big"), (start + 8, self._size)])
+        view = View(self._raw, [(begin, start), described.to_bytes(8, "big"), (start + 8, self._size)])
         with suppress(soundfile.SoundFileError), SequentialFile(view) as file:
             soundfile.SoundFile.seek(file, frame)
-            return len(file.read(1)) == 1
-        return False
+            if len(file.read(1)):
+                return begin + view.tell()
+        return None
 
     def _cut_short(self, found: int, expected: int, because: str = "") -> AudioError:
         because = f" ({because})" if because else ""

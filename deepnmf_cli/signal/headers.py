@@ -12,6 +12,9 @@ from deepnmf_cli.signal.formats import is_placeholder
 _TAGS = (b"TAG", b"ID3", b"APETAGEX")
 """How the tags of players begin, which may follow without being a chunk."""
 
+_MPEG_IN_WAV = 0x55
+"""The number by which a WAV file says that its samples are MPEG audio, layer III."""
+
 _DATA_WORDS = {"I": (1 << 32) - 1, "Q": (1 << 63) - 1, "q": (1 << 63) - 1}
 """Fields of a size -> the largest one."""
 
@@ -32,6 +35,10 @@ class Extent:
     """Whether the size is 0 and samples follow, as a recorder leaves it that was switched off."""
     pieces: int = 1
     """Stretches of samples; only the first one is described here."""
+    is_mpeg: bool = False
+    """Whether the samples are MPEG audio."""
+    damage: str = ""
+    """What is wrong within the samples, as far as it can be seen."""
 
     def missing(self, file_size: int) -> int:
         """Bytes of samples that are promised and not there."""
@@ -54,7 +61,7 @@ def examine(file: BinaryIO, file_size: int) -> Extent | None:
         if magic.startswith(begin):
             try:
                 return parse(file, file_size)
-            except (struct.error, ValueError, LookupError):
+            except (struct.error, ValueError, LookupError, ArithmeticError):
                 return None  # libsndfile will say what it thinks of it
     return None
 
@@ -75,11 +82,13 @@ class _Chunks:
     pad: int = 2
 
     def __call__(self, file: BinaryIO, file_size: int) -> Extent | None:
-        found, large, position, unpadded = None, None, self.first, self.first
+        found, large, is_mpeg, position, unpadded = None, None, False, self.first, self.first
         while chunk := self._chunk(file, position, file_size) or self._chunk(file, unpadded, file_size):
             name, body, size = chunk
             if name == b"ds64":  # of RF64: the sizes in 64 bits
                 large = body + 8
+            if name == b"fmt ":
+                is_mpeg = _at(file, body, self.layout[0] + "H") == (_MPEG_IN_WAV,)
             if found and name in (self.samples, *_PARSERS):  # more samples, or another file
                 return replace(found, pieces=2)
             if name == self.samples:
@@ -89,6 +98,7 @@ class _Chunks:
                     field = (large, "<Q")
                     (size,) = _at(file, *field)
                 found = self._extent(file, file_size, body + self.inside, size - self.inside, field)
+                found = replace(found, is_mpeg=is_mpeg)
                 if found.size is None:
                     return found
             # Some programs forget the byte that makes a size even.
@@ -227,7 +237,12 @@ def _sds(file: BinaryIO, file_size: int) -> Extent:
     """Packets of 127 bytes with 120 of data, in which a sample takes 2 to 4 bytes of 7 bits."""
     (bits,), groups = _at(file, 6, "B"), _at(file, 10, "3B")
     samples = sum(group << 7 * k for k, group in enumerate(groups))
-    return _sized(21, -(-samples // (120 // -(-bits // 7))) * 127)
+    extent = _sized(21, -(-samples // (120 // -(-bits // 7))) * 127)
+    # libsndfile reads on, and prints to standard output.
+    for start in range(21, min(extent.end, file_size), 127):
+        if _at(file, start, "2s")[0] != b"\xf0\x7e":
+            return replace(extent, damage=f"a packet of samples without its beginning at byte {start}")
+    return extent
 
 
 def _unsized(file: BinaryIO, file_size: int) -> Extent:

@@ -6,9 +6,9 @@ estimate, which is replaced by the count.
 """
 
 import functools
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import BinaryIO, NamedTuple
 
 from deepnmf_cli.signal.part import INCOMPLETE, Part
@@ -43,6 +43,8 @@ class _Window:
 # Ogg: pages of (head of 27 bytes, table of sizes, body), each with the number of its stream and its own number.
 
 _OGG_BEGINS, _OGG_ENDS = 2, 4
+_BITS_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+_BEGINS_LATE = "its first pages with samples are missing, or damaged"
 _OGG_AUDIO = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ")
 
 
@@ -66,6 +68,8 @@ class _Stream:
     """Whether pages are missing: as long as it has not begun."""
     next_number: int = 0
     has_samples: bool = False
+    begins_late: bool = False
+    """Whether pages are missing between its headers and its first samples."""
     ended: bool = False
 
 
@@ -84,8 +88,10 @@ class _Link:
             self.streams[page.serial] = _Stream(page.body.startswith(_OGG_AUDIO), False)
         self.stop, self.has_begun = page.stop, self.has_begun or not begins
         stream = self.streams.setdefault(page.serial, _Stream())
-        # Only samples can be lost: a radio station sends its headers, and then what comes while one listens.
-        stream.lost |= stream.has_samples and page.number != stream.next_number
+        # A radio station sends its headers, and then what comes while one listens.
+        has_gap = page.number != stream.next_number
+        stream.lost |= has_gap and stream.has_samples
+        stream.begins_late |= has_gap and not stream.has_samples
         stream.has_samples |= page.has_samples
         stream.next_number, stream.ended = (page.number + 1) % (1 << 32), bool(page.flags & _OGG_ENDS)
 
@@ -99,7 +105,8 @@ class _Link:
             fault = f"{len(audio)} Ogg streams that play at the same time", "one", remedy
         elif not all(stream.ended for stream in audio):
             fault = "an Ogg stream that breaks off", "the page that ends it", INCOMPLETE
-        return Part([(self.start, self.stop)], fault)
+        note = _BEGINS_LATE if any(stream.begins_late for stream in audio) else ""
+        return Part([(self.start, self.stop)], fault, note=note, walked=True)
 
 
 def ogg_parts(file: BinaryIO, size: int) -> list[Part]:
@@ -113,18 +120,27 @@ def ogg_parts(file: BinaryIO, size: int) -> list[Part]:
 
 
 def _ogg_pages(window: _Window) -> Iterator[_Page]:
-    """All pages; one that the end of the file cuts never ends a stream."""
+    """All pages that are whole: the decoder leaves out the others without a word."""
     position = 0
     while (position := window.find(b"OggS", position)) + 27 <= window.size:
         head = window.at(position, 27)
         table = window.at(position + 27, head[26])
         body = position + 27 + len(table)
         stop = body + sum(table)
+        if stop > window.size or not _has_its_checksum(window.at(position, stop - position)):
+            position += 1
+            continue
         granule, number = (int.from_bytes(head[a:b], "little") for a, b in ((6, 14), (18, 22)))
-        flags = head[5] & ~_OGG_ENDS if stop > window.size else head[5]
         has_samples = 0 < granule < 1 << 63  # -1: no packet ends here
-        yield _Page(position, min(stop, window.size), flags, has_samples, head[14:18], number, window.at(body, 8))
+        yield _Page(position, stop, head[5], has_samples, head[14:18], number, window.at(body, 8))
         position = stop
+
+
+def _has_its_checksum(page: bytes) -> bool:
+    """Whether the checksum in the head of a page is that of all its bytes."""
+    # That of zlib, but with the bits of each byte the other way round, and beginning with 0 instead of ones.
+    found = zlib.crc32((page[:22] + bytes(4) + page[26:]).translate(_BITS_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return found.to_bytes(4, "big").translate(_BITS_REVERSED) == page[22:26]
 
 
 # MP3: frames of (head of four bytes, samples). Tags may stand before, between and behind them.
@@ -141,6 +157,8 @@ _MPEG_KBPS = {
 }
 """(whether MPEG-1, layer) -> rates of bits."""
 _MPEG_HEADERS = (b"Xing", b"Info")
+_XING_BYTES = 120
+"""What a Xing header takes at least."""
 
 
 class _Frame(NamedTuple):
@@ -177,24 +195,28 @@ def _frame(head: bytes) -> _Frame | None:
 class _Recording:
     """One of the recordings that make up an MP3 file."""
 
-    start: int
-    begin: int
-    """Where its first frame is, behind its tags."""
-    first: int
-    """Where its first frame with samples is, behind its Xing header."""
     frame: _Frame
+    """Its first one."""
     head: bytes
+    tags: list[tuple[int, int]]
+    """Those that stand before it."""
+    header: list[tuple[int, int]] = field(default_factory=list)
+    """The frame that is a Xing header, if there is one."""
+    runs: list[tuple[int, int]] = field(default_factory=list)
+    """Stretches of frames and tags, without what else stands between them: the decoder gives up on more than 1 kB."""
     promised: int | None = None
     """Frames as its Xing header says."""
     frames: int = 0
-    stop: int = 0
 
     def part(self) -> Part:
+        whole: list[tuple[int, int]] = []
+        for stretch in (*self.tags, *self.header, *self.runs):
+            _append(whole, *stretch)
         # Some programs count the header as a frame.
         if self.promised is not None and self.promised > self.frames + 1:
-            return Part([(self.start, self.stop)], cut=(self.frames, self.promised))
+            return Part(whole, cut=(self.frames, self.promised), walked=True)
         if self.promised == self.frames:
-            return Part([(self.start, self.stop)])
+            return Part(whole, walked=True)
         samples = self.frames * self.frame.samples
         counted = f"{self.frames} MP3 frames ({samples / self.frame.kind[2]:.2f} s) were counted"
         note = f"its header promises {self.promised} MP3 frames, but {counted}"
@@ -203,51 +225,83 @@ class _Recording:
         # The decoder guesses from the first frame how many there are: the smallest that there is makes it guess enough.
         smallest = bytes([self.head[0], self.head[1] | 1, 0x10 | self.head[2] & 0x0C, self.head[3]])
         silence = smallest.ljust(_frame(smallest).size, b"\0")
-        segments = [(self.start, self.begin), silence, (self.first, self.stop)]
-        return Part(segments, note=note, frames=samples, skipped=self.frame.samples)
+        segments = [*self.tags, silence, *self.runs]
+        return Part(segments, note=note, frames=samples, skipped=self.frame.samples, walked=True)
 
 
 def mp3_parts(file: BinaryIO, size: int) -> list[Part]:
-    """The recordings of an MP3 file; empty when there is no frame."""
-    window, found = _Window(file, size), []
-    position, tag_at = 0, 0
+    """The recordings of an MP3 file, or of what else holds MPEG audio; empty when there is no frame."""
+    window, found, tags = _Window(file, size), [], []
+    position = 0
     while position < size:
         begin = window.at(position, 48)  # as far as a Xing header reaches
         head = begin[:4]
         frame = _frame(head)
-        goes_on = found and frame and tag_at is None and frame.kind == found[-1].frame.kind
+        goes_on = found and frame and not tags and frame.kind == found[-1].frame.kind
         if not (frame and position + frame.size <= size and (goes_on or _is_confirmed(window, position, frame))):
-            if head[:3] == b"ID3" and tag_at is None:
-                tag_at = position
-            position = _after_tag(window, position) or _next_frame(window, position + 1)
+            stop = _after_tag(window, position)
+            if head[:3] == b"ID3" and stop:
+                tags.append((position, stop))
+            elif head[:3] == b"TAG" and stop and found:
+                _append(found[-1].runs, position, stop)
+            position = stop or _next_frame(window, position + 1)
             continue
         info = begin[frame.info_at : frame.info_at + 12]
-        has_header = info[:4] in _MPEG_HEADERS and frame.kind[1] == 3
+        has_header = _is_xing(begin, frame)
         if goes_on and found[-1].promised == found[-1].frames:  # more than were promised: another recording?
             goes_on = begin[frame.side_at] != 0
         if has_header or not goes_on:
-            found.append(_Recording(position if tag_at is None else tag_at, position, position, frame, head))
-            tag_at = None
-        position += frame.size
+            found.append(_Recording(frame, head, tags))
+            tags = []
+        stop = position + frame.size
         if has_header:
-            found[-1].first = position
+            found[-1].header = [(position, stop)]
             found[-1].promised = int.from_bytes(info[8:12], "big") if info[7] & 1 else None
         else:
+            _append(found[-1].runs, position, stop)
             found[-1].frames += 1
-    for recording, after in pairwise([*found, None]):
-        recording.stop = after.start if after else size
+        position = stop
     return [recording.part() for recording in found]
 
 
-def is_mp3(file: BinaryIO, size: int) -> bool:
-    """Whether a frame begins the file, or follows the tag that does."""
-    window = _Window(file, size)
-    return _frame(window.at(_after_tag(window, 0), 4)) is not None
+def _is_xing(begin: bytes, frame: _Frame) -> bool:
+    """Whether the decoder takes a frame for a Xing header: what only looks like one makes it guess the length."""
+    is_empty = not any(begin[6 : frame.info_at]) and frame.size >= frame.info_at + _XING_BYTES
+    return is_empty and frame.kind[1] == 3 and begin[frame.info_at : frame.info_at + 4] in _MPEG_HEADERS
 
 
-def after_tag(file: BinaryIO, size: int) -> int:
-    """Where the tag ends that begins the file; 0 when there is none."""
-    return _after_tag(_Window(file, size), 0)
+def _append(stretches: list[tuple[int, int]], start: int, stop: int) -> None:
+    """Add a stretch of the file to others, as one with the last of them where it continues that."""
+    if stretches and stretches[-1][1] == start:
+        start, _ = stretches.pop()
+    stretches.append((start, stop))
+
+
+def begins_mpeg(magic: bytes) -> bool:
+    """Whether libsndfile takes a file that begins so for MPEG audio."""
+    return len(magic) > 1 and magic[0] == 0xFF and magic[1] >> 5 == 7
+
+
+def flac_begins(file: BinaryIO, size: int, start: int) -> bool:
+    """Whether a FLAC file begins somewhere from `start` on."""
+    window, position = _Window(file, size), start
+    while (position := window.find(b"fLaC", position)) < size:
+        if window.at(position + 5, 3) == b"\0\0\x22":  # the size of the block that comes first
+            return True
+        position += 1
+    return False
+
+
+def after_tags(file: BinaryIO, size: int) -> int:
+    """Where the ID3 tags end that begin the file, as libsndfile finds it; 0 when there is none."""
+    position = 0
+    while True:
+        file.seek(position)
+        head = file.read(10)
+        stop = position + _id3_bytes(head) if head[:3] == b"ID3" and len(head) == 10 else size
+        if stop >= size:
+            return position
+        position = stop
 
 
 def _is_confirmed(window: _Window, position: int, frame: _Frame) -> bool:
@@ -268,12 +322,18 @@ def _next_frame(window: _Window, position: int) -> int:
 
 
 def _after_tag(window: _Window, position: int) -> int:
-    """Where the ID3 or APE tag at `position` ends; 0 when there is none."""
+    """Where the ID3 or APE tag at `position` ends; 0 when there is none, or its end is not in the file."""
     head = window.at(position, 16)
+    stop = 0
     if head[:3] == b"ID3" and len(head) == 16 and max(head[6:10]) < 128:
-        return position + 10 + sum(byte << 7 * k for k, byte in enumerate(head[9:5:-1])) + (head[5] & 16 and 10)
+        stop = position + _id3_bytes(head) + (head[5] & 16 and 10)
     if head[:3] == b"TAG":
-        return position + 128
+        stop = position + 128
     if head[:8] == b"APETAGEX":
-        return position + 32 + int.from_bytes(head[12:16], "little")
-    return 0
+        stop = position + 32 + int.from_bytes(head[12:16], "little")
+    return stop if stop <= window.size else 0
+
+
+def _id3_bytes(head: bytes) -> int:
+    """Bytes of an ID3 tag, without the footer that it may have."""
+    return 10 + sum((byte & 127) << 7 * k for k, byte in enumerate(head[9:5:-1]))

@@ -22,3 +22,5 @@ class Part:
     """How many there are, where the decoder only estimates it."""
     skipped: int = 0
     """Frames at the beginning that are no part of the recording."""
+    walked: bool = False
+    """Whether its frames or pages were followed to the end: only then the length of MPEG audio and Ogg is known."""

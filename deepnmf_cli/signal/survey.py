@@ -9,21 +9,28 @@ from deepnmf_cli.signal.view import View
 _UNFINISHED = "its header was never finished and announces no samples: all that follow it were read"
 _UNSIZED = "its header does not say how long it is, so an end that is missing cannot be noticed"
 
+_NO_FRAMES = (
+    "no frames of MPEG audio that follow each other",
+    "audio in a format that can be read",
+    "Convert it first, for example with `ffmpeg -i FILE converted.wav`.",
+)
+
 _SURPLUS_BYTES, _NEGLIGIBLE_BYTES = 1 << 16, 64
 """Bytes behind the samples beyond which a file is refused, and up to which nothing is said: seconds, and no sound."""
 
 
 def survey(file: BinaryIO, size: int) -> list[Part]:
     """The parts, at least one, of the open `file` of `size` bytes."""
-    whole = Part([(0, size)])
-    file.seek(0)
+    tag = links.after_tags(file, size)
+    file.seek(tag)
     magic = file.read(4)
     if magic == b"OggS":
-        return links.ogg_parts(file, size) or [whole]
-    if magic[:1] == b"\xff" or (magic[:3] == b"ID3" and links.is_mp3(file, size)):
-        return links.mp3_parts(file, size) or [whole]
-    tag = links.after_tag(file, size) if magic[:3] == b"ID3" else 0
+        return links.ogg_parts(file, size) or [Part([(0, size)])]
     extent = headers.examine(View(file, [(tag, size)]), size - tag)
+    # libsndfile takes for MPEG audio what it does not know behind a tag.
+    if links.begins_mpeg(magic) or (extent.is_mpeg if extent else tag and magic != b"fLaC"):
+        return links.mp3_parts(file, size) or [Part([(0, size)], fault=_NO_FRAMES)]
+    whole = Part([(tag, size)])
     if extent is not None:
         _describe(whole, extent, View(file, [(tag, size)]), tag, size)
     return [whole]
@@ -38,6 +45,8 @@ def _describe(part: Part, extent: headers.Extent, file: View, tag: int, size: in
         found = f"{surplus} bytes behind the samples that the header does not announce"
         remedy = "If they are sound, `ffmpeg -ignore_length 1 -i FILE repaired.wav` saves them all from a WAV file."
         part.fault = found, "the end of the file, or tags", remedy
+    elif extent.damage:
+        part.fault = extent.damage, "packets that follow each other", "The file is damaged: copy it again."
     elif extent.missing(size - tag):
         part.cut = size - tag - extent.start, extent.size
     elif extent.patch:

@@ -1,7 +1,9 @@
 """Stretches of a file, and bytes between them, that read as one file: how a part of a recording is decoded alone."""
 
 import io
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import BinaryIO
 
 Segment = bytes | tuple[int, int]
@@ -14,7 +16,8 @@ class View(io.RawIOBase):
     def __init__(self, file: BinaryIO, segments: Sequence[Segment]) -> None:
         super().__init__()
         self._file, self._segments, self._position = file, list(segments), 0
-        self._sizes = [len(s) if isinstance(s, bytes) else s[1] - s[0] for s in self._segments]
+        sizes = [len(s) if isinstance(s, bytes) else s[1] - s[0] for s in self._segments]
+        self._starts = list(accumulate(sizes, initial=0))
 
     def readable(self) -> bool:
         return True
@@ -26,23 +29,24 @@ class View(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: sum(self._sizes)}[whence]
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._starts[-1]}[whence]
         self._position = max(0, base + offset)
         return self._position
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Fill `buffer` as far as the view reaches: libsndfile takes less for its end."""
-        filled, offset = 0, self._position
-        for segment, size in zip(self._segments, self._sizes, strict=True):
-            if 0 <= offset < size and filled < len(buffer):
-                wanted = min(len(buffer) - filled, size - offset)
-                if isinstance(segment, bytes):
-                    data = segment[offset : offset + wanted]
-                else:
-                    self._file.seek(segment[0] + offset)
-                    data = self._file.read(wanted)
-                buffer[filled : filled + len(data)] = data
-                filled, offset = filled + len(data), offset + len(data)
-            offset -= size
-        self._position += filled
+        filled = 0
+        while filled < len(buffer) and self._position < self._starts[-1]:
+            number = bisect_right(self._starts, self._position) - 1
+            segment, offset = self._segments[number], self._position - self._starts[number]
+            wanted = min(len(buffer) - filled, self._starts[number + 1] - self._position)
+            if isinstance(segment, bytes):
+                data = segment[offset : offset + wanted]
+            else:
+                self._file.seek(segment[0] + offset)
+                data = self._file.read(wanted)
+            if not data:  # the file below has become shorter
+                break
+            buffer[filled : filled + len(data)] = data
+            filled, self._position = filled + len(data), self._position + len(data)
         return filled

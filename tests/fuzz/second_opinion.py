@@ -16,6 +16,12 @@ CHAINED = ("ogg", "opus", "mp3")
 _SHARE, _CODEC_FRAMES = 0.05, 4000
 """Decoders may differ by this share of the length, and by what the delay of a codec and its last frame make up."""
 
+_LINK_FRAMES = 3 * 1152
+"""What FFmpeg plays too much of each later recording in a file: the delay of the codec, what fills the last block, and
+a Xing header as a frame."""
+
+_BEGINNINGS = (b"\x01vorbis", b"OpusHead", b"Xing", b"Info")
+
 
 def frames_of(path: Path, folder: Path) -> int | None:
     """Samples of a channel in a file that the program wrote, decoded; None for a file that cannot be read."""
@@ -46,12 +52,16 @@ def lost(sound: Sound, found: int, folder: Path) -> str | None:
         return f"{sound.suffix}: {found} of {2 * sound.frames} samples of two files joined, and not a word"
     if av is None or sound.suffix not in MAIN:
         return None
+    opus = sound.data.find(b"OpusHead")
+    if opus >= 0 and int.from_bytes(sound.data[opus + 12 : opus + 16], "little") != 48_000:
+        return None  # libsndfile decodes at the rate that the header names, FFmpeg at 48 kHz
     decoded = measure(lambda: _decoded(sound.data), folder)
     if decoded is None or decoded[1] != sound.rate_hz:
         return None
     # What follows the samples that a header counts is no sound, though some decoders play it.
     expected = decoded[0] if sound.suffix in CHAINED else min(decoded[0], sound.frames)
-    if found < expected * (1 - _SHARE) - _CODEC_FRAMES:
+    links = max(1, sum(sound.data.count(beginning) for beginning in _BEGINNINGS))
+    if found < expected * (1 - _SHARE) - _CODEC_FRAMES - (links - 1) * _LINK_FRAMES:
         return f"{sound.suffix}: {found} samples where a second decoder finds {decoded[0]}, and not a word"
     return None
 

@@ -1,5 +1,7 @@
 """That a recording is read to its true end, or refused: whatever its header promises, and however it was joined or cut."""
 
+import re
+
 import numpy as np
 import pytest
 import soundfile
@@ -8,6 +10,7 @@ from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal import audio, audio_writer
 from deepnmf_cli.signal.audio import AudioReader
 from deepnmf_cli.signal.links import _frame
+from deepnmf_cli.signal.part import Part
 
 RATE_HZ = 16000
 FRAMES = 40_000
@@ -121,6 +124,61 @@ def test_an_mp3_header_that_promises_too_little_loses_nothing(tmp_path):
     assert f"its header promises N MP3 frames, but {frames} MP3 frames ({seconds} s) were counted" in notes
 
 
+def id3(size):
+    return b"ID3\x04\0\0\0\0\0" + bytes([size])
+
+
+@pytest.mark.parametrize("make", [vbr, cbr])
+@pytest.mark.parametrize(("size", "before"), [(127, b""), (100, 2 * (id3(20) + bytes(20))), (60, b"")])
+def test_an_mp3_is_counted_whatever_its_tag_swallows(tmp_path, make, size, before):
+    """The size of the tag reaches into the Xing header, so that the decoder would guess the length."""
+    whole = make(tmp_path)
+    _, frames = without_header(whole)
+    found, notes = read(tmp_path, before + id3(size) + whole)
+    assert found.shape == (1, SAMPLES_PER_FRAME * frames)
+    assert notes == (f"{frames} MP3 frames ({SAMPLES_PER_FRAME * frames / RATE_HZ:.2f} s) were counted; {UNSIZED}",)
+
+
+@pytest.mark.parametrize("position", range(6, 13))
+def test_a_xing_header_that_the_decoder_does_not_see_is_a_frame(tmp_path, position):
+    whole = vbr(tmp_path)
+    _, frames = without_header(whole)
+    found, notes = read(tmp_path, put(whole, position, b"\1"))
+    assert found.shape == (1, SAMPLES_PER_FRAME * (frames + 1)) and UNSIZED in notes[0]
+
+
+def test_what_lies_between_frames_is_left_out(tmp_path, capfd):
+    """The decoder gives up on more than 1 kB, and comments on less."""
+    whole = vbr(tmp_path)
+    bare, _ = without_header(whole)
+    middle = _frame(bare[:4]).size
+    for between in (bytes(100), bytes(5000), b"ID3\x04\0\0\x7f\x7f\x7f\x7f" + bytes(100)):
+        found, notes = read(tmp_path, whole[: len(whole) - len(bare)] + bare[:middle] + between + bare[middle:])
+        np.testing.assert_array_equal(found, read(tmp_path, whole)[0])
+        assert notes == ()
+    assert capfd.readouterr().err == ""
+
+
+def test_mpeg_audio_in_a_wav_file_is_counted(tmp_path):
+    bare, frames = without_header(vbr(tmp_path))
+    head = encoded(tmp_path, "WAV", "PCM_16")[:44]
+    found, notes = read(tmp_path, put(put(head, 20, b"\x55\0"), 40, len(bare).to_bytes(4, "little")) + bare)
+    assert found.shape == (1, SAMPLES_PER_FRAME * frames) and UNSIZED in notes[0]
+
+
+def test_what_has_no_frames_of_mpeg_is_refused_before_it_is_decoded(tmp_path, capfd):
+    pcm = encoded(tmp_path, "WAV", "PCM_16")
+    for content in (put(pcm, 20, b"\x55\0"), b"\xff\xfb" + pcm, id3(1) + pcm, b"\xff\xfb\0\xc4" * 999):
+        refused(tmp_path, content, "no frames of MPEG audio")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("container", "subtype"), [("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS")])
+def test_frames_and_pages_that_nobody_has_followed_are_not_decoded(tmp_path, monkeypatch, container, subtype):
+    monkeypatch.setattr(audio, "survey", lambda file, size: [Part([(0, size)])])
+    refused(tmp_path, encoded(tmp_path, container), f"{subtype} behind something else")
+
+
 # Ogg
 
 
@@ -157,6 +215,35 @@ def test_an_ogg_stream_with_a_hole_is_refused(tmp_path):
     assert 100_000 < found.shape[1] < 200_000
 
 
+@pytest.mark.parametrize(("subtype", "rate_hz"), [("VORBIS", 16000), ("OPUS", 48000)])
+def test_a_damaged_page_of_ogg_is_noticed(tmp_path, subtype, rate_hz):
+    """The decoder leaves it out without a word."""
+    samples = 0.3 * np.random.default_rng(0).standard_normal((1, 12 * rate_hz))
+    whole = encoded(tmp_path, "OGG", subtype, samples, rate_hz)
+    pages = [match.start() for match in re.finditer(b"OggS", whole)]
+    assert len(pages) > 8
+    for page in pages[3:]:
+        refused(tmp_path, put(whole, page + 100, b"\0\1\2"), "an Ogg stream", "incomplete")
+    found, notes = read(tmp_path, put(whole, pages[2] + 100, b"\0\1\2"))
+    assert found.shape[1] < samples.shape[1]
+    assert notes == ("its first pages with samples are missing, or damaged",)
+
+
+def test_a_chain_of_ogg_behind_tags_is_followed(tmp_path):
+    link = encoded(tmp_path, "OGG", "VORBIS")
+    found, notes = read(tmp_path, id3(20) + bytes(20) + id3(0) + 3 * link)
+    assert found.shape == (1, 3 * FRAMES) and notes == ()
+
+
+@pytest.mark.parametrize("container", ["WAV", "FLAC", "AIFF", "AU"])
+def test_tags_before_a_recording_change_nothing(tmp_path, container):
+    whole = encoded(tmp_path, container, "PCM_16")
+    expected, _ = read(tmp_path, whole)
+    found, notes = read(tmp_path, 2 * (id3(20) + bytes(20)) + id3(0) + whole)
+    np.testing.assert_array_equal(found, expected)
+    assert notes == ()
+
+
 # Uncompressed containers
 
 CUT = [
@@ -184,6 +271,15 @@ def test_a_recording_cut_to_a_part_is_refused(tmp_path, container, subtype, capf
 def test_what_libsndfile_itself_refuses_when_it_is_cut(tmp_path, container):
     whole = encoded(tmp_path, container, "PCM_16")
     refused(tmp_path, whole[: int(0.6 * len(whole))], "no audio that can be read")
+
+
+def test_damaged_packets_of_sds_are_refused_before_they_are_decoded(tmp_path, capfd):
+    """libsndfile prints to standard output for each of them, which may hold an output of the program."""
+    whole = encoded(tmp_path, "SDS", "PCM_16")
+    for content in (put(whole, 22, b"\0"), put(whole, 21 + 127 * 5, b"\0"), whole[:100] + b"junk" + whole[100:]):
+        refused(tmp_path, content, "packet", "damaged")
+    refused(tmp_path, put(whole, 6, b"\0"), "no audio that can be read")
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("container", ["IRCAM", "PVF", "PAF", "XI"])
@@ -296,6 +392,15 @@ def test_a_flac_header_that_lies_is_found_out_at_once(tmp_path, promised, messag
     assert read(tmp_path, tag + whole)[0].shape == (1, FRAMES)
     lie = put(whole, 18, (described | promised).to_bytes(8, "big"))
     refused(tmp_path, tag + lie, message, f"expected {promised} frames as the header says")
+
+
+@pytest.mark.parametrize("tag", [b"", id3(20) + bytes(20)])
+def test_joined_flac_files_are_refused(tmp_path, tag):
+    refused(tmp_path, tag + 2 * encoded(tmp_path, "FLAC", "PCM_16"), "a FLAC file behind another", "apart")
+    long = encoded(tmp_path, "FLAC", "PCM_16", np.random.default_rng(0).uniform(-1, 1, (1, 2_000_000)))
+    assert len(long) > 3 << 20
+    refused(tmp_path, tag + long + encoded(tmp_path, "FLAC", "PCM_16"), "a FLAC file behind another")
+    refused(tmp_path, tag + encoded(tmp_path, "FLAC", "PCM_16") + long, "a FLAC file behind another")
 
 
 # A part of a recording
