@@ -168,11 +168,14 @@ class AudioReader:
         return info
 
     def _count(self, part: Part) -> int:
-        """Frames found by decoding."""
+        """Frames found by decoding; `part` gets a note where the decoder fails before the end."""
         count = 0
-        with self._open(part) as file, suppress(soundfile.SoundFileError):
-            while block := len(file.read(_COUNT_FRAMES, always_2d=True)):
-                count += block
+        with self._open(part) as file:
+            try:
+                while block := len(file.read(_COUNT_FRAMES, always_2d=True)):
+                    count += block
+            except soundfile.SoundFileError as error:
+                part.note = f"it is damaged or cut short: decoding failed behind {count} frames ({reason(error)})"
         return count
 
     def _check_flac(self, info: AudioInfo) -> None:

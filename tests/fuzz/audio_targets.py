@@ -54,7 +54,8 @@ def enhance(random: Random) -> Case:
             return "an output that cannot be read"
         if len(set(found)) > 1:
             return "speech and noise of different lengths"
-        warned = any(arguments[1] in line or "standard input" in line for line in outcome.err.splitlines())
+        shown = arguments[1].encode("utf-8", "backslashreplace").decode()  # as standard error has it
+        warned = shown in outcome.err or "standard input" in outcome.err
         return None if warned else lost(sound, found[0], folder)
 
     return Case(arguments, files, pieces, tuple(outputs), check, note=f"{sound.suffix} {' '.join(sound.mutations)}")

@@ -59,7 +59,8 @@ def lost(sound: Sound, found: int, folder: Path) -> str | None:
     if decoded is None or decoded[1] != sound.rate_hz:
         return None
     # What follows the samples that a header counts is no sound, though some decoders play it.
-    expected = decoded[0] if sound.suffix in CHAINED else min(decoded[0], sound.frames)
+    chained = sound.suffix in CHAINED and not sound.data.startswith(b"fLaC")
+    expected = decoded[0] if chained else min(decoded[0], sound.frames)
     links = max(1, sum(sound.data.count(beginning) for beginning in _BEGINNINGS))
     if found < expected * (1 - _SHARE) - _CODEC_FRAMES - (links - 1) * _LINK_FRAMES:
         return f"{sound.suffix}: {found} samples where a second decoder finds {decoded[0]}, and not a word"

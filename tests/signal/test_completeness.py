@@ -394,6 +394,17 @@ def test_a_flac_header_that_lies_is_found_out_at_once(tmp_path, promised, messag
     refused(tmp_path, tag + lie, message, f"expected {promised} frames as the header says")
 
 
+@pytest.mark.parametrize("damage", ["cut", "overwritten"])
+def test_a_flac_file_of_unknown_length_says_where_decoding_failed(tmp_path, damage):
+    whole = encoded(tmp_path, "FLAC", "PCM_16")
+    described = int.from_bytes(whole[18:26], "big") >> 36 << 36
+    piped, middle = put(whole, 18, described.to_bytes(8, "big")), len(whole) // 2
+    assert read(tmp_path, piped)[0].shape == (1, FRAMES) and read(tmp_path, piped)[1] == ()
+    found, notes = read(tmp_path, piped[:middle] if damage == "cut" else put(piped, middle, bytes(5000)))
+    assert found.shape[1] < FRAMES
+    assert notes[0].startswith(f"it is damaged or cut short: decoding failed behind {found.shape[1]} frames")
+
+
 @pytest.mark.parametrize("tag", [b"", id3(20) + bytes(20)])
 def test_joined_flac_files_are_refused(tmp_path, tag):
     refused(tmp_path, tag + 2 * encoded(tmp_path, "FLAC", "PCM_16"), "a FLAC file behind another", "apart")
