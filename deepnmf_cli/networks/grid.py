@@ -1,9 +1,9 @@
-"""Mean-field inference on the time-frequency grid, unfolded: a few shared weights, many messages.
+"""The grid network: relaxed steps of mean field along time and along frequency, unfolded; few weights, many messages.
 
-A grid-shaped Markov random field has a node for every pair of bands and every frame, each with C spins +-1. Mean field
-updates the expectation of a spin to tanh(weighted neighbours + evidence); a schedule g in [0, 1] says how far an update
-goes, (14)-(15). Layer k passes messages forward in time (causal) and then both ways along frequency. Weights are shared
-by all nodes of a layer, untied between layers, and the schedule is trained and depends on the data.
+Every frame has nodes along frequency, each for a few bands and with C spins in +-1. What runs is `inference.grid`: in layer k
+messages go forward in time (causal), then both ways along frequency, as far as a trained schedule says that depends on the
+data. Each chain by itself is scheduled mean field, (14)-(15); the whole is wired like inference on a grid, and no grid-shaped
+field is solved by it (docs/theory/grid.md). Weights are shared by all nodes of a layer, and untied between layers.
 """
 
 from dataclasses import replace
@@ -32,10 +32,10 @@ QUIET = 1e-8
 
 
 class Grid(BandNetwork):
-    """Scheduled mean field on the time-frequency grid; see the module's text and docs/theory/grid.md."""
+    """Relaxed steps of mean field along time and along frequency; see the module's text and docs/theory/grid.md."""
 
     name = "grid"
-    description = "Scheduled mean field on the time-frequency grid, shared weights"
+    description = "Relaxed steps of mean field along time and along frequency, shared weights"
     settings_type = GridSettings
     mixed_precision = False  # products of a few columns wait for memory, and conversions add to that
     same_operations = True

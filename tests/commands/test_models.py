@@ -56,7 +56,7 @@ def test_a_report_that_is_none_of_these_weights_counts_for_nothing(tmp_path, con
     copy.write_bytes((library.models_folder() / "tiny" / "model.safetensors").read_bytes())
     (tmp_path / "README.md").write_text("# x\n\n> Y.\n")
     (tmp_path / "report.json").write_text(content)
-    assert library.info(copy).description.startswith("Scheduled mean field")
+    assert library.info(copy).description.startswith("Relaxed steps of mean field")
 
 
 def test_numbers_are_aligned_to_the_right():
