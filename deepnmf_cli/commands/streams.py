@@ -59,7 +59,9 @@ def guard() -> None:
     if sys.stdout is None:
         sys.stdout = Closed()
     elif sys.stdout is sys.__stdout__ and _is_plain(sys.stdout):
-        sys.stdout = _text(_Results(1, "w", closefd=False), sys.stdout)
+        # Results get a descriptor of their own: decoders in C print on the usual one, which becomes that of messages.
+        sys.stdout = _text(_Results(os.dup(1), "w"), sys.stdout)
+        os.dup2(2, 1)
 
 
 def _is_plain(stream: TextIO | None) -> bool:

@@ -40,6 +40,12 @@ class Hanging(Counting):
         return super().__getitem__(index)
 
 
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that are spawned import this module to get at its sources."""
+    monkeypatch.syspath_prepend(str(ROOT))
+
+
 class Enough(Exception):
     """Ends a wait."""
 
