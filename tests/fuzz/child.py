@@ -64,13 +64,14 @@ def run(
     try:
         with _alarm(wall_s):
             _feed(sink, pieces)
-            _, status, used = os.wait4(child, 0)
+            os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # it stays, so that it can be killed even now
     except _Late:
         timed_out = True
         os.kill(child, signal.SIGKILL)
-        _, status, used = os.wait4(child, 0)
+    _, status, used = os.wait4(child, 0)
     _end_group(child)
     ended = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+    timed_out = timed_out and ended is not None
     return Outcome(
         None if ended else os.WEXITSTATUS(status), ended, timed_out, used.ru_utime + used.ru_stime,
         used.ru_maxrss * 1024, (folder / "out").read_bytes(), (folder / "err").read_text("utf-8", "replace"),
