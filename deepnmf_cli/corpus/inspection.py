@@ -1,17 +1,16 @@
 """What a corpus holds, and what looks wrong with it, as sentences for whoever trains on it."""
 
 import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from deepnmf_cli.corpus.clips import ClipCache
 from deepnmf_cli.corpus.manifest import Clip
 from deepnmf_cli.corpus.mixing import Samples, rms
+from deepnmf_cli.signal import audio
 
 LOOKED_AT = 20
 """Pairs, and room responses, that are looked at, spread over all."""
@@ -44,12 +43,15 @@ def listing(what: str, clips: Sequence[Clip], group: str) -> str:
 
 
 def rooms_listing(rooms: Sequence[Clip]) -> str:
-    """Number of room responses, and what is done with those of several microphones or with a long delay."""
+    """Number of room responses, and what is done with those of several microphones or with a long delay.
+
+    Raises AudioError for one that cannot be read.
+    """
     several, late, looked = 0, 0, spread(rooms)
     for clip in looked:
-        samples, rate_hz = soundfile.read(os.fsencode(clip.path), always_2d=True)
-        several += samples.shape[1] > 1
-        late += len(samples) > 0 and int(np.argmax(np.abs(samples[:, 0]))) > LONG_DELAY_S * rate_hz
+        samples, rate_hz = audio.read(clip.path)
+        several += len(samples) > 1
+        late += int(np.argmax(np.abs(samples[0]))) > LONG_DELAY_S * rate_hz
     text = f"rooms: {_many(len(rooms), 'response')}"
     of = "" if len(looked) == len(rooms) else f" of {len(looked)} looked at"
     if several:

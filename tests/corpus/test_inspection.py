@@ -14,6 +14,7 @@ from deepnmf_cli.corpus.augment import AugmentationSettings
 from deepnmf_cli.corpus.dataset import MixingSettings
 from deepnmf_cli.corpus.manifest import Clip, scan
 from deepnmf_cli.corpus.sources import Mixtures, Recordings, from_clips, from_pairs
+from deepnmf_cli.errors import AudioError
 
 RATE = 16000
 MADE = Mixtures(MixingSettings(segment_s=0.5), AugmentationSettings(), RATE, 0)
@@ -160,3 +161,9 @@ def test_few_pairs_are_held_out_and_soon(tmp_path: Path, monkeypatch, count: int
     assert time.process_time() - began < 2  # quadratic, it took 12 s
     assert len(material.dev) == held_out and set(material.dev) | set(material.source._pairs) == set(pairs)
     assert not set(material.dev) & set(material.source._pairs)
+
+
+def test_a_room_response_that_cannot_be_read_is_named_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "broken.mp3").write_bytes(b"no audio")
+    with pytest.raises(AudioError, match="broken.mp3"):
+        inspection.rooms_listing([Clip(tmp_path / "broken.mp3", "rooms", 1.0)])
