@@ -22,6 +22,12 @@ _SIGNATURES = (
     (0, b"MAC ", "Monkey's Audio"),
     (0, b"NIST_1A", "NIST SPHERE"),
     (0, b"Creative Voice File", "VOC"),
+    (0, b" paf", "PAF"),
+    (0, b"fap ", "PAF"),
+    (0, b"PVF1", "PVF"),
+    (0, b"2BIT", "AVR"),
+    (0, b"MATLAB 5.0", "MATLAB"),
+    (0, b"Extended Instrument", "XI"),
     (0, b"FLV\x01", "Flash video"),
 )
 """(where, bytes, name). Samples begin with four such bytes by chance once in four thousand million streams."""

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from deepnmf_cli.errors import AudioError
+from deepnmf_cli.signal import containers
 from deepnmf_cli.signal.pcm import FORMATS, Layout, decode, encode
 from deepnmf_cli.signal.pipe import UNKNOWN, PipeReader, PipeWriter
 
@@ -218,3 +219,10 @@ def test_a_sample_beyond_all_arithmetic_is_refused():
     reader = PipeReader(Dribble(encode(samples, layout := Layout(16000, 1, "f32le"))[0]), layout)
     with pytest.raises(AudioError, match=r"too large \(1e\+25\) at 0\.100 s \(sample 1600, channel 1\)"):
         read(reader)
+
+
+@pytest.mark.parametrize("container, subtype", [("PAF", "PCM_16"), ("NIST", "PCM_16"), ("VOC", "PCM_U8"), ("AVR", "PCM_16"), ("PVF", "PCM_16"), ("MAT5", "PCM_16"), ("XI", "DPCM_16")])  # fmt: skip
+def test_containers_with_a_name_at_their_beginning_are_known(container, subtype):
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(100), 44100, subtype, format=container)
+    assert containers.container_of(file.getvalue()) is not None
