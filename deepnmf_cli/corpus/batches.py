@@ -55,6 +55,10 @@ def batches(
         yield from _ahead(receive, numbers, AHEAD * workers, waiting)
 
 
+FAREWELL_S = 3.0
+"""Longer than a batch takes."""
+
+
 class _Batches:
     """Batch by number."""
 
@@ -68,8 +72,9 @@ class _Batches:
 
 
 def _ahead(make: Callable[[int], Arrays], numbers: range, count: int, waiting: Callable[[], None]) -> Iterator[Batch]:
-    """What `make` gives for each number, up to `count` of them ahead, as tensors. The thread is left to itself at the
-    end: a file that cannot be read to its end must not hold up the program."""
+    """What `make` gives for each number, up to `count` of them ahead, as tensors. At the end the thread gets FAREWELL_S for
+    its batch, since a process that ends while it is in a library may be aborted; a file that cannot be read to its end
+    must not hold up the program for longer."""
     ready: Queue[Batch | Exception] = Queue(count)
     ended = Event()
 
@@ -86,7 +91,8 @@ def _ahead(make: Callable[[int], Arrays], numbers: range, count: int, waiting: C
             if ended.is_set() or isinstance(item, Exception):
                 return
 
-    Thread(target=fill, daemon=True, name="batches").start()
+    thread = Thread(target=fill, daemon=True, name="batches")
+    thread.start()
     try:
         for _ in numbers:
             while True:
@@ -99,6 +105,7 @@ def _ahead(make: Callable[[int], Arrays], numbers: range, count: int, waiting: C
             yield item
     finally:
         ended.set()
+        thread.join(FAREWELL_S)
 
 
 def _tensor(part: np.ndarray) -> "Tensor":
