@@ -25,7 +25,7 @@ from torch import Tensor
 from deepnmf_cli.inference.algorithm import Parameter, Parameters
 from deepnmf_cli.inference.graph import Graph, GraphMessages, fields, log_beliefs, start
 from deepnmf_cli.inference.power_mean import log_power_mean
-from deepnmf_cli.inference.schedule import mix
+from deepnmf_cli.inference.schedule import GAMMA_LOGIT, mix
 
 
 def new_messages(
@@ -137,10 +137,6 @@ def infer(
     for gamma in schedule:
         messages = step(messages, evidence, potentials, graph, alpha, temperature, gamma, power)
     return messages
-
-
-GAMMA_LOGIT = 2.0
-"""Where a trained schedule starts: gamma = 0.88."""
 
 
 @dataclass(frozen=True)

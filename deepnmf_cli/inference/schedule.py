@@ -14,6 +14,10 @@ from deepnmf_cli.inference.graph import Graph
 from deepnmf_cli.inference.power_mean import log_power_lerp
 
 
+GAMMA_LOGIT = 2.0
+"""Where a trained schedule starts: gamma = 0.88."""
+
+
 def mix(old: Tensor, new: Tensor, gamma: Tensor | float, power: Tensor | float) -> Tensor:
     """Normalised log messages (..., 2E, n): the power mean of old and new messages with exponent p (15).
 

@@ -16,10 +16,8 @@ from deepnmf_cli.inference import expectations
 from deepnmf_cli.inference.algorithm import Algorithm, Parameter, Parameters
 from deepnmf_cli.inference.binary import message
 from deepnmf_cli.inference.graph import Graph
+from deepnmf_cli.inference.schedule import GAMMA_LOGIT
 from deepnmf_cli.kernels.unit_sums import UnitKernel
-
-GAMMA_LOGIT = 2.0
-"""Where a trained schedule starts: gamma = 0.88."""
 
 SCHEDULES = ("synchronous", "layer", "unit")
 """gamma of (17): 1, or trained for every layer or every unit."""
