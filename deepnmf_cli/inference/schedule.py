@@ -13,7 +13,6 @@ from torch import Tensor
 from deepnmf_cli.inference.graph import Graph
 from deepnmf_cli.inference.power_mean import log_power_lerp
 
-
 GAMMA_LOGIT = 2.0
 """Where a trained schedule starts: gamma = 0.88."""
 
