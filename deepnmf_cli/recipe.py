@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import os
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -108,8 +109,8 @@ def read_recipe(
     Where neither names a model, what they leave out is that of `initial()`, the recipe of the model whose weights training
     starts from.
 
-    `path` may also be the name of a shipped recipe, such as "grid"; None takes all defaults. A recipe with
-    `base = "name"` sets what differs from the recipe of that name in the same folder, or from a shipped one.
+    `path` may also be the name of a shipped recipe, such as "base"; None takes all defaults. A recipe with
+    `extends = "name"` sets what differs from the recipe of that name, relative to its own folder, or from a shipped one.
     """
     where = str(path or "recipe")
     try:
@@ -126,9 +127,9 @@ def read_recipe(
 
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The tables of a recipe, laid over those of its base; `above` are the recipes that it is the base of."""
+    """The tables of a recipe, laid over those of the recipe that it extends; `above` are the recipes that extend it."""
     shipped = recipes_folder() / f"{path}.toml"
-    file = path if path.is_file() else shipped
+    file = path if os.path.isfile(path) else shipped
     try:
         if (size := file.stat().st_size) > LARGEST_RECIPE_BYTES:
             found, expected = f"{size:,} bytes", f"at most {LARGEST_RECIPE_BYTES:,} bytes of TOML"
@@ -141,13 +142,15 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise RecipeError(
             path, f"text that is not TOML ({shortened(error)})", "a recipe in TOML", "Mend that line."
         ) from error
-    if "base" not in table:
+    key = "extends" if "extends" in table else "base"  # the name of the key in earlier versions
+    if key not in table:
         return table
-    name = table.pop("base")
-    beside = file.parent / f"{name}.toml"
-    below = beside if beside.is_file() else Path(str(name))
+    name = table.pop(key)
+    beside = Path(os.path.normpath(file.parent / f"{name}.toml"))  # one spelling, by which a circle is recognised
+    below = beside if os.path.isfile(beside) else Path(str(name))
     if not isinstance(name, str) or below in (file, *above):
-        raise RecipeError(path, f"base = {_shown(name)}", "the name of another recipe", "Mend it, or remove it.")
+        expected = 'extends = "the name of another recipe"'
+        raise RecipeError(path, f"{key} = {_shown(name)}", expected, "Mend it, or remove it.")
     return _over(_read(below, (*above, file)), table)
 
 

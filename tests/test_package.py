@@ -66,6 +66,12 @@ def test_wheel_carries_models_and_recipes_unchanged(wheel, names, source, target
         assert inside in names and wheel.read(inside) == path.read_bytes()
 
 
+def test_wheel_carries_the_recipes_that_users_train_and_nothing_of_research(names):
+    shipped = {f"deepnmf_cli/recipes/{path.name}" for path in (ROOT / "data/recipes").glob("*.toml")}
+    assert {name for name in names if name.endswith(".toml")} == shipped
+    assert not [name for name in names if "research" in name or "benchmark" in name or "plan" in name]
+
+
 def test_every_model_comes_with_its_card_and_figures(names):
     models = {name.rpartition("/")[0] for name in names if name.endswith("/model.safetensors")}
     assert models

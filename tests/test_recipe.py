@@ -1,15 +1,19 @@
 """Recipes: defaults, overrides, and what is said about mistakes."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from deepnmf_cli import checkpoint, library
 from deepnmf_cli.errors import EXIT_USAGE, RecipeError
 from deepnmf_cli.networks import NETWORKS
 from deepnmf_cli.recipe import Recipe, read_recipe, recipes_folder
 
-RECIPES = sorted((Path(__file__).parent.parent / "data" / "recipes").rglob("*.toml"))
+ROOT = Path(__file__).parent.parent
+SHIPPED = sorted((ROOT / "data" / "recipes").rglob("*.toml"))
+RESEARCH = sorted(path for path in (ROOT / "docs/research").rglob("*.toml") if path.name != "plan.toml")
 
 
 def test_settings_that_a_network_has_lost_are_read_while_they_say_nothing() -> None:
@@ -98,30 +102,64 @@ def test_missing_and_damaged_recipes_are_named(tmp_path: Path) -> None:
         read_recipe(tmp_path / "bad.toml")
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
-def test_shipped_recipes_are_valid(path: Path) -> None:
+@pytest.mark.parametrize("path", [*SHIPPED, *RESEARCH], ids=lambda p: str(p.relative_to(ROOT)))
+def test_recipes_of_the_project_are_valid(path: Path) -> None:
     assert read_recipe(path).model in NETWORKS
+
+
+def test_shipped_recipes_are_one_for_each_purpose_and_extend_no_other() -> None:
+    assert {path.stem for path in SHIPPED} == {
+        "base", "tiny", "large", "deep-nmf", "dnmf", "sparse-nmf", "dnn", "mean-field", "belief-propagation",
+        "power-mean", "recurrent-ista", "recurrent-nmf", "gru", "fine-tune", "fista",
+    }  # fmt: skip
+    assert all(path.parent == recipes_folder() for path in SHIPPED)
+    for path in SHIPPED:
+        assert not {"extends", "base"} & tomllib.loads(path.read_text("utf-8")).keys()
+
+
+@pytest.mark.parametrize("name", ["base", "tiny", "large"])
+def test_a_recipe_of_a_shipped_model_has_the_architecture_of_its_weights(name: str) -> None:
+    stored, recipe = checkpoint.load(library.find(name))[1]["recipe"], read_recipe(name).to_dict()
+    for section in ("model", "network", "front_end"):
+        assert json.loads(json.dumps(recipe[section])) == stored[section]
 
 
 def test_shipped_recipes_are_found_by_name_and_files_come_first(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert read_recipe("grid") == read_recipe(recipes_folder() / "grid.toml")
-    (tmp_path / "grid").write_text('model = "dnn"')
-    assert read_recipe("grid").model == "dnn"
-    names = "one of base, base-eighth, base-fifth, base-fourth, base-longer, base-ninth, base-phase, base-seventh, base-sixth, belief-propagation, deep-nmf, deep-nmf-paper, dnmf, dnn, fine-tune, fista, grid"
+    assert read_recipe("tiny") == read_recipe(recipes_folder() / "tiny.toml")
+    (tmp_path / "tiny").write_text('model = "dnn"')
+    assert read_recipe("tiny").model == "dnn"
+    names = "one of base, belief-propagation, deep-nmf, dnmf, dnn, fine-tune, fista, gru, large, mean-field, power-mean"
     with pytest.raises(RecipeError, match=names):
-        read_recipe("gird")
+        read_recipe("tinny")
 
 
-def test_a_recipe_sets_what_differs_from_its_base(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["extends", "base"])  # the second is the name of the key in earlier versions
+def test_a_recipe_sets_what_differs_from_the_one_it_extends(key: str, tmp_path: Path) -> None:
     (tmp_path / "one.toml").write_text('model = "dnn"\n[training]\nsteps = 7\nbatch = 3\n')
-    (tmp_path / "two.toml").write_text('base = "one"\n[training]\nsteps = 9\n')
-    (tmp_path / "three.toml").write_text('base = "two"\n[network]\nhidden = [4]\n')
+    (tmp_path / "two.toml").write_text(f'{key} = "one"\n[training]\nsteps = 9\n')
+    (tmp_path / "three.toml").write_text(f'{key} = "two"\n[network]\nhidden = [4]\n')
     recipe = read_recipe(tmp_path / "three.toml")
     assert (recipe.model, recipe.network.hidden) == ("dnn", (4,))
     assert (recipe.training.steps, recipe.training.batch) == (9, 3)
-    (tmp_path / "four.toml").write_text('base = "grid"\n[training]\nsteps = 9\n')  # a shipped one
+    (tmp_path / "four.toml").write_text(f'{key} = "tiny"\n[training]\nsteps = 9\n')  # a shipped one
     assert read_recipe(tmp_path / "four.toml").model == "grid"
-    (tmp_path / "five.toml").write_text('base = "five"\n')
-    with pytest.raises(RecipeError, match="the name of another recipe"):
-        read_recipe(tmp_path / "five.toml")
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "five.toml").write_text(f'{key} = "../two"\n')
+    assert read_recipe(tmp_path / "below" / "five.toml").training.steps == 9
+
+
+@pytest.mark.parametrize("key", ["extends", "base"])
+@pytest.mark.parametrize("other", ['"itself"', '"../below/itself"', '"between"', "3", '["one"]'])
+def test_a_recipe_that_extends_itself_or_no_name_is_refused(key: str, other: str, tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "itself.toml").write_text(f"{key} = {other}\n")
+    (tmp_path / "below" / "between.toml").write_text(f'{key} = "itself"\n')
+    with pytest.raises(RecipeError, match=f'found {key} = .+; expected extends = "the name of another recipe"'):
+        read_recipe(tmp_path / "below" / "itself.toml")
+
+
+def test_a_recipe_that_extends_one_of_a_name_too_long_for_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "one.toml").write_text(f'extends = "{"a" * 5000}"\n')
+    with pytest.raises(RecipeError, match="a recipe in TOML"):
+        read_recipe(tmp_path / "one.toml")

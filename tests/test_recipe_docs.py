@@ -61,7 +61,7 @@ def test_the_example_is_a_recipe() -> None:
 
 
 def test_the_recipe_of_the_paper_has_its_settings() -> None:
-    recipe = read_recipe(ROOT / "data" / "recipes" / "deep-nmf-paper.toml")
+    recipe = read_recipe(ROOT / "docs/research/ladder/recipes/deep-nmf-paper.toml")
     network, objective = recipe.network, dataclasses.asdict(recipe.objective)
     assert (network.iterations, network.atoms, network.context, network.trained_layers) == (25, 100, 9, 2)
     assert (network.sparsity, network.beta) == (5.0, 1.0)

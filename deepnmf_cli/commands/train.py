@@ -105,13 +105,17 @@ def command(
 
     from deepnmf_cli.experiment import Recordings, train
     from deepnmf_cli.library import find, load, resolve_device
-    from deepnmf_cli.recipe import read_recipe
+    from deepnmf_cli.recipe import read_recipe, recipes_folder
 
     _name_unreadable(speech, noise, rir, pairs, dev)
     if threads:
         torch.set_num_threads(threads)
     begins = None if init is None else lambda: load(init)[1]
-    settings = read_recipe(recipe or model or (None if init else DEFAULT_RECIPE), model, overrides, begins)
+    if recipe is None and model is None and init is None:
+        recipe = DEFAULT_RECIPE
+    elif recipe is None and model is not None and (recipes_folder() / f"{model}.toml").is_file():
+        recipe = model
+    settings = read_recipe(recipe, model, overrides, begins)
     recordings = Recordings(speech, noise, rir, dev, manifest, pairs, general_noise)
     with _Stopping() as stopping, _ProgressBar(settings.training.steps) as show:
         worse = None

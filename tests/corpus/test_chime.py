@@ -11,6 +11,7 @@ from deepnmf_cli.errors import CorpusError
 from deepnmf_cli.experiment import Recordings, open_corpus, train
 from deepnmf_cli.recipe import read_recipe
 
+PAPER = Path(__file__).parents[2] / "docs/research/ladder/recipes/deep-nmf-paper.toml"
 SNRS = ("m6dB", "m3dB", "0dB", "3dB", "6dB", "9dB")
 SMALL = ["front_end.rate_hz=8000", "network.context=2", "network.atoms=4", "network.iterations=3"]
 SMALL += ["dictionary.batches=2", "dictionary.batch_frames=40", "training.steps=2", "training.batch=2"]
@@ -50,7 +51,7 @@ def test_sets_are_read_from_their_folders(corpus: Path) -> None:
 
 
 def test_training_and_dev_pairs_come_from_their_sets(corpus: Path, tmp_path: Path) -> None:
-    recipe = read_recipe("deep-nmf-paper", None, SMALL)
+    recipe = read_recipe(PAPER, None, SMALL)
     source, dev = open_corpus(Recordings(pairs=corpus), recipe)
     assert len(dev) == 6 and source[0][0].shape == (2400,)
     assert train(recipe, Recordings(pairs=corpus), tmp_path / "run")

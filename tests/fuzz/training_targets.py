@@ -79,7 +79,7 @@ def recipe(random: Random) -> Case:
         text = b"x = " + random.choice([b"[", b"{a="]) * random.choice([100, 2000, 100_000])
     elif kind == "set":
         key = random.choice(
-            ["training.steps", "network.hidden", "model", "", "a.b.c.d", "training", "network.hidden.x", "base"]
+            ["training.steps", "network.hidden", "model", "", "a.b.c.d", "training", "network.hidden.x", "extends"]
         )
         value = random.choice(
             ["", "=", "[", "9" * 5000, "nan", "1e999", "[" * 5000, "{x=1}", "2020-01-01", "true", "'", "-1"]

@@ -26,7 +26,7 @@ def change(tree: dict, random: Random, times: int = 1) -> dict:
         elif kind == "remove":
             del holder[key]
         elif kind == "add" and isinstance(holder, dict):
-            holder[random.choice(["x", "", "format", "model", "base", "seed"])] = random.choice(VALUES)
+            holder[random.choice(["x", "", "format", "model", "extends", "seed"])] = random.choice(VALUES)
         elif kind == "bury":
             for _ in range(random.choice([1, 2, 100])):
                 holder[key] = [holder[key]] if random.random() < 0.5 else {"x": holder[key]}

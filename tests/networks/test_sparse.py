@@ -1,6 +1,7 @@
 """Recurrent networks: the classical algorithms without recurrence, and what recurrence and relaxation change."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -129,7 +130,9 @@ def test_rivals_in_recipes_are_about_as_large_as_what_they_are_compared_with() -
         return network.parameter_counts()[0]
 
     names = ("grid", "grid-gru", "grid-lstm", "recurrent-ista", "recurrent-nmf", "gru", "lstm")
-    recipes = {name: read_recipe(name) for name in names}
+    research = Path(__file__).parents[2] / "docs/research/flagship/recipes"
+    files = {name: research / f"{name}.toml" for name in names}
+    recipes = {name: read_recipe(file if file.is_file() else name) for name, file in files.items()}
     built = {name: build(recipe.model, recipe.network) for name, recipe in recipes.items()}
     for rival in ("grid-gru", "grid-lstm"):
         assert size(built[rival]) == pytest.approx(size(built["grid"]), rel=0.05)

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 ROOT = Path(__file__).parent.parent.parent
-PLANS = sorted((ROOT / "docs").glob("*/plan.toml"))
+PLANS = sorted((ROOT / "docs/research").glob("*/plan.toml"))
 TINY = """model = "dnn"
 front_end.rate_hz = 8000
 mixing.segment_s = 0.3
@@ -29,7 +29,7 @@ score_every = 2
 @pytest.fixture(scope="module")
 def experiment():
     """The driver as a module."""
-    spec = importlib.util.spec_from_file_location("experiment", ROOT / "docs" / "experiment.py")
+    spec = importlib.util.spec_from_file_location("experiment", ROOT / "docs/research/experiment.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules["experiment"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
@@ -39,6 +39,7 @@ def experiment():
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.parent.name)
 def test_every_run_of_a_plan_has_a_recipe_and_a_name_of_its_own(experiment, plan: Path) -> None:
     runs = experiment.read_plan(plan)
+    assert all((run.folder / f"{run.rung}.toml").is_file() for run in runs)
     assert len({run.name for run in runs}) == len(runs) > 0
     assert {run.recipe.training.seed for run in runs} >= {1}
 
@@ -71,7 +72,7 @@ def test_the_driver_trains_scores_and_collects(experiment, tiny_corpus: Path, tm
     for verb in ("train", "score", "collect"):
         command = [
             sys.executable,
-            str(ROOT / "docs/experiment.py"),
+            str(ROOT / "docs/research/experiment.py"),
             verb,
             str(plan),
             str(corpus),

@@ -157,7 +157,7 @@ def test_a_recipe_without_a_model_takes_what_it_leaves_out_from_the_initial_one(
     tuned = read_recipe("fine-tune", None, ["training.steps=7"], lambda: initial)
     assert (tuned.model, tuned.network, tuned.front_end) == (initial.model, initial.network, initial.front_end)
     assert (tuned.objective, tuned.training.steps, tuned.tuning.own_share) == (initial.objective, 7, 0.5)
-    assert read_recipe("grid", initial=lambda: initial) == read_recipe("grid")
+    assert read_recipe("tiny", initial=lambda: initial) == read_recipe("tiny")
     assert read_recipe(None, "dnn", initial=lambda: initial) == read_recipe(None, "dnn")
 
 

@@ -1,0 +1,197 @@
+"""Train and score the runs of an experiment, a recipe for each: what the pages in docs/research report.
+
+    python docs/research/experiment.py train PLAN CORPUS RUNS [NAME ...]    every run that is not complete; may be stopped
+    python docs/research/experiment.py score PLAN CORPUS RUNS [NAME ...]    complete runs on CORPUS/test, each once
+    python docs/research/experiment.py collect PLAN CORPUS RUNS             adds what is new to results.json beside the plan
+
+PLAN is a TOML file such as docs/research/ladder/plan.toml: the folder of recipes beside it, the learning rates that are
+compared with seed 1, the number of seeds of each recipe, and which of them start from the weights of another one.
+CORPUS has train/speech, train/noise, rir, dev/{clean,noisy} and test/{clean,noisy}. Several processes may work on one
+folder of runs side by side, on a core each: a run is taken by whoever locks it first. Runs in results.json are not
+repeated, unless others still have to begin with their weights.
+"""
+
+import argparse
+import csv
+import fcntl
+import json
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from deepnmf_cli import checkpoint, library
+from deepnmf_cli.experiment import Recordings, train
+from deepnmf_cli.networks.mrf import MrfNetwork
+from deepnmf_cli.recipe import Recipe, read_recipe
+from deepnmf_cli.unfold.network import Bank
+
+
+@dataclass(frozen=True)
+class Run:
+    """One recipe with one seed and one learning rate; None is the recipe's. `start` names the recipe whose run with the
+    same seed gives the first weights."""
+
+    folder: Path
+    rung: str
+    seed: int
+    rate: float | None = None
+    start: str | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        rate = [] if self.rate is None else [f"training.learning_rate={self.rate}"]
+        return read_recipe(self.folder / f"{self.rung}.toml", None, [f"training.seed={self.seed}", *rate])
+
+    @property
+    def name(self) -> str:
+        return f"{self.rung}-seed{self.seed}-lr{self.recipe.training.learning_rate}"
+
+    @property
+    def before(self) -> "Run | None":
+        """The run that must be complete before this one can begin."""
+        return Run(self.folder, self.start, self.seed) if self.start else None
+
+
+def read_plan(path: Path) -> list[Run]:
+    """All runs, what decides about others first, then seed by seed, each once."""
+    table = tomllib.loads(path.read_text())
+    folder, seeds, starts = path.parent / table["recipes"], table["seeds"], table.get("init", {})
+    runs = [Run(folder, rung, 1, rate) for rung, rates in table["rates"].items() for rate in rates]
+    for seed in range(1, max(seeds.values()) + 1):
+        runs += [Run(folder, rung, seed, None, starts.get(rung)) for rung, count in seeds.items() if count >= seed]
+    return list({run.name: run for run in runs}.values())
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("verb", choices=["train", "score", "collect"])
+    arguments.add_argument("plan", type=Path)
+    arguments.add_argument("corpus", type=Path)
+    arguments.add_argument("runs", type=Path)
+    arguments.add_argument("names", nargs="*", help="recipes or runs; all where none is named")
+    given = arguments.parse_args()
+    runs = read_plan(given.plan)
+    if unknown := {*given.names} - {name for run in runs for name in (run.rung, run.name)}:
+        arguments.error(f"the plan has no {', '.join(sorted(unknown))}")
+    chosen = [run for run in runs if not given.names or {run.rung, run.name} & {*given.names}]
+    kept = given.plan.with_name("results.json")
+    results = json.loads(kept.read_text()) if kept.is_file() else {}
+    torch.set_num_threads(1)
+    if given.verb == "collect":
+        results |= {run.name: row for run in chosen if (row := result(run, given.runs)) is not None}
+        tested = [given.runs / run.name / "test" for run in chosen if (given.runs / run.name / "test").is_dir()]
+        if tested:
+            results["noisy"] = test_scores(tested[0], "noisy")
+        kept.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+        return
+    needed = {run.before for run in chosen if run.before and run.name not in results}
+    for run in chosen:
+        with taken(given.runs / run.name) as free:
+            if not free:
+                continue
+            if given.verb == "train" and (run.name not in results or run in needed) and not complete(run, given.runs):
+                if run.before and not complete(run.before, given.runs):
+                    print(f"{run.name} waits for {run.before.name}: repeat the command when that is complete")
+                    continue
+                print(run.name, flush=True)
+                train_one(run, given.corpus, given.runs)
+            if given.verb == "score" and complete(run, given.runs) and not (given.runs / run.name / "test").is_dir():
+                print(run.name, flush=True)
+                score_one(run, given.corpus, given.runs)
+
+
+@contextmanager
+def taken(folder: Path) -> Iterator[bool]:
+    """Whether this process may work on the run; others may not until then."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_name(folder.name + ".lock"), "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def train_one(run: Run, corpus: Path, runs: Path) -> None:
+    """Train a run to its end, from its resume point where there is one."""
+    where = Recordings(corpus / "train/speech", corpus / "train/noise", corpus / "rir", corpus / "dev")
+    resume = (runs / run.name / "resume.safetensors").is_file()
+    init = runs / run.before.name / "best.safetensors" if run.before else None
+    train(run.recipe, where, runs / run.name, resume, cache=runs / "cache", init=init)
+
+
+def complete(run: Run, runs: Path) -> bool:
+    """Whether the run has made its last step."""
+    rows = history(runs / run.name)
+    sparse = run.recipe.model == "sparse-nmf" and (runs / run.name / "best.safetensors").is_file()
+    return sparse or bool(rows) and int(rows[-1]["step"]) == run.recipe.training.steps
+
+
+def history(folder: Path) -> list[dict[str, str]]:
+    """The rows of a run's history.csv."""
+    if not (folder / "history.csv").is_file():
+        return []
+    with open(folder / "history.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def score_one(run: Run, corpus: Path, runs: Path) -> None:
+    """Write RUNS/run/test/report.json."""
+    command = [sys.executable, "-m", "deepnmf_cli.main", "evaluate", "--jobs", "1", "--quiet"]
+    command += ["--reference", str(corpus / "test/clean"), "--noisy", str(corpus / "test/noisy")]
+    command += ["--model", str(runs / run.name), "--report", str(runs / run.name / "test")]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def result(run: Run, runs: Path) -> dict | None:
+    """What is kept of a complete run; None of others."""
+    if not complete(run, runs):
+        return None
+    folder, rows = runs / run.name, history(runs / run.name)
+    network, recipe = library.load(folder)
+    total, trained = network.parameter_counts()
+    trained_as = checkpoint.load(library.find(folder))[1]["trained"]
+    row = {
+        "rung": run.rung, "seed": run.seed, "learning_rate": recipe.training.learning_rate, "model": recipe.model,
+        "parameters": total, "trained_parameters": trained,
+        "macs_per_s": network.macs_per_frame() * recipe.front_end.frames_per_s,
+        "dev_si_sdr": trained_as["dev_si_sdr"],
+    }  # fmt: skip
+    if "dev_pesq" in trained_as:
+        row["dev_pesq"] = trained_as["dev_pesq"]
+    bank = network.unfolded.bank if isinstance(network, MrfNetwork) else None
+    row |= {name: learned(bank, name) for name in ("alpha", "schedule") if bank and name in bank.ties}
+    if rows:
+        row |= {"seconds": float(rows[-1]["seconds"]), "loss": float(rows[-1]["loss"])}
+    if (folder / "test" / "report.json").is_file():
+        row["test"] = test_scores(folder / "test", "model")
+    return row
+
+
+def learned(bank: Bank, name: str) -> list[list[float]]:
+    """What a parameter has become in every slot: exponents as they are, schedules as gamma; up to 100 quantiles."""
+    values = [bank.value(name, slot).detach().flatten() for slot in range(bank.ties[name].count)]
+    values = [torch.sigmoid(x) if name == "schedule" else x for x in values]
+    quantiles = [x.quantile(torch.linspace(0, 1, min(100, len(x)))) if len(x) > 1 else x for x in values]
+    return [[round(float(q), 4) for q in x] for x in quantiles]
+
+
+def test_scores(folder: Path, kind: str) -> dict:
+    """Of the "noisy" or "model" system: means with 95 % intervals, in all and by input SNR, and the SDR of every file."""
+    report = json.loads((folder / "report.json").read_text())
+    (system,) = (s for s in report["systems"] if s["kind"] == kind)
+    with open(folder / "files.csv", newline="") as file:
+        sdr = [round(float(r["SDR"]), 3) for r in csv.DictReader(file) if r["system"] == system["name"]]
+    kept = {"summary": system["summary"], "sdr": sdr, "corpus": report["reference"]["sha256"]}
+    return kept | {"by_snr": [{key: level[key] for key in ("snr_db", "summary")} for level in system["by_snr"]]}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Tables and figures of an experiment from its results: python docs/research/report.py ladder
+
+Fills the marked places of NAME/index.md beside this file from NAME/results.json, and draws what NAME/figures.py defines.
+Marks are <!-- rates -->, <!-- scores -->, <!-- dev -->, <!-- snr --> and, with the names of rungs to compare with,
+<!-- pairs RUNG ... --> and <!-- seeds RUNG -->; what follows a mark ends with <!-- end -->.
+"""
+
+import importlib
+import json
+import re
+import statistics
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from scipy.stats import t as student
+
+from deepnmf_cli.checkpoint import atomic_path
+
+HERE = Path(__file__).parent
+METRICS = ("SDR", "SI-SDR", "PESQ", "STOI", "ESTOI")
+
+
+def main(name: str) -> None:
+    results = json.loads((HERE / name / "results.json").read_text())
+    noisy = results.pop("noisy", None)  # only where runs were scored on test
+    chosen = best_rates(results)
+    tables = {
+        "rates": lambda: rates_table(results), "scores": lambda: scores_table(chosen, noisy),
+        "dev": lambda: dev_table(chosen), "snr": lambda: snr_table(chosen, noisy),
+        "pairs": lambda *others: pairs_table(chosen, others), "seeds": lambda other: seeds_table(chosen, other),
+    }  # fmt: skip
+
+    def filled(match: re.Match) -> str:
+        kind, *rungs = match[2].split()
+        return f"{match[1]}{tables[kind](*rungs)}{match[3]}"
+
+    page = HERE / name / "index.md"
+    with atomic_path(page) as path:
+        marks = r"(<!-- ((?!end).+?) -->\n).*?(\n<!-- end -->)"
+        path.write_text(re.sub(marks, filled, page.read_text(), flags=re.DOTALL))
+    if not (HERE / name / "figures.py").is_file():
+        return
+    for title, figure in importlib.import_module(f"{name}.figures").figures(chosen).items():
+        with atomic_path(HERE / name / f"{title}.png") as path:
+            figure.savefig(path, dpi=110)
+
+
+def best_rates(results: dict) -> dict[str, list[dict]]:
+    """Rung -> its runs, one for each seed, with the learning rate that is best on dev at seed 1."""
+    by_rung = defaultdict(list)
+    for row in results.values():
+        by_rung[row["rung"]].append(row)
+    chosen = {}
+    for rung, rows in by_rung.items():
+        rate = max((r for r in rows if r["seed"] == 1), key=lambda r: r["dev_si_sdr"])["learning_rate"]
+        chosen[rung] = sorted((r for r in rows if r["learning_rate"] == rate), key=lambda r: r["seed"])
+    return chosen
+
+
+def rates_table(results: dict) -> str:
+    lines = ["| rung | learning rate | dev SI-SDR |", "|---|---|---|"]
+    tuned = defaultdict(dict)
+    for row in results.values():
+        if row["seed"] == 1:
+            tuned[row["rung"]][row["learning_rate"]] = row["dev_si_sdr"]
+    for rung, rates in sorted(tuned.items()):
+        if len(rates) > 1:
+            lines += [f"| {rung} | {rate:g} | {score:.2f} |" for rate, score in sorted(rates.items())]
+    return "\n".join(lines)
+
+
+def scores_table(chosen: dict, noisy: dict) -> str:
+    """One row for each rung, best on dev first; means over seeds, the spread over seeds where there are three."""
+    head = ["rung", "seeds", "parameters", "trained", "MMAC/s", "minutes", "dev SI-SDR", *METRICS]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    first = ["noisy", "", "", "", "", "", ""]
+    cells = [f"{noisy['summary'][m]['mean']:.{2 if 'SDR' in m else 3}f}" for m in METRICS]
+    lines.append("| " + " | ".join(first + cells) + " |")
+    for rung, rows in sorted(chosen.items(), key=lambda item: -statistics.mean(r["dev_si_sdr"] for r in item[1])):
+        dev = [r["dev_si_sdr"] for r in rows]
+        spread = f" ± {statistics.stdev(dev):.2f}" if len(dev) > 2 else ""
+        one = rows[0]
+        cells = [rung, str(len(rows)), f"{one['parameters']:,}", f"{one['trained_parameters']:,}"]
+        cells += [f"{one['macs_per_s'] / 1e6:.0f}", f"{one.get('seconds', 0) / 60:.1f}"]
+        cells += [f"{statistics.mean(dev):.2f}{spread}"]
+        tested = [r for r in rows if "test" in r]
+        for metric in METRICS:
+            if not tested:
+                cells.append("")
+                continue
+            digits = 2 if "SDR" in metric else 3
+            each = [r["test"]["summary"][metric]["mean"] for r in tested]
+            cells.append(f"{statistics.mean(each):.{digits}f}")
+            if metric == "SDR" and len(each) > 2:
+                cells[-1] += f" ± {statistics.stdev(each):.2f}"
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def dev_table(chosen: dict) -> str:
+    """One row for each rung, best on dev first, with its PESQ there: for runs that are not scored on test."""
+    lines = ["| run | seeds | parameters | MMAC/s | minutes | dev SI-SDR | dev PESQ |", "|---|---|---|---|---|---|---|"]
+    for rung, rows in sorted(chosen.items(), key=lambda item: -statistics.mean(r["dev_si_sdr"] for r in item[1])):
+        one, cells = rows[0], [rung, str(len(rows))]
+        cells += [f"{one['parameters']:,}", f"{one['macs_per_s'] / 1e6:.1f}", f"{one['seconds'] / 60:.1f}"]
+        for metric, digits in (("dev_si_sdr", 2), ("dev_pesq", 3)):
+            scores = [r[metric] for r in rows]
+            spread = f" ± {statistics.stdev(scores):.{digits}f}" if len(scores) > 2 else ""
+            cells.append(f"{statistics.mean(scores):.{digits}f}{spread}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def snr_table(chosen: dict, noisy: dict) -> str:
+    """Mean SDR by input SNR of every tested rung, and the 95 % interval of its gain over all files."""
+    levels = [level["snr_db"] for level in noisy["by_snr"]]
+    lines = [
+        "| rung | " + " | ".join(f"{x:g} dB" for x in levels) + " | gain in SDR |",
+        "|---|" + "---|" * (len(levels) + 1),
+    ]
+    for rung, rows in chosen.items():
+        tested = [r for r in rows if "test" in r]
+        if tested:
+            cells = [
+                f"{statistics.mean(r['test']['by_snr'][i]['summary']['SDR']['mean'] for r in tested):.2f}"
+                for i in range(len(levels))
+            ]
+            gains = [statistics.mean(x) - n for *x, n in zip(*(r["test"]["sdr"] for r in tested), noisy["sdr"])]
+            lines.append(f"| {rung} | " + " | ".join(cells) + f" | {interval(gains)} |")
+    return "\n".join(lines)
+
+
+def pairs_table(chosen: dict, others: tuple[str, ...]) -> str:
+    """SDR on test of each rung less that of others on the same files: mean over files and seeds, 95 % interval."""
+    tested = {rung: [r["test"]["sdr"] for r in rows if "test" in r] for rung, rows in chosen.items()}
+    means = {rung: [statistics.mean(x) for x in zip(*each)] for rung, each in tested.items() if each}
+    lines = ["| SDR less that of | " + " | ".join(others) + " |", "|---|" + "---|" * len(others)]
+    for rung, sdr in means.items():
+        if rung not in others:
+            cells = [interval([a - b for a, b in zip(sdr, means[other])]) for other in others]
+            lines.append(f"| {rung} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def seeds_table(chosen: dict, other: str) -> str:
+    """Dev SI-SDR of each rung of three seeds less that of `other` with the same seed."""
+    base = {r["seed"]: r["dev_si_sdr"] for r in chosen[other]}
+    lines = [f"| dev SI-SDR less that of {other} | " + " | ".join(f"seed {s}" for s in base) + " | mean |"]
+    lines.append("|---|" + "---|" * (len(base) + 1))
+    for rung, rows in chosen.items():
+        gains = [r["dev_si_sdr"] - base[r["seed"]] for r in rows if r["seed"] in base]
+        if len(gains) == len(base) > 2 and rung != other:
+            mean_gain = f"{statistics.mean(gains):+.2f} ± {statistics.stdev(gains):.2f}"
+            lines.append(f"| {rung} | " + " | ".join(f"{g:+.2f}" for g in gains) + f" | {mean_gain} |")
+    return "\n".join(lines)
+
+
+def interval(values: list[float]) -> str:
+    """Mean and 95 % confidence interval (Student's t) over files."""
+    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{statistics.mean(values):+.2f} ± {half:.2f}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
