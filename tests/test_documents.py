@@ -12,6 +12,14 @@ DOCUMENTS = [
 ]
 
 
+PAGES_OF_USERS = [
+    ROOT / "README.md",
+    *(path for folder in ("docs", "docs/theory") for path in sorted((ROOT / folder).glob("*.md"))),
+    *sorted((ROOT / "models").rglob("*.md")),
+]
+PAGES_OF_USERS.remove(ROOT / "docs" / "changelog.md")
+
+
 def without_blocks(text: str) -> str:
     return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
 
@@ -49,3 +57,12 @@ def test_every_page_of_the_documentation_is_reachable_from_its_index():
             reached.add(page)
             waiting += [target(page, link) for link in links(page)]
     assert not sorted(str(page.relative_to(ROOT)) for page in set((ROOT / "docs").rglob("*.md")) - reached)
+
+
+@pytest.mark.parametrize("page", PAGES_OF_USERS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_pages_of_users_leave_the_history_of_the_work_to_research(page):
+    number = "first|second|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth"
+    history = re.compile(
+        rf"\b({number})\s+runs?\b|to\s+be\s+reached|\baims?\b|\bthat\s+day\b|base-({number})\b", re.IGNORECASE
+    )
+    assert not history.search(page.read_text("utf-8"))

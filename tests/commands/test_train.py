@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -107,3 +108,14 @@ def test_missing_folder_and_missing_gpu_are_named(deepnmf, corpus: Path, tmp_pat
     if not torch.cuda.is_available():
         result = deepnmf(*arguments(corpus, tmp_path / "run", "--device", "cuda"))
         assert result.code == 2 and "found no usable CUDA device" in result.err
+
+
+@pytest.mark.parametrize(
+    "model,code,found", [("grid", 1, "nowhere: found no folder"), ("gird", 2, "model 'gird'.+Did you mean 'grid'")]
+)
+def test_a_network_without_a_recipe_of_its_name_has_default_settings(
+    deepnmf, tmp_path: Path, model: str, code: int, found: str
+) -> None:
+    folders = ["--speech", tmp_path / "nowhere", "--noise", tmp_path / "nowhere", "-o", tmp_path / "run"]
+    result = deepnmf("train", "--model", model, *folders)
+    assert result.code == code and re.search(found, result.err)
