@@ -23,6 +23,9 @@ from deepnmf_cli.signal.view import View
 BLOCK_FRAMES = 1 << 16
 """Frames read or written at once: small in memory, and libvorbis overflows its stack beyond about a million."""
 
+MOST_FRAMES_PER_BYTE = 1 << 16
+"""No codec packs more: a packet of Opus lasts 5,760 frames at most, a block of FLAC 65,535."""
+
 _COUNT_FRAMES = 1 << 12
 """Frames decoded at once to count them: those of a block in which the decoder fails are not."""
 
@@ -163,6 +166,8 @@ class AudioReader:
             info = replace(info, frames=self._count(part))
         elif file.format == "FLAC":
             self._check_flac(info)
+        if info.frames > MOST_FRAMES_PER_BYTE * self._size:
+            raise self._cut_short(self._count(part), info.frames)
         if info.frames == 0:
             raise AudioError(self.name, "no samples", "at least one sample", "Record it again, or leave the file out.")
         return info

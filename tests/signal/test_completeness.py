@@ -11,6 +11,7 @@ from deepnmf_cli.signal import audio, audio_writer
 from deepnmf_cli.signal.audio import AudioReader
 from deepnmf_cli.signal.links import _frame
 from deepnmf_cli.signal.part import Part
+from tests.fuzz.containers import seal
 
 RATE_HZ = 16000
 FRAMES = 40_000
@@ -193,6 +194,13 @@ def test_the_links_of_a_chain_are_followed(tmp_path, subtype, rate_hz):
 def test_a_chain_of_several_kinds_is_refused(tmp_path):
     links = [encoded(tmp_path, "OGG", "VORBIS", sound(), rate_hz) for rate_hz in (16000, 44100)]
     refused(tmp_path, b"".join(links), "at 16000 Hz and of .* at 44100 Hz", "one kind")
+
+
+def test_a_length_that_no_codec_packs_into_a_file_is_refused(tmp_path):
+    """Before anybody asks whether an output of that length fits on the disk."""
+    whole = encoded(tmp_path, "OGG", "OPUS", sound(), 48000)
+    lie = seal(put(whole, whole.rindex(b"OggS") + 6, (1 << 60).to_bytes(8, "little")))
+    refused(tmp_path, lie, r"found \d+ frames; expected 11529215046\d+ frames as the header says")
 
 
 @pytest.mark.parametrize(("subtype", "rate_hz"), [("VORBIS", 16000), ("OPUS", 48000)])
