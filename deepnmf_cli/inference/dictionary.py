@@ -1,17 +1,19 @@
 """Learning a sparse-NMF dictionary, unit-norm columns w (F, R), from as many frames as there are, in bounded memory.
 
-The update is that of Le Roux, Weninger & Hershey, "Sparse NMF - half-baked or well done?" (MERL TR2015-023): the norm
-of the columns is part of the cost, D_beta(m | (w/|w|) h) + mu |h|_1, so its derivative takes part in the gradient.
-Updating as if columns were free and normalising afterwards can raise the cost, because h stays what it was.
+The penalty mu |h|_1 means something at fixed column norms only. Updating as if columns were free and normalising
+afterwards can raise the cost, because h stays what it was (Le Roux, Weninger & Hershey, "Sparse NMF - half-baked or well
+done?", MERL TR2015-023). Here the norms are part of the cost, D_beta(m | w h) + mu sum_r |w_r| |h_r|_1, which does not
+depend on how a scale is shared by an atom and its activations (Marmin, Goulart & Fevotte 2023).
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from deepnmf_cli.inference.divergence import FLOOR
-from deepnmf_cli.inference.nmf import exponent, infer, objective
+from deepnmf_cli.inference.nmf import infer, objective
 
 AUDIBLE = 0.01
 """Frames under this share of the mean level (-40 dB) never become atoms: they hold the recorder's noise."""
@@ -25,6 +27,9 @@ UNUSED = 1e-3
 NEVER_ACTIVE = 1e-20
 """Added to both parts of the gradient, so that their quotient is one for an atom that no frame uses; far below the
 parts of any atom in use."""
+
+NEWTON_STEPS = 6
+"""From at most log 2 above the root: to rounding in float64 (the tests look at the slope there)."""
 
 SETTLING = 0.2
 """Share of the mini-batches, the last ones, in which no atom is drawn anew, so that all have time to settle."""
@@ -48,34 +53,90 @@ def exemplars(m: Tensor, atoms: int, generator: torch.Generator) -> Tensor:
     return unit_columns(m[:, audible[chosen]])
 
 
-def gradient_parts(h: Tensor, m: Tensor, w: Tensor, beta: float = 1.0) -> tuple[Tensor, Tensor]:
-    """The two parts >= 0 of the gradient of the normalised cost with respect to w, descending and ascending.
+@dataclass(frozen=True)
+class Majorant:
+    """An upper bound on the cost as a function of the dictionary w (F, R), which touches it at the present dictionary.
 
-    With v = w h, G- = (m o v^(beta-2)) h^T, G+ = v^(beta-1) h^T and 1 1^T(.) = column sums (TR2015-023, sec. 4):
-    descending = G- + w o 1 1^T(G+ o w),  ascending = G+ + w o 1 1^T(G- o w).
-
-    Args: h (R, N), m (F, N), w (F, R) with unit-norm columns. Both parts are sums over frames, hence additive over
-    blocks of frames (but for NEVER_ACTIVE, which each result contains once).
+    Its slope in each entry of w is  -attract w^i + repel w^j + penalty w,  with the powers i < j of `powers`. Bounds for
+    blocks of frames add up, and so do their slopes: `+` joins two, `faded` makes one count for less.
     """
-    v = (w @ h).clamp_min(FLOOR)
-    if beta == 1:
-        minus, plus = (m / v) @ h.mT, h.sum(-1).expand_as(w)
-    else:
-        minus, plus = (m.clamp_min(FLOOR) * v.pow(beta - 2)) @ h.mT, v.pow(beta - 1) @ h.mT
-    descending = minus + w * (plus * w).sum(0)
-    ascending = plus + w * (minus * w).sum(0)
-    return descending + NEVER_ACTIVE, ascending + NEVER_ACTIVE
+
+    attract: Tensor
+    """(F, R) >= 0."""
+    repel: Tensor
+    """(F, R) >= 0."""
+    penalty: Tensor
+    """(R,) >= 0, mu times the sum of each atom's activations."""
+    beta: float
+
+    @classmethod
+    def of(cls, h: Tensor, m: Tensor, w: Tensor, beta: float = 1.0, mu: float | Tensor = 0.0) -> "Majorant":
+        """The bound that touches the cost at w (F, R), columns of unit norm, for activations h (R, N) of m (F, N).
+
+        With v = w h, G- = (m o v^(beta-2)) h^T and G+ = v^(beta-1) h^T:  attract = G- o w^(-i),  repel = G+ o w^(-j).
+        """
+        v = (w @ h).clamp_min(FLOOR)
+        if beta == 1:
+            minus, plus = (m / v) @ h.mT, h.sum(-1).expand_as(w)
+        else:
+            minus, plus = (m.clamp_min(FLOOR) * v.pow(beta - 2)) @ h.mT, v.pow(beta - 1) @ h.mT
+        i, j = powers(beta)
+        attract, repel = (minus + NEVER_ACTIVE) * w.pow(-i), (plus + NEVER_ACTIVE) * w.pow(-j)
+        return cls(attract, repel, (mu * h).sum(-1), beta)
+
+    def __add__(self, other: "Majorant") -> "Majorant":
+        joined = (mine + theirs for mine, theirs in zip(self._terms(), other._terms(), strict=True))
+        return Majorant(*joined, self.beta)
+
+    def faded(self, share: float) -> "Majorant":
+        """The bound times `share`."""
+        return Majorant(*(share * term for term in self._terms()), self.beta)
+
+    def last(self, atoms: int) -> "Majorant":
+        """The bound in the last `atoms` columns alone."""
+        return Majorant(*(term[..., -atoms:] for term in self._terms()), self.beta)
+
+    def without(self, atoms: Tensor) -> "Majorant":
+        """The bound without what it knows of some atoms (R,), a mask."""
+        return Majorant(*(term.masked_fill(atoms, 0.0) for term in self._terms()), self.beta)
+
+    def minimiser(self) -> Tensor:
+        """Dictionary (F, R) where the slope is zero: the minimum, of any column norms.
+
+        In u = log w the condition is  log(repel e^((j-i) u) + penalty e^((1-i) u)) = log attract. The left side is convex
+        and rises, so Newton's method from a point on its right descends to the root and never passes it. The point is the
+        smaller of the two roots that each term has alone, at most log 2 too high there.
+        """
+        i, j = powers(self.beta)
+        fit, norm = j - i, 1 - i
+        attract, repel = self.attract.log(), self.repel.log()
+        penalty = self.penalty.log().expand_as(repel)
+        u = torch.minimum((attract - repel) / fit, (attract - penalty) / norm)
+        if not bool((self.penalty > 0).any()):
+            return u.exp()
+        for _ in range(NEWTON_STEPS):
+            terms = torch.stack([repel + fit * u, penalty + norm * u])
+            share = terms.softmax(0)
+            u = u - (terms.logsumexp(0) - attract) / (fit * share[0] + norm * share[1])
+        return u.exp()
+
+    def _terms(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.attract, self.repel, self.penalty
 
 
-def update(h: Tensor, m: Tensor, w: Tensor, beta: float = 1.0) -> Tensor:
-    """One dictionary update on all frames: w o (descending / ascending)^gamma(beta), then unit norm.
+def powers(beta: float) -> tuple[float, float]:
+    """Powers (i, j) of w in the slope of the bound on the fit, descending and ascending; j - i = 1/gamma(beta)."""
+    return min(beta - 2, 0.0), max(beta - 1, 0.0)
 
-    Without the exponent gamma, which is 1 for 1 <= beta <= 2, it is the update of TR2015-023. No proof of descent is
-    known to us. In 50,400 updates of random problems (beta in {-1, 0, .5, 1, 1.5, 2, 3}, mu in {0, .1, 1, 5},
-    alternating with activation updates) it never raised the penalised cost.
+
+def update(h: Tensor, m: Tensor, w: Tensor, beta: float = 1.0, mu: float | Tensor = 0.0) -> tuple[Tensor, Tensor]:
+    """One dictionary update on all frames; returns (w, h) with columns of w at unit norm and h scaled to match.
+
+    The cost D_beta(m | w h) + mu |h|_1 never rises, for any beta and mu >= 0, whatever h is, but for entries at FLOOR:
+    `docs/theory/sparse-nmf.md` proves it. (Marmin, Goulart & Fevotte 2023 minimise the same cost.)
     """
-    descending, ascending = gradient_parts(h, m, w, beta)
-    return unit_columns(w * (descending / ascending).pow(exponent(beta)))
+    w = Majorant.of(h, m, w, beta, mu).minimiser()
+    return unit_columns(w), h * w.norm(dim=0).unsqueeze(-1)
 
 
 def learn_dictionary(
@@ -94,12 +155,9 @@ def learn_dictionary(
 ) -> Tensor:
     """Dictionary (F, atoms) learned from mini-batches: one block of frames at a time, seen once and dropped.
 
-    Each block gets activations from `infer`; then the majorising statistics of the block join those of earlier blocks,
-    which fade by `memory` per block (Lefevre, Bach & Fevotte 2011, for the Itakura-Saito case):
-
-        A <- memory A + w^(1/gamma) o descending,   B <- memory B + ascending,   w <- unit columns of (A / B)^gamma.
-
-    With memory = 0 this is `update` on the block alone. The dictionary moves by about 1 - memory of a full update per
+    Each block gets activations from `infer`; then the block's bound on the cost joins those of earlier blocks, which fade
+    by `memory` per block, and w becomes the minimum of their sum at unit norm (Lefevre, Bach & Fevotte 2011, for the
+    Itakura-Saito case). With memory = 0 this is `update` on the block alone. The dictionary moves by about 1 - memory of a full update per
     block, and averages over 1/(1 - memory) blocks. Atoms that fall out of use are drawn anew from the current block.
 
     Args:
@@ -116,8 +174,7 @@ def learn_dictionary(
         progress: called with the block's index and its cost per frame before the update.
     """
     generator = torch.Generator().manual_seed(seed)
-    power = 1 / exponent(beta)
-    w, descent, ascent, usage = initial if initial is None else unit_columns(initial), 0.0, 0.0, 0.0
+    w, bound, usage = initial if initial is None else unit_columns(initial), None, 0.0
     for index in range(iterations):
         m = block(index)
         if w is None:
@@ -126,15 +183,14 @@ def learn_dictionary(
         h = infer(m, whole, activation_steps, beta, mu)
         if progress is not None:
             progress(index, float(objective(h, m, whole, beta, mu)) / m.shape[-1])
-        descending, ascending = (part[:, -w.shape[1] :] for part in gradient_parts(h, m, whole, beta))
-        h = h[-w.shape[1] :]
-        descent, ascent = memory * descent + w.pow(power) * descending, memory * ascent + ascending
-        usage = memory * usage + h.sum(-1)
-        w = unit_columns((descent / ascent).pow(1 / power))
+        present = Majorant.of(h, m, whole, beta, mu).last(w.shape[1])
+        bound = present if bound is None else bound.faded(memory) + present
+        usage = memory * usage + h[-w.shape[1] :].sum(-1)
+        w = unit_columns(bound.minimiser())
         unused = usage < UNUSED * usage.mean()
         if index < (1 - SETTLING) * iterations and unused.any():
             w[:, unused] = _fresh_atoms(m, int(unused.sum()), generator)
-            descent[:, unused], ascent[:, unused], usage[unused] = 0.0, 0.0, usage.mean()
+            bound, usage[unused] = bound.without(unused), usage.mean()
     return w
 
 

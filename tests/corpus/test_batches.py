@@ -51,6 +51,13 @@ class Enough(Exception):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("distinct,expected", [(0, [2, 3, 4, 5]), (3, [2, 0, 1, 2])])
+def test_batches_are_numbered_and_repeat_where_asked(workers: int, distinct: int, expected: list[int]) -> None:
+    found = [speech[:, 0].tolist() for speech, _ in batches(Counting(), 2, 2, 6, workers, distinct)]
+    assert found == [[2.0 * number, 2.0 * number + 1] for number in expected]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_wait_for_a_source_that_hangs_can_be_ended(workers: int) -> None:
     began, got, waited = time.monotonic(), [], []
 

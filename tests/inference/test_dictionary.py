@@ -1,4 +1,4 @@
-"""Dictionary learning: the update of TR2015-023, its mini-batch form, and what both keep."""
+"""Dictionary learning: the update that never raises the cost, its mini-batch form, and what both keep."""
 
 import weakref
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deepnmf_cli.inference import nmf
-from deepnmf_cli.inference.dictionary import exemplars, gradient_parts, learn_dictionary, unit_columns, update
+from deepnmf_cli.inference.dictionary import Majorant, exemplars, learn_dictionary, powers, unit_columns, update
 from tests.reference import nmf_loops
 
 BETAS = [-1, 0, 0.5, 1, 1.5, 2, 3]
@@ -29,20 +29,42 @@ def norms(w):
 @pytest.mark.parametrize("mu", [0, 0.1, 1])
 @pytest.mark.parametrize("beta", BETAS)
 def test_penalised_cost_never_increases(beta, mu):
-    """Proved for the activation step, measured for the dictionary step: see `update`."""
     for seed in range(2):
         m, w, h = problem(seed=seed)
         cost = first = nmf.objective(h, m, w, beta, mu)
         for _ in range(50):
             h = nmf.step(h, m, w, beta, mu)
-            w = update(h, m, w, beta)
+            w, h = update(h, m, w, beta, mu)
             previous, cost = cost, nmf.objective(h, m, w, beta, mu)
             assert cost <= previous + 1e-12 * previous.abs()
         assert cost < first
 
 
+@pytest.mark.parametrize("mu", [0, 0.1, 5])
+@pytest.mark.parametrize("beta", BETAS)
+def test_dictionary_step_never_raises_the_cost_whatever_the_activations(beta, mu):
+    for seed in range(10):
+        m, w, h = problem(5, 7, 3, seed)
+        h = h * 10 ** (2 * torch.randn(h.shape, generator=torch.Generator().manual_seed(seed), dtype=h.dtype))
+        before = nmf.objective(h, m, w, beta, mu)
+        w, h = update(h, m, w, beta, mu)
+        assert nmf.objective(h, m, w, beta, mu) <= before + 1e-12 * before.abs()
+
+
+def test_update_of_tr2015_raises_the_cost_where_ours_does_not():
+    """Two bins, one frame, one atom, beta = 1.5: w o (descending / ascending) at fixed activations goes too far."""
+    m, w, h = np.array([[0.01], [0.0437]]), np.array([[0.0007], [1.0]]), np.array([[0.0021]])
+    w /= np.linalg.norm(w)
+    theirs = nmf_loops.tr2015_dictionary_update(h, m, w, 1.5)
+    before, after = (nmf_loops.objective(h, m, w, 1.5, 1.0) for w in (w, theirs))
+    assert after > 1.07 * before
+    m, w, h = (torch.from_numpy(x) for x in (m, w, h))
+    w, h = update(h, m, w, 1.5, 1.0)
+    assert nmf.objective(h, m, w, 1.5, 1.0) < before
+
+
 def test_normalising_afterwards_only_would_raise_the_cost():
-    """Guards the test above: the update without the norm's gradient fails it."""
+    """Guards the tests above: the update that leaves the activations as they were fails them."""
     m, w, h = problem()
     rises = 0
     for _ in range(50):
@@ -53,31 +75,49 @@ def test_normalising_afterwards_only_would_raise_the_cost():
     assert rises > 0
 
 
+@pytest.mark.parametrize("mu", [0, 0.1, 5])
 @pytest.mark.parametrize("beta", BETAS)
-def test_update_equals_its_loop_written_twin(beta):
+def test_update_equals_its_loop_written_twin(beta, mu):
     m, w, h = problem(6, 8, 3)
-    twin = nmf_loops.dictionary_update(h.numpy(), m.numpy(), w.numpy(), beta)
-    np.testing.assert_allclose(update(h, m, w, beta).numpy(), twin, rtol=1e-10)
+    twin_w, twin_h = nmf_loops.dictionary_update(h.numpy(), m.numpy(), w.numpy(), beta, mu)
+    ours_w, ours_h = update(h, m, w, beta, mu)
+    np.testing.assert_allclose(ours_w.numpy(), twin_w, rtol=1e-9)
+    np.testing.assert_allclose(ours_h.numpy(), twin_h, rtol=1e-9)
 
 
+def slope(bound, w):
+    i, j = powers(bound.beta)
+    return -bound.attract * w**i + bound.repel * w**j + bound.penalty * w
+
+
+@pytest.mark.parametrize("mu", [0, 0.1])
 @pytest.mark.parametrize("beta", BETAS)
-def test_parts_differ_by_the_gradient_of_the_normalised_cost(beta):
+def test_bound_has_the_slope_of_the_cost_where_they_touch(beta, mu):
     m, w, h = problem()
     h = nmf.step(h, m, w, beta, 0.1)
     w.requires_grad_()
-    nmf.objective(h, m, w / norms(w), beta).backward()
-    descending, ascending = gradient_parts(h, m, w.detach(), beta)
-    assert (descending > 0).all() and (ascending > 0).all()
-    torch.testing.assert_close(ascending - descending, w.grad, rtol=1e-8, atol=1e-9 * float(ascending.max()))
+    cost = nmf.objective(h, m, w, beta) + mu * (norms(w) * h.sum(-1)).sum()
+    (gradient,) = torch.autograd.grad(cost, w)
+    bound = Majorant.of(h, m, w.detach(), beta, mu)
+    torch.testing.assert_close(slope(bound, w.detach()), gradient, rtol=1e-8, atol=1e-9 * float(gradient.abs().max()))
 
 
-@pytest.mark.parametrize("beta", [0, 1, 2])
-def test_parts_add_up_over_blocks_of_frames(beta):
+@pytest.mark.parametrize("mu", [0, 1e-6, 0.1, 5, 1e6])
+@pytest.mark.parametrize("beta", BETAS)
+def test_minimiser_is_where_the_slope_of_the_bound_vanishes(beta, mu):
     m, w, h = problem()
-    whole = gradient_parts(h, m, w, beta)
-    halves = [gradient_parts(h[:, part], m[:, part], w, beta) for part in (slice(0, 15), slice(15, None))]
-    for part, first, second in zip(whole, *halves, strict=True):
-        torch.testing.assert_close(first + second, part, rtol=1e-10, atol=1e-18)
+    bound = Majorant.of(h, m, w, beta, mu)
+    at = bound.minimiser()
+    assert (slope(bound, at).abs() <= 1e-12 * bound.attract * at ** powers(beta)[0]).all()
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_bounds_add_up_over_blocks_of_frames(beta):
+    m, w, h = problem()
+    whole = Majorant.of(h, m, w, beta, 0.3)
+    first, second = (Majorant.of(h[:, part], m[:, part], w, beta, 0.3) for part in (slice(0, 15), slice(15, None)))
+    torch.testing.assert_close(slope(first + second, w), slope(whole, w), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close((first + second).minimiser(), whole.minimiser(), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("beta", [0, 1, 2])
@@ -85,8 +125,19 @@ def test_mini_batch_that_holds_everything_equals_the_full_batch(beta):
     m, w, _ = problem()
     learned = learn_dictionary(lambda index: m, 8, 6, beta, 0.1, activation_steps=5, memory=0, initial=w)
     for _ in range(8):
-        w = update(nmf.infer(m, w, 5, beta, 0.1), m, w, beta)
+        w, _ = update(nmf.infer(m, w, 5, beta, 0.1), m, w, beta, 0.1)
     torch.testing.assert_close(learned, w, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("beta", [0, 1, 2])
+def test_earlier_blocks_count_for_less(beta):
+    first, second = (problem(seed=seed)[0] for seed in (0, 1))
+    _, w, _ = problem()
+    learned = learn_dictionary([first, second].__getitem__, 2, 6, beta, 0.1, activation_steps=5, memory=0.3, initial=w)
+    bound = Majorant.of(nmf.infer(first, w, 5, beta, 0.1), first, w, beta, 0.1)
+    w = unit_columns(bound.minimiser())
+    bound = bound.faded(0.3) + Majorant.of(nmf.infer(second, w, 5, beta, 0.1), second, w, beta, 0.1)
+    torch.testing.assert_close(learned, unit_columns(bound.minimiser()), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("memory", [0, 0.5, 0.8])
@@ -145,6 +196,17 @@ def test_unused_atom_is_drawn_anew():
     w[:3, 2] = 1  # explains bins in which next to nothing happens
     learned = learn_dictionary(lambda index: m, 10, 6, initial=w)
     assert learned[3:, 2].norm() > 0.9
+
+
+def test_atom_that_falls_out_of_use_is_drawn_anew():
+    early, w, _ = problem()
+    late = early.clone()
+    early[3:], late[:3] = 1e-6, 1e-6
+    w[:, 2] = 0
+    w[:3, 2] = 1  # explains the first block, and nothing after it
+    w = unit_columns(w)
+    learned = learn_dictionary(lambda index: late if index else early, 40, 6, initial=w)
+    assert learned[3:].norm(dim=0).min() > 0.9
 
 
 def test_does_not_change_the_dictionary_it_starts_from():

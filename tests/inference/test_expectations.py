@@ -54,7 +54,7 @@ def test_derivatives_equal_finite_differences():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("strong", [19.0, 21.0, 500.0])
+@pytest.mark.parametrize("strong", [19.0, 21.0, 45.0, 500.0])
 @pytest.mark.parametrize("alpha", [0.5, 1.0])
 def test_strong_couplings_and_sure_units_stay_finite_and_right(dtype, strong, alpha):
     log_odds, couplings, bias = layer(9, 4, dtype=dtype)

@@ -8,6 +8,7 @@ import torch
 from deepnmf_cli.inference import nmf, wiener
 from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings, Dnmf, DnmfSettings, SparseNmf, SparseNmfSettings
+from deepnmf_cli.networks.frame_network import LogFeatures
 from deepnmf_cli.signal.features import normalise_level, stack_context
 
 SMALL = {
@@ -119,6 +120,25 @@ def test_every_trained_parameter_gets_a_finite_gradient(name: str) -> None:
     network(magnitude())[0][:, 0].square().sum().backward()
     trained = [p for p in network.parameters() if p.requires_grad]
     assert trained and all(p.grad is not None and torch.isfinite(p.grad).all() for p in trained)
+
+
+def test_features_of_frames_have_mean_zero_and_variance_one_once_fitted() -> None:
+    features, evidence = LogFeatures(5), torch.rand(5, 400, generator=torch.Generator().manual_seed(0)) ** 3
+    evidence *= torch.tensor([[0.01], [0.1], [1.0], [5.0], [20.0]])
+    features.fit(evidence)
+    found = features(torch.cat([evidence, evidence]))  # two frames of context
+    torch.testing.assert_close(found.mean(1), torch.zeros(10), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.std(1), torch.ones(10), rtol=0, atol=1e-5)
+
+
+def test_grid_observes_the_cube_root_of_bands_or_nearly() -> None:
+    """The power of 0.3 is part of the trained models: others would hear another loudness."""
+    network = small("grid")
+    observed = []
+    network._observe = lambda stacked, observe=network._observe: observed.append(stacked) or observe(stacked)
+    evidence = magnitude()
+    network.masks(evidence, None)
+    torch.testing.assert_close(observed[0][:, -network.pool(evidence).shape[1] :], network.pool(evidence) ** 0.3)
 
 
 def test_no_trained_layer_is_sparse_nmf_bit_for_bit() -> None:

@@ -62,7 +62,30 @@ def step(h, m, w, beta, mu):
     return new
 
 
-def dictionary_update(h, m, w, beta):
+def dictionary_update(h, m, w, beta, mu):
+    """Minimum of the bound on D_beta(m | w h) + mu sum_r |w_r| |h_r|_1, each entry by bisection; unit columns, scaled h."""
+    v, new = model(h, w), np.zeros_like(w)
+    for f in range(w.shape[0]):
+        for r in range(w.shape[1]):
+            minus = sum(m[f, t] * v[f, t] ** (beta - 2) * h[r, t] for t in range(m.shape[1]))
+            plus = sum(v[f, t] ** (beta - 1) * h[r, t] for t in range(m.shape[1]))
+
+            def slope(x, minus=minus, plus=plus, f=f, r=r):
+                """Of the bound where the entry is x times what it is."""
+                concave = x ** (beta - 2) if beta <= 2 else 1  # the convex parts are kept, the concave ones linearised
+                convex = x ** (beta - 1) if beta >= 1 else 1
+                return -minus * concave + plus * convex + mu * sum(h[r]) * w[f, r] * x
+
+            low, high = 1e-12, 1e12
+            for _ in range(200):
+                middle = math.sqrt(low * high)
+                low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+            new[f, r] = w[f, r] * low
+    norm = [math.sqrt(sum(x * x for x in column)) for column in new.T]
+    return new / norm, h * np.array(norm)[:, None]
+
+
+def tr2015_dictionary_update(h, m, w, beta):
     """One update of TR2015-023: gradient of the cost with normalised columns, then unit L2 norm."""
     bins, atoms = w.shape
     v = model(h, w)

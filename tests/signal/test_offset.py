@@ -38,6 +38,15 @@ def test_what_is_taken_away_comes_back_with_the_gain_of_the_mask(gain):
     np.testing.assert_allclose(out, gain * expected, atol=1e-6)
 
 
+def test_gain_of_the_offset_is_the_harmonic_mean_over_frames():
+    """So that frames which keep everything cannot bring an offset back that others took for noise."""
+    offset, samples = Offset(1, HOP), np.full((1, 4 * HOP), 0.25, np.float32)
+    offset.remove(samples)
+    out = offset.restore(np.zeros((1, 4 * HOP), np.float32), np.array([0.5, 1.0, 0.1, 0.25]))
+    expected = 0.25 * 4 / (1 / 0.5 + 1 / 1.0 + 1 / 0.1 + 1 / 0.25)  # after four hops nothing is forgotten to speak of
+    assert out[0, -1] == pytest.approx(expected, rel=0.01)
+
+
 def test_a_hop_of_zeros_proves_that_there_is_no_offset():
     offset, samples = Offset(1, HOP), 0.1 * noise(channels=1) + 0.25
     samples[:, 10 * HOP : 20 * HOP] = 0

@@ -40,6 +40,15 @@ def changes(optimizer: str) -> dict[str, torch.Tensor]:
     return {name: p.detach() - before[name] for name, p in one.network.named_parameters()}
 
 
+def test_gradients_beyond_the_bound_are_scaled_down_to_it() -> None:
+    sizes = []
+    for bound in (1e9, 1e-3):
+        one = GradientDescent(Grid(SETTINGS), FRONT_END, ObjectiveSettings(), bound, False)
+        one.step(examples(), RATE)
+        sizes.append(float(torch.stack([p.grad.norm() for p in one.trained]).norm()))
+    assert sizes[0] > 1e-2 and sizes[1] == pytest.approx(1e-3, rel=1e-3)
+
+
 def test_muon_moves_a_matrix_alike_in_all_directions_and_its_entries_as_far_as_adam() -> None:
     moved = {name: x for name, x in changes("muon").items() if x.dim() == 2 and min(x.shape) > 1}
     assert len(moved) > 10

@@ -85,6 +85,21 @@ def test_si_sdr_term_is_the_score_and_ignores_the_gain() -> None:
         assert si_sdr_db(gain * estimate, target).tolist() == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.parametrize("term", ["snr", "si_sdr"])
+def test_waveform_terms_fall_by_their_weight_per_decibel_gained(term: str) -> None:
+    waveforms, spectra = scene()
+    ideal = (spectra[:, 0] / spectra.sum(1)).abs().clamp_max(1)
+    losses, decibels = [], []
+    for speech in (0.9 * torch.ones_like(ideal), ideal):
+        masks = masks_for(spectra, speech)
+        losses.append(float(objective(ObjectiveSettings(**ONLY | {term: 0.1}), masks, spectra, waveforms, FRONT_END)))
+        estimate = PAIR.synthesis(speech * spectra.sum(1), waveforms.shape[-1])
+        score = {"snr": snr_db, "si_sdr": si_sdr_db}[term](estimate, waveforms[:, 0])
+        decibels.append(float(score.mean()))
+    assert decibels[1] > decibels[0] + 1
+    assert losses[0] - losses[1] == pytest.approx(0.1 * (decibels[1] - decibels[0]), rel=1e-3)
+
+
 def test_phase_sensitive_target_is_the_projection_clipped_at_zero() -> None:
     spectra = torch.tensor([1 + 1j, -2 + 0j]).reshape(1, 2, 1, 1)
     mixture = spectra.sum(1)  # -1 + 1j: speech is orthogonal to it, noise at 45 degrees

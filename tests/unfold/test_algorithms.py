@@ -282,6 +282,17 @@ def test_stopped_at_any_depth_it_is_that_many_iterations(name: str, depth: int) 
         assert len(along) == 1 + (depth if case.recurrent else LAYERS)
 
 
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.recurrent])
+def test_a_trained_transition_leads_from_the_last_frame_to_the_next(name: str) -> None:
+    case, network = CASES[name], CASES[name].network()
+    with torch.no_grad():
+        (transition,) = (p for n, p in network.bank.named_parameters() if n.startswith("transition"))
+        transition += draw(*transition.shape, seed=5)  # not symmetric, unlike the one it starts with
+        layers = [network.bank.layer(k) for k in range(LAYERS + 1)]
+        assert not torch.allclose(layers[0]["transition"], layers[0]["transition"].mT)
+        assert torch.equal(output(network(case.evidence)), case.classical(layers, LAYERS))
+
+
 @pytest.mark.parametrize(
     "name", [n for n, case in CASES.items() if isinstance(case.algorithm, Descent) and case.recurrent is None]
 )

@@ -1,0 +1,83 @@
+"""What the loop does to rates and to the mean of the weights, against the formulas."""
+
+import copy
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from deepnmf_cli.networks.dnn import Dnn, DnnSettings
+from deepnmf_cli.signal.stft import FrontEnd
+from deepnmf_cli.training import trainer
+from deepnmf_cli.training.dev import DevScore
+from deepnmf_cli.training.journal import Journal
+from deepnmf_cli.training.objectives import ObjectiveSettings
+from deepnmf_cli.training.settings import TrainingSettings
+from deepnmf_cli.training.trainer import Trainer
+
+RATE_HZ = 8000
+
+
+def made(folder: Path, **settings) -> Trainer:
+    torch.manual_seed(0)
+    network = Dnn(DnnSettings(bins=129, context=1, hidden=(4,)))
+    chosen = TrainingSettings(**{"steps": 40, "warmup_steps": 4, "learning_rate": 0.02} | settings)
+    return Trainer(network, FrontEnd(RATE_HZ), ObjectiveSettings(), chosen, Journal(folder), lambda *_: ({}, {}))
+
+
+def learn(one: Trainer) -> list[list[torch.Tensor]]:
+    """Steps to the last; returns the weights after each."""
+    weights, draw = [], torch.Generator().manual_seed(1)
+    for step in range(one.settings.steps):
+        one.step = step
+        one.update(one.batch(0.1 * torch.randn(2, 2, 2000, generator=draw)))
+        weights.append([p.detach().clone() for p in one.trained])
+    return weights
+
+
+@pytest.mark.parametrize("average", [0.0, 0.5, 0.95])
+def test_mean_of_the_weights_looks_back_as_far_as_asked_and_not_to_the_start(tmp_path: Path, average: float) -> None:
+    one = made(tmp_path, average=average)
+    expected = [p.detach().clone() for p in one.trained]
+    for step, weights in enumerate(learn(one)):
+        keep = min(average, (1 + step) / (10 + step)) if average else 0.0
+        expected = [keep * mean + (1 - keep) * weight for mean, weight in zip(expected, weights, strict=True)]
+    for found, mean in zip(one.average, expected, strict=True):
+        torch.testing.assert_close(found, mean, rtol=1e-5, atol=1e-7)
+
+
+def test_rate_rises_in_a_line_and_falls_by_a_cosine_to_a_hundredth(tmp_path: Path) -> None:
+    one = made(tmp_path, schedule="cosine")
+
+    def rate(step: int) -> float:
+        one.step = step
+        return one._learning_rate()
+
+    assert [rate(step) for step in range(4)] == pytest.approx([0.005, 0.01, 0.015, 0.02])
+    assert rate(4) == pytest.approx(0.02) and rate(40) == pytest.approx(0.0002)
+    assert rate(22) == pytest.approx(0.02 * (0.01 + 0.99 / 2))
+    assert rate(13) == pytest.approx(0.02 * (0.01 + 0.99 * (1 + math.cos(math.pi / 4)) / 2))
+
+
+def test_constant_rate_stays(tmp_path: Path) -> None:
+    one = made(tmp_path, schedule="constant")
+    for step in (4, 20, 40):
+        one.step = step
+        assert one._learning_rate() == 0.02
+
+
+def test_dev_score_and_model_are_of_the_mean_and_the_weights_stay(tmp_path: Path, monkeypatch) -> None:
+    one = made(tmp_path, average=0.9)
+    learn(one)
+    own, scored = copy.deepcopy(one.network.state_dict()), []
+
+    def score(network, *_) -> DevScore:
+        scored.extend(p.detach().clone() for p in network.parameters())
+        return DevScore(1.0)
+
+    monkeypatch.setattr(trainer, "dev_score", score)
+    one._dev_score([], lambda: None)
+    assert all(torch.equal(a, b) for a, b in zip(scored, one.average, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(scored, one.trained, strict=True))
+    assert all(torch.equal(own[name], value) for name, value in one.network.state_dict().items())
