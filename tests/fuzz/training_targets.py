@@ -69,7 +69,7 @@ def recipe(random: Random) -> Case:
     tables = trees.change(SMALL, random, random.choice([0, 1, 1, 2, 5]))
     speech = "speech" if random.random() < 0.4 else "nowhere"
     if speech == "speech":
-        _bound_steps(tables)
+        _bound_work(tables)
     text = trees.toml(tables).encode()
     kind = random.choice(["tree"] * 5 + ["scribble", "deep", "set", "set"])
     arguments = ["recipe.toml"]
@@ -88,12 +88,18 @@ def recipe(random: Random) -> Case:
     return _train([*arguments, "--speech", speech, "--noise", "noise"], {"recipe.toml": text}, kind)
 
 
-def _bound_steps(tables: dict) -> None:
-    """No more than one step where a recipe is trained: a long training is what such a recipe asks for, not a hang."""
-    training = tables.setdefault("training", {})
-    if isinstance(training, dict):
-        steps = training.get("steps", 2)
-        training["steps"] = 1 if type(steps) is int and steps > 1 else steps
+_MODERATE = {("training", "steps"): 1, ("training", "batch"): 10, ("mixing", "segment_s"): 2.5}
+"""The most work that a recipe of the campaign may ask for."""
+
+
+def _bound_work(tables: dict) -> None:
+    """Less work where a recipe is trained: a long training is what such a recipe asks for, not a hang."""
+    for (section, key), most in _MODERATE.items():
+        table = tables.setdefault(section, {})
+        if isinstance(table, dict):
+            value = table.get(key, most + 1)  # the default is too much
+            if type(value) in (int, float) and value > most:
+                table[key] = SMALL[section][key]
 
 
 def evaluate(random: Random) -> Case:
