@@ -10,6 +10,7 @@ from random import Random
 import pytest
 
 from tests.fuzz import containers, sounds, trees
+from tests.fuzz.campaign import case_of
 
 ROOT = Path(__file__).parents[2]
 SEED = 18
@@ -86,3 +87,11 @@ def test_checksums_of_ogg_pages_are_put_right():
     random = Random(1)
     sound = next(s for s in iter(lambda: sounds.whole(random), None) if s.suffix == "ogg")
     assert containers.seal(sound.data[:22] + b"\0\0\0\0" + sound.data[26:]) == sound.data
+
+
+@pytest.mark.parametrize("target", ["recipe", "manifest", "interface"])
+def test_a_case_depends_on_its_number_alone(target):
+    """So that a finding can be run again by itself."""
+    once, again = ([case_of(target, 1, index) for index in order] for order in (range(80), reversed(range(80))))
+    for first, second in zip(once, reversed(again), strict=True):
+        assert first.arguments == second.arguments and first.files == second.files

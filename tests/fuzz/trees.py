@@ -26,13 +26,18 @@ def change(tree: dict, random: Random, times: int = 1) -> dict:
         elif kind == "remove":
             del holder[key]
         elif kind == "add" and isinstance(holder, dict):
-            holder[random.choice(["x", "", "format", "model", "extends", "seed"])] = random.choice(VALUES)
+            holder[random.choice(["x", "", "format", "model", "extends", "seed"])] = _value_of(random)
         elif kind == "bury":
             for _ in range(random.choice([1, 2, 100])):
                 holder[key] = [holder[key]] if random.random() < 0.5 else {"x": holder[key]}
         else:
-            holder[key] = random.choice(VALUES)
+            holder[key] = _value_of(random)
     return tree
+
+
+def _value_of(random: Random) -> object:
+    """A copy, since tables and lists are changed later, and a case must not depend on those before it."""
+    return copy.deepcopy(random.choice(VALUES))
 
 
 def _places(tree: object):
