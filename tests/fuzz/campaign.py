@@ -105,7 +105,12 @@ class Runner:
         require_one_thread()
         if name not in self._bases:
             self._bases[name] = self._base(target)
-        case = case_of(name, self.seed, index)
+        try:
+            case = case_of(name, self.seed, index)
+        except Exception as error:  # a campaign of hours is not lost by a case that cannot be made
+            fault = oracle.Finding("harness", f"{type(error).__name__}: {error}")
+            self.result.record(fault.signature, Group(1, name, index, fault.detail))
+            return [fault]
         with tempfile.TemporaryDirectory(prefix="deepnmf-fuzz-", ignore_cleanup_errors=True) as folder:
             found, outcome = self._try(case, Path(folder), self._bases[name])
         result = self.result

@@ -21,7 +21,7 @@ def change(tree: dict, random: Random, times: int = 1) -> dict:
         kind = random.choice(["replace"] * 5 + ["near"] * 2 + ["remove", "add", "bury"])
         if kind == "near" and type(holder[key]) in (int, float):
             holder[key] = random.choice(
-                [holder[key] * 1000, -holder[key], holder[key] + 1, holder[key] / 3, str(holder[key])]
+                [holder[key] * 1000, -holder[key], holder[key] + 1, holder[key] // 3, str(holder[key])[:5000]]
             )
         elif kind == "remove":
             del holder[key]
