@@ -12,10 +12,9 @@ from typing import Protocol, Self
 import numpy as np
 
 from deepnmf_cli.errors import DeepnmfError, ModelError
-from deepnmf_cli.scoring.lag import lag_s
 from deepnmf_cli.scoring.pairing import Pair, read_pair
 from deepnmf_cli.scoring.perceptual import NoScore, pesq_score, stoi_score
-from deepnmf_cli.scoring.sdr import sdr, si_sdr
+from deepnmf_cli.scoring.sdr import lag_s, sdr, si_sdr
 
 METRICS = ("SDR", "SI-SDR", "PESQ", "STOI", "ESTOI")
 """The scores in the order of every table. Higher is better for all; SDR and SI-SDR are in dB."""
@@ -43,7 +42,7 @@ class Scores:
     seconds: float
     rate_hz: int
     lag_s: float = 0.0
-    """By how much the estimate is late by a constant; see `lag.lag_s`."""
+    """By how much the estimate is late by a constant; see `sdr.lag_s`."""
 
 
 class Finished(Protocol):

@@ -13,9 +13,7 @@ from deepnmf_cli.networks.base import NOISE, SPEECH
 from deepnmf_cli.signal.features import modulus
 from deepnmf_cli.signal.masks import complex_masks
 from deepnmf_cli.signal.stft import FrontEnd
-from deepnmf_cli.training.disturbance import points_lost
-from deepnmf_cli.training.intelligibility import intelligibility_lost
-from deepnmf_cli.training.spectra import power_spectra
+from deepnmf_cli.training.hearing import intelligibility_lost, points_lost, power_spectra
 
 TINY = 1e-8
 """Keeps divisions finite for silent targets: 80 dB below the mixture, to which everything is scaled first."""

@@ -12,8 +12,16 @@ import pytest
 
 from deepnmf_cli import __version__
 from deepnmf_cli.errors import DeepnmfError
-from deepnmf_cli.scoring.figures import draw
-from deepnmf_cli.scoring.report import System, make_report, markdown, overall_table, snr_table, summarise, write_report
+from deepnmf_cli.scoring.report import (
+    System,
+    draw,
+    make_report,
+    markdown,
+    overall_table,
+    snr_table,
+    summarise,
+    write_report,
+)
 from deepnmf_cli.scoring.scorer import METRICS, Scores
 
 SNRS_DB = {"a": -3.0, "b": -3.0, "c": 6.0, "d": 6.0}

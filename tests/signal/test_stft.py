@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from deepnmf_cli.signal.bands import band_matrix
 from deepnmf_cli.signal.features import normalise_level, stack_context
 from deepnmf_cli.signal.stft import FrontEnd
 
@@ -107,10 +106,3 @@ def test_context_in_blocks_equals_context_of_the_whole(context: int) -> None:
     first, past = stack_context(frames[..., :2], context)
     second, _ = stack_context(frames[..., 2:], context, past)
     assert torch.equal(torch.cat([first, second], -1), stack_context(frames, context)[0])
-
-
-def test_bands_share_out_every_bin() -> None:
-    matrix = band_matrix(257, 64, 32, 16000)
-    assert (matrix >= 0).all() and (matrix.sum(1) > 0).all()
-    torch.testing.assert_close(matrix.sum(0), torch.ones(257))
-    assert torch.equal(matrix[:64, :64], torch.eye(64))

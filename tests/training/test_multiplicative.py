@@ -15,7 +15,7 @@ from deepnmf_cli.experiment import Recordings, train
 from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings
 from deepnmf_cli.recipe import Recipe
 from deepnmf_cli.signal.stft import FrontEnd
-from deepnmf_cli.training.batch import Batch
+from deepnmf_cli.training.minibatch import Batch
 from deepnmf_cli.training.multiplicative import LARGEST_RELATIVE_STEP, LARGEST_STEP, RULES, MultiplicativeDescent
 from deepnmf_cli.training.objectives import ObjectiveSettings, objective
 

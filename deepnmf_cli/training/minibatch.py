@@ -1,8 +1,4 @@
-"""Training on single frames of many mixtures, with what is expensive about them kept in a folder.
-
-Neighbouring frames of nine share eight: a network of context frames learns little more from all frames of a mixture
-than from every n-th. And the layers below the first trained one make the same of a frame at every visit.
-"""
+"""What one step of training learns from: whole mixtures, or single frames of many of them."""
 
 import dataclasses
 import hashlib
@@ -20,10 +16,35 @@ from deepnmf_cli import checkpoint
 from deepnmf_cli.corpus.dataset import ExampleSource
 from deepnmf_cli.errors import RecipeError
 from deepnmf_cli.inference.nmf import join_frames
+from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.networks.frame_network import FrameNetwork
-from deepnmf_cli.signal.features import normalise_level, stack_context
+from deepnmf_cli.signal.features import modulus, normalise_level, stack_context
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training.objectives import ObjectiveSettings
+
+
+@dataclass(frozen=True)
+class Batch:
+    """True speech and noise of mixtures: waveforms (B, 2, N) and spectra (B, 2, F, T), complex, of windows of so many
+    hops."""
+
+    waveforms: Tensor
+    spectra: Tensor
+    window_hops: int
+
+    @property
+    def magnitude(self) -> Tensor:
+        """Of the mixtures, (B, F, T)."""
+        return modulus(self.spectra.sum(1))
+
+    def masks(self, network: MaskNetwork) -> Tensor:
+        """What the network says to the mixtures."""
+        return network(network.hear(self.spectra.sum(1), self.window_hops))[0]
+
+    def stacked(self, network: FrameNetwork) -> tuple[Tensor, None]:
+        """The evidence of a network of context frames, (context F, B T); nothing is known about its layers."""
+        return join_frames(stack_context(normalise_level(self.magnitude)[0], network.settings.context)[0]), None
+
 
 CHEAP_LAYERS = 4
 """This many fixed layers are run at every visit before a state nearer to the trained ones is kept as well: networks
