@@ -18,7 +18,7 @@ from deepnmf_cli.errors import RecipeError
 from deepnmf_cli.inference.nmf import join_frames
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.networks.frame_network import FrameNetwork
-from deepnmf_cli.signal.features import modulus, normalise_level, stack_context
+from deepnmf_cli.signal.level import modulus, normalise_level, stack_context
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training.objectives import ObjectiveSettings
 

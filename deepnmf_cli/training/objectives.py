@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deepnmf_cli.inference.divergence import divergence
 from deepnmf_cli.networks.base import NOISE, SPEECH
-from deepnmf_cli.signal.features import modulus
+from deepnmf_cli.signal.level import modulus
 from deepnmf_cli.signal.masks import complex_masks
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training.hearing import intelligibility_lost, points_lost, power_spectra

@@ -10,7 +10,7 @@ from deepnmf_cli.corpus.dataset import ExampleSource
 from deepnmf_cli.errors import RecipeError
 from deepnmf_cli.inference.dictionary import exemplars, learn_dictionary
 from deepnmf_cli.networks.deep_nmf import DeepNmfSettings
-from deepnmf_cli.signal.features import normalise_level, stack_context
+from deepnmf_cli.signal.level import normalise_level, stack_context
 from deepnmf_cli.signal.stft import FrontEnd
 
 INAUDIBLE = 1e-8
