@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from deepnmf_cli import __version__
 from deepnmf_cli.checkpoint import atomic_path, remove_leftovers
 from deepnmf_cli.errors import DeepnmfError
-from deepnmf_cli.scoring.scorer import ESTIMATE, LABELS, METRICS, MODEL, NOISY, Scores
+from deepnmf_cli.scoring.metrics import METRICS
+from deepnmf_cli.scoring.scorer import ESTIMATE, MODEL, NOISY, Scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +30,6 @@ FORMAT = 1
 
 CONFIDENCE = 0.95
 INTERVAL = "95 % confidence interval (Student t over files)"
-DECIMALS = {"SDR": 2, "SI-SDR": 2, "PESQ": 2, "STOI": 3, "ESTOI": 3}
 FILES_CSV, REPORT_JSON, REPORT_MD = "files.csv", "report.json", "report.md"
 
 _PACKAGES = ("fast-bss-eval", "pesq", "pystoi")
@@ -114,7 +114,7 @@ def overall_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]
     files = report["reference"]["files"]
     rows = [[system["name"], *_cells(system["summary"], files)] for system in report["systems"]]
     rows += [[f"gain of {s['name']}", *_cells(s["gain"], files, "+")] for s in report["systems"] if s["gain"]]
-    return ["system", *LABELS.values()], rows
+    return ["system", *_labels()], rows
 
 
 def snr_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -125,7 +125,7 @@ def snr_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         for group in levels
         for system, level in zip(report["systems"], group, strict=True)
     ]
-    return ["input SNR", "system", "files", *LABELS.values()], rows
+    return ["input SNR", "system", "files", *_labels()], rows
 
 
 def caption(report: Mapping[str, Any]) -> str:
@@ -258,9 +258,14 @@ def _late(system: System) -> list[str]:
     return remarks
 
 
+def _labels() -> list[str]:
+    """Return the headings of the columns of scores."""
+    return [metric.label for metric in METRICS.values()]
+
+
 def _cells(summary: Mapping[str, Any], files: int, sign: str = "") -> list[str]:
     """Cells such as "7.32 ± 0.41"; with the count in brackets where some of the files have no score."""
-    return [_cell(summary[metric], f"{sign}.{DECIMALS[metric]}f", files) for metric in METRICS]
+    return [_cell(summary[metric], f"{sign}.{METRICS[metric].digits}f", files) for metric in METRICS]
 
 
 def _cell(value: Mapping[str, Any], form: str, files: int) -> str:
@@ -289,7 +294,7 @@ def _json(report: Mapping[str, Any]) -> str:
 
 
 def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    first_number = header.index(LABELS[METRICS[0]])
+    first_number = header.index(_labels()[0])
     rule = ["---" if column < first_number else "---:" for column in range(len(header))]
     lines = [" | ".join(map(_plain, row)) for row in [header, rule, *rows]]
     return "\n".join(f"| {line} |" for line in lines)
@@ -343,7 +348,7 @@ def _score_figure(report: Mapping[str, Any]) -> "Figure":
             if summary["mean"] is not None:
                 colour = "0.5" if system["kind"] == NOISY else f"C{place}"
                 panel.errorbar(summary["mean"], place, xerr=summary["ci95"] or 0.0, fmt="o", color=colour, capsize=3)
-        panel.set_xlabel(LABELS[metric])
+        panel.set_xlabel(METRICS[metric].label)
         panel.set_yticks(places, [_label(system) for system in systems] if panel is panels[0] else [])
         panel.set_ylim(len(systems) - 0.5, -0.5)
     return figure
@@ -362,7 +367,7 @@ def _gain_figure(systems: list[Mapping[str, Any]], interval: str) -> "Figure":
                 fmt="o-", color=f"C{number}", capsize=3, label=_label(system),
             )  # fmt: skip
         panel.axhline(0, color="0.5", linewidth=0.8)
-        panel.set(xlabel="input SNR [dB]", title=LABELS[metric])
+        panel.set(xlabel="input SNR [dB]", title=METRICS[metric].label)
     panels[0].legend(loc="best", fontsize="small")
     return figure
 
