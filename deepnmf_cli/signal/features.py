@@ -1,7 +1,8 @@
-"""What phase tells of a sound: differences that stay the same when the phases of all bins turn by the same angle.
+"""What networks are given of a spectrum: magnitudes, or magnitudes and what phase tells of a sound.
 
-The phase of a single bin says nothing by itself. The difference to the bin's own phase a frame ago is its frequency within
-the bin, and the difference to the next bin says where within the window its energy lies. NumPy and torch alike.
+The phase of a single bin says nothing by itself, but differences stay the same when the phases of all bins turn by the same
+angle. The difference to the bin's own phase a frame ago is its frequency within the bin, and the difference to the next bin
+says where within the window its energy lies. NumPy and torch alike.
 """
 
 from functools import cache
@@ -15,6 +16,19 @@ PLANES = 5
 
 SMALLEST = 1e-30
 """Product of magnitudes that counts as zero: that of two frames of digital silence."""
+
+
+def features(spectrum: Array, before: Array | None, window_hops: int, with_phase: bool) -> Array:
+    """Return what a network is given of C channels' spectra (..., C, F, T), complex.
+
+    Magnitudes (..., F, T), their mean over channels; or with phase `phase_features` (..., PLANES, F, T), for which `before`
+    (..., C, F, 1) is the frame that came before, None at the start of a recording. Training, dev scores and enhancement
+    all go through here.
+    """
+    if not with_phase:
+        return over_channels(abs(spectrum))
+    before = library(spectrum).zeros_like(spectrum[..., :1]) if before is None else before
+    return phase_features(spectrum, before, window_hops)
 
 
 def phase_features(spectrum: Array, before: Array, window_hops: int) -> Array:
