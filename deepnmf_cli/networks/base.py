@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deepnmf_cli.signal.features import features
-from deepnmf_cli.signal.level import normalise_level, running_level
+from deepnmf_cli.signal.level import modulus, normalise_level, running_level
 from deepnmf_cli.signal.stft import FrontEnd
 
 SPEECH, NOISE = 0, 1
@@ -48,7 +48,7 @@ class MaskNetwork(nn.Module):
     def hear(self, spectrum: Tensor, window_hops: int) -> Tensor:
         """What `forward` takes of the spectra (B, F, T) of whole recordings of one channel, complex, whose windows have
         `window_hops` hops."""
-        return features(spectrum[:, None], None, window_hops, self.hears_phase)
+        return features(spectrum[:, None], None, window_hops, self.hears_phase, modulus)
 
     def forward(self, heard: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Masks (B, 2, F, T) of magnitudes (B, F, T) >= 0, speech first, summing to one over the sources.

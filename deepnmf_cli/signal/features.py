@@ -5,6 +5,7 @@ angle. The difference to the bin's own phase a frame ago is its frequency within
 says where within the window its energy lies. NumPy and torch alike.
 """
 
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -18,15 +19,21 @@ SMALLEST = 1e-30
 """Product of magnitudes that counts as zero: that of two frames of digital silence."""
 
 
-def features(spectrum: Array, before: Array | None, window_hops: int, with_phase: bool) -> Array:
+def features(
+    spectrum: Array,
+    before: Array | None,
+    window_hops: int,
+    with_phase: bool,
+    modulus: Callable[[Array], Array] = abs,
+) -> Array:
     """Return what a network is given of C channels' spectra (..., C, F, T), complex.
 
     Magnitudes (..., F, T), their mean over channels; or with phase `phase_features` (..., PLANES, F, T), for which `before`
     (..., C, F, 1) is the frame that came before, None at the start of a recording. Training, dev scores and enhancement
-    all go through here.
+    all go through here; training, where no number is so large that its square overflows, with a quicker `modulus`.
     """
     if not with_phase:
-        return over_channels(abs(spectrum))
+        return over_channels(modulus(spectrum))
     before = library(spectrum).zeros_like(spectrum[..., :1]) if before is None else before
     return phase_features(spectrum, before, window_hops)
 

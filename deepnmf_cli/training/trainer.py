@@ -16,7 +16,7 @@ from deepnmf_cli.errors import DeepnmfError
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training import multiplicative
-from deepnmf_cli.training.descent import GradientDescent
+from deepnmf_cli.training.descent import GradientDescent, Optimiser
 from deepnmf_cli.training.dev import SCORES, DevScore, Pair, dev_score
 from deepnmf_cli.training.journal import Journal, require
 from deepnmf_cli.training.minibatch import Batch, FrameBatch, FrameStore
@@ -110,6 +110,7 @@ class Trainer:
         if settings.machine_code and device == "cpu":
             network.accelerate()
         self.trained = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimiser: Optimiser
         if settings.optimizer in multiplicative.RULES:
             self.optimiser = multiplicative.MultiplicativeDescent(
                 self.network, objective_settings, settings.optimizer, settings.momentum
