@@ -48,9 +48,9 @@ class ObjectiveSettings:
     si_sdr: float = 0.0
     """Weight per dB of its scale-invariant version, which leaves the gain free."""
     pesq: float = 0.0
-    """Weight per point of PESQ that the waveform loses, see `training.disturbance`."""
+    """Weight per point of PESQ that the waveform loses, see `hearing.points_lost`."""
     estoi: float = 0.0
-    """Weight of 1 - ESTOI of the waveform, see `training.intelligibility`."""
+    """Weight of 1 - ESTOI of the waveform, see `hearing.intelligibility_lost`."""
 
     def __post_init__(self) -> None:
         weights = [getattr(self, name) for name in TERMS]
