@@ -17,9 +17,8 @@ from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.recipe import Recipe
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training.dev import DevScore, Pair, check_dev, dev_score
-from deepnmf_cli.training.frames import FrameStore, changed, digest, kept
-from deepnmf_cli.training.journal import Journal
-from deepnmf_cli.training.material import compare_material, describe_material
+from deepnmf_cli.training.journal import Journal, compare_material, describe_material
+from deepnmf_cli.training.minibatch import FrameStore, changed, digest, kept
 from deepnmf_cli.training.sparse_nmf import learn_source_dictionaries, mixture_frames
 from deepnmf_cli.training.trainer import Trainer
 from deepnmf_cli.training.tuning import Taught, best_step, blended, way, write

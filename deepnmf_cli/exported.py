@@ -122,7 +122,7 @@ class ExportedGraph:
 
     @property
     def hears_phase(self) -> bool:
-        """Whether it takes `signal.phase.phase_features` in the place of magnitudes."""
+        """Whether it takes `signal.features.phase_features` in the place of magnitudes."""
         return self._heard == FEATURES
 
     def __call__(self, heard: np.ndarray, states: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:

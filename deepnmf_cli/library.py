@@ -27,7 +27,6 @@ DEFAULT_MODEL = "base"
 
 MODEL_FILE, REPORT_FILE, CARD_FILE = "model.safetensors", "report.json", "README.md"
 
-BACKENDS = ("auto", "torch", "onnx")
 EXPORTED, EXPORTED_STREAMING = ".onnx", ".streaming.onnx"
 """Suffixes of exported models: for any number of frames, and for single frames."""
 

@@ -22,9 +22,9 @@ def run(arguments: list[str] | None = None) -> None:
     """Entry point of the installed program: every expected error becomes one message and its exit code."""
     with _signals_as_exceptions() as received:
         try:
-            from deepnmf_cli.commands import group, streams
+            from deepnmf_cli.commands import console, group
 
-            streams.guard()
+            console.guard()
             code = group.call(arguments)
         except BaseException as error:  # noqa: BLE001  what nobody expected is raised again
             code, message = _ending(error, received)

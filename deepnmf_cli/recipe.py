@@ -17,7 +17,7 @@ from deepnmf_cli.corpus.dataset import MixingSettings
 from deepnmf_cli.errors import RecipeError
 from deepnmf_cli.networks import NETWORKS
 from deepnmf_cli.signal.stft import FrontEnd
-from deepnmf_cli.training import frames, multiplicative
+from deepnmf_cli.training import minibatch, multiplicative
 from deepnmf_cli.training.objectives import ObjectiveSettings
 from deepnmf_cli.training.sparse_nmf import DictionarySettings
 from deepnmf_cli.training.trainer import TrainingSettings
@@ -82,7 +82,7 @@ class Recipe:
         elif optimizer in multiplicative.RULES:
             multiplicative.require_support(built["network"], built["objective"], optimizer, where)
         if built["training"].frame_stride > 1:
-            frames.require_support(NETWORKS[model][0], built["objective"], where)
+            minibatch.require_support(NETWORKS[model][0], built["objective"], where)
         if built["training"].greedy and not NETWORKS[model][0].layerwise(built["network"]):
             place, remedy = f"{where} training.greedy", "Set training.greedy=false."
             raise RecipeError(place, f"model {model!r}, or tied layers", "deep-nmf with untied layers", remedy)

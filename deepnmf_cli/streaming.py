@@ -8,10 +8,10 @@ import numpy as np
 
 from deepnmf_cli.errors import UsageError
 from deepnmf_cli.signal.arrays import Array, copy, library
+from deepnmf_cli.signal.features import features
 from deepnmf_cli.signal.formats import check_shape
 from deepnmf_cli.signal.masks import at_least, complex_masks
 from deepnmf_cli.signal.offset import Offset
-from deepnmf_cli.signal.phase import over_channels, phase_features
 from deepnmf_cli.signal.samples import as_samples, check_samples
 from deepnmf_cli.signal.stft import FrontEnd, StftPair
 
@@ -24,7 +24,7 @@ class Backend(Protocol):
 
     @property
     def hears_phase(self) -> bool:
-        """Whether the network takes `signal.phase.phase_features` (1, 5, F, T) in the place of magnitudes."""
+        """Whether the network takes `signal.features.phase_features` (1, 5, F, T) in the place of magnitudes."""
 
     def __call__(self, heard: Array, state: Any) -> tuple[Array, Any]:
         """Masks (1, 2, F, T) of magnitudes (1, F, T), T >= 1, and the state for the next block, as of `MaskNetwork`.
@@ -187,9 +187,7 @@ class StreamingEnhancer:
 
     def _hear(self, spectrum: Array) -> Array:
         """What the network hears of spectra (C, F', T): (F', T), or (5, F', T) with phase."""
-        if not self.backend.hears_phase:
-            return over_channels(abs(spectrum))
-        before = self._state.before
-        before = library(spectrum).zeros_like(spectrum[..., :1]) if before is None else before
-        self._state.before = copy(spectrum[..., -1:])
-        return phase_features(spectrum, before, self.pair.window_hops)
+        heard = features(spectrum, self._state.before, self.pair.window_hops, self.backend.hears_phase)
+        if self.backend.hears_phase:
+            self._state.before = copy(spectrum[..., -1:])
+        return heard

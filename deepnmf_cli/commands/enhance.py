@@ -7,16 +7,29 @@ from typing import Any
 
 import click
 
-from deepnmf_cli.commands import batch, console
-from deepnmf_cli.commands.jobs import STREAM, Job, plan
-from deepnmf_cli.commands.noise_profile import NoiseProfile, noise_profile_option
+from deepnmf_cli.commands import console
+from deepnmf_cli.commands.jobs import (
+    STREAM,
+    Enhanced,
+    Job,
+    Settings,
+    enhance_all,
+    lengths,
+    longest_first,
+    plan,
+    process_count,
+    remove_leftovers,
+    require_space,
+)
 from deepnmf_cli.commands.options import (
+    NoiseProfile,
     backend_option,
     device_option,
     json_option,
     max_attenuation_option,
     mix_option,
     model_option,
+    noise_profile_option,
     overwrite_option,
     quiet_option,
 )
@@ -88,7 +101,7 @@ def command(
     for path, error in unreadable:
         outcome.failed(_row(path), error)
     if planned:
-        settings = batch.Settings(model, device, backend, max_attenuation_db, mix, noise_profile, overwrite)
+        settings = Settings(model, device, backend, max_attenuation_db, mix, noise_profile, overwrite)
         begin = time.perf_counter()
         try:
             elapsed_s = _enhance_all(planned, settings, jobs, outcome, hidden=as_json or quiet)
@@ -105,21 +118,21 @@ def command(
 
 
 def _enhance_all(
-    jobs: list[Job], settings: batch.Settings, asked: int | None, outcome: console.Outcome, hidden: bool
+    jobs: list[Job], settings: Settings, asked: int | None, outcome: console.Outcome, hidden: bool
 ) -> float:
     """Enhance all jobs and put what became of each into `outcome`; returns the seconds that all took together."""
-    batch.remove_leftovers(jobs)
-    known = batch.lengths(jobs)
-    batch.require_space(known)
+    remove_leftovers(jobs)
+    known = lengths(jobs)
+    require_space(known)
     seconds = sum(info.seconds for info in known.values())
-    processes = batch.process_count(asked, len(jobs), seconds, settings.device)
+    processes = process_count(asked, len(jobs), seconds, settings.device)
     if processes > 1:
-        jobs = batch.longest_first(jobs, known)
+        jobs = longest_first(jobs, known)
     begin, elapsed_s = time.perf_counter(), 0.0
     with console.progress(hidden) as bar:
         bar.set_description_str(_done(0, jobs))
         bar.reset(total=seconds)
-        for finished, (job, done) in enumerate(batch.enhance_all(jobs, settings, processes, bar.update), 1):
+        for finished, (job, done) in enumerate(enhance_all(jobs, settings, processes, bar.update), 1):
             from deepnmf_cli import library  # seconds in which other processes work already
 
             model = settings.model or library.DEFAULT_MODEL
@@ -139,7 +152,7 @@ def _done(finished: int, jobs: list[Job]) -> str:
     return "" if jobs[0].source == STREAM else f"{Path(jobs[0].source).name} "
 
 
-def _report(job: Job, done: batch.Enhanced, model: str, outcome: console.Outcome) -> None:
+def _report(job: Job, done: Enhanced, model: str, outcome: console.Outcome) -> None:
     info, clipped = done.rewritten.info, done.rewritten.clipped
     row = _row(
         job.source, job.target, job.removed, seconds=info.seconds, rate_hz=info.rate_hz, channels=info.channels,

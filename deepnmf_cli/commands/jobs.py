@@ -1,11 +1,22 @@
-"""From INPUT... and OUTPUT to pairs of files: what is read, and where what comes of it goes."""
+"""From INPUT... and OUTPUT to pairs of files, and the work on them: a model applied in this process or in several."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from deepnmf_cli import checkpoint
+from deepnmf_cli.commands.options import NoiseProfile, backend_for
 from deepnmf_cli.errors import AudioError, UsageError
+from deepnmf_cli.workers import Progress, Work, Workers, available_cpus, work_here
+
+if TYPE_CHECKING:
+    from deepnmf_cli.signal.formats import AudioInfo
+    from deepnmf_cli.signal.rewrite import Rewritten
 
 STREAM = "-"
 """Stands for standard input or standard output."""
@@ -121,3 +132,153 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+AUDIO_PER_PROCESS_S = 300.0
+"""Audio that makes another process worth its start and its memory."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all jobs have in common: the model and what it is to do. Travels to other processes."""
+
+    model: str | None
+    device: str
+    backend: str
+    max_attenuation_db: float | None
+    mix: float
+    noise_profile: NoiseProfile | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Enhanced:
+    """What became of a job, and how long that took."""
+
+    rewritten: "Rewritten"
+    elapsed_s: float
+
+
+def lengths(jobs: Sequence[Job]) -> dict[Job, "AudioInfo"]:
+    """What the headers of the inputs say; files that will fail, and standard input, are left out."""
+    from deepnmf_cli.signal import audio
+
+    known = {}
+    for job in jobs:
+        try:
+            if job.source != STREAM:
+                known[job] = audio.info(job.source)
+        except AudioError:
+            continue  # it will be said when the turn comes
+    return known
+
+
+def require_space(known: dict[Job, "AudioInfo"]) -> None:
+    """Raise AudioError when the disk will be full before all outputs are written."""
+    from deepnmf_cli.signal import audio_writer
+    from deepnmf_cli.signal.formats import least_bytes, output_format
+
+    def outputs() -> Iterator[tuple[Path, int]]:
+        for job, info in known.items():
+            for path in job.outputs:
+                container, subtype = output_format(path, info)
+                size = least_bytes(replace(info, container=container, subtype=subtype))
+                yield path, size
+
+    audio_writer.require_space(outputs())
+
+
+def remove_leftovers(jobs: Sequence[Job]) -> None:
+    """Remove what killed processes left in the folders of the outputs."""
+    for folder in {Path(os.path.realpath(path)).parent for job in jobs for path in job.outputs}:
+        checkpoint.remove_leftovers(folder)
+
+
+def process_count(asked: int | None, files: int, seconds: float, device: str) -> int:
+    """How many processes to use: as many as were asked for, or as pay off, and never more than files."""
+    if asked is None:
+        asked = min(available_cpus(), int(seconds / AUDIO_PER_PROCESS_S))
+        if asked > 1 and device != "cpu":
+            from deepnmf_cli.library import resolve_device
+
+            asked = asked if resolve_device(device) == "cpu" else 1  # a GPU is shared badly
+    return max(1, min(asked, files))
+
+
+def longest_first(jobs: Sequence[Job], known: dict[Job, "AudioInfo"]) -> list[Job]:
+    """The order in which several processes end at about the same time: no long file is left to one of them."""
+    return sorted(jobs, key=lambda job: known[job].seconds if job in known else 0.0, reverse=True)
+
+
+def enhance_all(
+    jobs: Sequence[Job], settings: Settings, processes: int, progress: Progress
+) -> Iterator[tuple[Job, Any]]:
+    """Yield (job, Enhanced) as jobs are done, the error in its place for those that failed.
+
+    Raises ModelError and UsageError for a model or device that cannot be used.
+    """
+    if processes == 1:
+        yield from work_here(jobs, prepare(settings), progress)
+        return
+    threads = max(1, available_cpus() // processes)
+    with Workers(processes, prepare, settings, threads) as workers:
+        yield from workers.run(jobs, progress, name=lambda job: job.source)
+
+
+def prepare(settings: Settings, threads: int | None = None) -> Work:
+    """Load the model; returns what enhances a job. `threads` bounds those of one process that shares the CPUs."""
+    from deepnmf_cli import library
+
+    profile = settings.noise_profile
+    enhancer = library.load_enhancer(settings.model, settings.device, backend_for(settings.backend, profile), threads)
+    if profile is not None:
+        enhancer.require_atoms()
+    if profile is not None and profile.file is not None:
+        enhancer, profile = profile.teach(enhancer, profile.file, profile.file), None
+
+    def work(job: Job, progress: Progress) -> Enhanced:
+        from deepnmf_cli.signal.rewrite import rewrite
+
+        begin = time.perf_counter()
+        with _streams_as_files(job) as files:
+            name = "standard input" if job.source == STREAM else job.source
+            taught = profile.teach(enhancer, files.source, name) if profile is not None else enhancer
+
+            def process(blocks, rate_hz, channels):
+                return taught.enhance_blocks(blocks, rate_hz, channels, settings.max_attenuation_db, settings.mix)
+
+            done = rewrite(
+                files.source, files.target, process, files.removed,
+                name=name, overwrite=settings.overwrite, progress=progress,
+            )  # fmt: skip
+        return Enhanced(done, time.perf_counter() - begin)
+
+    return work
+
+
+@contextmanager
+def _streams_as_files(job: Job) -> Iterator[Job]:
+    """The job with temporary files for standard input and output: headers need seeking, which pipes cannot."""
+    import shutil
+
+    if STREAM not in (job.source, job.target):
+        yield job
+        return
+    with checkpoint.temporary_folder() as folder:
+        if job.source == STREAM:
+            source = folder / "input"
+            try:
+                with source.open("wb") as file:
+                    shutil.copyfileobj(sys.stdin.buffer, file)
+            except OSError as error:
+                remedy = "Free some space, or set TMPDIR to a folder on another disk."
+                raise AudioError(folder, error.strerror, "room for standard input", remedy) from error
+            job = replace(job, source=str(source))
+        if job.target != STREAM:
+            yield job
+            return
+        target = folder / "output.wav"
+        yield replace(job, target=str(target))
+        with target.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.buffer.flush()

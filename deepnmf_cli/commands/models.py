@@ -11,8 +11,8 @@ from deepnmf_cli.errors import EXIT_DONE
 if TYPE_CHECKING:
     from deepnmf_cli.library import ModelInfo
 
-FIGURES = {"SDR": "{:.2f}", "SI-SDR": "{:.2f}", "PESQ": "{:.2f}", "ESTOI": "{:.3f}"}
-"""The columns of scores, means over the test mixtures of the model's report, and their precision."""
+SCORES = ("SDR", "SI-SDR", "PESQ", "ESTOI")
+"""The columns of scores, means over the test mixtures of the model's report."""
 
 
 @click.command()
@@ -34,7 +34,7 @@ def command(as_json: bool) -> int:
     if as_json:
         console.echo_json([_row(model) for model in models])
     else:
-        header = ["model", "parameters", "multiply-adds/s", *FIGURES, "description"]
+        header = ["model", "parameters", "multiply-adds/s", *SCORES, "description"]
         click.echo(console.table(header, [_cells(model) for model in models]))
     return EXIT_DONE
 
@@ -52,7 +52,9 @@ def _row(model: "ModelInfo") -> dict[str, Any]:
 
 
 def _cells(model: "ModelInfo") -> list[str]:
-    figures = [form.format(model.figures[name]) if name in model.figures else "-" for name, form in FIGURES.items()]
+    from deepnmf_cli.scoring.metrics import METRICS
+
+    figures = [f"{model.figures[name]:.{METRICS[name].digits}f}" if name in model.figures else "-" for name in SCORES]
     name = f"{model.name} *" if model.default else model.name
     return [name, _magnitude(model.parameters), _magnitude(model.macs_per_s), *figures, model.description]
 

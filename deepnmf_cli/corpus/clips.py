@@ -170,8 +170,9 @@ def decode(
 ) -> Samples:
     """A file, or `frames` frames of it from `start` on, as float32 (samples,) at `rate_hz`.
 
-    Channels are averaged, or one stands for all, see `one_channel`; `like` is the file, of as many frames, by which
-    that is decided, so that both files of a pair are heard through the same channel. Raises CorpusError naming the file.
+    Here, and nowhere else, several channels become one: their average, or the one of `one_channel`. `like` is the file, of
+    as many frames, by which that is decided, so that both files of a pair use the same channel. Raises CorpusError naming
+    the file.
     """
     channel = 0 if first_channel else one_channel(like or path, start, frames)
     pieces, resampler = [], None

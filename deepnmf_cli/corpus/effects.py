@@ -2,6 +2,11 @@
 
 Signals are float32, (n,) or (channels, n) with the same thing happening to all channels. Linear effects are the same
 for a sum as for its parts, so that speech and noise may be filtered apart; `clip` and `code` see the sum.
+
+Speech may also hold a vowel (`held`): read speech has no voiced sound that is sung, called or hesitated on for seconds, and
+a network that never heard one takes it for a hum. A short stretch of recorded voice is prolonged by pitch-synchronous
+overlap-add (Moulines and Charpentier, Speech Communication 9, 1990): windows of two pitch periods, taken from places that
+wander to and fro in the stretch, are added at the periods of a new pitch contour.
 """
 
 import io
@@ -238,3 +243,112 @@ def small_room(draw: np.random.Generator, rate_hz: int) -> Samples:
     response = (1 - share) * response + share * dull
     response[0] += 1 / distance
     return (response * distance).astype(np.float32)
+
+
+PITCH_HZ = (70.0, 400.0)
+"""Fundamental frequencies that are looked for."""
+
+FRAME_S, HOP_S = 0.04, 0.01
+
+VOICED = 0.8
+"""Least normalised autocorrelation at the pitch period of a frame that counts as voiced."""
+
+QUIETEST_DB = -20.0
+"""A voiced frame that is held is at most this far below the loudest frame."""
+
+STRETCH_S = 0.04
+"""On either side of the chosen place, how far the sound is taken from, as long as it is voiced."""
+
+CROSSFADE_S = 0.01
+
+
+def held(speech: Samples, draw: np.random.Generator, rate_hz: int, held_s: tuple[float, float]) -> Samples:
+    """Return speech (n,) in which one voiced sound is held for a time from the range `held_s`, what follows moved back.
+
+    The pitch glides by up to a tenth of an octave and has vibrato, the level swells by a few dB. Speech without a
+    voiced frame is returned as it is.
+    """
+    place = _voiced_stretch(speech, draw, rate_hz)
+    if place is None:
+        return speech
+    first, last, period = place
+    vowel = _prolonged(speech[first:last], period, int(draw.uniform(*held_s) * rate_hz), draw, rate_hz)
+    fade = min(round(CROSSFADE_S * rate_hz), last - first)
+    return _joined(_joined(speech[: first + fade], vowel, fade), speech[last - fade :], fade)[: len(speech)]
+
+
+def _joined(before: Samples, after: Samples, fade: int) -> Samples:
+    """The one (n,) after the other (m,), `fade` samples of both overlapping: (n + m - fade,)."""
+    rise = np.linspace(0, 1, fade, dtype=np.float32)
+    crossing = before[-fade:] * (1 - rise) + after[:fade] * rise
+    return np.concatenate([before[:-fade], crossing, after[fade:]])
+
+
+def _voiced_stretch(speech: Samples, draw: np.random.Generator, rate_hz: int) -> tuple[int, int, float] | None:
+    """First sample, end and pitch period in samples of a voiced stretch, or None where nothing is voiced."""
+    frame, hop = round(FRAME_S * rate_hz), round(HOP_S * rate_hz)
+    if len(speech) < 2 * frame:
+        return None
+    frames = np.lib.stride_tricks.sliding_window_view(speech, frame)[::hop]
+    frames = frames - frames.mean(1, keepdims=True)
+    power = (frames**2).sum(1)
+    shortest, longest = (int(rate_hz / hz) for hz in PITCH_HZ[::-1])
+    size = 1 << (2 * frame).bit_length()
+    correlation = np.fft.irfft(np.abs(np.fft.rfft(frames, size)) ** 2, size)[:, : longest + 1]
+    # The overlap of a frame with itself shrinks with the lag.
+    correlation = correlation / (power[:, None] + 1e-12) * (frame / (frame - np.arange(longest + 1)))
+    lags = shortest + correlation[:, shortest:].argmax(1)
+    clear = correlation[np.arange(len(lags)), lags] > VOICED
+    voiced = clear & (power > 10 ** (QUIETEST_DB / 10) * power.max())
+    if not voiced.any():
+        return None
+    chosen = int(draw.choice(np.flatnonzero(voiced)))
+    low = high = chosen
+    reach = round(STRETCH_S / HOP_S)
+    while low > max(0, chosen - reach) and voiced[low - 1]:
+        low -= 1
+    while high < min(len(voiced) - 1, chosen + reach) and voiced[high + 1]:
+        high += 1
+    return low * hop, high * hop + frame, float(lags[chosen])
+
+
+def _prolonged(stretch: Samples, period: float, length: int, draw: np.random.Generator, rate_hz: int) -> Samples:
+    """A voiced stretch (m,) of a pitch period, held for `length` samples; its mean power is that of the stretch."""
+    half = round(period)
+    window = np.hanning(2 * half + 1)[:-1].astype(np.float32)
+    room = len(stretch) - 2 * half
+    grains = stretch if room > 0 else np.pad(stretch, half)
+    room = max(1, len(grains) - 2 * half)
+    time = np.arange(length) / rate_hz
+    octaves = draw.uniform(-0.1, 0.1) * time / time[-1] + draw.uniform(0, 0.03) * np.sin(
+        2 * np.pi * draw.uniform(3.0, 7.0) * time + draw.uniform(0, 2 * np.pi)
+    )
+    vowel, reference = np.zeros(length + 4 * half, np.float32), None
+    place, speed, at = draw.uniform(0, room), draw.uniform(0.05, 0.3), 0.0
+    while at < length + half:
+        centre = half + int(place) if room > half else half
+        # Of the places within a period the one in phase with the first grain: else the sum would cancel.
+        grain, reference = _aligned(grains, centre, half, reference)
+        vowel[int(at) : int(at) + 2 * half] += window * grain
+        step = period / 2 ** octaves[min(int(at), length - 1)]
+        at, place = at + step, place + speed * step
+        if not 0 <= place <= room:
+            place, speed = float(np.clip(place, 0, room)), -speed
+    vowel = vowel[half : half + length]
+    swell = draw.uniform(0, 3.0) * np.sin(2 * np.pi * draw.uniform(0.3, 1.5) * time + draw.uniform(0, 2 * np.pi))
+    vowel *= (10 ** (swell / 20)).astype(np.float32)
+    power = np.sqrt(np.mean(vowel**2) + 1e-20)
+    return vowel * np.float32(np.sqrt(np.mean(stretch**2)) / power)
+
+
+def _aligned(samples: Samples, centre: int, half: int, reference: Samples | None) -> tuple[Samples, Samples]:
+    """The window (2 half,) nearest to `centre`, within half a period, that resembles the reference most."""
+    last = len(samples) - 2 * half
+    if reference is None:
+        first = min(max(centre - half, 0), last)
+        return samples[first : first + 2 * half], samples[first : first + 2 * half]
+    low = min(max(centre - half - half // 2, 0), last)
+    high = min(low + half, last)
+    around = samples[low : high + 2 * half]
+    first = low + int(np.correlate(around, reference, "valid").argmax())
+    return samples[first : first + 2 * half], reference

@@ -1,6 +1,7 @@
-"""Which recordings a corpus holds: from folders, from a manifest, or as ready pairs of clean and noisy files."""
+"""Which recordings a corpus holds: from folders, from a manifest, or as ready pairs of clean and noisy files, CHiME-2's included."""
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -136,3 +137,48 @@ def _header(path: Path) -> AudioInfo:
         return audio.info(path)
     except AudioError as error:
         raise CorpusError(path, error.found, error.expected, error.remedy) from error
+
+
+CHIME_NOISY, CHIME_REFERENCE = "isolated", "scaled"
+CHIME_SETS = {"train": "si_tr_s", "dev": "si_dt_05", "test": "si_et_05"}
+"""Folders of the sets below both trees; copies that hold a single set have none of them."""
+
+SNR_FOLDER = re.compile(r"m?\d+dB")
+"""Of the SNRs -6, -3, 0, 3, 6, 9 dB: m6dB, m3dB, 0dB, 3dB, 6dB, 9dB."""
+
+
+def is_chime(folder: Path) -> bool:
+    """Whether the folder has the trees of CHiME-2."""
+    return (folder / CHIME_NOISY).is_dir()
+
+
+def chime_pairs(folder: Path, split: str) -> list[tuple[Path, Path]]:
+    """(clean, noisy) files of the split "train", "dev" or "test".
+
+    The reference of `isolated/<set>/<SNR>/<name>` is `scaled/<set>/<SNR>/<name>`, or where references are kept once for
+    all SNRs `scaled/<set>/<name>`. A copy without folders of sets is its training split. `reverberated/` is no
+    reference: mixture minus unscaled speech is not the noise. Raises CorpusError when a file has no partner, or one of
+    another rate or length.
+    """
+    if not (folder / CHIME_REFERENCE).is_dir():
+        found = "the tree isolated/ without scaled/"
+        raise CorpusError(folder, found, "speech at the level that it has in the mixtures", "Add the tree scaled/.")
+    noisy, clean = folder / CHIME_NOISY, folder / CHIME_REFERENCE
+    if any((noisy / name).is_dir() for name in CHIME_SETS.values()):
+        noisy, clean = noisy / CHIME_SETS[split], clean / CHIME_SETS[split]
+    elif split != "train":
+        return []
+    if not noisy.is_dir():
+        return []
+    references, mixtures = (formats.by_name(formats.find(tree, follow_links=True), tree) for tree in (clean, noisy))
+    return pair_files([(_reference(name, references, path), path) for name, path in mixtures.items()])
+
+
+def _reference(name: str, references: dict[str, Path], noisy: Path) -> Path:
+    without_snr = "/".join(part for part in name.split("/") if not SNR_FOLDER.fullmatch(part))
+    for candidate in (name, without_snr):
+        if candidate in references:
+            return references[candidate]
+    raise CorpusError(
+        noisy, "no reference of its name", f"one below {CHIME_REFERENCE}/", "Copy it, or take this file away."
+    )

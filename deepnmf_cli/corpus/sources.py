@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deepnmf_cli.corpus import chime, inspection
+from deepnmf_cli.corpus import inspection
 from deepnmf_cli.corpus.augment import AugmentationSettings
 from deepnmf_cli.corpus.clips import ClipCache, Excerpts, decode
 from deepnmf_cli.corpus.dataset import ExampleSource, MixingSettings, MixtureDataset, PairDataset
-from deepnmf_cli.corpus.manifest import SMALLEST_CORPUS, Clip, find_pairs, read_manifest, scan
+from deepnmf_cli.corpus.manifest import SMALLEST_CORPUS, Clip, chime_pairs, find_pairs, is_chime, read_manifest, scan
 from deepnmf_cli.corpus.mixing import Samples
 from deepnmf_cli.errors import CorpusError, UsageError
 
@@ -72,10 +72,10 @@ class Material:
 def from_pairs(recordings: Recordings, made: Mixtures, say: Say) -> Material:
     """Segments of ready pairs, CHiME-2 included. Raises CorpusError when there are too few."""
     folder = recordings.pairs
-    in_sets = chime.is_chime(folder)
-    pairs = chime.pairs(folder, "train") if in_sets else find_pairs(folder)
+    in_sets = is_chime(folder)
+    pairs = chime_pairs(folder, "train") if in_sets else find_pairs(folder)
     _require(folder, len(pairs), "pairs")
-    dev = find_pairs(recordings.dev) if recordings.dev else chime.pairs(folder, "dev") if in_sets else []
+    dev = find_pairs(recordings.dev) if recordings.dev else chime_pairs(folder, "dev") if in_sets else []
     if dev:
         held_out = set()
         _warn_of_shared(say, (path for pair in pairs for path in pair), (path for pair in dev for path in pair))

@@ -30,7 +30,7 @@ from deepnmf_cli.exported import (
     with_checksum,
 )
 from deepnmf_cli.networks.base import MaskNetwork
-from deepnmf_cli.signal.phase import PLANES
+from deepnmf_cli.signal.features import PLANES
 from deepnmf_cli.unfold.network import Bank
 
 OPSET = 18

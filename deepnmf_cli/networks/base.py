@@ -1,6 +1,6 @@
 """What every network of the product is: magnitudes in, masks out, a state that carries over from block to block.
 
-A network may hear phase too. Then `signal.phase.phase_features` go in, and masks come out that
+A network may hear phase too. Then `signal.features.phase_features` go in, and masks come out that
 `signal.masks.complex_masks` reads.
 """
 
@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from deepnmf_cli.signal.features import modulus, normalise_level, running_level
-from deepnmf_cli.signal.phase import phase_features
+from deepnmf_cli.signal.features import features
+from deepnmf_cli.signal.level import modulus, normalise_level, running_level
 from deepnmf_cli.signal.stft import FrontEnd
 
 SPEECH, NOISE = 0, 1
@@ -42,21 +42,18 @@ class MaskNetwork(nn.Module):
 
     @property
     def hears_phase(self) -> bool:
-        """Whether it takes `signal.phase.phase_features` in the place of magnitudes."""
+        """Whether it takes `signal.features.phase_features` in the place of magnitudes."""
         return False
 
     def hear(self, spectrum: Tensor, window_hops: int) -> Tensor:
         """What `forward` takes of the spectra (B, F, T) of whole recordings of one channel, complex, whose windows have
         `window_hops` hops."""
-        if not self.hears_phase:
-            return modulus(spectrum)
-        channels = spectrum[:, None]
-        return phase_features(channels, torch.zeros_like(channels[..., :1]), window_hops)
+        return features(spectrum[:, None], None, window_hops, self.hears_phase, modulus)
 
     def forward(self, heard: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Masks (B, 2, F, T) of magnitudes (B, F, T) >= 0, speech first, summing to one over the sources.
 
-        A network that hears phase takes `signal.phase.phase_features` (B, 5, F, T), and may add a third plane to the masks.
+        A network that hears phase takes `signal.features.phase_features` (B, 5, F, T), and may add a third plane to the masks.
         `state` is None at the start of a recording and otherwise what the previous block returned: blocks of any
         length give the same masks as the whole recording.
         """

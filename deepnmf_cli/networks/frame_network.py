@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from deepnmf_cli.inference.nmf import join_frames
 from deepnmf_cli.networks.base import MaskNetwork
-from deepnmf_cli.signal.features import stack_context
+from deepnmf_cli.signal.level import stack_context
 
 LOG_FLOOR = 1e-2
 """Added to level-normalised magnitudes before the logarithm: 40 dB below the running level, masks hardly matter."""

@@ -20,7 +20,7 @@ from deepnmf_cli.networks.band_network import BandNetwork
 from deepnmf_cli.networks.grid_settings import NEIGHBOURS, GridSettings
 from deepnmf_cli.networks.growth import widened
 from deepnmf_cli.networks.relocation import relocated
-from deepnmf_cli.signal.features import stack_context
+from deepnmf_cli.signal.level import stack_context
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.unfold.network import Bank, Unfolded
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from deepnmf_cli.errors import AudioError, UsageError
 from deepnmf_cli.inference.dictionary import learn_dictionary
 from deepnmf_cli.networks.base import MaskNetwork
-from deepnmf_cli.signal.features import SILENCE, normalise_level, stack_context
+from deepnmf_cli.signal.level import SILENCE, normalise_level, stack_context
 
 ATOMS = 16
 """Atoms at most for a profile."""

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deepnmf_cli.networks.band_network import band_matrix
 from deepnmf_cli.networks.grid_settings import GridSettings
-from deepnmf_cli.signal.bands import band_matrix
 from deepnmf_cli.signal.stft import FrontEnd
 
 Weights = dict[str, Tensor]

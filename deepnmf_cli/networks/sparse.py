@@ -19,7 +19,7 @@ from deepnmf_cli.inference.algorithm import Algorithm
 from deepnmf_cli.inference.ista import Ista, SparseCoding
 from deepnmf_cli.inference.nmf import SparseNmf
 from deepnmf_cli.networks.band_network import BandNetwork
-from deepnmf_cli.signal.features import stack_context
+from deepnmf_cli.signal.level import stack_context
 from deepnmf_cli.unfold.network import Bank, Unfolded
 from deepnmf_cli.unfold.recurrent import RecurrentUnfolded
 

@@ -13,8 +13,9 @@ from typing import Any, Self
 from deepnmf_cli import __version__, checkpoint
 from deepnmf_cli.checkpoint import atomic_path
 from deepnmf_cli.errors import DeepnmfError
+from deepnmf_cli.scoring.metrics import METRICS
 from deepnmf_cli.scoring.pairing import Pair
-from deepnmf_cli.scoring.scorer import METRICS, Scores
+from deepnmf_cli.scoring.scorer import Scores
 
 SCORING = 1
 """Number of the way in which scores are computed; raise it with every change that shows in them."""

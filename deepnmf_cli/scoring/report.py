@@ -1,4 +1,4 @@
-"""From scores to a report: means with intervals, by input SNR, as one dict that every table and file is made of."""
+"""From scores to a report: means with intervals, by input SNR, as one dict that every table, file and figure is made of."""
 
 import csv
 import importlib.metadata
@@ -8,24 +8,28 @@ import os
 import platform
 import re
 import statistics
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepnmf_cli import __version__
 from deepnmf_cli.checkpoint import atomic_path, remove_leftovers
 from deepnmf_cli.errors import DeepnmfError
-from deepnmf_cli.scoring.figures import draw, save
-from deepnmf_cli.scoring.scorer import ESTIMATE, LABELS, METRICS, MODEL, NOISY, Scores
+from deepnmf_cli.scoring.metrics import METRICS
+from deepnmf_cli.scoring.scorer import ESTIMATE, MODEL, NOISY, Scores
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FORMAT = 1
 """Number of the layout of report.json."""
 
 CONFIDENCE = 0.95
 INTERVAL = "95 % confidence interval (Student t over files)"
-DECIMALS = {"SDR": 2, "SI-SDR": 2, "PESQ": 2, "STOI": 3, "ESTOI": 3}
 FILES_CSV, REPORT_JSON, REPORT_MD = "files.csv", "report.json", "report.md"
 
 _PACKAGES = ("fast-bss-eval", "pesq", "pystoi")
@@ -110,7 +114,7 @@ def overall_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]
     files = report["reference"]["files"]
     rows = [[system["name"], *_cells(system["summary"], files)] for system in report["systems"]]
     rows += [[f"gain of {s['name']}", *_cells(s["gain"], files, "+")] for s in report["systems"] if s["gain"]]
-    return ["system", *LABELS.values()], rows
+    return ["system", *_labels()], rows
 
 
 def snr_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -121,7 +125,7 @@ def snr_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         for group in levels
         for system, level in zip(report["systems"], group, strict=True)
     ]
-    return ["input SNR", "system", "files", *LABELS.values()], rows
+    return ["input SNR", "system", "files", *_labels()], rows
 
 
 def caption(report: Mapping[str, Any]) -> str:
@@ -254,9 +258,14 @@ def _late(system: System) -> list[str]:
     return remarks
 
 
+def _labels() -> list[str]:
+    """Return the headings of the columns of scores."""
+    return [metric.label for metric in METRICS.values()]
+
+
 def _cells(summary: Mapping[str, Any], files: int, sign: str = "") -> list[str]:
     """Cells such as "7.32 ± 0.41"; with the count in brackets where some of the files have no score."""
-    return [_cell(summary[metric], f"{sign}.{DECIMALS[metric]}f", files) for metric in METRICS]
+    return [_cell(summary[metric], f"{sign}.{METRICS[metric].digits}f", files) for metric in METRICS]
 
 
 def _cell(value: Mapping[str, Any], form: str, files: int) -> str:
@@ -285,7 +294,7 @@ def _json(report: Mapping[str, Any]) -> str:
 
 
 def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    first_number = header.index(LABELS[METRICS[0]])
+    first_number = header.index(_labels()[0])
     rule = ["---" if column < first_number else "---:" for column in range(len(header))]
     lines = [" | ".join(map(_plain, row)) for row in [header, rule, *rows]]
     return "\n".join(f"| {line} |" for line in lines)
@@ -305,3 +314,78 @@ def _write_csv(report: Mapping[str, Any], path: Path) -> None:
         for system in report["systems"]:
             for row in system["files"]:
                 writer.writerow({**row, "system": system["name"], "notes": "; ".join(row["notes"])})
+
+
+SCORES, GAIN = "scores.png", "gain_by_snr.png"
+
+
+def draw(report: Mapping[str, Any]) -> "dict[str, Figure]":
+    """File name -> figure: the mean scores and, where a noisy input and SNRs are known, the gain over input SNR.
+
+    The figures are made without pyplot, so that no window system and no global state is touched.
+    """
+    figures = {SCORES: _score_figure(report)}
+    improved = [system for system in report["systems"] if system["gain"] and system["by_snr"]]
+    if improved:
+        figures[GAIN] = _gain_figure(improved, report["interval"])
+    return figures
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Write a figure as an image of the kind that the suffix of `path` names."""
+    with warnings.catch_warnings():  # a name in a script that the font lacks is drawn as boxes; the tables have it
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        figure.savefig(path, dpi=150)
+
+
+def _score_figure(report: Mapping[str, Any]) -> "Figure":
+    systems = report["systems"]
+    figure, panels = _panels(f"Mean and {report['interval']}", height_in=1.6 + 0.3 * len(systems))
+    places = range(len(systems))
+    for metric, panel in zip(METRICS, panels, strict=True):
+        for place, system in zip(places, systems, strict=True):
+            summary = system["summary"][metric]
+            if summary["mean"] is not None:
+                colour = "0.5" if system["kind"] == NOISY else f"C{place}"
+                panel.errorbar(summary["mean"], place, xerr=summary["ci95"] or 0.0, fmt="o", color=colour, capsize=3)
+        panel.set_xlabel(METRICS[metric].label)
+        panel.set_yticks(places, [_label(system) for system in systems] if panel is panels[0] else [])
+        panel.set_ylim(len(systems) - 0.5, -0.5)
+    return figure
+
+
+def _gain_figure(systems: list[Mapping[str, Any]], interval: str) -> "Figure":
+    figure, panels = _panels(f"Gain over the noisy input, and {interval}", height_in=3.4)
+    for metric, panel in zip(METRICS, panels, strict=True):
+        for number, system in enumerate(systems, start=1):
+            levels = [level for level in system["by_snr"] if level["gain"][metric]["mean"] is not None]
+            gains = [level["gain"][metric] for level in levels]
+            panel.errorbar(
+                [level["snr_db"] for level in levels],
+                [gain["mean"] for gain in gains],
+                yerr=[gain["ci95"] or 0.0 for gain in gains],
+                fmt="o-", color=f"C{number}", capsize=3, label=_label(system),
+            )  # fmt: skip
+        panel.axhline(0, color="0.5", linewidth=0.8)
+        panel.set(xlabel="input SNR [dB]", title=METRICS[metric].label)
+    panels[0].legend(loc="best", fontsize="small")
+    return figure
+
+
+def _label(system: Mapping[str, Any]) -> str:
+    """The name, in which matplotlib shall see no formula and no mark of what to hide."""
+    name = system["name"].replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name
+
+
+def _panels(title: str, height_in: float) -> "tuple[Figure, list[Axes]]":
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(14, height_in), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    panels = list(figure.subplots(1, len(METRICS)))
+    for panel in panels:
+        panel.grid(alpha=0.3)
+    return figure, panels

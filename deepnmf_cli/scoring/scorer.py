@@ -12,16 +12,10 @@ from typing import Protocol, Self
 import numpy as np
 
 from deepnmf_cli.errors import DeepnmfError, ModelError
-from deepnmf_cli.scoring.lag import lag_s
+from deepnmf_cli.scoring.metrics import METRICS
 from deepnmf_cli.scoring.pairing import Pair, read_pair
-from deepnmf_cli.scoring.perceptual import NoScore, pesq_score, stoi_score
-from deepnmf_cli.scoring.sdr import sdr, si_sdr
-
-METRICS = ("SDR", "SI-SDR", "PESQ", "STOI", "ESTOI")
-"""The scores in the order of every table. Higher is better for all; SDR and SI-SDR are in dB."""
-
-LABELS = {metric: f"{metric} [dB]" if "SDR" in metric else metric for metric in METRICS}
-"""The scores as headings."""
+from deepnmf_cli.scoring.perceptual import NoScore
+from deepnmf_cli.scoring.sdr import lag_s
 
 NOISY, ESTIMATE, MODEL = "noisy", "estimate", "model"
 """Kinds of what is scored: the recordings before enhancement, files that somebody enhanced, and models."""
@@ -43,7 +37,7 @@ class Scores:
     seconds: float
     rate_hz: int
     lag_s: float = 0.0
-    """By how much the estimate is late by a constant; see `lag.lag_s`."""
+    """By how much the estimate is late by a constant; see `sdr.lag_s`."""
 
 
 class Finished(Protocol):
@@ -165,20 +159,11 @@ def _score_channel(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) ->
     for samples, role in ((reference, "reference"), (estimate, "estimate")):
         if not samples.any():
             return values, [f"all: the {role} is silent"]
-    measures: dict[str, Callable[[], float]] = {
-        "SDR": lambda: sdr(reference, estimate),
-        "SI-SDR": lambda: si_sdr(reference, estimate),
-        "PESQ": lambda: pesq_score(reference, estimate, rate_hz),
-        "STOI": lambda: stoi_score(reference, estimate, rate_hz),
-        "ESTOI": lambda: stoi_score(reference, estimate, rate_hz, extended=True),
-    }
-    for metric, measure in measures.items():
+    for name, metric in METRICS.items():
         try:
-            values[metric] = measure()
+            values[name] = metric.compute(reference, estimate, rate_hz)
         except NoScore as reason:
             notes.append(str(reason))
-    if math.isnan(values["SI-SDR"]):
-        notes.append("SI-SDR: a constant signal")
     return values, notes
 
 

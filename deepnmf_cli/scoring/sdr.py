@@ -1,11 +1,12 @@
-"""Signal-to-distortion ratios, computed in float64.
+"""Signal-to-distortion ratios, computed in float64, and the delay that one of them does not forgive.
 
 * SDR as defined by BSS-eval version 3 (Vincent, Gribonval, Févotte, "Performance measurement in blind audio source
   separation", IEEE TASLP 14(4), 2006; one source, so that interference is part of the distortion): the reference may
   pass a time-invariant filter of 512 taps before the rest counts as distortion. The arithmetic is `fast_bss_eval`'s.
 * SI-SDR (Le Roux, Wisdom, Erdogan, Hershey, "SDR - half-baked or well done?", ICASSP 2019): only a gain is allowed.
+* The lag: what a codec, a driver or another program adds to an estimate.
 
-Both hold copies of one block at most, so that memory beside the two signals does not grow with their length.
+Both ratios hold copies of one block at most, so that memory beside the two signals does not grow with their length.
 """
 
 import math
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+
+from deepnmf_cli.scoring.perceptual import pieces
 
 FILTER_TAPS = 512
 """Length of the allowed distortion filter: the choice of BSS-eval version 3, 32 ms at 16 kHz."""
@@ -137,3 +140,44 @@ def _ratio_db(signal_energy: float, distortion_energy: float) -> float:
     floor = 10 ** (-LIMIT_DB / 10)
     ratio = max(signal_energy, floor * distortion_energy) / max(distortion_energy, floor * signal_energy)
     return 10 * math.log10(ratio)
+
+
+LARGEST_LAG_S = 1.0
+LONGEST_STRETCH_SAMPLES = 1 << 20
+
+SMALLEST_GAIN_DB = 6.0
+LEAST_SI_SDR_DB = -6.0
+"""A lag counts when undoing it gains so much SI-SDR and leaves so much: otherwise chance, or a periodic sound, made it."""
+
+
+def lag_s(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) -> float:
+    """Seconds by which `estimate` (C, N) is later than `reference` (C, N); negative when it is earlier, 0.0 for none.
+
+    The peak of the cross-correlation over +-1 s, in the piece with the most speech of the channel with the most energy.
+    """
+    from scipy.signal import correlate, correlation_lags
+
+    channel = int(np.argmax([np.ptp(samples) for samples in reference]))
+    reference, estimate = reference[channel], estimate[channel]
+    piece, _ = max(pieces(reference, rate_hz), key=lambda found: found[1], default=(slice(0), 0.0))
+    reference, estimate = (_centred(x[piece][:LONGEST_STRETCH_SAMPLES]) for x in (reference, estimate))
+    if not (reference.any() and estimate.any()):
+        return 0.0
+    lags = correlation_lags(len(estimate), len(reference))
+    found = np.abs(correlate(estimate, reference, method="fft"))
+    lag = int(lags[np.argmax(np.where(np.abs(lags) <= LARGEST_LAG_S * rate_hz, found, -1.0))])
+    if lag == 0:
+        return 0.0
+    aligned = (
+        reference[max(0, -lag) : len(reference) - max(0, lag)],
+        estimate[max(0, lag) : len(estimate) + min(0, lag)],
+    )
+    after_db = si_sdr(*aligned)
+    gained = after_db >= LEAST_SI_SDR_DB and after_db - si_sdr(reference, estimate) >= SMALLEST_GAIN_DB
+    return lag / rate_hz if gained else 0.0
+
+
+def _centred(samples: np.ndarray) -> np.ndarray:
+    """`samples` (N,) with a peak of about 1 and no mean, which would correlate at every lag."""
+    peak = float(np.abs(samples).max(initial=0.0)) or 1.0
+    return samples / peak - (samples / peak).mean() if len(samples) else samples

@@ -15,10 +15,9 @@ from deepnmf_cli.signal import metadata
 from deepnmf_cli.signal.formats import UNKNOWN_FRAMES, AudioInfo, check_shape, cut_frames, is_seekable
 from deepnmf_cli.signal.links import after_tags, flac_begins
 from deepnmf_cli.signal.metadata import Metadata
-from deepnmf_cli.signal.part import INCOMPLETE, Part
+from deepnmf_cli.signal.parts import INCOMPLETE, Part, View
 from deepnmf_cli.signal.samples import check_samples
 from deepnmf_cli.signal.survey import survey
-from deepnmf_cli.signal.view import View
 
 BLOCK_FRAMES = 1 << 16
 """Frames read or written at once: small in memory, and libvorbis overflows its stack beyond about a million."""

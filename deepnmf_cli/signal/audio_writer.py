@@ -1,9 +1,12 @@
-"""Audio files in any format, written in blocks of samples (channels, frames) and whole or not at all."""
+"""Audio files in any format, written in blocks of samples (channels, frames) and whole or not at all; room for them first."""
 
 import errno
+import math
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,6 @@ from deepnmf_cli.checkpoint import atomic_path
 from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal import metadata
 from deepnmf_cli.signal.audio import BLOCK_FRAMES, SequentialFile, reason
-from deepnmf_cli.signal.disk import require_space
 from deepnmf_cli.signal.formats import (
     LIMITS,
     PCM_BITS,
@@ -29,7 +31,7 @@ from deepnmf_cli.signal.formats import (
     output_format,
 )
 from deepnmf_cli.signal.metadata import Metadata
-from deepnmf_cli.signal.pcm import to_steps
+from deepnmf_cli.signal.samples import to_steps
 
 WAV_LIMIT_BYTES = (1 << 32) - (1 << 16)
 """Sizes in a WAV header have 32 bits; a larger file becomes RF64, its 64-bit extension, under the same name."""
@@ -177,3 +179,40 @@ def _explaining(path: Path) -> Iterator[None]:
         else:
             found, remedy = "a full disk, or an exceeded quota", "Free some space, or use another disk."
         raise AudioError(path, found, "room for the output in a folder that can be written", remedy) from error
+
+
+@dataclass
+class _Disk:
+    free: int
+    taken: int = 0
+
+
+def require_space(files: Iterable[tuple[Path, int]]) -> None:
+    """Raise AudioError unless all files (path, bytes) fit on their disks, when written one after the other.
+
+    Folders need not exist yet. A file that exists is replaced, so that its room is free after that, and not before.
+    """
+    disks: dict[int, _Disk] = {}
+    for path, size in files:
+        folder = _existing(path.parent)
+        number = os.stat(folder).st_dev
+        disk = disks.get(number) or disks.setdefault(number, _Disk(shutil.disk_usage(folder).free))
+        disk.taken += size
+        if disk.taken > disk.free:
+            found, expected = (
+                f"{_size(disk.free, math.floor)} free on the disk",
+                f"at least {_size(disk.taken, math.ceil)}",
+            )
+            raise AudioError(path, found, expected, "Free some space, or choose an output on another disk.")
+        disk.taken -= path.stat().st_size if path.is_file() else 0
+
+
+def _size(count: int, rounded: Callable[[float], int]) -> str:
+    """A number of bytes with a digit after the point."""
+    unit, name = (1e6, "MB") if count >= 1e6 else (1e3, "kB")
+    return f"{rounded(10 * count / unit) / 10:,.1f} {name}"
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())

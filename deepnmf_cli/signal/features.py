@@ -1,60 +1,82 @@
-"""What all networks do to magnitudes first: make them independent of the level, and look back in time."""
+"""What networks are given of a spectrum: magnitudes, or magnitudes and what phase tells of a sound.
 
-import torch
-from torch import Tensor
+The phase of a single bin says nothing by itself, but differences stay the same when the phases of all bins turn by the same
+angle. The difference to the bin's own phase a frame ago is its frequency within the bin, and the difference to the next bin
+says where within the window its energy lies. NumPy and torch alike.
+"""
 
-from deepnmf_cli.kernels.recursion import relax
+from collections.abc import Callable
+from functools import cache
 
-SILENCE = 1e-15
-"""Root-mean-square magnitude below which a frame counts as digital silence. No recording of 32 bits or fewer reaches
-down here (white rounding noise of 24 bits lies at 2e-9), so only frames of zeros do, whatever the gain: everything else
-scales exactly with the input. Its square is still a normal float32."""
+import numpy as np
 
-LEVEL_TIME_CONSTANT_FRAMES = 250
-"""How far the level looks back: 4 s at 16 ms hops, longer than pauses in speech, shorter than a change of room."""
+from deepnmf_cli.signal.arrays import Array, library, like
 
+PLANES = 5
+"""Of `phase_features`: magnitude, and two products of real and imaginary part each."""
 
-def modulus(spectrum: Tensor) -> Tensor:
-    """|z| of a complex tensor without a gradient: three times as fast as `abs`, which guards against overflow."""
-    real, imaginary = torch.view_as_real(spectrum).unbind(-1)
-    return torch.addcmul(real.square(), imaginary, imaginary).sqrt_()
+SMALLEST = 1e-30
+"""Product of magnitudes that counts as zero: that of two frames of digital silence."""
 
 
-def normalise_level(magnitude: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Divide magnitudes (B, F, T) by their running level, so that networks are independent of the recording's gain.
+def features(
+    spectrum: Array,
+    before: Array | None,
+    window_hops: int,
+    with_phase: bool,
+    modulus: Callable[[Array], Array] = abs,
+) -> Array:
+    """Return what a network is given of C channels' spectra (..., C, F, T), complex.
 
-    Returns the normalised magnitudes (B, F, T) and the state, as `running_level` does.
+    Magnitudes (..., F, T), their mean over channels; or with phase `phase_features` (..., PLANES, F, T), for which `before`
+    (..., C, F, 1) is the frame that came before, None at the start of a recording. Training, dev scores and enhancement
+    all go through here; training, where no number is so large that its square overflows, with a quicker `modulus`.
     """
-    level, state = running_level(magnitude, state)
-    return magnitude / level[:, None], state
+    if not with_phase:
+        return over_channels(modulus(spectrum))
+    before = library(spectrum).zeros_like(spectrum[..., :1]) if before is None else before
+    return phase_features(spectrum, before, window_hops)
 
 
-def running_level(magnitude: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The level (B, T) of magnitudes (B, F, T), and the state (B, 2) to be passed with the next block: smoothed power
-    and weight, zeros at the start of a recording.
+def phase_features(spectrum: Array, before: Array, window_hops: int) -> Array:
+    """Magnitudes and phase differences (..., PLANES, F, T) of C channels' spectra X (..., C, F, T), complex.
 
-    The level is the root of an exponentially forgetting mean of the frames' power, over the frames that are not
-    digitally silent: causal, exact from the first frame on, and proportional to the input.
+    `before` (..., C, F, 1) is the frame that came before, zeros at the start of a recording, and `window_hops` how many
+    hops a window has (H). After the magnitude |X| follow the products X_ft conj(X_f,t-1) exp(-2 pi i f / H), which undoes
+    what a hop adds to the phase of the middle of a bin, for H = 2 by an alternating sign, and X_ft conj(X_f+1,t), zero
+    for the last bin.
+
+    Channels are averaged, magnitudes and products each, so that opposite ones do not cancel. The mean of products is
+    scaled by mean |X| mean |Y| / mean |X||Y|: channels that differ by gains alone, silent ones among them, have the
+    features of one channel with the mean gain.
     """
-    power = magnitude.square().mean(-2)
-    # Silent frames neither add nor forget: a pause of digital zeros leaves the level as it was.
-    forget = (power > SILENCE**2).to(power.dtype) / LEVEL_TIME_CONSTANT_FRAMES
-    targets = torch.stack([power, torch.ones_like(power)], -1).transpose(0, 1)
-    state = magnitude.new_zeros(magnitude.shape[0], 2) if state is None else state
-    sums = relax(targets, forget.T[..., None].expand_as(targets), state)
-    mean_power, weight = sums.transpose(0, 1).unbind(-1)
-    return (mean_power / weight.clamp_min(1 / LEVEL_TIME_CONSTANT_FRAMES)).sqrt().clamp_min(SILENCE), sums[-1]
+    arrays = library(spectrum)
+    past = arrays.concatenate([before, spectrum[..., :-1]], -1)
+    above = arrays.concatenate([spectrum[..., 1:, :], arrays.zeros_like(spectrum[..., :1, :])], -2)
+    magnitude, in_frequency = over_channels(abs(spectrum)), _product(spectrum, above)
+    in_time = _product(spectrum, past) * like(_turns(spectrum.shape[-2], window_hops), spectrum)
+    planes = (magnitude, in_time.real, in_time.imag, in_frequency.real, in_frequency.imag)
+    return arrays.stack(planes, -3)
 
 
-def stack_context(frames: Tensor, context: int, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Stack each frame with its predecessors: (B, F, T) -> (B, context * F, T), oldest first, the frame itself last.
+def over_channels(x: Array) -> Array:
+    """The mean of x (..., C, F, T) over channels; of one, without the time to compute it, which counts for single
+    frames."""
+    return x[..., 0, :, :] if x.shape[-3] == 1 else x.mean(-3)
 
-    `past` (B, F, context - 1) holds the frames before the block; before the start of a recording they are zero. Returns
-    the stacked frames and the `past` for the next block.
-    """
-    if past is None:
-        past = frames.new_zeros(*frames.shape[:2], context - 1)
-    extended = torch.cat([past, frames], -1)
-    length = frames.shape[-1]
-    stacked = torch.cat([extended[..., lag : lag + length] for lag in range(context)], -2)
-    return stacked, extended[..., length:]
+
+def _product(x: Array, y: Array) -> Array:
+    """x conj(y) over channels (..., F, T), see `phase_features`."""
+    product = over_channels(x * y.conj())
+    if x.shape[-3] == 1:
+        return product
+    sizes = abs(x), abs(y)
+    together = over_channels(sizes[0] * sizes[1]).clip(SMALLEST, None)
+    return product * (over_channels(sizes[0]) * over_channels(sizes[1]) / together)
+
+
+@cache
+def _turns(bins: int, window_hops: int) -> np.ndarray:
+    """exp(-2 pi i f / H) for every bin, (F, 1) complex64."""
+    parts = np.arange(bins) % window_hops  # whole turns left out, for the sake of precision
+    return np.exp(-2j * np.pi * parts / window_hops).astype(np.complex64)[:, None]

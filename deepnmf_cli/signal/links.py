@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO, NamedTuple
 
-from deepnmf_cli.signal.part import INCOMPLETE, Part
+from deepnmf_cli.signal.parts import INCOMPLETE, Part
 
 _WINDOW_BYTES = 1 << 18
 

@@ -132,10 +132,6 @@ class FrontEnd:
             raise ValueError(f"rate_hz is at most {HIGHEST_RATE_HZ}, and hop_s at most {LONGEST_HOP_S}")
 
     @property
-    def window_s(self) -> float:
-        return self.window_hops * self.hop_s
-
-    @property
     def bins(self) -> int:
         """Number of frequencies that the network sees, 0 to rate_hz / 2."""
         return self.pair(self.rate_hz).bins

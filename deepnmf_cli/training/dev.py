@@ -1,6 +1,7 @@
 """The dev score: how good a network is on recordings that it does not learn from."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,11 +10,12 @@ import torch
 from deepnmf_cli import extras
 from deepnmf_cli.corpus.mixing import Samples
 from deepnmf_cli.errors import CorpusError, DeepnmfError
-from deepnmf_cli.networks.base import SPEECH, MaskNetwork
-from deepnmf_cli.scoring.perceptual import NoScore, pesq_score
-from deepnmf_cli.scoring.sdr import si_sdr
-from deepnmf_cli.signal.masks import complex_masks
+from deepnmf_cli.networks.backend import TorchBackend
+from deepnmf_cli.networks.base import MaskNetwork
+from deepnmf_cli.scoring.metrics import METRICS
+from deepnmf_cli.scoring.perceptual import NoScore
 from deepnmf_cli.signal.stft import FrontEnd
+from deepnmf_cli.streaming import StreamingEnhancer
 
 Pair = tuple[Samples, Samples]
 """A clean and a noisy recording of equal length at the front end's sampling rate."""
@@ -42,7 +44,7 @@ class DevScore:
 
 
 LONGEST_DEV_S = 120.0
-"""A dev recording is enhanced as a whole, in memory that grows with its length; longer ones are worth a word."""
+"""A dev recording is enhanced as one block, in memory that grows with its length; longer ones are worth a word."""
 
 SHORTEST_PESQ_S = 0.25
 
@@ -91,30 +93,45 @@ def _fault(clean: Samples, noisy: Samples, rate_hz: int, score: str) -> str | No
     return f"shorter than {SHORTEST_PESQ_S} s" if too_short else None
 
 
-@torch.no_grad()
 def dev_score(
     network: MaskNetwork, front_end: FrontEnd, pairs: Sequence[Pair], device: str = "cpu", score: str = SCORES[0]
 ) -> DevScore:
     """The score of the network on pairs of clean and noisy recordings; without PESQ where it is not installed."""
-    pair, heard = front_end.pair(front_end.rate_hz), _pesq_subset(len(pairs)) if _with_pesq(score) else ()
-    ratios, qualities = [], []
-    network.eval()
+    with_pesq = _pesq_subset(len(pairs)) if _with_pesq(score) else set()
+    rate_hz, found = front_end.rate_hz, {"SI-SDR": [], "PESQ": []}
     for index, (clean, noisy) in enumerate(pairs):
-        spectrum = pair.analysis(torch.from_numpy(noisy).to(device))
-        masks = complex_masks(network(network.hear(spectrum[None], pair.window_hops))[0])
-        estimate = pair.synthesis(masks[0, SPEECH] * spectrum, len(noisy)).double().cpu().numpy()
-        ratios.append(si_sdr(clean.astype(np.float64), estimate))
-        if index in heard:
-            try:
-                qualities.append(pesq_score(clean, estimate.astype(np.float32), front_end.rate_hz))
-            except NoScore:
-                pass  # no speech in it, and so every time
+        speech = enhanced(network, front_end, noisy, device)
+        for name, scores in found.items():
+            if name != "PESQ" or index in with_pesq:
+                # A recording without speech has no PESQ, and so every time.
+                with suppress(NoScore):
+                    scores.append(METRICS[name].compute(clean.astype(np.float64), speech.astype(np.float64), rate_hz))
     network.train()
-    if not np.isfinite(ratios).any() or (_with_pesq(score) and not qualities):
+    if not found["SI-SDR"] or (_with_pesq(score) and not found["PESQ"]):
         raise DeepnmfError(
             "dev", "no score that is finite", "clean recordings with at least one utterance", "Check the dev folder."
         )
-    return DevScore(float(np.nanmean(ratios)), float(np.mean(qualities)) if qualities else None)
+    return DevScore(float(np.mean(found["SI-SDR"])), float(np.mean(found["PESQ"])) if found["PESQ"] else None)
+
+
+def enhanced(network: MaskNetwork, front_end: FrontEnd, noisy: Samples, device: str = "cpu") -> Samples:
+    """Return what a user would hear of a recording (N,) at the front end's rate: (N,), by the path of all enhancement.
+
+    The network is left in evaluation mode.
+    """
+    backend = _InTraining(network.eval(), device)
+    return StreamingEnhancer(backend, front_end, front_end.rate_hz, channels=1).flush(noisy[None])[0]
+
+
+class _InTraining(TorchBackend):
+    """A network that stays as it is: its weights go on being trained."""
+
+    def __init__(self, network: MaskNetwork, device: str) -> None:
+        self.network, self.device = network, device
+
+    def running(self) -> AbstractContextManager:
+        """Record no gradients. Tensors of inference mode, were some kept, could not be used by the next step."""
+        return torch.no_grad()
 
 
 def _with_pesq(score: str) -> bool:

@@ -14,9 +14,8 @@ from deepnmf_cli.inference.algorithm import Parameters
 from deepnmf_cli.inference.divergence import divergence
 from deepnmf_cli.inference.nmf import DICTIONARY
 from deepnmf_cli.networks.deep_nmf import DeepNmf
-from deepnmf_cli.training.batch import Batch
 from deepnmf_cli.training.descent import State
-from deepnmf_cli.training.frames import FrameBatch
+from deepnmf_cli.training.minibatch import Batch, FrameBatch
 from deepnmf_cli.training.objectives import COMPRESSION_FLOOR, TERMS, TINY, ObjectiveSettings, phase_sensitive
 from deepnmf_cli.unfold.split import Parts, split_gradient, wiener_parts
 

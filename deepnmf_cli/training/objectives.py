@@ -10,12 +10,10 @@ from torch import Tensor
 
 from deepnmf_cli.inference.divergence import divergence
 from deepnmf_cli.networks.base import NOISE, SPEECH
-from deepnmf_cli.signal.features import modulus
+from deepnmf_cli.signal.level import modulus
 from deepnmf_cli.signal.masks import complex_masks
 from deepnmf_cli.signal.stft import FrontEnd
-from deepnmf_cli.training.disturbance import points_lost
-from deepnmf_cli.training.intelligibility import intelligibility_lost
-from deepnmf_cli.training.spectra import power_spectra
+from deepnmf_cli.training.hearing import intelligibility_lost, points_lost, power_spectra
 
 TINY = 1e-8
 """Keeps divisions finite for silent targets: 80 dB below the mixture, to which everything is scaled first."""
@@ -50,9 +48,9 @@ class ObjectiveSettings:
     si_sdr: float = 0.0
     """Weight per dB of its scale-invariant version, which leaves the gain free."""
     pesq: float = 0.0
-    """Weight per point of PESQ that the waveform loses, see `training.disturbance`."""
+    """Weight per point of PESQ that the waveform loses, see `hearing.points_lost`."""
     estoi: float = 0.0
-    """Weight of 1 - ESTOI of the waveform, see `training.intelligibility`."""
+    """Weight of 1 - ESTOI of the waveform, see `hearing.intelligibility_lost`."""
 
     def __post_init__(self) -> None:
         weights = [getattr(self, name) for name in TERMS]

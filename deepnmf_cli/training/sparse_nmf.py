@@ -10,7 +10,7 @@ from deepnmf_cli.corpus.dataset import ExampleSource
 from deepnmf_cli.errors import RecipeError
 from deepnmf_cli.inference.dictionary import exemplars, learn_dictionary
 from deepnmf_cli.networks.deep_nmf import DeepNmfSettings
-from deepnmf_cli.signal.features import normalise_level, stack_context
+from deepnmf_cli.signal.level import normalised_magnitudes, stack_context
 from deepnmf_cli.signal.stft import FrontEnd
 
 INAUDIBLE = 1e-8
@@ -94,8 +94,7 @@ def context_frames(
     chosen = []
     for i in range(segments):
         samples = torch.from_numpy(source[batch * segments + i][index])
-        evidence, _ = normalise_level(pair.analysis(samples).abs()[None])
-        stacked = stack_context(evidence, context)[0][0]
+        stacked = stack_context(normalised_magnitudes(pair.analysis(samples)[None]), context)[0][0]
         sounding = stacked[:, stacked.square().mean(0) > INAUDIBLE]
         chosen.append(sounding[:, torch.randperm(sounding.shape[1], generator=draw)[:per_segment]])
     return torch.cat(chosen, 1)[:, :count]
@@ -105,4 +104,4 @@ def mixture_frames(source: ExampleSource, front_end: FrontEnd, examples: int) ->
     """All frames (F, N) of the first mixtures, divided by their running level."""
     pair = front_end.pair(front_end.rate_hz)
     mixtures = [torch.from_numpy(sum(source[i])) for i in range(examples)]
-    return torch.cat([normalise_level(pair.analysis(m).abs()[None])[0][0] for m in mixtures], 1)
+    return torch.cat([normalised_magnitudes(pair.analysis(m)[None])[0] for m in mixtures], 1)

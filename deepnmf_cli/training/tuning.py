@@ -11,10 +11,9 @@ from torch import Tensor
 from deepnmf_cli import checkpoint
 from deepnmf_cli.corpus.dataset import ExampleSource
 from deepnmf_cli.corpus.mixing import Samples
-from deepnmf_cli.networks.base import SPEECH, MaskNetwork
-from deepnmf_cli.signal.masks import complex_masks
+from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.signal.stft import FrontEnd
-from deepnmf_cli.training.dev import Pair, dev_score
+from deepnmf_cli.training.dev import Pair, dev_score, enhanced
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of the way from the initial weights to the tuned ones that are scored."""
@@ -48,7 +47,7 @@ class Taught:
         self, own: ExampleSource, general: ExampleSource, own_share: float, teacher: MaskNetwork, front_end: FrontEnd
     ) -> None:
         self.own, self.general, self.own_share = own, general, own_share
-        self.teacher, self.pair = teacher.eval(), front_end.pair(front_end.rate_hz)
+        self.teacher, self.front_end = teacher, front_end
         self.length, self.cache = own.length, own.cache
 
     def is_own(self, index: int) -> bool:
@@ -60,14 +59,8 @@ class Taught:
         if self.is_own(index):
             return self.own[index]
         mixture = sum(self.general[index])
-        speech = self._estimate(torch.from_numpy(mixture)).numpy()
+        speech = enhanced(self.teacher, self.front_end, mixture)
         return speech, mixture - speech
-
-    @torch.no_grad()
-    def _estimate(self, mixture: Tensor) -> Tensor:
-        spectrum = self.pair.analysis(mixture)
-        masks = complex_masks(self.teacher(self.teacher.hear(spectrum[None], self.pair.window_hops))[0])
-        return self.pair.synthesis(masks[0, SPEECH] * spectrum, len(mixture))
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import pytest
 import soundfile
 
 from deepnmf_cli import library
-from deepnmf_cli.commands import batch, console
-from deepnmf_cli.commands.jobs import Job
+from deepnmf_cli.commands import console
+from deepnmf_cli.commands import jobs as batch
+from deepnmf_cli.commands.jobs import Job, lengths, longest_first, process_count
 from deepnmf_cli.errors import EXIT_FAILED, EXIT_SOME_FAILED, EXIT_USAGE
 from deepnmf_cli.signal import audio
 
@@ -223,7 +224,7 @@ def test_processes_begin_with_the_longest_file(recordings):
         soundfile.write(name, np.zeros(frames), RATE_HZ)
     Path("bad.wav").write_text("not sound")
     jobs = [Job(name, f"out/{name}") for name in ("bad.wav", "a.wav", "b.wav", "c.wav", "d.wav")]
-    ordered = batch.longest_first(jobs, batch.lengths(jobs))
+    ordered = longest_first(jobs, lengths(jobs))
     assert [job.source for job in ordered] == ["b.wav", "d.wav", "c.wav", "a.wav", "bad.wav"]
 
 
@@ -248,7 +249,7 @@ def test_a_model_that_does_not_load_fails_once(deepnmf, recordings):
 def test_as_many_processes_as_pay_off(monkeypatch, asked, files, seconds, device, count):
     monkeypatch.setattr(batch, "available_cpus", lambda: 4)
     monkeypatch.setattr(library, "resolve_device", lambda device: device)
-    assert batch.process_count(asked, files, seconds, device) == count
+    assert process_count(asked, files, seconds, device) == count
 
 
 # With a network

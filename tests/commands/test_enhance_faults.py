@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from deepnmf_cli.errors import EXIT_FAILED, EXIT_SOME_FAILED, EXIT_USAGE
-from deepnmf_cli.signal import disk
+from deepnmf_cli.signal import audio_writer
 
 RATE_HZ = 16000
 ROOT = Path(__file__).parents[2]
@@ -62,7 +62,7 @@ def test_a_header_that_promises_too_much_fails_its_file_alone(deepnmf, stub, rec
     content[21] |= 0x0F  # the number of samples: 36 bits, the upper four here
     Path("recordings/lies.wav").write_bytes(content)
     usage = namedtuple("usage", "total used free")(1 << 40, 0, 1 << 30)
-    monkeypatch.setattr(disk.shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(audio_writer.shutil, "disk_usage", lambda folder: usage)
     result = deepnmf("enhance", "recordings", "-o", "out", "--jobs", "1")
     assert result.code == EXIT_SOME_FAILED and "Enhanced 3 files. 1 of 4 files failed." in result.err
     assert "lies.wav: found 1600 frames" in result.err
@@ -76,7 +76,7 @@ def test_room_is_estimated_for_the_codec(deepnmf, stub, folder, monkeypatch, suf
     soundfile.write("noisy.wav", np.zeros(10 * RATE_HZ), RATE_HZ)
     usage = namedtuple("usage", "total used free")
     for free, code in ((least - 1, EXIT_FAILED), (least, 0)):
-        monkeypatch.setattr(disk.shutil, "disk_usage", lambda folder, free=free: usage(1 << 40, 0, free))
+        monkeypatch.setattr(audio_writer.shutil, "disk_usage", lambda folder, free=free: usage(1 << 40, 0, free))
         assert deepnmf("enhance", "noisy.wav", "-o", f"x{suffix}").code == code
 
 

@@ -133,7 +133,7 @@ def wait_for(process: subprocess.Popen, condition) -> None:
 
 def test_what_a_library_prints_is_a_message_and_no_result():
     script = (
-        "import os; from deepnmf_cli.commands import streams; streams.guard(); os.write(1, b'chatter'); print('result')"
+        "import os; from deepnmf_cli.commands import console; console.guard(); os.write(1, b'chatter'); print('result')"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=ENVIRONMENT)
     assert (done.returncode, done.stdout, done.stderr) == (0, "result\n", "chatter")

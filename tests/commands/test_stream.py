@@ -18,7 +18,7 @@ import pytest
 import soundfile
 
 from deepnmf_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE
-from deepnmf_cli.signal.pcm import FORMATS, Layout, decode, encode
+from deepnmf_cli.signal.samples import FORMATS, Layout, decode, encode
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60

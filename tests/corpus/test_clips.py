@@ -138,3 +138,18 @@ def test_speech_and_pairs_that_are_silent_for_the_most_part_are_drawn_where_they
     mixtures = MixtureDataset(speech, [Clip(tmp_path / "noise.wav", "b", 20.0)], [], MixingSettings(0.5), RATE, seed=0)
     pairs = PairDataset([(path, tmp_path / "noise.wav") for path in paths], 0.5, RATE, 0)
     assert rms(mixtures[0][0]) > 1e-4 and rms(pairs[0][0]) > 1e-4
+
+
+@pytest.mark.parametrize(
+    "left,right,heard", [(1.0, 1.0, 1.0), (1.0, 0.0, 0.5), (0.0, 1.0, 0.5), (1.0, -1.0, 1.0), (-0.5, 1.0, 1.0)]
+)
+def test_no_two_channels_of_one_sound_become_silence_in_training(
+    tmp_path: Path, left: float, right: float, heard: float
+) -> None:
+    """Dual mono, one silent channel, and channels of opposite sign."""
+    sound = noise(2)
+    soundfile.write(tmp_path / "a.wav", np.hstack([left * sound, right * sound]), RATE, subtype="FLOAT")
+    np.testing.assert_allclose(np.abs(ClipCache(RATE).read(tmp_path / "a.wav")), heard * np.abs(sound[:, 0]), atol=1e-4)
+    given = [Clip(tmp_path / "a.wav", "a", 2.0)]
+    speech, added = MixtureDataset(given, given, [], MixingSettings(1.0), RATE, seed=0)[0]
+    assert rms(speech) > 1e-3 and rms(added) > 1e-5

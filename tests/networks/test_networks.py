@@ -9,7 +9,7 @@ from deepnmf_cli.inference import nmf, wiener
 from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings, Dnmf, DnmfSettings, SparseNmf, SparseNmfSettings
 from deepnmf_cli.networks.frame_network import LogFeatures
-from deepnmf_cli.signal.features import normalise_level, stack_context
+from deepnmf_cli.signal.level import normalise_level, stack_context
 
 SMALL = {
     "deep-nmf": {"bins": 33, "context": 3, "atoms": 5, "iterations": 4},

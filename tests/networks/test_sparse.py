@@ -12,7 +12,7 @@ from deepnmf_cli.networks import build
 from deepnmf_cli.networks.rnn import GridRnn, GridRnnSettings, Rnn, RnnSettings
 from deepnmf_cli.networks.sparse import IstaSettings, RecurrentIsta, RecurrentNmf, RecurrentNmfSettings
 from deepnmf_cli.recipe import read_recipe
-from deepnmf_cli.signal.features import normalise_level, stack_context
+from deepnmf_cli.signal.level import normalise_level, stack_context
 
 SHAPE = {"bins": 33, "single_bands": 8, "wide_bands": 8, "context": 2, "atoms": 5, "iterations": 6}
 CLASSICAL = {"recurrent": False, "tied": True}

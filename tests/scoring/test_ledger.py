@@ -11,8 +11,9 @@ import pytest
 from deepnmf_cli.errors import DeepnmfError
 from deepnmf_cli.scoring import ledger
 from deepnmf_cli.scoring.ledger import LEDGER, Ledger
+from deepnmf_cli.scoring.metrics import METRICS
 from deepnmf_cli.scoring.pairing import Pair
-from deepnmf_cli.scoring.scorer import METRICS, Scores
+from deepnmf_cli.scoring.scorer import Scores
 
 
 @pytest.fixture

@@ -12,9 +12,18 @@ import pytest
 
 from deepnmf_cli import __version__
 from deepnmf_cli.errors import DeepnmfError
-from deepnmf_cli.scoring.figures import draw
-from deepnmf_cli.scoring.report import System, make_report, markdown, overall_table, snr_table, summarise, write_report
-from deepnmf_cli.scoring.scorer import METRICS, Scores
+from deepnmf_cli.scoring.metrics import METRICS
+from deepnmf_cli.scoring.report import (
+    System,
+    draw,
+    make_report,
+    markdown,
+    overall_table,
+    snr_table,
+    summarise,
+    write_report,
+)
+from deepnmf_cli.scoring.scorer import Scores
 
 SNRS_DB = {"a": -3.0, "b": -3.0, "c": 6.0, "d": 6.0}
 MODEL = {"parameters": 1234567, "macs_per_s": 25.5e6, "sha256": "ab" * 32}
@@ -109,7 +118,7 @@ def test_files_have_rows_and_missing_scores_are_null(report):
 
 
 def test_the_figures_are_the_means_of_a_single_model(report):
-    assert report["figures"] == {"SDR": 8.5} | dict.fromkeys(METRICS[1:], pytest.approx(0.85))
+    assert report["figures"] == {"SDR": 8.5} | dict.fromkeys(list(METRICS)[1:], pytest.approx(0.85))
     two = [System(name, "model", name, scores(1), MODEL) for name in "xy"]
     assert make_report(two, {}, "", "")["figures"] == {}
 

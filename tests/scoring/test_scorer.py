@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from deepnmf_cli.errors import CorpusError, DeepnmfError, ModelError
+from deepnmf_cli.scoring.metrics import METRICS
 from deepnmf_cli.scoring.pairing import Pair
-from deepnmf_cli.scoring.scorer import METRICS, Scores, ScoringPool, _done, score, score_enhanced, score_files
+from deepnmf_cli.scoring.scorer import Scores, ScoringPool, _done, score, score_enhanced, score_files
 
 
 @pytest.fixture(scope="module")

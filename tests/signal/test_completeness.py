@@ -10,7 +10,7 @@ from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal import audio, audio_writer
 from deepnmf_cli.signal.audio import AudioReader
 from deepnmf_cli.signal.links import _frame
-from deepnmf_cli.signal.part import Part
+from deepnmf_cli.signal.parts import Part
 from tests.fuzz.containers import seal
 
 RATE_HZ = 16000

@@ -9,9 +9,9 @@ import pytest
 import soundfile
 
 from deepnmf_cli.errors import AudioError
-from deepnmf_cli.signal import containers
-from deepnmf_cli.signal.pcm import FORMATS, Layout, decode, encode
+from deepnmf_cli.signal import pipe
 from deepnmf_cli.signal.pipe import UNKNOWN, PipeReader, PipeWriter
+from deepnmf_cli.signal.samples import FORMATS, Layout, decode, encode
 
 SUBTYPES = {"s16le": "PCM_16", "s24le": "PCM_24", "s32le": "PCM_32", "f32le": "FLOAT"}
 RAW = Layout(16000, 1, "s16le")
@@ -225,4 +225,4 @@ def test_a_sample_beyond_all_arithmetic_is_refused():
 def test_containers_with_a_name_at_their_beginning_are_known(container, subtype):
     file = io.BytesIO()
     soundfile.write(file, np.zeros(100), 44100, subtype, format=container)
-    assert containers.container_of(file.getvalue()) is not None
+    assert pipe.container_of(file.getvalue()) is not None

@@ -2,17 +2,24 @@
 
 import csv
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+from deepnmf_cli.enhancer import Enhancer
 from deepnmf_cli.errors import CorpusError, DeepnmfError
 from deepnmf_cli.experiment import Recordings, train
+from deepnmf_cli.networks.backend import TorchBackend
 from deepnmf_cli.networks.dnn import Dnn, DnnSettings
 from deepnmf_cli.recipe import Recipe
+from deepnmf_cli.scoring.metrics import METRICS
 from deepnmf_cli.scoring.perceptual import NoScore
+from deepnmf_cli.scoring.sdr import si_sdr
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training import dev
 from deepnmf_cli.training.dev import DevScore, check_dev, dev_score
@@ -29,9 +36,26 @@ def network() -> Dnn:
     return Dnn(DnnSettings(bins=129, context=1, hidden=(4,)))
 
 
+def take_for_pesq(monkeypatch: pytest.MonkeyPatch, compute: Callable) -> None:
+    monkeypatch.setitem(METRICS, "PESQ", replace(METRICS["PESQ"], compute=compute))
+
+
 def test_score_is_si_sdr_plus_ten_times_pesq() -> None:
     assert DevScore(7.5).value == 7.5
     assert DevScore(7.5, 1.4).value == pytest.approx(7.5 + 14.0)
+
+
+def test_the_score_is_that_of_what_enhancement_gives() -> None:
+    """With an offset, which enhancement takes away before the network, and a pair that is longer than a block."""
+    torch.manual_seed(0)
+    made, draw = network(), np.random.default_rng(0)
+    clean = 0.1 * draw.standard_normal(5 * 8000).astype(np.float32)
+    noisy = clean + 0.05 * draw.standard_normal(len(clean)).astype(np.float32) + np.float32(0.5)
+    trained = [p.requires_grad for p in made.parameters()]
+    score = dev_score(made, FrontEnd(8000), [(clean, noisy)])
+    assert [p.requires_grad for p in made.parameters()] == trained and made.training
+    speech = Enhancer(TorchBackend(made), FrontEnd(8000)).enhance(noisy[None], 8000)[0]
+    assert score.si_sdr == pytest.approx(si_sdr(clean.astype(float), speech.astype(float)), abs=1e-4)
 
 
 @pytest.mark.parametrize("count,expected", [(5, 5), (90, dev.PESQ_PAIRS)])
@@ -42,7 +66,7 @@ def test_pesq_hears_the_same_few_pairs_every_time(count: int, expected: int, mon
         heard.append(round(float(clean.mean())))
         return 2.0
 
-    monkeypatch.setattr(dev, "pesq_score", hear)
+    take_for_pesq(monkeypatch, hear)
     scores = [dev_score(network(), FrontEnd(8000), pairs(count), score="si-sdr+pesq") for _ in range(2)]
     assert scores[0].pesq == 2.0 and len(heard) == 2 * expected == 2 * len(set(heard))
     assert heard[:expected] == heard[expected:]
@@ -54,7 +78,7 @@ def test_dev_recordings_without_speech_are_no_basis_for_pesq(monkeypatch) -> Non
     def refuse(*_) -> float:
         raise NoScore("PESQ: no utterance found")
 
-    monkeypatch.setattr(dev, "pesq_score", refuse)
+    take_for_pesq(monkeypatch, refuse)
     with pytest.raises(DeepnmfError, match="no score that is finite"):
         dev_score(network(), FrontEnd(8000), pairs(2), score="si-sdr+pesq")
 
@@ -129,7 +153,7 @@ def test_dev_recordings_are_checked_before_training(tiny_corpus: Path, tmp_path:
 def test_runs_are_chosen_by_the_combined_score(tiny_corpus: Path, tmp_path: Path, monkeypatch) -> None:
     # Two dev pairs: the score of the beginning, then PESQ falls after the first score.
     qualities = iter([1.2] * 2 + [1.5] * 2 + [1.0] * 20)
-    monkeypatch.setattr(dev, "pesq_score", lambda *_: next(qualities))
+    take_for_pesq(monkeypatch, lambda *_: next(qualities))
     recipe = Recipe.from_dict(
         {
             "model": "dnn",
@@ -151,7 +175,7 @@ def test_runs_are_chosen_by_the_combined_score(tiny_corpus: Path, tmp_path: Path
 
 def test_without_the_package_pesq_the_score_is_si_sdr_alone_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dev.extras, "has", lambda package: package != "pesq")
-    monkeypatch.setattr(dev, "pesq_score", lambda *arguments: pytest.fail("PESQ was computed"))
+    take_for_pesq(monkeypatch, lambda *arguments: pytest.fail("PESQ was computed"))
     (note,) = check_dev(pairs(2), 8000, "si-sdr+pesq")
     assert "SI-SDR alone" in note and "deepnmf[evaluate]" in note
     assert dev_score(network(), FrontEnd(rate_hz=8000), pairs(2), score="si-sdr+pesq").pesq is None

@@ -15,7 +15,7 @@ from deepnmf_cli.experiment import Recordings, train
 from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings
 from deepnmf_cli.recipe import Recipe
 from deepnmf_cli.signal.stft import FrontEnd
-from deepnmf_cli.training.batch import Batch
+from deepnmf_cli.training.minibatch import Batch
 from deepnmf_cli.training.multiplicative import LARGEST_RELATIVE_STEP, LARGEST_STEP, RULES, MultiplicativeDescent
 from deepnmf_cli.training.objectives import ObjectiveSettings, objective
 
@@ -57,7 +57,7 @@ def test_parts_differ_by_the_gradient_of_the_objective(
     chosen = replace(chosen, magnitude_beta=output_beta)
     trained, examples = network(settings), batch()
     parts, loss = MultiplicativeDescent(trained, chosen, "multiplicative", 0.0).parts(examples)
-    masks, _ = trained(examples.magnitude)
+    masks, _ = trained(trained.hear(examples.spectra.sum(1), examples.window_hops))
     expected = objective(chosen, masks, examples.spectra, examples.waveforms, FRONT_END)
     assert loss == pytest.approx(expected.item(), rel=1e-9)
     expected.backward()

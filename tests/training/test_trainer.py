@@ -13,8 +13,7 @@ from deepnmf_cli.training import trainer
 from deepnmf_cli.training.dev import DevScore
 from deepnmf_cli.training.journal import Journal
 from deepnmf_cli.training.objectives import ObjectiveSettings
-from deepnmf_cli.training.settings import TrainingSettings
-from deepnmf_cli.training.trainer import Trainer
+from deepnmf_cli.training.trainer import Trainer, TrainingSettings
 
 RATE_HZ = 8000
 

@@ -19,7 +19,7 @@ import numpy as np
 from deepnmf_cli import library
 from deepnmf_cli.enhancer import BLOCK_S
 from deepnmf_cli.signal import audio, audio_writer
-from deepnmf_cli.signal.phase import phase_features
+from deepnmf_cli.signal.features import phase_features
 from deepnmf_cli.signal.rewrite import rewrite
 
 

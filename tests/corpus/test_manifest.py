@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from deepnmf_cli.corpus import chime
+from deepnmf_cli.corpus import manifest
 from deepnmf_cli.errors import CorpusError
 from deepnmf_cli.experiment import Recordings, open_corpus, train
 from deepnmf_cli.recipe import read_recipe
@@ -43,9 +43,9 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def test_sets_are_read_from_their_folders(corpus: Path) -> None:
-    pairs = chime.pairs(corpus, "train")
+    pairs = manifest.chime_pairs(corpus, "train")
     assert len(pairs) == 8 and all("scaled/si_tr_s" in str(c) and "isolated/si_tr_s" in str(n) for c, n in pairs)
-    dev = chime.pairs(corpus, "dev")
+    dev = manifest.chime_pairs(corpus, "dev")
     assert [noisy.parts[-3] for _, noisy in dev] == sorted(SNRS)
     assert all(clean.parts[-4:] == ("si_dt_05", *noisy.parts[-3:]) for clean, noisy in dev)
 
@@ -61,16 +61,16 @@ def test_training_and_dev_pairs_come_from_their_sets(corpus: Path, tmp_path: Pat
 def test_one_reference_serves_all_snrs(tmp_path: Path) -> None:
     noisy = [f"{snr}/050/050a050{i}" for snr in SNRS for i in range(2)]
     folder = tree(tmp_path, {"": noisy}, {"": ["050/050a0500", "050/050a0501"]})
-    pairs = chime.pairs(folder, "train")
+    pairs = manifest.chime_pairs(folder, "train")
     assert len(pairs) == 12 and {clean.name for clean, _ in pairs} == {"050a0500.wav", "050a0501.wav"}
     assert all(clean.name == noisy.name for clean, noisy in pairs)
-    assert chime.pairs(folder, "dev") == []
+    assert manifest.chime_pairs(folder, "dev") == []
 
 
 def test_noisy_files_without_a_reference_are_named(tmp_path: Path) -> None:
     folder = tree(tmp_path, {"": ["0dB/050/a", "0dB/050/b"]}, {"": ["050/a"]})
     with pytest.raises(CorpusError, match="b.wav: found no reference of its name; expected one below scaled/"):
-        chime.pairs(folder, "train")
+        manifest.chime_pairs(folder, "train")
     folder = tree(tmp_path / "other", {"": ["0dB/050/a"]}, {})
     with pytest.raises(CorpusError, match="Add the tree scaled/"):
-        chime.pairs(folder, "train")
+        manifest.chime_pairs(folder, "train")

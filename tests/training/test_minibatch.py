@@ -9,7 +9,7 @@ from deepnmf_cli.errors import RecipeError
 from deepnmf_cli.experiment import initial_network, open_corpus, train
 from deepnmf_cli.networks import build
 from deepnmf_cli.recipe import Recipe, read_recipe
-from deepnmf_cli.training.frames import CHEAP_LAYERS, FrameStore
+from deepnmf_cli.training.minibatch import CHEAP_LAYERS, FrameStore
 from deepnmf_cli.training.objectives import objective
 from deepnmf_cli.training.trainer import Trainer
 from tests.training.test_training import recipe, recordings

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from deepnmf_cli.signal.features import PLANES, phase_features
 from deepnmf_cli.signal.masks import at_least, complex_masks
-from deepnmf_cli.signal.phase import PLANES, phase_features
 from deepnmf_cli.signal.stft import FrontEnd
 
 FRONT_END = FrontEnd()

@@ -10,19 +10,19 @@ import torch
 from pesq import pesq
 
 from deepnmf_cli.signal.stft import FrontEnd
-from deepnmf_cli.training import disturbance
-from deepnmf_cli.training.spectra import power_spectra
+from deepnmf_cli.training import hearing
+from deepnmf_cli.training.hearing import power_spectra
 
 DEMO = Path(__file__).parents[2] / "data" / "demo"
 RATE_HZ = 16000
 
 
 def points_lost(estimate: torch.Tensor, target: torch.Tensor, rate_hz: int) -> torch.Tensor:
-    return disturbance.points_lost(*(power_spectra(x, rate_hz) for x in (estimate, target)), rate_hz)
+    return hearing.points_lost(*(power_spectra(x, rate_hz) for x in (estimate, target)), rate_hz)
 
 
 def disturbances(estimate: torch.Tensor, target: torch.Tensor, rate_hz: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return disturbance.disturbances(*(power_spectra(x, rate_hz) for x in (estimate, target)), rate_hz)
+    return hearing.disturbances(*(power_spectra(x, rate_hz) for x in (estimate, target)), rate_hz)
 
 
 @pytest.fixture(scope="module")

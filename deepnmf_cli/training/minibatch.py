@@ -1,8 +1,4 @@
-"""Training on single frames of many mixtures, with what is expensive about them kept in a folder.
-
-Neighbouring frames of nine share eight: a network of context frames learns little more from all frames of a mixture
-than from every n-th. And the layers below the first trained one make the same of a frame at every visit.
-"""
+"""What one step of training learns from: whole mixtures, or single frames of many of them."""
 
 import dataclasses
 import hashlib
@@ -20,10 +16,35 @@ from deepnmf_cli import checkpoint
 from deepnmf_cli.corpus.dataset import ExampleSource
 from deepnmf_cli.errors import RecipeError
 from deepnmf_cli.inference.nmf import join_frames
+from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.networks.frame_network import FrameNetwork
-from deepnmf_cli.signal.features import normalise_level, stack_context
+from deepnmf_cli.signal.level import normalised_magnitudes, stack_context
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training.objectives import ObjectiveSettings
+
+
+@dataclass(frozen=True)
+class Batch:
+    """True speech and noise of mixtures: waveforms (B, 2, N) and spectra (B, 2, F, T), complex, of windows of so many
+    hops."""
+
+    waveforms: Tensor
+    spectra: Tensor
+    window_hops: int
+
+    def masks(self, network: MaskNetwork) -> Tensor:
+        """What the network says to the mixtures."""
+        return network(network.hear(self.spectra.sum(1), self.window_hops))[0]
+
+    def stacked(self, network: FrameNetwork) -> tuple[Tensor, None]:
+        """The evidence of a network of context frames, (context F, B T); nothing is known about its layers."""
+        return self.evidence(network.settings.context, slice(None)), None
+
+    def evidence(self, context: int, chosen: slice) -> Tensor:
+        """Stacked frames (context F, N) of level-normalised magnitudes: of every mixture the `chosen` frames."""
+        stacked, _ = stack_context(normalised_magnitudes(self.spectra.sum(1)), context)
+        return join_frames(stacked[..., chosen])
+
 
 CHEAP_LAYERS = 4
 """This many fixed layers are run at every visit before a state nearer to the trained ones is kept as well: networks
@@ -97,13 +118,13 @@ class FrameStore:
     @torch.no_grad()
     def _frames(self, index: int) -> dict[str, Tensor]:
         examples = [self.source[index * self.mixtures + i] for i in range(self.mixtures)]
-        spectra = self.pair.analysis(torch.from_numpy(np.stack([np.stack(e) for e in examples])))
-        evidence, _ = stack_context(normalise_level(spectra.sum(1).abs())[0], self.context)
+        waveforms = torch.from_numpy(np.stack([np.stack(e) for e in examples]))
+        batch = Batch(waveforms, self.pair.analysis(waveforms), self.pair.window_hops)
         chosen = slice(self.stride - 1, None, self.stride)  # the first ones lack context
         # Laid out as they are read again: the order of sums, and so rounding, depends on it.
         return {
-            "evidence": join_frames(evidence[..., chosen]).contiguous(),
-            "spectra": torch.view_as_real(spectra[..., chosen]).contiguous(),
+            "evidence": batch.evidence(self.context, chosen).contiguous(),
+            "spectra": torch.view_as_real(batch.spectra[..., chosen]).contiguous(),
         }
 
     def _fixed(self, index: int, evidence: Tensor) -> Tensor:

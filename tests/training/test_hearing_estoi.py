@@ -9,16 +9,15 @@ import torch
 from pystoi import stoi
 
 from deepnmf_cli.signal.stft import FrontEnd
-from deepnmf_cli.training import intelligibility
-from deepnmf_cli.training.intelligibility import third_octaves
-from deepnmf_cli.training.spectra import power_spectra
+from deepnmf_cli.training import hearing
+from deepnmf_cli.training.hearing import power_spectra, third_octaves
 
 DEMO = Path(__file__).parents[2] / "data" / "demo"
 RATE_HZ = 16000
 
 
 def intelligibility_lost(estimate: torch.Tensor, target: torch.Tensor, rate_hz: int) -> torch.Tensor:
-    return intelligibility.intelligibility_lost(*(power_spectra(x, rate_hz) for x in (estimate, target)), rate_hz)
+    return hearing.intelligibility_lost(*(power_spectra(x, rate_hz) for x in (estimate, target)), rate_hz)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,48 @@
+"""The scores of an estimate, in one table: whoever adds an entry has it in every table, file and figure."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from deepnmf_cli.scoring.perceptual import NoScore, pesq_score, stoi_score
+from deepnmf_cli.scoring.sdr import sdr, si_sdr
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measure of an estimate against its reference; higher is better."""
+
+    name: str
+    unit: str
+    """Empty for a number without one."""
+    digits: int
+    """Decimals that are shown."""
+    compute: Callable[[np.ndarray, np.ndarray, int], float]
+    """(reference (N,), estimate (N,), rate_hz) -> score, of float arrays that are not silent. Raises NoScore, whose text
+    says why, where the measure is not defined."""
+
+    @property
+    def label(self) -> str:
+        """The heading, for example "SDR [dB]"."""
+        return f"{self.name} [{self.unit}]" if self.unit else self.name
+
+
+def _si_sdr(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) -> float:
+    if math.isnan(value := si_sdr(reference, estimate)):
+        raise NoScore("SI-SDR: a constant signal")
+    return value
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("SDR", "dB", 2, lambda reference, estimate, rate_hz: sdr(reference, estimate)),
+        Metric("SI-SDR", "dB", 2, _si_sdr),
+        Metric("PESQ", "", 2, pesq_score),
+        Metric("STOI", "", 3, stoi_score),
+        Metric("ESTOI", "", 3, lambda *signals: stoi_score(*signals, extended=True)),
+    )
+}
+"""Name -> metric, in the order of every table."""
