@@ -1,0 +1,40 @@
+"""Confidence intervals of means over files that are not independent: several share a speaker, or a noise recording.
+
+The bootstrap draws whole clusters with replacement, of every factor independently, and a file counts as often as the
+product of its clusters' counts (the pigeonhole bootstrap: Owen, "The pigeonhole bootstrap", Annals of Applied Statistics
+1(2), 2007). With one factor it is the cluster bootstrap. With few clusters, ten or so, such intervals are rather too
+narrow than too wide.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+CONFIDENCE = 0.95
+
+DRAWS = 4000
+"""Resampled means: the ends of an interval vary by about a fiftieth of its width from seed to seed."""
+
+
+def interval(values: ArrayLike, factors: Sequence[Sequence[str]], seed: int = 0) -> tuple[float, float] | None:
+    """The 95 % interval (low, high) of the mean of `values` (n,), NaN where a file has none.
+
+    Each of `factors`, at least one, names the cluster of every file, such as its speaker. None where a factor has fewer
+    than two clusters among the files with a value, so that nothing can be said of how others would do.
+    """
+    values = np.asarray(values, np.float64)
+    defined = ~np.isnan(values)
+    values = values[defined]
+    draw, weights = np.random.default_rng(seed), np.ones((DRAWS, len(values)))
+    for factor in factors:
+        names, cluster = np.unique(np.asarray(factor, dtype=object)[defined].astype(str), return_inverse=True)
+        if len(names) < 2:
+            return None
+        counts = draw.multinomial(len(names), np.full(len(names), 1 / len(names)), DRAWS)
+        weights *= counts[:, cluster]
+    totals = weights.sum(1)
+    drawn = totals > 0  # by chance no file may have both of its clusters drawn
+    means = (weights[drawn] @ values) / totals[drawn]
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
