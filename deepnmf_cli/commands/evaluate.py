@@ -17,6 +17,7 @@ from deepnmf_cli.errors import DeepnmfError, UsageError
 
 if TYPE_CHECKING:
     from deepnmf_cli.scoring.ledger import Ledger
+    from deepnmf_cli.scoring.mixtures import Mixture
     from deepnmf_cli.scoring.pairing import Pair
     from deepnmf_cli.scoring.report import System
     from deepnmf_cli.scoring.scorer import ScoringPool
@@ -41,8 +42,10 @@ FILES_PER_JOB = 16
     "Repeat to compare several.",
 )  # fmt: skip
 @click.option(
-    "--snr-csv", metavar="FILE", type=click.Path(), show_default="the file names, as in 003_+3dB_street.wav",
-    help="Input SNRs, a CSV file with the columns name and snr_db.",
+    "--mixtures", "--snr-csv", "table", metavar="FILE", type=click.Path(),
+    show_default="mixtures.csv beside the references, or else their names, as in 003_+3dB_p232_street.wav",
+    help="What is known of each recording: a CSV file with the column name and some of snr_db, speaker, noise, sex, "
+    "language, noise_kind, room.",
 )  # fmt: skip
 @click.option(
     "--report", "report_folder", metavar="DIR", type=click.Path(),
@@ -63,7 +66,7 @@ def command(
     noisy: str | None,
     estimates: tuple[str, ...],
     models: tuple[str, ...],
-    snr_csv: str | None,
+    table: str | None,
     report_folder: str | None,
     jobs: int | None,
     device: str,
@@ -74,8 +77,8 @@ def command(
     """Score enhanced recordings, or models, against clean references.
 
     Recordings pair by their names below the folders; the suffix may differ. For each file: SDR (BSS-eval v3, 512 taps),
-    SI-SDR, PESQ (wide band; narrow band at 8 kHz), STOI and ESTOI; for each system the mean with its 95 % confidence
-    interval, also by input SNR where that is known. Higher is better.
+    SI-SDR, PESQ (wide band; narrow band at 8 kHz), STOI and ESTOI; for each system, and for every two of them, the mean
+    with its 95 % confidence interval, also by input SNR where that is known. Higher is better.
 
     \b
     Examples:
@@ -98,7 +101,7 @@ def command(
     paired = {folder: pairing.pair_folders(reference, folder) for folder in folders}
     pairs = paired[folders[0]][0]
     names = [pair.name for pair in pairs]
-    snrs_db = pairing.input_snrs(names, snr_csv)
+    known, remarks = _known_mixtures(names, table, reference)
     runners = [_model_runner(model, path, device, backend) for model, path in model_files.items()]
 
     with (
@@ -111,9 +114,9 @@ def command(
         by_folder = {folder: pairs for folder, (pairs, _) in paired.items()}
         systems = _score_folders(noisy, by_folder, pool, bar.update, kept)
         systems += [run(pairs, pool, bar.update, kept) for run in runners]
-    remarks = [f"{pairing.printable(folder)}: {_left_out(extra)}" for folder, (_, extra) in paired.items() if extra]
+    remarks += [f"{pairing.printable(folder)}: {_left_out(extra)}" for folder, (_, extra) in paired.items() if extra]
     sha256 = pairing.corpus_hash(pair.reference for pair in pairs)
-    result = report.make_report(systems, snrs_db, sha256, _command_line(context), remarks)
+    result = report.make_report(systems, known, sha256, _command_line(context), remarks)
 
     written = report.write_report(result, report_folder) if report_folder else []
     if kept:
@@ -163,6 +166,19 @@ def _make_folder(folder: Path) -> None:
     except OSError as error:
         found = f"that it cannot be written ({error.strerror})"
         raise DeepnmfError(folder, found, "a folder for the report", "Choose another folder.") from error
+
+
+def _known_mixtures(names: list[str], table: str | None, reference: str) -> "tuple[dict[str, Mixture], list[str]]":
+    """What is known of the recordings, and a remark where a table beside the references is of no use."""
+    from deepnmf_cli.errors import CorpusError
+    from deepnmf_cli.scoring.mixtures import known_mixtures, table_of
+
+    if table or not (beside := table_of(reference)):
+        return known_mixtures(names, table), []
+    try:
+        return known_mixtures(names, beside), []
+    except CorpusError as error:
+        return known_mixtures(names), [f"{beside.name} beside the references is not used: {error.found}"]
 
 
 def _score_folders(
@@ -247,8 +263,9 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
         console.echo_json(result)
         return
     click.echo(console.table(*report.overall_table(result)))
-    if (by_snr := report.snr_table(result))[1]:
-        click.echo("\n" + console.table(*by_snr))
+    for table in (report.snr_table(result), *report.group_tables(result).values()):
+        if table[1]:
+            click.echo("\n" + console.table(*table))
     click.echo(f"\n{report.caption(result)}")
     for remark in result["remarks"]:
         click.echo(f"Note: {remark}.")

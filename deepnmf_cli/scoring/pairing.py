@@ -1,11 +1,8 @@
-"""Which recordings are compared: files of two folders that pair by name, their input SNR, and the hash of a corpus."""
+"""Which recordings are compared: files of two folders that pair by name, and the hash of a corpus."""
 
-import csv
 import hashlib
-import math
 import os
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +10,10 @@ import numpy as np
 
 from deepnmf_cli.errors import CorpusError
 from deepnmf_cli.signal import audio
-from deepnmf_cli.signal.formats import audio_suffixes, by_name, find, scan
+from deepnmf_cli.signal.formats import by_name, find, scan
 
 LENGTH_TOLERANCE_S = 0.01
 """Lossy codecs and framing add or drop a few milliseconds; a larger difference means another recording."""
-
-SNR_IN_NAME = re.compile(r"(?:^|_)([+-]?\d+(?:\.\d+)?)dB(?:_|$)")
-"""The input SNR as part of a file name, as in 003_+3dB_street."""
 
 
 @dataclass(frozen=True)
@@ -77,24 +71,6 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, int]:
     return reference[:, :frames], estimate[:, :frames], rate_hz
 
 
-def input_snrs(names: Sequence[str], table: str | Path | None = None) -> dict[str, float]:
-    """Name -> input SNR in dB, from a CSV file with the columns `name` and `snr_db`, or else from the names themselves.
-
-    Names without an SNR (see SNR_IN_NAME) are left out. The table must hold all names, with or without the suffix of
-    an audio file; CorpusError otherwise, and when it cannot be read.
-    """
-    if table is None:
-        found = {name: SNR_IN_NAME.search(Path(name).name) for name in names}
-        snrs_db = {name: float(match[1]) for name, match in found.items() if match}
-        return {name: snr_db for name, snr_db in snrs_db.items() if math.isfinite(snr_db)}
-    known = _read_table(Path(table))
-    missing = [name for name in names if name not in known]
-    if missing:
-        found = f"no row for {len(missing)} of {len(names)} files, the first being {missing[0]!r}"
-        raise CorpusError(table, found, "one row for each reference", "Add the rows that are missing.")
-    return {name: known[name] for name in names}
-
-
 def corpus_hash(paths: Iterable[Path]) -> str:
     """SHA-256 over the contents and names of files: what `sha256sum * | sha256sum` prints for a flat folder."""
     total = hashlib.sha256()
@@ -124,31 +100,3 @@ def _index(folder: str | Path) -> dict[str, Path]:
 
 def _refuse(pair: Pair, found: str, expected: str, remedy: str) -> None:
     raise CorpusError(pair.estimate, found, f"{expected}, as {pair.reference} has", remedy)
-
-
-def _read_table(path: Path) -> dict[str, float]:
-    columns, remedy = "the columns name and snr_db", "Write a CSV file as docs/evaluation.md shows."
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            if not {"name", "snr_db"} <= set(rows.fieldnames or ()):
-                found = f"the columns {', '.join(rows.fieldnames or ['(none)'])}"
-                raise CorpusError(path, found, columns, remedy)
-            return {_without_suffix(row["name"]): _snr(path, rows.line_num, row["snr_db"]) for row in rows}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CorpusError(path, f"no readable CSV file ({error})", columns, remedy) from error
-
-
-def _snr(path: Path, line: int, text: str | None) -> float:
-    try:
-        snr_db = float(text or "")
-    except ValueError:
-        snr_db = math.nan
-    if not math.isfinite(snr_db):
-        raise CorpusError(path, f"{text!r} as snr_db in line {line}", "a number", "Correct the line.")
-    return snr_db
-
-
-def _without_suffix(name: str | None) -> str:
-    name = name or ""
-    return name[: -len(suffix)] if (suffix := Path(name).suffix) and suffix.lower() in audio_suffixes() else name

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.metadata
+import itertools
 import json
 import math
 import os
@@ -15,10 +16,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from deepnmf_cli import __version__
 from deepnmf_cli.checkpoint import atomic_path, remove_leftovers
 from deepnmf_cli.errors import DeepnmfError
+from deepnmf_cli.scoring import bootstrap
 from deepnmf_cli.scoring.metrics import METRICS
+from deepnmf_cli.scoring.mixtures import GROUPS, Mixture, factors
 from deepnmf_cli.scoring.scorer import ESTIMATE, MODEL, NOISY, Scores
 
 if TYPE_CHECKING:
@@ -28,8 +33,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Number of the layout of report.json."""
 
-CONFIDENCE = 0.95
-INTERVAL = "95 % confidence interval (Student t over files)"
+INTERVAL = "95 % confidence interval (Student t over files, taken as independent)"
 FILES_CSV, REPORT_JSON, REPORT_MD = "files.csv", "report.json", "report.md"
 
 _PACKAGES = ("fast-bss-eval", "pesq", "pystoi")
@@ -53,11 +57,12 @@ class System:
             raise ValueError(f"a system is {NOISY}, {ESTIMATE} or {MODEL}, not {self.kind!r}")
 
 
-def summarise(values: Sequence[float]) -> dict[str, Any]:
+def summarise(values: Sequence[float], clusters: Sequence[Sequence[str]] = ()) -> dict[str, Any]:
     """Mean, half-width of its 95 % confidence interval (ci95), and count of the values that are not NaN.
 
     ci95 = t(0.975, n - 1) s / sqrt(n), s being the sample's standard deviation: the spread over files, taken as
-    independent draws. None stands for a mean without values and an interval with fewer than two.
+    independent draws. None stands for a mean without values and an interval with fewer than two. With `clusters`, the
+    speaker of each file and its noise, or one of the two, there is also an `interval` [low, high] by the bootstrap.
     """
     from scipy.special import stdtrit
 
@@ -67,28 +72,36 @@ def summarise(values: Sequence[float]) -> dict[str, Any]:
     ci95 = None
     if count > 1:
         variance = math.fsum((value - mean) ** 2 for value in defined) / (count - 1)
-        ci95 = float(stdtrit(count - 1, 0.5 + CONFIDENCE / 2)) * math.sqrt(variance / count)
-    return {"mean": mean, "ci95": ci95, "count": count}
+        ci95 = float(stdtrit(count - 1, 0.5 + bootstrap.CONFIDENCE / 2)) * math.sqrt(variance / count)
+    summary = {"mean": mean, "ci95": ci95, "count": count}
+    if clusters:
+        ends = bootstrap.interval(values, clusters)
+        summary["interval"] = ends and list(ends)
+    return summary
 
 
 def make_report(
     systems: Sequence[System],
-    snrs_db: Mapping[str, float],
+    mixtures: Mapping[str, Mixture],
     reference_sha256: str,
     command: str,
     remarks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """All of an evaluation as JSON-serialisable data, documented in docs/evaluation.md.
 
-    Every system holds the same files in the same order. `snrs_db` maps names to input SNRs; files that it lacks count
-    in the overall means only. When a system of the kind NOISY is there, the others get "gain": the mean over files
-    of their improvement on it, with the interval of these differences, which is narrower than that of the means.
-    With one model, its means are also the report's "figures".
+    Every system holds the same files in the same order. `mixtures` tells what is known of them by name; files that it
+    lacks count in the overall means only. When a system of the kind NOISY is there, the others get "gain": the mean over
+    files of their improvement on it, with the interval of these differences, which is narrower than that of the means.
+    "differences" has the same for every two of the others. Intervals are those of the bootstrap where speakers or noises
+    are known of all files. With one model, its means are also the report's "figures".
     """
     files = systems[0].scores
     noisy = next((system for system in systems if system.kind == NOISY), None)
     models = [system for system in systems if system.kind == MODEL]
-    described = [_describe(system, noisy, snrs_db) for system in systems]
+    known = [mixtures.get(one.name, Mixture()) for one in files]
+    clusters = factors(known)
+    described = [_describe(system, noisy, known, list(clusters.values())) for system in systems]
+    others = [system for system in systems if system is not noisy]
     return {
         "format": FORMAT,
         "deepnmf": __version__,
@@ -101,19 +114,26 @@ def make_report(
             "seconds": math.fsum(one.seconds for one in files),
             "rates_hz": sorted({one.rate_hz for one in files}),
             "sha256": reference_sha256,
+            "clusters": {factor: len(set(column)) for factor, column in clusters.items()},
         },
-        "interval": INTERVAL,
+        "interval": _interval(clusters),
         "remarks": [*remarks, *_remarks(systems)],
         "figures": {metric: _mean(models[0].scores, metric) for metric in METRICS} if len(models) == 1 else {},
         "systems": described,
+        "differences": [
+            {"of": first.name, "to": second.name, "summary": _means(_minus(first, second), list(clusters.values()))}
+            for first, second in itertools.combinations(others, 2)
+        ],
     }
 
 
 def overall_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """(header, rows): one row of means with intervals for each system, then one of its gain over the noisy input."""
+    """(header, rows): one row of means with intervals for each system, then one of its gain over the noisy input, then one
+    for the difference of every two systems, file by file."""
     files = report["reference"]["files"]
     rows = [[system["name"], *_cells(system["summary"], files)] for system in report["systems"]]
     rows += [[f"gain of {s['name']}", *_cells(s["gain"], files, "+")] for s in report["systems"] if s["gain"]]
+    rows += [[f"{d['of']} - {d['to']}", *_cells(d["summary"], files, "+")] for d in report["differences"]]
     return ["system", *_labels()], rows
 
 
@@ -128,12 +148,27 @@ def snr_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return ["input SNR", "system", "files", *_labels()], rows
 
 
+def group_tables(report: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """Column of a table of mixtures -> (header, rows): one row for each of its values and each system."""
+    tables = {}
+    for column in report["systems"][0]["by_group"]:
+        groups = zip(*(system["by_group"][column] for system in report["systems"]), strict=True)
+        rows = [
+            [part["value"], system["name"], str(part["files"]), *_cells(part["summary"], part["files"])]
+            for group in groups
+            for system, part in zip(report["systems"], group, strict=True)
+        ]
+        tables[column] = ([column.replace("_", " "), "system", "files", *_labels()], rows)
+    return tables
+
+
 def caption(report: Mapping[str, Any]) -> str:
     """What the numbers of the tables are, in one sentence."""
     reference = report["reference"]
     rates = " and ".join(f"{rate / 1000:g}" for rate in reference["rates_hz"])
     files = "1 file" if reference["files"] == 1 else f"{reference['files']} files"
-    return f"{files}, {reference['seconds'] / 60:.1f} minutes at {rates} kHz; mean ± {report['interval']}."
+    sign = "and" if reference["clusters"] else "±"
+    return f"{files}, {reference['seconds'] / 60:.1f} minutes at {rates} kHz; mean {sign} {report['interval']}."
 
 
 def write_report(report: Mapping[str, Any], folder: str | Path) -> list[Path]:
@@ -165,6 +200,8 @@ def markdown(report: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
     parts = ["# Evaluation", caption(report), _markdown_table(*overall_table(report))]
     if (by_snr := snr_table(report))[1]:
         parts += ["## By input SNR", _markdown_table(*by_snr)]
+    for column, table in group_tables(report).items():
+        parts += [f"## By {column.replace('_', ' ')}", _markdown_table(*table)]
     parts += [f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in figures]
     if report["remarks"]:
         parts += ["## Remarks", "\n".join(f"* {_plain(remark)}" for remark in report["remarks"])]
@@ -182,40 +219,69 @@ def markdown(report: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _describe(system: System, noisy: System | None, snrs_db: Mapping[str, float]) -> dict[str, Any]:
-    gains = _gains(system, noisy) if noisy and system is not noisy else None
-    levels = sorted({snrs_db[one.name] for one in system.scores if one.name in snrs_db})
-    by_snr = []
-    for level in levels:
-        chosen = [i for i, one in enumerate(system.scores) if snrs_db.get(one.name) == level]
-        by_snr.append({"snr_db": level, "files": len(chosen), **_summaries(system, gains, chosen)})
+def _interval(clusters: Mapping[str, Sequence[str]]) -> str:
+    """Say how intervals are computed."""
+    counts = [
+        f"{count} {factor}{'s' * (count != 1)}" for factor, count in ((f, len(set(c))) for f, c in clusters.items())
+    ]
+    return f"95 % confidence interval (bootstrap over {' and '.join(counts)})" if counts else INTERVAL
+
+
+def _describe(
+    system: System, noisy: System | None, known: Sequence[Mixture], clusters: Sequence[Sequence[str]]
+) -> dict[str, Any]:
+    values = [one.values for one in system.scores]
+    gains = _minus(system, noisy) if noisy and system is not noisy else None
+
+    def part(chosen: Sequence[int]) -> dict[str, Any]:
+        shared = [[column[i] for i in chosen] for column in clusters]
+        summary = _means([values[i] for i in chosen], shared)
+        return {"summary": summary, "gain": gains and _means([gains[i] for i in chosen], shared)}
+
+    by_snr = [
+        {"snr_db": level, "files": len(chosen), **part(chosen)}
+        for level, chosen in _places([mixture.snr_db for mixture in known]).items()
+    ]
+    by_group = {
+        column: [{"value": value, "files": len(chosen), **part(chosen)} for value, chosen in places.items()]
+        for column in GROUPS
+        if (places := _places([mixture.groups.get(column) for mixture in known]))
+    }
     return {
         "name": system.name,
         "kind": system.kind,
         "source": system.source,
         "model": dict(system.model) if system.model else None,
-        **_summaries(system, gains, range(len(system.scores))),
+        **part(range(len(known))),
         "by_snr": by_snr,
-        "files": [_file_row(one, snrs_db.get(one.name)) for one in system.scores],
+        "by_group": by_group,
+        "files": [_file_row(one, mixture) for one, mixture in zip(system.scores, known, strict=True)],
     }
 
 
-def _gains(system: System, noisy: System) -> list[dict[str, float]]:
-    """Improvement of each file on the noisy input; NaN where either has no score."""
-    pairs = zip(system.scores, noisy.scores, strict=True)
-    return [{metric: after.values[metric] - before.values[metric] for metric in METRICS} for after, before in pairs]
+def _places(values: Sequence[Any]) -> dict[Any, list[int]]:
+    """Value -> where it stands, in the order of values; None is left out."""
+    found: dict[Any, list[int]] = {value: [] for value in sorted({value for value in values if value is not None})}
+    for place, value in enumerate(values):
+        if value is not None:
+            found[value].append(place)
+    return found
 
 
-def _summaries(system: System, gains: list[dict[str, float]] | None, chosen: Sequence[int]) -> dict[str, Any]:
-    summary = {metric: summarise([system.scores[i].values[metric] for i in chosen]) for metric in METRICS}
-    if gains is None:
-        return {"summary": summary, "gain": None}
-    return {"summary": summary, "gain": {m: summarise([gains[i][m] for i in chosen]) for m in METRICS}}
+def _minus(first: System, second: System) -> list[dict[str, float]]:
+    """By how much each file scores higher in one system; NaN where either has no score."""
+    pairs = zip(first.scores, second.scores, strict=True)
+    return [{metric: one.values[metric] - two.values[metric] for metric in METRICS} for one, two in pairs]
 
 
-def _file_row(one: Scores, snr_db: float | None) -> dict[str, Any]:
+def _means(values: Sequence[Mapping[str, float]], clusters: Sequence[Sequence[str]]) -> dict[str, Any]:
+    return {metric: summarise([one[metric] for one in values], clusters) for metric in METRICS}
+
+
+def _file_row(one: Scores, mixture: Mixture) -> dict[str, Any]:
     values = {metric: None if math.isnan(one.values[metric]) else one.values[metric] for metric in METRICS}
-    return {"name": one.name, "snr_db": snr_db, "seconds": one.seconds, **values, "notes": list(one.notes)}
+    known = {"snr_db": mixture.snr_db, "speaker": mixture.speaker, "noise": mixture.noise}
+    return {"name": one.name, **known, "seconds": one.seconds, **values, "notes": list(one.notes)}
 
 
 def _mean(scores: Sequence[Scores], metric: str) -> float | None:
@@ -264,7 +330,7 @@ def _labels() -> list[str]:
 
 
 def _cells(summary: Mapping[str, Any], files: int, sign: str = "") -> list[str]:
-    """Cells such as "7.32 ± 0.41"; with the count in brackets where some of the files have no score."""
+    """Cells such as "7.32 ± 0.41" or "7.32 [6.1, 8.9]"; with the count in brackets where some files have no score."""
     return [_cell(summary[metric], f"{sign}.{METRICS[metric].digits}f", files) for metric in METRICS]
 
 
@@ -272,7 +338,9 @@ def _cell(value: Mapping[str, Any], form: str, files: int) -> str:
     if value["mean"] is None:
         return "-"
     text = f"{value['mean']:{form}}"
-    if value["ci95"] is not None:
+    if value.get("interval"):
+        text += " [{}, {}]".format(*(f"{end:{form}}" for end in value["interval"]))
+    elif "interval" not in value and value["ci95"] is not None:
         text += f" ± {value['ci95']:{form.lstrip('+')}}"
     return text if value["count"] == files else f"{text} (n={value['count']})"
 
@@ -307,7 +375,7 @@ def _model_line(system: Mapping[str, Any]) -> str:
 
 
 def _write_csv(report: Mapping[str, Any], path: Path) -> None:
-    columns = ["system", "name", "snr_db", "seconds", *METRICS, "notes"]
+    columns = ["system", "name", "snr_db", "speaker", "noise", "seconds", *METRICS, "notes"]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
@@ -347,7 +415,7 @@ def _score_figure(report: Mapping[str, Any]) -> "Figure":
             summary = system["summary"][metric]
             if summary["mean"] is not None:
                 colour = "0.5" if system["kind"] == NOISY else f"C{place}"
-                panel.errorbar(summary["mean"], place, xerr=summary["ci95"] or 0.0, fmt="o", color=colour, capsize=3)
+                panel.errorbar(summary["mean"], place, xerr=_reach(summary), fmt="o", color=colour, capsize=3)
         panel.set_xlabel(METRICS[metric].label)
         panel.set_yticks(places, [_label(system) for system in systems] if panel is panels[0] else [])
         panel.set_ylim(len(systems) - 0.5, -0.5)
@@ -363,13 +431,20 @@ def _gain_figure(systems: list[Mapping[str, Any]], interval: str) -> "Figure":
             panel.errorbar(
                 [level["snr_db"] for level in levels],
                 [gain["mean"] for gain in gains],
-                yerr=[gain["ci95"] or 0.0 for gain in gains],
+                yerr=np.hstack([_reach(gain) for gain in gains]) if gains else None,
                 fmt="o-", color=f"C{number}", capsize=3, label=_label(system),
             )  # fmt: skip
         panel.axhline(0, color="0.5", linewidth=0.8)
         panel.set(xlabel="input SNR [dB]", title=METRICS[metric].label)
     panels[0].legend(loc="best", fontsize="small")
     return figure
+
+
+def _reach(summary: Mapping[str, Any]) -> np.ndarray:
+    """How far the interval reaches below and above the mean, (2, 1)."""
+    half = 0.0 if "interval" in summary else summary["ci95"] or 0.0
+    low, high = summary.get("interval") or (summary["mean"] - half, summary["mean"] + half)
+    return np.array([[summary["mean"] - low], [high - summary["mean"]]]).clip(0)
 
 
 def _label(system: Mapping[str, Any]) -> str:

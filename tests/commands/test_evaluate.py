@@ -76,7 +76,10 @@ def test_estimates_are_scored_in_a_table(deepnmf, sets):
     assert [line.split()[:4] for line in lines if " dB  enhanced" in line] == [
         ["-6", "dB", "enhanced", "1"], ["+3", "dB", "enhanced", "2"],
     ]  # fmt: skip
-    assert lines[-1] == "3 files, 0.1 minutes at 16 kHz; mean ± 95 % confidence interval (Student t over files)."
+    assert (
+        lines[-1]
+        == "3 files, 0.1 minutes at 16 kHz; mean ± 95 % confidence interval (Student t over files, taken as independent)."
+    )
 
 
 def test_models_stand_beside_the_noisy_input_and_estimates(deepnmf, sets, models):
@@ -127,6 +130,19 @@ def test_the_report_holds_the_command_and_the_same_numbers(deepnmf, sets, models
         "files.csv", "report.json", "report.md", "scores.png", "gain_by_snr.png",
     }  # fmt: skip
     assert "Wrote files.csv, report.json, report.md" in result.err
+
+
+def test_a_table_beside_the_references_is_used_where_it_fits(deepnmf, sets):
+    command = ("evaluate", "--reference", "clean", "--estimate", "enhanced", "--json")
+    rows = [f"{name},{10 + i},s{i},n{i}" for i, name in enumerate(NAMES)]
+    Path("mixtures.csv").write_text("name,snr_db,speaker,noise\n" + "\n".join(rows))
+    report = deepnmf(*command).json
+    assert report["reference"]["clusters"] == {"speaker": len(NAMES), "noise": len(NAMES)}
+    assert [level["snr_db"] for level in report["systems"][0]["by_snr"]] == [10, 11, 12]
+    Path("mixtures.csv").write_text("name,snr_db,speaker,noise\n" + rows[0])
+    report = deepnmf(*command).json
+    assert report["remarks"][0].startswith("mixtures.csv beside the references is not used: no row for 2 of 3 files")
+    assert report["reference"]["clusters"] == {} and len(report["systems"][0]["by_snr"]) == 2
 
 
 def test_snrs_come_from_a_table_when_given(deepnmf, sets):

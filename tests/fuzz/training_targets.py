@@ -114,7 +114,7 @@ def evaluate(random: Random) -> Case:
     outputs: tuple[str, ...] = ()
     if random.random() < 0.3:
         files["snr.csv"] = trees.table(["name", "snr_db"], [["a", "3"], ["b.wav", "-2.5"]], random)
-        arguments += ["--snr-csv", "snr.csv"]
+        arguments += ["--mixtures", "snr.csv"]
     if random.random() < 0.1:
         arguments += ["--report", "report"]
         outputs = ("report/files.csv", "report/report.json")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from deepnmf_cli.scoring.metrics import METRICS, Metric
+from deepnmf_cli.scoring.mixtures import Mixture
 from deepnmf_cli.scoring.perceptual import NoScore
 from deepnmf_cli.scoring.report import System, draw, make_report, markdown, overall_table, write_report
 from deepnmf_cli.scoring.scorer import score
@@ -27,7 +28,7 @@ def test_a_metric_that_is_added_is_in_every_table_file_and_figure(
     scored = [score(clean, 2 * clean, 16000, "a_0dB"), score(clean, 3 * clean, 16000, "b_0dB")]
     other = [score(clean, clean, rate_hz, name) for name, rate_hz in (("a_0dB", 16000), ("b_0dB", 8000))]
     systems = [System("noisy", "noisy", "noisy/", other), System("x", "estimate", "x/", scored)]
-    report = make_report(systems, {"a_0dB": 0.0, "b_0dB": 0.0}, "", "")
+    report = make_report(systems, {"a_0dB": Mixture(0.0), "b_0dB": Mixture(0.0)}, "", "")
 
     assert report["systems"][1]["summary"]["TOY"]["mean"] == pytest.approx(2.5)
     assert report["systems"][1]["by_snr"][0]["gain"]["TOY"] == {"mean": pytest.approx(1.0), "ci95": None, "count": 1}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deepnmf_cli.errors import AudioError, CorpusError
-from deepnmf_cli.scoring.pairing import Pair, corpus_hash, input_snrs, pair_folders, printable, read_pair
+from deepnmf_cli.scoring.pairing import Pair, corpus_hash, pair_folders, printable, read_pair
 
 TONE = 0.1 * np.sin(np.arange(1600) / 5)
 
@@ -155,42 +155,6 @@ def test_files_that_hold_no_audio_are_refused(write, tmp_path):
     for path in (text, empty, tmp_path / "gone.wav"):
         with pytest.raises(AudioError, match=path.name):
             read_pair(Pair("a", reference, path))
-
-
-def test_input_snrs_are_read_from_names():
-    snrs_db = {"003_+3dB_street": 3, "004_-6dB_a": -6, "a_2.5dB_b": 2.5, "9dB": 9, "town/1_0dB": 0}
-    assert input_snrs([*snrs_db, "street", "3dBA", "x+3dB", f"a_{'9' * 400}dB"]) == snrs_db
-
-
-def test_input_snrs_are_read_from_a_table(tmp_path):
-    table = tmp_path / "snr.csv"
-    table.write_text("\ufeffname,speaker,snr_db\na.wav,p1,17.5\nb.1,p2,-2\nother,p3,0\n", encoding="utf-8")
-    assert input_snrs(["a", "b.1"], table) == {"a": 17.5, "b.1": -2}
-    with pytest.raises(CorpusError, match="no row for 1 of 2 files, the first being 'c'"):
-        input_snrs(["a", "c"], table)
-
-
-@pytest.mark.parametrize(
-    "content, found",
-    [
-        ("", r"the columns \(none\)"),
-        ("file,snr_db\na,3\n", "the columns file, snr_db"),
-        ("name,snr_db\na,3\nb,loud\n", "'loud' as snr_db in line 3"),
-        ("name,snr_db\na\n", "None as snr_db in line 2"),
-        ("name,snr_db\na,nan\n", "'nan' as snr_db in line 2"),
-        (b"\xff\xfe\x00", "no readable CSV file"),
-    ],
-)
-def test_a_table_that_does_not_fit_is_refused(tmp_path, content, found):
-    table = tmp_path / "snr.csv"
-    table.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(CorpusError, match=f"snr.csv: found {found}"):
-        input_snrs(["a"], table)
-
-
-def test_a_missing_table_is_refused(tmp_path):
-    with pytest.raises(CorpusError, match="no readable CSV file"):
-        input_snrs(["a"], tmp_path / "gone.csv")
 
 
 def test_the_corpus_hash_is_that_of_a_list_of_sha256sum(tmp_path):

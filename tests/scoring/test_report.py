@@ -12,10 +12,14 @@ import pytest
 
 from deepnmf_cli import __version__
 from deepnmf_cli.errors import DeepnmfError
+from deepnmf_cli.scoring.bootstrap import interval
 from deepnmf_cli.scoring.metrics import METRICS
+from deepnmf_cli.scoring.mixtures import Mixture
 from deepnmf_cli.scoring.report import (
     System,
+    caption,
     draw,
+    group_tables,
     make_report,
     markdown,
     overall_table,
@@ -26,6 +30,7 @@ from deepnmf_cli.scoring.report import (
 from deepnmf_cli.scoring.scorer import Scores
 
 SNRS_DB = {"a": -3.0, "b": -3.0, "c": 6.0, "d": 6.0}
+MIXTURES = {name: Mixture(snr_db) for name, snr_db in SNRS_DB.items()}
 MODEL = {"parameters": 1234567, "macs_per_s": 25.5e6, "sha256": "ab" * 32}
 
 
@@ -53,7 +58,7 @@ def report():
         System("other|tool", "estimate", "out/", scores(5, missing="b")),
         System("ours", "model", "default", scores(7), MODEL),
     ]
-    return make_report(systems, SNRS_DB, "cd" * 32, "deepnmf evaluate", ["out: 1 file left out"])
+    return make_report(systems, MIXTURES, "cd" * 32, "deepnmf evaluate", ["out: 1 file left out"])
 
 
 def test_the_interval_is_student_t_over_files():
@@ -82,7 +87,8 @@ def test_the_interval_holds_the_true_mean_in_95_of_100_corpora():
 
 def test_the_report_says_where_its_numbers_come_from(report):
     assert report["deepnmf"] == __version__ and report["command"] == "deepnmf evaluate"
-    assert report["reference"] == {"files": 4, "seconds": 120.0, "rates_hz": [16000], "sha256": "cd" * 32}
+    expected = {"files": 4, "seconds": 120.0, "rates_hz": [16000], "sha256": "cd" * 32, "clusters": {}}
+    assert report["reference"] == expected and report["interval"].endswith("(Student t over files, taken as independent)")
     assert {"platform", "python", "cpus"} == report["machine"].keys()
     assert report["packages"].keys() == {"fast-bss-eval", "pesq", "pystoi"}
     assert report["date"].endswith("+00:00")
@@ -111,6 +117,47 @@ def test_gains_are_differences_file_by_file(report):
     assert ours["by_snr"][1]["gain"]["SDR"]["mean"] == 7.0
 
 
+def test_differences_of_systems_are_taken_file_by_file(report):
+    (difference,) = report["differences"]
+    assert (difference["of"], difference["to"]) == ("other|tool", "ours")
+    assert difference["summary"]["SDR"] == {"mean": -2.0, "ci95": 0.0, "count": 4}
+    assert difference["summary"]["PESQ"]["count"] == 3
+
+
+def clustered() -> dict:
+    mixtures = {
+        name: Mixture(snr_db, f"p{number % 2}", f"n{number}", {"language": "nl" if number else "de"})
+        for number, (name, snr_db) in enumerate(SNRS_DB.items())
+    }
+    systems = [System("noisy", "noisy", "n", scores(0)), System("x", "estimate", "x", scores(1))]
+    return make_report(systems, mixtures, "", "")
+
+
+def test_intervals_are_over_speakers_and_noises_where_they_are_known():
+    report = clustered()
+    assert report["reference"]["clusters"] == {"speaker": 2, "noise": 4}
+    assert report["interval"] == "95 % confidence interval (bootstrap over 2 speakers and 4 noises)"
+    expected = interval([0.0, 1.0, 2.0, 3.0], [["p0", "p1"] * 2, ["n0", "n1", "n2", "n3"]])
+    noisy, x = report["systems"]
+    assert noisy["summary"]["SDR"]["interval"] == list(expected) and expected[0] < 1.0 and expected[1] > 2.0
+    assert x["gain"]["SDR"]["interval"] == [1.0, 1.0]
+    assert noisy["by_snr"][0]["summary"]["SDR"]["interval"] == list(interval([0.0, 1.0], [["p0", "p1"], ["n0", "n1"]]))
+    low, high = (f"{end:.2f}" for end in expected)
+    assert overall_table(report)[1][0][1] == f"1.50 [{low}, {high}]"
+    assert caption(report).endswith("mean and 95 % confidence interval (bootstrap over 2 speakers and 4 noises).")
+
+
+def test_groups_have_tables_of_their_own():
+    report = clustered()
+    header, rows = group_tables(report)["language"]
+    assert header[:3] == ["language", "system", "files"]
+    assert [row[:3] for row in rows] == [
+        ["de", "noisy", "1"], ["de", "x", "1"], ["nl", "noisy", "3"], ["nl", "x", "3"],
+    ]  # fmt: skip
+    assert rows[0][3] == "0.00" and rows[2][3].startswith("2.00 [")  # one file has no interval
+    assert "## By language" in markdown(report) and draw(report)
+
+
 def test_files_have_rows_and_missing_scores_are_null(report):
     a, b, *_ = report["systems"][1]["files"]
     assert a["name"] == "a" and a["SDR"] == 5.0 and a["snr_db"] == -3.0 and a["notes"] == []
@@ -137,7 +184,9 @@ def test_a_mean_of_narrow_band_and_wide_band_pesq_is_remarked():
 def test_tables_show_means_intervals_gains_and_counts(report):
     header, rows = overall_table(report)
     assert header == ["system", "SDR [dB]", "SI-SDR [dB]", "PESQ", "STOI", "ESTOI"]
-    assert [row[0] for row in rows] == ["noisy", "other|tool", "ours", "gain of other|tool", "gain of ours"]
+    assert [row[0] for row in rows] == [
+        "noisy", "other|tool", "ours", "gain of other|tool", "gain of ours", "other|tool - ours",
+    ]  # fmt: skip
     assert rows[0][1] == "1.50 ± 2.05" and rows[4][1] == "+7.00 ± 0.00" and rows[1][3] == "0.67 ± 0.38 (n=3)"
     header, rows = snr_table(report)
     assert [row[:3] for row in rows[:4]] == [
@@ -203,7 +252,7 @@ def test_names_that_look_like_markup_stay_names(tmp_path):
     """In Markdown, in figures and in their legends."""
     names = ["a|b", "*x* <b>", "`c`", "$\\frac$", "_e", "[f](g)", "\u5f71"]
     systems = [System("noisy", "noisy", "n", scores(0)), *(System(name, "estimate", name, scores(1)) for name in names)]
-    report = make_report(systems, SNRS_DB, "", "deepnmf evaluate 'a``b'", [f"{name}: left out" for name in names])
+    report = make_report(systems, MIXTURES, "", "deepnmf evaluate 'a``b'", [f"{name}: left out" for name in names])
     write_report(report, tmp_path)
     page = (tmp_path / "report.md").read_text("utf-8")
     for written in (

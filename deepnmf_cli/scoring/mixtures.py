@@ -1,0 +1,102 @@
+"""What is known of the mixtures of a corpus: input SNR, speaker, noise, and kinds by which scores are told apart."""
+
+import csv
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deepnmf_cli.errors import CorpusError
+from deepnmf_cli.signal.formats import audio_suffixes
+
+IN_NAME = re.compile(r"(?:^|_)([+-]?\d+(?:\.\d+)?)dB(?:_([^_]+)_(.+))?(?:_|$)")
+"""Input SNR, speaker and noise as parts of a file name, as in 003_+3dB_p232_street-5; the last two may be missing."""
+
+GROUPS = ("sex", "language", "noise_kind", "room")
+"""Columns of a table whose values get rows of their own in a report."""
+
+FACTORS = ("speaker", "noise")
+"""What several mixtures may share, so that their scores are not independent."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What is known of one mixture; None, and no entry in `groups`, for what is not."""
+
+    snr_db: float | None = None
+    speaker: str | None = None
+    noise: str | None = None
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+
+def known_mixtures(names: Sequence[str], table: str | Path | None = None) -> dict[str, Mixture]:
+    """Name -> what is known, from a CSV file with the column `name` and others, or else from the names themselves.
+
+    Names of which nothing is known are left out. The table must hold all names, with or without the suffix of an audio
+    file; CorpusError otherwise, and when it cannot be read.
+    """
+    if table is None:
+        found = {name: _from_name(name) for name in names}
+        return {name: mixture for name, mixture in found.items() if mixture is not None}
+    known = _read(Path(table))
+    missing = [name for name in names if name not in known]
+    if missing:
+        found = f"no row for {len(missing)} of {len(names)} files, the first being {missing[0]!r}"
+        raise CorpusError(table, found, "one row for each reference", "Add the rows that are missing.")
+    return {name: known[name] for name in names}
+
+
+def table_of(reference_folder: str | Path) -> Path | None:
+    """The file mixtures.csv beside a folder of references, where there is one."""
+    path = Path(reference_folder).absolute().parent / "mixtures.csv"
+    return path if path.is_file() else None
+
+
+def factors(mixtures: Sequence[Mixture]) -> dict[str, list[str]]:
+    """Speaker and noise of every mixture, those of the two that are known of all."""
+    columns = {factor: [getattr(mixture, factor) for mixture in mixtures] for factor in FACTORS}
+    return {factor: column for factor, column in columns.items() if column and None not in column}
+
+
+def _from_name(name: str) -> Mixture | None:
+    match = IN_NAME.search(Path(name).name)
+    if not match or not math.isfinite(snr_db := float(match[1])):
+        return None
+    return Mixture(snr_db, match[2], match[3])
+
+
+def _read(path: Path) -> dict[str, Mixture]:
+    described = ("snr_db", *FACTORS, *GROUPS)
+    columns, remedy = f"the column name and some of {', '.join(described)}", "Write it as docs/evaluation.md shows."
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            there = set(rows.fieldnames or ())
+            if "name" not in there or not there & set(described):
+                found = f"the columns {', '.join(rows.fieldnames or ['(none)'])}"
+                raise CorpusError(path, found, columns, remedy)
+            return {_without_suffix(row["name"]): _mixture(path, rows.line_num, row) for row in rows}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CorpusError(path, f"no readable CSV file ({error})", columns, remedy) from error
+
+
+def _mixture(path: Path, line: int, row: Mapping[str, str | None]) -> Mixture:
+    snr_db = _snr(path, line, row["snr_db"]) if "snr_db" in row else None
+    groups = {column: value for column in GROUPS if (value := row.get(column))}
+    return Mixture(snr_db, row.get("speaker") or None, row.get("noise") or None, groups)
+
+
+def _snr(path: Path, line: int, text: str | None) -> float:
+    try:
+        snr_db = float(text or "")
+    except ValueError:
+        snr_db = math.nan
+    if not math.isfinite(snr_db):
+        raise CorpusError(path, f"{text!r} as snr_db in line {line}", "a number", "Correct the line.")
+    return snr_db
+
+
+def _without_suffix(name: str | None) -> str:
+    name = name or ""
+    return name[: -len(suffix)] if (suffix := Path(name).suffix) and suffix.lower() in audio_suffixes() else name
