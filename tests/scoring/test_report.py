@@ -88,7 +88,9 @@ def test_the_interval_holds_the_true_mean_in_95_of_100_corpora():
 def test_the_report_says_where_its_numbers_come_from(report):
     assert report["deepnmf"] == __version__ and report["command"] == "deepnmf evaluate"
     expected = {"files": 4, "seconds": 120.0, "rates_hz": [16000], "sha256": "cd" * 32, "clusters": {}}
-    assert report["reference"] == expected and report["interval"].endswith("(Student t over files, taken as independent)")
+    assert report["reference"] == expected and report["interval"].endswith(
+        "(Student t over files, taken as independent)"
+    )
     assert {"platform", "python", "cpus"} == report["machine"].keys()
     assert report["packages"].keys() == {"fast-bss-eval", "pesq", "pystoi"}
     assert report["date"].endswith("+00:00")
