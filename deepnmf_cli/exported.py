@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from deepnmf_cli.checkpoint import shortened
-from deepnmf_cli.errors import ModelError, lack_of_memory
+from deepnmf_cli.errors import ModelError, lack_of_memory, shortened
 from deepnmf_cli.signal.arrays import InNumpy
 from deepnmf_cli.signal.stft import FrontEnd
 

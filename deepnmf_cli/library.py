@@ -5,20 +5,19 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from deepnmf_cli import __version__, checkpoint, extras
-from deepnmf_cli.checkpoint import shipped_folder, shortened
+from deepnmf_cli import __version__, extras
+from deepnmf_cli.checkpoint import shipped_folder
 from deepnmf_cli.enhancer import Enhancer
-from deepnmf_cli.errors import DeepnmfError, ModelError, UsageError
+from deepnmf_cli.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from deepnmf_cli.exported import OnnxBackend
+    from deepnmf_cli.model_file import ModelFile
     from deepnmf_cli.networks.base import MaskNetwork
-    from deepnmf_cli.recipe import Recipe
 
 # torch, and what imports it, is imported inside the functions that need it: an exported model does without.
 
@@ -30,11 +29,6 @@ MODEL_FILE, REPORT_FILE, CARD_FILE = "model.safetensors", "report.json", "README
 BACKENDS = ("auto", "torch", "onnx")
 EXPORTED, EXPORTED_STREAMING = ".onnx", ".streaming.onnx"
 """Suffixes of exported models: for any number of frames, and for single frames."""
-
-
-LARGEST_SIZE, LARGEST_INPUT = 1024, 1 << 14
-LARGEST_SIZES = {"iterations": 1000, "bins": 1 << 14}
-"""Of settings that need not show in the shapes of weights."""
 
 
 @dataclass(frozen=True)
@@ -83,47 +77,16 @@ def _shipped_names() -> list[str]:
     return sorted(p.parent.name for p in models_folder().glob(f"*/{MODEL_FILE}"))
 
 
-def load(name: str | Path | None) -> "tuple[MaskNetwork, Recipe]":
-    """A trained network and the recipe it was trained by. Raises ModelError when the file does not hold one."""
+def load(name: str | Path | None) -> "tuple[MaskNetwork, ModelFile]":
+    """A trained network, and what its file says of it. Raises ModelError when the file does not hold one."""
     extras.require("torch", "--backend torch")
-    from deepnmf_cli.networks import build
-    from deepnmf_cli.recipe import Recipe
+    from deepnmf_cli import model_file
 
     path = find(name)
     if path.suffix == EXPORTED:
         remedy = "Name the file that it was exported from."
         raise ModelError(path, "an exported model", "weights, a .safetensors file", remedy)
-    tensors, meta = checkpoint.load(path)
-    if "recipe" not in meta:
-        raise ModelError(
-            path, "no recipe", "a model file, such as best.safetensors", "Choose the run's best.safetensors."
-        )
-    try:
-        recipe = Recipe.from_dict(meta["recipe"], where=str(path))
-        _require_sizes(recipe.network, tensors)
-        network = build(recipe.model, recipe.network)
-        network.load_weights(tensors)
-    except (DeepnmfError, RuntimeError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        found = f"weights or settings that do not fit ({shortened(error)})"
-        raise ModelError(path, found, "a model of this version", "Update, or train again.") from error
-    return network, recipe
-
-
-def _require_sizes(network: Any, tensors: Mapping[str, Any]) -> None:
-    """Raise ValueError, before anything is built, for settings of a file that its weights cannot be those of.
-
-    What is larger than LARGEST_SIZE shows in the shape of a tensor. Some sizes, such as the number of bins of a network on
-    bands, need not show; they are bounded.
-    """
-    shown = max((n for tensor in tensors.values() for n in tensor.shape), default=1)
-    sizes = {name: value for name, value in dataclasses.asdict(network).items() if name != "rate_hz"}
-    for name, value in sizes.items():
-        numbers = value if isinstance(value, tuple) else (value,)
-        largest = max((n for n in numbers if type(n) is int), default=0)
-        if len(numbers) > LARGEST_SIZE or largest > LARGEST_SIZES.get(name, max(LARGEST_SIZE, shown)):
-            raise ValueError(f"{name} = {shortened(value, 40)}")
-    if sizes.get("bins", 1) * sizes.get("context", 1) > max(LARGEST_INPUT, shown):
-        raise ValueError(f"context = {sizes['context']} of {sizes['bins']} bins")
+    return model_file.load(path)
 
 
 def info(name: str | Path) -> ModelInfo:
@@ -148,8 +111,8 @@ def _reported(name: str | Path) -> ModelInfo | None:
     return _model_info(name, path, next(quoted, ""), *sizes, figures)
 
 
-def _counted(name: str | Path, network: "MaskNetwork", recipe: "Recipe") -> ModelInfo:
-    macs_per_s = network.macs_per_frame() * recipe.front_end.frames_per_s
+def _counted(name: str | Path, network: "MaskNetwork", file: "ModelFile") -> ModelInfo:
+    macs_per_s = network.macs_per_frame() * file.front_end.frames_per_s
     return _model_info(name, find(name), network.description, network.parameter_counts()[0], macs_per_s, {})
 
 
@@ -179,20 +142,20 @@ def load_described(name: str | Path, device: str = "auto", backend: str = "auto"
     exported, reported = _exported_backend(find(name), device, backend, None), _reported(name)
     if exported and reported:
         return _from_export(exported), reported
-    network, recipe = load(name)
-    described = reported or _counted(name, network, recipe)
-    enhancer = _from_export(exported) if exported else _from_weights(network, recipe, device, None)
+    network, file = load(name)
+    described = reported or _counted(name, network, file)
+    enhancer = _from_export(exported) if exported else _from_weights(network, file, device, None)
     return enhancer, described
 
 
-def _from_weights(network: "MaskNetwork", recipe: "Recipe", device: str, threads: int | None) -> Enhancer:
+def _from_weights(network: "MaskNetwork", file: "ModelFile", device: str, threads: int | None) -> Enhancer:
     import torch
 
     from deepnmf_cli.networks.backend import TorchBackend
 
     if threads is not None:
         torch.set_num_threads(threads)
-    return Enhancer(TorchBackend(network, resolve_device(device)), recipe.front_end)
+    return Enhancer(TorchBackend(network, resolve_device(device)), file.front_end)
 
 
 def _from_export(backend: "OnnxBackend") -> Enhancer:
@@ -245,10 +208,10 @@ def export(name: str | Path, target: str | Path, single_frames: bool = False, we
     from deepnmf_cli.exported import WEIGHTS
 
     path = find(name)
-    network, recipe = load(path)
-    meta: dict[str, object] = {WEIGHTS: _sha256(path), "version": __version__, "model": recipe.model}
-    meta |= {"front_end": dataclasses.asdict(recipe.front_end), "network": dataclasses.asdict(recipe.network)}
-    return write(network, recipe.front_end.bins, target, meta, single_frames, weights)
+    network, file = load(path)
+    meta: dict[str, object] = {WEIGHTS: _sha256(path), "version": __version__, "model": file.model}
+    meta |= {"front_end": dataclasses.asdict(file.front_end), "network": file.network_table()}
+    return write(network, file.front_end.bins, target, meta, single_frames, weights)
 
 
 def _sha256(path: Path) -> str:
