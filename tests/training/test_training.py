@@ -320,8 +320,8 @@ def test_model_with_weights_of_another_shape_is_refused(tiny_corpus: Path, tmp_p
 def test_a_network_that_would_not_be_saved_whole_is_refused_before_the_first_step(
     tiny_corpus: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setitem(networks.NETWORKS, "dnn", (Forgetful, Forgetful.settings_type))
-    table = recipe().to_dict() | {"network": {}}
+    table = recipe("grid").to_dict()
+    monkeypatch.setitem(networks.NETWORKS, "grid", (Forgetful, Forgetful.settings_type))
     with pytest.raises(ModelError, match="would not be saved"):
         train(Recipe.from_dict(table), recordings(tiny_corpus), tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["recipe.json"]
