@@ -201,17 +201,30 @@ def _mentions(file: Path, words: tuple[bytes, ...]) -> bool:
     return all(word in content for word in words)
 
 
-def export(name: str | Path, target: str | Path, single_frames: bool = False, weights: str = "float32") -> float:
-    """Write a model as ONNX; returns the largest difference of its masks. See `deepnmf_cli.export.graph`."""
+def export(
+    name: str | Path,
+    target: str | Path,
+    single_frames: bool = False,
+    weights: str = "float32",
+    share_weights: bool = False,
+) -> float:
+    """Write a model as ONNX; returns the largest difference of its masks. See `deepnmf_cli.export.graph`.
+
+    With `share_weights` what the model file holds stays there; both must lie in one folder. Raises UsageError otherwise.
+    """
     extras.require("export", "deepnmf export")
     from deepnmf_cli.export.graph import export as write
     from deepnmf_cli.exported import WEIGHTS
 
     path = find(name)
+    if share_weights and (weights != "float32" or Path(target).resolve().parent != path.resolve().parent):
+        found, expected = f"{target} of {weights} weights", f"float32 weights, in a file beside {path.name}"
+        raise UsageError("--share-weights", found, expected, "Leave out the option.")
     network, file = load(path)
     meta: dict[str, object] = {WEIGHTS: _sha256(path), "version": __version__, "model": file.model}
     meta |= {"front_end": dataclasses.asdict(file.front_end), "network": file.network_table()}
-    return write(network, file.front_end.bins, target, meta, single_frames, weights)
+    shared = path if share_weights else None
+    return write(network, file.front_end.bins, target, meta, single_frames, weights, shared)
 
 
 def _sha256(path: Path) -> str:

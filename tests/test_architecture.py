@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
     {"errors"},
-    {"checkpoint", "extras", "settings", "workers"},
+    {"checkpoint", "external", "extras", "settings", "workers"},
     {"kernels"},
     {"inference", "signal"},
     {"unfold", "scoring"},
