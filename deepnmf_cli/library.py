@@ -94,15 +94,18 @@ def info(name: str | Path) -> ModelInfo:
     return _reported(name) or _counted(name, *load(name))
 
 
-def _reported(name: str | Path) -> ModelInfo | None:
-    """What the report beside a model says of these very weights, and its card in the first line that is quoted."""
+def _reported(name: str | Path, sha256: str = "") -> ModelInfo | None:
+    """What the report beside a model says of these very weights, and its card in the first line that is quoted.
+
+    `sha256` is that of the model file, where it is known.
+    """
     path = find(name)
     report, card = path.parent / REPORT_FILE, path.parent / CARD_FILE
     if not (report.is_file() and card.is_file()):
         return None
     try:
         written = json.loads(report.read_text(encoding="utf-8"))
-        weights = _sha256(path)
+        weights = sha256 or _sha256(path)
         facts = next(s["model"] for s in written["systems"] if s["model"] and s["model"]["sha256"] == weights)
         sizes, figures = (int(facts["parameters"]), float(facts["macs_per_s"])), dict(written["figures"])
     except (OSError, ValueError, TypeError, KeyError, StopIteration, RecursionError):
@@ -139,7 +142,9 @@ def load_enhancer(
 
 def load_described(name: str | Path, device: str = "auto", backend: str = "auto") -> tuple[Enhancer, ModelInfo]:
     """`load_enhancer` and `info` of one model, whose weights are read once."""
-    exported, reported = _exported_backend(find(name), device, backend, None), _reported(name)
+    path = find(name)
+    sha256 = _sha256(path)
+    exported, reported = _exported_backend(path, device, backend, None, sha256), _reported(name, sha256)
     if exported and reported:
         return _from_export(exported), reported
     network, file = load(name)
@@ -162,21 +167,23 @@ def _from_export(backend: "OnnxBackend") -> Enhancer:
     return Enhancer(backend, backend.front_end())
 
 
-def _exported_backend(path: Path, device: str, backend: str, threads: int | None) -> "OnnxBackend | None":
+def _exported_backend(
+    path: Path, device: str, backend: str, threads: int | None, sha256: str = ""
+) -> "OnnxBackend | None":
     """What `backend` and `device` mean for a model file; None: torch. Raises UsageError and ModelError."""
     required = backend == "onnx" or path.suffix == EXPORTED
     if not required and (backend == "torch" or resolve_device(device) == "cuda"):
         return None
     if device == "cuda":
         raise UsageError("--device cuda", "an exported model", "the CPU", "Choose --backend torch and the weights.")
-    exported, problem = _exported(path, threads or 1)
+    exported, problem = _exported(path, threads or 1, sha256)
     if exported is None and required:
         remedy = f"Run `deepnmf export {path}`, or choose --backend torch."
         raise ModelError(path.with_suffix(EXPORTED), problem, f"what `deepnmf export` makes of {path.name}", remedy)
     return exported
 
 
-def _exported(path: Path, threads: int) -> "tuple[OnnxBackend | None, str]":
+def _exported(path: Path, threads: int, sha256: str) -> "tuple[OnnxBackend | None, str]":
     """The exported form of the weights in `path`, or of the exported file `path` itself; None, and what is wrong."""
     from deepnmf_cli.exported import CHECKSUM, OnnxBackend
 
@@ -189,7 +196,7 @@ def _exported(path: Path, threads: int) -> "tuple[OnnxBackend | None, str]":
     if files == [None, None]:
         return None, "no file"
     # What a file says of its weights is looked for without opening the graph, which takes a tenth of a second.
-    words = _sha256(path).encode(), CHECKSUM.encode()
+    words = (sha256 or _sha256(path)).encode(), CHECKSUM.encode()
     files = [file if file and _mentions(file, words) else None for file in files]
     if files == [None, None]:
         return None, "an export of other weights, or of an older version"
