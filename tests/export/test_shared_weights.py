@@ -115,8 +115,8 @@ def test_the_graph_of_these_tests_is_one_that_is_taken(tmp_path) -> None:
 @pytest.mark.parametrize(
     "entries",
     [
-        {"location": "/etc/hostname"},
-        {"location": "/etc/model.safetensors"},
+        {"location": "/dev/zero"},
+        {"location": "/usr/model.safetensors"},
         {"location": "../model.safetensors"},
         {"location": "below/model.safetensors"},
         {"location": ".."},

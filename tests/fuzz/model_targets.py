@@ -117,7 +117,7 @@ def _graph(data: bytes, random: Random) -> bytes:
         random.choice([*graph.graph.input, *graph.graph.output]).name = random.choice(["", "x", "state_9", "magnitude"])
     elif kind == "external":
         held = random.choice([tensor for tensor in graph.graph.initializer if tensor.external_data])
-        values = ["", "0", "-1", "3", "1" * 30, "/etc/hostname", "../model.safetensors", "model.onnx"]
+        values = ["", "0", "-1", "3", "1" * 30, "/dev/zero", "../model.safetensors", "model.onnx"]
         random.choice(held.external_data).value = random.choice(values)
     else:
         held = random.choice(graph.graph.initializer)
