@@ -6,7 +6,7 @@ ONNX Runtime would open whatever path a file names. What is read here is the wir
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 FLOAT = 1
 """ONNX's number for float32."""
@@ -32,8 +32,7 @@ _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
 """Types of fields."""
 
 
-@dataclass(frozen=True)
-class ExternalTensor:
+class ExternalTensor(NamedTuple):
     """Where the numbers of a tensor lie."""
 
     name: str
