@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from deepnmf_cli.errors import ModelError
+from deepnmf_cli.errors import ModelError, shortened
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
 
-FORMAT = 1
-"""Number of the file layout; a reader refuses a newer one instead of guessing."""
+FORMAT = 2
+"""Number of the file layout; a reader refuses a newer one instead of guessing. 2 came with model files whose recipe is provenance:
+see `deepnmf_cli.model_file`."""
 
 _META_KEY = "deepnmf"
 
@@ -172,12 +173,6 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def shortened(message: object, longest: int = 300) -> str:
-    """A message of a library, or of a file, that fits into a sentence."""
-    text = " ".join(str(message).split())
-    return text if len(text) <= longest else f"{text[:longest]} ..."
 
 
 def save(path: str | Path, tensors: dict, meta: dict) -> None:

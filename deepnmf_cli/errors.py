@@ -11,6 +11,12 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
 
+def shortened(message: object, longest: int = 300) -> str:
+    """Return a message of a library, or of a file, at a length that fits into a sentence."""
+    text = " ".join(str(message).split())
+    return text if len(text) <= longest else f"{text[:longest]} ..."
+
+
 class Terminated(KeyboardInterrupt):
     """Another program asks this one to end (SIGTERM): all that answers Ctrl-C answers it alike."""
 

@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from deepnmf_cli import __version__, checkpoint
+from deepnmf_cli import __version__, model_file
 from deepnmf_cli.corpus.dataset import ExampleSource
 from deepnmf_cli.corpus.sources import Material, Mixtures, Recordings, Say, for_tuning, from_clips, from_pairs
 from deepnmf_cli.errors import ModelError, TrainingError, UsageError
+from deepnmf_cli.model_file import ModelFile
 from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.recipe import Recipe
@@ -96,10 +97,8 @@ def take_weights(
     Raises ModelError when there is none, or when some do not fit and that is not asked for by `partial`. Weights that
     only the network has begin as usual; they are named.
     """
-    tensors, meta = checkpoint.load(path)
-    if "recipe" in meta:
-        given = Recipe.from_dict(meta["recipe"], str(path))
-        tensors = network.moved(tensors, (given.network, given.front_end), front_end)
+    given = model_file.read(path)
+    tensors = network.moved(given.weights, (given.network, given.front_end), front_end)
     shared = network.fitting(tensors)
     if not shared:
         remedy = "Name a model of the same or a related kind and size."
@@ -180,13 +179,16 @@ def train(
         if init is not None and not resume:
             take_weights(network, init, recipe.front_end, partial, say)
 
-        def describe(network: MaskNetwork, step: int, score: DevScore | None) -> tuple[dict[str, Tensor], dict]:
+        model_file.require_complete(network, journal.best_path)
+
+        def describe(path: Path, network: MaskNetwork, step: int, score: DevScore | None) -> ModelFile:
             trained = {"steps": step, "version": __version__}
             if score is not None:
                 trained |= {"dev_score": score.value, "dev_si_sdr": score.si_sdr}
             if score is not None and score.pesq is not None:
                 trained["dev_pesq"] = score.pesq
-            return network.weights(), {"recipe": recipe.to_dict(), "trained": trained}
+            provenance = {"recipe": recipe.provenance, "trained": trained}
+            return model_file.describe(path, network, recipe.front_end, provenance)
 
         frames, settings = None, recipe.training
         if settings.frame_stride > 1 and any(p.requires_grad for p in network.parameters()):
@@ -208,14 +210,12 @@ def train(
 
 
 def _score_of(path: Path, recipe: Recipe, dev: list[Pair], device: str) -> dict[str, float]:
-    """The dev score of a model file, by its name; empty where it is none, or of another sampling rate."""
-    tensors, meta = checkpoint.load(path)
-    given = Recipe.from_dict(meta["recipe"], str(path)) if "recipe" in meta else None
-    if given is None or given.front_end.rate_hz != recipe.front_end.rate_hz:
+    """The dev score of a model file, by its name; empty where that is of another sampling rate."""
+    given = model_file.read(path)
+    if given.front_end.rate_hz != recipe.front_end.rate_hz:
         return {}
-    network = build(given.model, given.network)
-    network.load_weights(tensors)
-    return {f"--init {path}": dev_score(network.to(device), given.front_end, dev, device, recipe.training.score).value}
+    score = dev_score(given.build().to(device), given.front_end, dev, device, recipe.training.score)
+    return {f"--init {path}": score.value}
 
 
 def _worse(trainer: Trainer) -> TrainingError | None:
@@ -243,16 +243,16 @@ def _choose_share(
     recipe: Recipe, material: Material, teacher: MaskNetwork, journal: Journal, device: str, say: Say
 ) -> None:
     """Put in the place of the tuned model the best one on the way to it that keeps what the initial one can."""
-    tuned, meta = checkpoint.load(journal.best_path)
-    if "tuning" in meta["trained"]:
+    tuned = model_file.read(journal.best_path)
+    if "tuning" in tuned.provenance["trained"]:
         return
     initial, network = teacher.weights(), build(recipe.model, recipe.network).to(device)
     pairs = (material.dev, material.general_dev)
-    steps = list(way(network, initial, tuned, recipe.front_end, *pairs, device))
+    steps = list(way(network, initial, tuned.weights, recipe.front_end, *pairs, device))
     chosen = best_step(steps, recipe.tuning.lost_db)
     write(journal.folder / "tuning.csv", steps)
-    meta["trained"] |= {"dev_si_sdr": chosen.own_si_sdr, "tuning": asdict(chosen)}
-    checkpoint.save(journal.best_path, blended(initial, tuned, chosen.share), meta)
+    tuned.provenance["trained"] |= {"dev_si_sdr": chosen.own_si_sdr, "tuning": asdict(chosen)}
+    replace(tuned, weights=blended(initial, tuned.weights, chosen.share)).write()
     for what, before, after in (
         ("your noise", steps[0].own_si_sdr, chosen.own_si_sdr),
         ("general noise", steps[0].general_si_sdr, chosen.general_si_sdr),

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from deepnmf_cli.checkpoint import shortened
-from deepnmf_cli.errors import ModelError, lack_of_memory
+from deepnmf_cli.errors import ModelError, lack_of_memory, shortened
+from deepnmf_cli.external import external_tensors
 from deepnmf_cli.signal.arrays import InNumpy
 from deepnmf_cli.signal.stft import FrontEnd
 
@@ -36,6 +36,9 @@ MAGNITUDE, FEATURES, MASKS, STATE, NEXT_STATE = "magnitude", "features", "masks"
 """Names of the inputs and outputs, FEATURES in place of MAGNITUDE for networks that hear phase; states are numbered."""
 
 EXPORT_AGAIN = "Export the model again with --overwrite, copy the file again, or choose --backend torch."
+
+SHARED = ".safetensors"
+"""How the name of a file ends in which an exported one may leave its weights."""
 
 LARGEST_STATES = 10_000_000
 """Numbers in all states together: the largest network that ships has about fifty thousand."""
@@ -75,8 +78,12 @@ class ExportedGraph:
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 4  # what goes wrong is raised, and said once
         content = _read(path)
+        shared, weights = _shared(path, content)
         try:
-            # From the bytes that were checked: a path would also let a file name others beside it.
+            options.add_external_initializers(
+                list(weights), [onnxruntime.OrtValue.ortvalue_from_numpy(x) for x in weights.values()]
+            )
+            # From the bytes that were checked: ONNX Runtime opens neither this file nor one that it names.
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             self.meta = json.loads(self._session.get_modelmeta().custom_metadata_map.get(META_KEY, "null"))
         except Exception as error:  # ONNX Runtime's own types have no other ancestor
@@ -89,13 +96,16 @@ class ExportedGraph:
         if self.meta["format"] > FORMAT:
             remedy = "Update with `pip install --upgrade deepnmf`."
             raise ModelError(path, f"format {self.meta['format']}", f"format {FORMAT} or older", remedy)
+        if shared is not None and hashlib.sha256(shared).hexdigest() != self.meta.get(WEIGHTS):
+            found = "other weights beside it than those that it was made of"
+            raise ModelError(path, found, "the model file as it was", EXPORT_AGAIN)
         if CHECKSUM not in self.meta:
             raise ModelError(path, "no checksum, as older versions wrote it", "one of the file", EXPORT_AGAIN)
         try:
             self._heard, self._states, self._bins = _signature(self._session)
         except (TypeError, ValueError) as error:
             raise self._of_another_shape(path, error) from error
-        self._path = path
+        self._path, self._weights = path, weights  # which the session may read as long as it lives
 
     def front_end(self) -> FrontEnd:
         """Return the front end that the file names. Raises ModelError for none, or for one of other frequencies."""
@@ -152,6 +162,44 @@ def _read(path: Path) -> bytes:
     if has_checksum(content) is False:
         raise ModelError(path, "a damaged file, whose checksum is another", "the file as it was written", EXPORT_AGAIN)
     return content
+
+
+def _shared(path: Path, content: bytes) -> tuple[bytes | None, dict[str, np.ndarray]]:
+    """The file of weights that an exported file names (None: it is whole), and the initialisers that lie there.
+
+    That must be one .safetensors file of the same folder, also where either is a symbolic link. Raises ModelError for
+    another, before it is opened, and for numbers that are not in it.
+    """
+    try:
+        tensors = external_tensors(content)
+    except ValueError as error:
+        found = f"no graph that ONNX Runtime can run ({shortened(error)})"
+        raise ModelError(path, found, "a file that `deepnmf export` wrote", "Export the model again.") from error
+    if not tensors:
+        return None, {}
+    try:
+        name = tensors[0].location
+        if Path(name).name != name or not name.endswith(SHARED) or any(t.location != name for t in tensors):
+            raise ValueError(f"numbers in {shortened(repr(name), 60)}")
+        if not all(tensor.weight for tensor in tensors):
+            raise ValueError("other tensors than weights elsewhere")
+        file = path.with_name(name)
+        if file.resolve().parent != path.resolve().parent:
+            raise ValueError(f"numbers in a file of another folder, to which {name} leads")
+        exists = file.is_file()
+    except (ValueError, OverflowError, OSError) as error:
+        found = f"weights in a place where they must not be ({shortened(error, 100)})"
+        raise ModelError(path, found, "weights in a .safetensors file beside it", "Export the model again.") from error
+    remedy = f"Copy it too, or write a file that needs no other: deepnmf export {name} -o NEW.onnx."
+    if not exists:
+        raise ModelError(path, f"no {name} beside it", "the file that has its weights", remedy)
+    try:
+        whole = file.read_bytes()
+    except OSError as error:
+        raise ModelError(file, f"no readable file ({error.strerror})", "the weights of a model", remedy) from error
+    if any(t.offset % 4 or not 0 < t.size <= len(whole) - t.offset <= len(whole) for t in tensors):
+        raise ModelError(path, f"numbers beyond the end of {name}", "those of the file as it was", EXPORT_AGAIN)
+    return whole, {t.name: np.frombuffer(whole, np.float32, t.size // 4, t.offset).reshape(t.shape) for t in tensors}
 
 
 def _signature(session: onnxruntime.InferenceSession) -> tuple[str, dict[str, list[int]], int]:

@@ -5,20 +5,19 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from deepnmf_cli import __version__, checkpoint, extras
-from deepnmf_cli.checkpoint import shipped_folder, shortened
+from deepnmf_cli import __version__, extras
+from deepnmf_cli.checkpoint import shipped_folder
 from deepnmf_cli.enhancer import Enhancer
-from deepnmf_cli.errors import DeepnmfError, ModelError, UsageError
+from deepnmf_cli.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from deepnmf_cli.exported import OnnxBackend
+    from deepnmf_cli.model_file import ModelFile
     from deepnmf_cli.networks.base import MaskNetwork
-    from deepnmf_cli.recipe import Recipe
 
 # torch, and what imports it, is imported inside the functions that need it: an exported model does without.
 
@@ -29,11 +28,6 @@ MODEL_FILE, REPORT_FILE, CARD_FILE = "model.safetensors", "report.json", "README
 
 EXPORTED, EXPORTED_STREAMING = ".onnx", ".streaming.onnx"
 """Suffixes of exported models: for any number of frames, and for single frames."""
-
-
-LARGEST_SIZE, LARGEST_INPUT = 1024, 1 << 14
-LARGEST_SIZES = {"iterations": 1000, "bins": 1 << 14}
-"""Of settings that need not show in the shapes of weights."""
 
 
 @dataclass(frozen=True)
@@ -82,47 +76,16 @@ def _shipped_names() -> list[str]:
     return sorted(p.parent.name for p in models_folder().glob(f"*/{MODEL_FILE}"))
 
 
-def load(name: str | Path | None) -> "tuple[MaskNetwork, Recipe]":
-    """A trained network and the recipe it was trained by. Raises ModelError when the file does not hold one."""
+def load(name: str | Path | None) -> "tuple[MaskNetwork, ModelFile]":
+    """A trained network, and what its file says of it. Raises ModelError when the file does not hold one."""
     extras.require("torch", "--backend torch")
-    from deepnmf_cli.networks import build
-    from deepnmf_cli.recipe import Recipe
+    from deepnmf_cli import model_file
 
     path = find(name)
     if path.suffix == EXPORTED:
         remedy = "Name the file that it was exported from."
         raise ModelError(path, "an exported model", "weights, a .safetensors file", remedy)
-    tensors, meta = checkpoint.load(path)
-    if "recipe" not in meta:
-        raise ModelError(
-            path, "no recipe", "a model file, such as best.safetensors", "Choose the run's best.safetensors."
-        )
-    try:
-        recipe = Recipe.from_dict(meta["recipe"], where=str(path))
-        _require_sizes(recipe.network, tensors)
-        network = build(recipe.model, recipe.network)
-        network.load_weights(tensors)
-    except (DeepnmfError, RuntimeError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        found = f"weights or settings that do not fit ({shortened(error)})"
-        raise ModelError(path, found, "a model of this version", "Update, or train again.") from error
-    return network, recipe
-
-
-def _require_sizes(network: Any, tensors: Mapping[str, Any]) -> None:
-    """Raise ValueError, before anything is built, for settings of a file that its weights cannot be those of.
-
-    What is larger than LARGEST_SIZE shows in the shape of a tensor. Some sizes, such as the number of bins of a network on
-    bands, need not show; they are bounded.
-    """
-    shown = max((n for tensor in tensors.values() for n in tensor.shape), default=1)
-    sizes = {name: value for name, value in dataclasses.asdict(network).items() if name != "rate_hz"}
-    for name, value in sizes.items():
-        numbers = value if isinstance(value, tuple) else (value,)
-        largest = max((n for n in numbers if type(n) is int), default=0)
-        if len(numbers) > LARGEST_SIZE or largest > LARGEST_SIZES.get(name, max(LARGEST_SIZE, shown)):
-            raise ValueError(f"{name} = {shortened(value, 40)}")
-    if sizes.get("bins", 1) * sizes.get("context", 1) > max(LARGEST_INPUT, shown):
-        raise ValueError(f"context = {sizes['context']} of {sizes['bins']} bins")
+    return model_file.load(path)
 
 
 def info(name: str | Path) -> ModelInfo:
@@ -130,15 +93,18 @@ def info(name: str | Path) -> ModelInfo:
     return _reported(name) or _counted(name, *load(name))
 
 
-def _reported(name: str | Path) -> ModelInfo | None:
-    """What the report beside a model says of these very weights, and its card in the first line that is quoted."""
+def _reported(name: str | Path, sha256: str = "") -> ModelInfo | None:
+    """What the report beside a model says of these very weights, and its card in the first line that is quoted.
+
+    `sha256` is that of the model file, where it is known.
+    """
     path = find(name)
     report, card = path.parent / REPORT_FILE, path.parent / CARD_FILE
     if not (report.is_file() and card.is_file()):
         return None
     try:
         written = json.loads(report.read_text(encoding="utf-8"))
-        weights = _sha256(path)
+        weights = sha256 or _sha256(path)
         facts = next(s["model"] for s in written["systems"] if s["model"] and s["model"]["sha256"] == weights)
         sizes, figures = (int(facts["parameters"]), float(facts["macs_per_s"])), dict(written["figures"])
     except (OSError, ValueError, TypeError, KeyError, StopIteration, RecursionError):
@@ -147,8 +113,8 @@ def _reported(name: str | Path) -> ModelInfo | None:
     return _model_info(name, path, next(quoted, ""), *sizes, figures)
 
 
-def _counted(name: str | Path, network: "MaskNetwork", recipe: "Recipe") -> ModelInfo:
-    macs_per_s = network.macs_per_frame() * recipe.front_end.frames_per_s
+def _counted(name: str | Path, network: "MaskNetwork", file: "ModelFile") -> ModelInfo:
+    macs_per_s = network.macs_per_frame() * file.front_end.frames_per_s
     return _model_info(name, find(name), network.description, network.parameter_counts()[0], macs_per_s, {})
 
 
@@ -175,44 +141,48 @@ def load_enhancer(
 
 def load_described(name: str | Path, device: str = "auto", backend: str = "auto") -> tuple[Enhancer, ModelInfo]:
     """`load_enhancer` and `info` of one model, whose weights are read once."""
-    exported, reported = _exported_backend(find(name), device, backend, None), _reported(name)
+    path = find(name)
+    sha256 = _sha256(path)
+    exported, reported = _exported_backend(path, device, backend, None, sha256), _reported(name, sha256)
     if exported and reported:
         return _from_export(exported), reported
-    network, recipe = load(name)
-    described = reported or _counted(name, network, recipe)
-    enhancer = _from_export(exported) if exported else _from_weights(network, recipe, device, None)
+    network, file = load(name)
+    described = reported or _counted(name, network, file)
+    enhancer = _from_export(exported) if exported else _from_weights(network, file, device, None)
     return enhancer, described
 
 
-def _from_weights(network: "MaskNetwork", recipe: "Recipe", device: str, threads: int | None) -> Enhancer:
+def _from_weights(network: "MaskNetwork", file: "ModelFile", device: str, threads: int | None) -> Enhancer:
     import torch
 
     from deepnmf_cli.networks.backend import TorchBackend
 
     if threads is not None:
         torch.set_num_threads(threads)
-    return Enhancer(TorchBackend(network, resolve_device(device)), recipe.front_end)
+    return Enhancer(TorchBackend(network, resolve_device(device)), file.front_end)
 
 
 def _from_export(backend: "OnnxBackend") -> Enhancer:
     return Enhancer(backend, backend.front_end())
 
 
-def _exported_backend(path: Path, device: str, backend: str, threads: int | None) -> "OnnxBackend | None":
+def _exported_backend(
+    path: Path, device: str, backend: str, threads: int | None, sha256: str = ""
+) -> "OnnxBackend | None":
     """What `backend` and `device` mean for a model file; None: torch. Raises UsageError and ModelError."""
     required = backend == "onnx" or path.suffix == EXPORTED
     if not required and (backend == "torch" or resolve_device(device) == "cuda"):
         return None
     if device == "cuda":
         raise UsageError("--device cuda", "an exported model", "the CPU", "Choose --backend torch and the weights.")
-    exported, problem = _exported(path, threads or 1)
+    exported, problem = _exported(path, threads or 1, sha256)
     if exported is None and required:
         remedy = f"Run `deepnmf export {path}`, or choose --backend torch."
         raise ModelError(path.with_suffix(EXPORTED), problem, f"what `deepnmf export` makes of {path.name}", remedy)
     return exported
 
 
-def _exported(path: Path, threads: int) -> "tuple[OnnxBackend | None, str]":
+def _exported(path: Path, threads: int, sha256: str) -> "tuple[OnnxBackend | None, str]":
     """The exported form of the weights in `path`, or of the exported file `path` itself; None, and what is wrong."""
     from deepnmf_cli.exported import CHECKSUM, OnnxBackend
 
@@ -225,7 +195,7 @@ def _exported(path: Path, threads: int) -> "tuple[OnnxBackend | None, str]":
     if files == [None, None]:
         return None, "no file"
     # What a file says of its weights is looked for without opening the graph, which takes a tenth of a second.
-    words = _sha256(path).encode(), CHECKSUM.encode()
+    words = (sha256 or _sha256(path)).encode(), CHECKSUM.encode()
     files = [file if file and _mentions(file, words) else None for file in files]
     if files == [None, None]:
         return None, "an export of other weights, or of an older version"
@@ -237,17 +207,30 @@ def _mentions(file: Path, words: tuple[bytes, ...]) -> bool:
     return all(word in content for word in words)
 
 
-def export(name: str | Path, target: str | Path, single_frames: bool = False, weights: str = "float32") -> float:
-    """Write a model as ONNX; returns the largest difference of its masks. See `deepnmf_cli.export.graph`."""
+def export(
+    name: str | Path,
+    target: str | Path,
+    single_frames: bool = False,
+    weights: str = "float32",
+    share_weights: bool = False,
+) -> float:
+    """Write a model as ONNX; returns the largest difference of its masks. See `deepnmf_cli.export.graph`.
+
+    With `share_weights` what the model file holds stays there; both must lie in one folder. Raises UsageError otherwise.
+    """
     extras.require("export", "deepnmf export")
     from deepnmf_cli.export.graph import export as write
     from deepnmf_cli.exported import WEIGHTS
 
     path = find(name)
-    network, recipe = load(path)
-    meta: dict[str, object] = {WEIGHTS: _sha256(path), "version": __version__, "model": recipe.model}
-    meta |= {"front_end": dataclasses.asdict(recipe.front_end), "network": dataclasses.asdict(recipe.network)}
-    return write(network, recipe.front_end.bins, target, meta, single_frames, weights)
+    if share_weights and (weights != "float32" or Path(target).resolve().parent != path.resolve().parent):
+        found, expected = f"{target} of {weights} weights", f"float32 weights, in a file beside {path.name}"
+        raise UsageError("--share-weights", found, expected, "Leave out the option.")
+    network, file = load(path)
+    meta: dict[str, object] = {WEIGHTS: _sha256(path), "version": __version__, "model": file.model}
+    meta |= {"front_end": dataclasses.asdict(file.front_end), "network": file.network_table()}
+    shared = path if share_weights else None
+    return write(network, file.front_end.bins, target, meta, single_frames, weights, shared)
 
 
 def _sha256(path: Path) -> str:

@@ -1,21 +1,20 @@
 """An experiment as data: which network, front end, mixtures, objective and training, from TOML and the command line."""
 
 import dataclasses
-import difflib
-import math
 import os
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
-from deepnmf_cli.checkpoint import shipped_folder, shortened
+from deepnmf_cli.checkpoint import shipped_folder
 from deepnmf_cli.corpus.augment import AugmentationSettings
 from deepnmf_cli.corpus.dataset import MixingSettings
-from deepnmf_cli.errors import RecipeError
+from deepnmf_cli.errors import RecipeError, shortened
+from deepnmf_cli.model_file import NETWORK_TABLES, ModelFile, network_settings
 from deepnmf_cli.networks import NETWORKS
+from deepnmf_cli.settings import refuse_unknown, section, shown
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training import minibatch, multiplicative
 from deepnmf_cli.training.objectives import ObjectiveSettings
@@ -23,15 +22,8 @@ from deepnmf_cli.training.sparse_nmf import DictionarySettings
 from deepnmf_cli.training.trainer import TrainingSettings
 from deepnmf_cli.training.tuning import TuningSettings
 
-FORMER = {"grid-rnn": {"tied": False, "local_fields": False, "frame_spins": 0, "frame_channels": 3}}
-"""Settings of networks that model files of earlier versions still name, with the only values that they could have."""
-
-
 LARGEST_RECIPE_BYTES = 1 << 15
 """The parser takes seconds for deeper nesting than fits into so many bytes. Recipes have one or two thousand."""
-
-LARGEST_INTEGER = 1 << 53
-"""Beyond it a float would be another number."""
 
 
 @dataclass(frozen=True)
@@ -55,27 +47,13 @@ class Recipe:
         Raises RecipeError naming an unknown key and the nearest known one, or a value of the wrong kind.
         """
         if not isinstance(table, Mapping):
-            raise RecipeError(where, _shown(table), "tables of settings", "Mend the recipe.")
+            raise RecipeError(where, shown(table), "tables of settings", "Mend the recipe.")
         sections = {f.name for f in dataclasses.fields(cls)}
-        _refuse_unknown(table, sections, where)
-        model = table.get("model", "deep-nmf")
-        if not isinstance(model, str) or model not in NETWORKS:
-            found, near = f"model {_shown(model)}", _nearest(str(model), NETWORKS)
-            raise RecipeError(where, found, f"one of {', '.join(NETWORKS)}", near)
-        types = {f.name: f.default_factory for f in dataclasses.fields(cls) if f.name not in ("model", "network")}
-        types["network"] = NETWORKS[model][1]
-        tables = {name: table.get(name, {}) for name in types}
-        if model in FORMER and isinstance(tables["network"], Mapping):
-            tables["network"] = {k: v for k, v in tables["network"].items() if FORMER[model].get(k, not v) != v}
-        built = {name: _section(kind, tables[name], f"{where} [{name}]") for name, kind in types.items()}
-        follows = {name: getattr(built["front_end"], name) for name in ("bins", "rate_hz")}
-        for name, value in follows.items():
-            given = table.get("network", {}).get(name, value)
-            if given != value:
-                expected = f"{value}, as [front_end] gives"
-                raise RecipeError(f"{where} [network] {name}", str(given), expected, "Leave it out.")
-        follows = {name: value for name, value in follows.items() if hasattr(built["network"], name)}
-        built["network"] = dataclasses.replace(built["network"], **follows)
+        refuse_unknown(table, sections, where)
+        model, network, front_end = network_settings({"model": "deep-nmf", **table}, where)
+        kinds = {f.name: f.default_factory for f in dataclasses.fields(cls) if f.name not in NETWORK_TABLES}
+        built = {name: section(kind, table.get(name, {}), f"{where} [{name}]") for name, kind in kinds.items()}
+        built |= {"network": network, "front_end": front_end}
         optimizer = built["training"].optimizer
         if optimizer.startswith("adam-"):
             built["network"] = _parameterise(built["network"], table.get("network", {}), optimizer, where)
@@ -87,6 +65,23 @@ class Recipe:
             place, remedy = f"{where} training.greedy", "Set training.greedy=false."
             raise RecipeError(place, f"model {model!r}, or tied layers", "deep-nmf with untied layers", remedy)
         return cls(model=model, **built)
+
+    @classmethod
+    def of_file(cls, file: ModelFile) -> "Recipe":
+        """Return the recipe that a model was trained by. Raises RecipeError where its file does not hold one of this
+        version, which is no reason not to use the model."""
+        told = file.provenance.get("recipe")
+        tables = {"model": file.model, "network": file.network_table(), "front_end": dataclasses.asdict(file.front_end)}
+        try:
+            return cls.from_dict({**(told if isinstance(told, Mapping) else {}), **tables}, str(file.path))
+        except RecipeError as error:
+            found = f"a recipe of another version ({shortened(error)})"
+            raise RecipeError(file.path, found, "one of this version", "Name a recipe and its --model.") from error
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a model file says of how it was trained: all tables but those that its weights need."""
+        return {name: table for name, table in self.to_dict().items() if name not in NETWORK_TABLES}
 
     def to_dict(self) -> dict[str, Any]:
         """Nested tables of plain values, from which `from_dict` builds the same recipe."""
@@ -150,7 +145,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     below = beside if os.path.isfile(beside) else Path(str(name))
     if not isinstance(name, str) or below in (file, *above):
         expected = 'extends = "the name of another recipe"'
-        raise RecipeError(path, f"{key} = {_shown(name)}", expected, "Mend it, or remove it.")
+        raise RecipeError(path, f"{key} = {shown(name)}", expected, "Mend it, or remove it.")
     return _over(_read(below, (*above, file)), table)
 
 
@@ -169,10 +164,10 @@ def _apply(table: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except ValueError:
         value = text  # a bare word: strings need no quotes on the command line
-    for section in sections:
-        table = table.setdefault(section, {})
+    for part in sections:
+        table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise RecipeError(f"--set {override}", f"{section!r}, which is no section", "section.key=value", "Mend it.")
+            raise RecipeError(f"--set {override}", f"{part!r}, which is no section", "section.key=value", "Mend it.")
     table[name] = value
 
 
@@ -185,56 +180,3 @@ def _parameterise(network: Any, given: Mapping[str, Any], optimizer: str, where:
         found = f"network.parameterisation {given['parameterisation']!r} with training.optimizer {optimizer!r}"
         raise RecipeError(where, found, "one and the same parameterisation", "Leave out one of the two.")
     return dataclasses.replace(network, parameterisation=kind)
-
-
-def _section(kind: type, table: Any, where: str) -> Any:
-    if not isinstance(table, Mapping):
-        raise RecipeError(where, _shown(table), "a table of settings", "Write it as a [section].")
-    hints = get_type_hints(kind)
-    _refuse_unknown(table, hints, where)
-    try:
-        return kind(**{key: _value(hints[key], value, f"{where} {key}") for key, value in table.items()})
-    except ValueError as error:
-        raise RecipeError(where, str(error), "values in range", "Mend the recipe.") from error
-
-
-def _value(kind: Any, value: Any, where: str) -> Any:
-    """Convert what TOML gives (lists, integers for floats) to the type of the field, or refuse it."""
-    if get_origin(kind) is UnionType or get_origin(kind) is not None and type(None) in get_args(kind):
-        if value is None:
-            return None
-        kind = next(k for k in get_args(kind) if k is not type(None))
-    if get_origin(kind) is tuple and isinstance(value, (list, tuple)):
-        inner = get_args(kind)
-        if inner[-1] is Ellipsis:
-            return tuple(_value(inner[0], v, where) for v in value)
-        if len(inner) == len(value):
-            return tuple(_value(k, v, where) for k, v in zip(inner, value))
-    elif kind is float:
-        if type(value) is float and math.isfinite(value) or type(value) is int and abs(value) <= LARGEST_INTEGER:
-            return float(value)
-    elif type(value) is kind and (kind is not int or abs(value) <= LARGEST_INTEGER):
-        return value
-    name = "float that is finite" if kind is float else str(kind) if get_origin(kind) else kind.__name__
-    raise RecipeError(where, _shown(value), f"a value of type {name}", "Mend the recipe.")
-
-
-def _shown(value: Any) -> str:
-    """A value as Python writes it, shortened; numbers of thousands of digits are not written at all."""
-    try:
-        return shortened(repr(value), 60)
-    except (ValueError, RecursionError):
-        return f"a {type(value).__name__} that is too long to show"
-
-
-def _refuse_unknown(table: Mapping[str, Any], known: Iterable[str], where: str) -> None:
-    for key in table:
-        if key not in known:
-            raise RecipeError(
-                where, f"unknown key {_shown(key)}", f"one of {', '.join(sorted(known))}", _nearest(key, known)
-            )
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(word)[:60], list(known), n=1, cutoff=0.4)
-    return f"Did you mean {near[0]!r}?" if near else "Remove it."

@@ -112,12 +112,12 @@ def tiny_model(tmp_path_factory):
     """The file of an untrained network, for what must hold whatever the weights are."""
     import torch
 
-    from deepnmf_cli import checkpoint
+    from deepnmf_cli import model_file
     from deepnmf_cli.networks import build
     from deepnmf_cli.recipe import Recipe
 
     torch.manual_seed(0)
     recipe = Recipe.from_dict({"model": "dnn"})
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    checkpoint.save(path, build(recipe.model, recipe.network).weights(), {"recipe": recipe.to_dict()})
+    model_file.describe(path, build(recipe.model, recipe.network), recipe.front_end, {}).write()
     return path

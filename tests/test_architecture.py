@@ -18,12 +18,12 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
     {"errors"},
-    {"checkpoint", "extras", "workers"},
+    {"checkpoint", "external", "extras", "settings", "workers"},
     {"kernels"},
     {"inference", "signal"},
     {"unfold", "scoring"},
     {"networks", "corpus", "exported"},
-    {"streaming"},
+    {"streaming", "model_file"},
     {"enhancer"},
     {"training", "export"},
     {"recipe"},
@@ -113,6 +113,28 @@ def test_imports_go_strictly_downward(path):
     room = room_of(path)
     allowed = {lower for lower in HEIGHT if HEIGHT[lower] < HEIGHT[room]} | {room}
     assert imported_rooms(path) <= allowed
+
+
+def reached(*start: str) -> set[str]:
+    """Modules of the package that modules import, at once or later, themselves or by others."""
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in MODULES}
+    found, waiting = set(), list(start)
+    while waiting:
+        if (name := waiting.pop()) in found or name not in modules:
+            continue
+        found.add(name)
+        names = set(imports(parse(modules[name]), modules[name]))
+        waiting += [*names, *(name.rpartition(".")[0] for name in names)]
+    return found
+
+
+@pytest.mark.parametrize("module", ["model_file", "library", "enhancer", "export.graph"])
+def test_what_loads_models_reaches_nothing_that_trains_or_scores_them(module):
+    networks = [f"deepnmf_cli.networks.{path.stem}" for path in (PACKAGE / "networks").glob("*.py")]
+    found = reached(f"deepnmf_cli.{module}", *networks)
+    rooms = {name.split(".")[1] for name in found}
+    assert not rooms & {"training", "corpus", "scoring", "recipe", "experiment"}
+    assert {"deepnmf_cli.signal.stft", "deepnmf_cli.inference.nmf"} <= found
 
 
 def test_inference_knows_only_torch_and_the_kernels():

@@ -1,6 +1,7 @@
 """Model files and recipes from strangers: whatever they hold, what they get is a short sentence, and soon."""
 
 import copy
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from deepnmf_cli import checkpoint, library
-from deepnmf_cli.errors import ModelError, RecipeError
+from deepnmf_cli import checkpoint, library, model_file
+from deepnmf_cli.errors import ModelError, RecipeError, shortened
 from deepnmf_cli.exported import CHECKSUM, META_KEY, NO_CHECKSUM, WEIGHTS, OnnxBackend, with_checksum
 from deepnmf_cli.recipe import read_recipe
 
@@ -20,7 +21,10 @@ SOON_S = 2.0
 
 @pytest.fixture(scope="module")
 def shipped() -> tuple[dict, dict]:
-    return checkpoint.load(library.find("tiny"))
+    """Weights of a model, and the tables that describe its network."""
+    file = model_file.read(library.find("tiny"))
+    tables = {"network": file.network_table(), "front_end": dataclasses.asdict(file.front_end)}
+    return file.weights, {"model": file.model, **tables}
 
 
 def changed(table: dict, keys: str, value: object) -> dict:
@@ -44,27 +48,33 @@ def refused(kind: type[Exception], call) -> str:
 @pytest.mark.parametrize(
     "keys, value",
     [
-        ("recipe", 5),
-        ("recipe.model", ["grid"]),
-        ("recipe.model", True),
-        ("recipe.network", 5),
-        ("recipe.network", []),
-        ("recipe.network.context", 5_000_000),
-        ("recipe.network.iterations", 200_000),
-        ("recipe.network.channels", 10**9),
-        ("recipe.network.channels", 10**30),
-        ("recipe.network.wide_bands", 10**6),
-        ("recipe.network.bins", 10**8),
-        ("recipe.front_end.hop_s", 1e308),
-        ("recipe.front_end.rate_hz", 10**9),
-        ("recipe.front_end.window_hops", 10**6),
-        ("recipe.training.unheard_of", 1),
+        ("model", ["grid"]),
+        ("model", True),
+        ("network", 5),
+        ("network", []),
+        ("network.context", 5_000_000),
+        ("network.iterations", 200_000),
+        ("network.channels", 10**9),
+        ("network.channels", 10**30),
+        ("network.wide_bands", 10**6),
+        ("network.bins", 10**8),
+        ("front_end.hop_s", 1e308),
+        ("front_end.rate_hz", 10**9),
+        ("front_end.window_hops", 10**6),
     ],
 )
-def test_settings_of_a_model_file_are_checked_before_anything_is_built(tmp_path, shipped, keys, value) -> None:
-    tensors, meta = shipped
-    checkpoint.save(tmp_path / "model.safetensors", tensors, changed(meta, keys, value))
+@pytest.mark.parametrize("former", [False, True])
+def test_settings_of_a_model_file_are_checked_before_anything_is_built(tmp_path, shipped, former, keys, value) -> None:
+    tensors, tables = shipped
+    meta = changed(tables, keys, value)
+    checkpoint.save(tmp_path / "model.safetensors", tensors, {"recipe": meta} if former else meta)
     refused(ModelError, lambda: library.load(tmp_path / "model.safetensors"))
+
+
+@pytest.mark.parametrize("meta", [{}, {"recipe": 5}, {"recipe": {}}, {"recipe": None, "model": "grid"}])
+def test_a_file_that_does_not_name_its_network_is_no_model(tmp_path, shipped, meta) -> None:
+    checkpoint.save(tmp_path / "model.safetensors", shipped[0], meta)
+    assert "no description" in refused(ModelError, lambda: library.load(tmp_path / "model.safetensors"))
 
 
 @pytest.mark.parametrize("depth", [100_000])
@@ -167,5 +177,5 @@ def test_settings_on_the_command_line_end_in_a_sentence(override) -> None:
 
 
 def test_a_message_of_a_library_is_shortened() -> None:
-    assert checkpoint.shortened("a\n b" * 5) == "a " + "ba " * 4 + "b"
-    assert len(checkpoint.shortened("x" * 10**6)) < 310
+    assert shortened("a\n b" * 5) == "a " + "ba " * 4 + "b"
+    assert len(shortened("x" * 10**6)) < 310

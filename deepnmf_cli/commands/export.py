@@ -23,9 +23,21 @@ from deepnmf_cli.errors import EXIT_DONE, UsageError
     "--weights", type=click.Choice(["float32", "float16", "int8"]), default="float32", show_default=True,
     help="How matrices are stored: fewer bits make the file smaller, not faster, and differ a little from the model.",
 )  # fmt: skip
+@click.option(
+    "--share-weights", is_flag=True,
+    help="Leave the weights in the .safetensors file, beside which the new file must lie: two graphs of a model, one copy.",
+)  # fmt: skip
 @overwrite_option
 @quiet_option
-def command(model: str, output: Path | None, streaming: bool, weights: str, overwrite: bool, quiet: bool) -> int:
+def command(
+    model: str,
+    output: Path | None,
+    streaming: bool,
+    weights: str,
+    share_weights: bool,
+    overwrite: bool,
+    quiet: bool,
+) -> int:
     """Write a model as an ONNX file, which runs without torch, and in other languages.
 
     MODEL is a name of `deepnmf models`, or a .safetensors file that `deepnmf train` wrote. The graph takes magnitudes
@@ -49,7 +61,7 @@ def command(model: str, output: Path | None, streaming: bool, weights: str, over
         raise UsageError(target, "another suffix", f"a name that ends in {library.EXPORTED}", "Change the name.")
     if target.exists() and not overwrite:
         raise UsageError(target, "a file of that name", "a new name", "Choose another, or pass --overwrite.")
-    difference = library.export(model, target, streaming, weights)
+    difference = library.export(model, target, streaming, weights, share_weights)
     if not quiet:
         size = target.stat().st_size / 1000
         console.say(f"Wrote {target}, {size:.0f} kB. Its masks are those of the model to {difference:.0e}.")

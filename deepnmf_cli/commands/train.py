@@ -103,14 +103,15 @@ def command(
         raise UsageError("--rir", "no --speech", "room responses beside folders of speech and noise", remedy)
     import torch
 
+    from deepnmf_cli import model_file
     from deepnmf_cli.experiment import Recordings, train
-    from deepnmf_cli.library import find, load, resolve_device
-    from deepnmf_cli.recipe import read_recipe, recipes_folder
+    from deepnmf_cli.library import find, resolve_device
+    from deepnmf_cli.recipe import Recipe, read_recipe, recipes_folder
 
     _name_unreadable(speech, noise, rir, pairs, dev)
     if threads:
         torch.set_num_threads(threads)
-    begins = None if init is None else lambda: load(init)[1]
+    begins = None if init is None else lambda: Recipe.of_file(model_file.read(find(init)))
     if recipe is None and model is None and init is None:
         recipe = DEFAULT_RECIPE
     elif recipe is None and model is not None and (recipes_folder() / f"{model}.toml").is_file():

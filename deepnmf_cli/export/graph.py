@@ -69,6 +69,7 @@ def export(
     meta: Mapping[str, Any],
     single_frames: bool,
     weights: str = "float32",
+    shared: Path | None = None,
 ) -> float:
     """Write `path`, atomically, and return the largest difference of its masks from those of `network` (see `verify`).
 
@@ -76,13 +77,14 @@ def export(
     MASKS (1, 2, F, T), of three planes with phase (`signal.masks.complex_masks`), and the next states, all float32.
     T is any number >= 1, or 1 for `single_frames`, which is quicker for sound that arrives frame by frame. A recording
     begins with states of zeros. `meta`, of plain values, is stored as JSON. Matrices are stored as `weights`, one of
-    `weights.WEIGHTS`. `network` is changed: its parameters become constants.
+    `weights.WEIGHTS`; of float32, those that the model file `shared` in the same folder holds are left there. `network` is
+    changed: its parameters become constants.
 
     Raises ModelError when the graph does not compute the same.
     """
     import onnx
 
-    from deepnmf_cli.export.weights import shrink
+    from deepnmf_cli.export.weights import share, shrink
     from deepnmf_cli.kernels.onnx_operators import spell_out
 
     network = network.to("cpu").eval().requires_grad_(False)
@@ -125,6 +127,8 @@ def export(
     )
     model.ir_version = IR_VERSION
     onnx.checker.check_model(model, full_check=True)
+    if shared is not None:
+        share(model, shared)
     remove_leftovers(path.parent)
     with atomic_path(path) as partial:
         partial.write_bytes(with_checksum(model.SerializeToString()))

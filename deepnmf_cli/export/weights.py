@@ -1,4 +1,7 @@
-"""Weights of an ONNX graph in fewer bits; all computation stays in float32."""
+"""How an ONNX graph holds its weights: in fewer bits, or in the model file beside it. All computation stays in float32."""
+
+import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -7,7 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 WEIGHTS = ("float32", "float16", "int8")
 
 SMALLEST = 512
-"""Tensors of fewer numbers stay as they are: biases and the like."""
+"""Tensors of fewer numbers are not stored in fewer bits: biases and the like."""
+
+SMALLEST_SHARED = 32
+"""Tensors of fewer numbers stay in the graph: to name where they lie would take as much room."""
 
 
 def shrink(model: onnx.ModelProto, weights: str) -> None:
@@ -33,8 +39,59 @@ def shrink(model: onnx.ModelProto, weights: str) -> None:
         steps = np.rint(values / scale.reshape(-1, *[1] * (values.ndim - 1))).astype(np.int8)
         kept += [numpy_helper.from_array(steps, small), numpy_helper.from_array(scale, f"{small}.scale")]
         nodes.append(helper.make_node("DequantizeLinear", [small, f"{small}.scale"], [tensor.name], axis=0))
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
-    nodes += model.graph.node
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    _replace(model.graph, kept, nodes)
+
+
+def share(model: onnx.ModelProto, file: Path) -> None:
+    """Leave out of `model` the weights that the model file `file` holds, as they are or transposed.
+
+    They become external data at their places in that file, which must lie beside the graph. ONNX Runtime transposes them
+    when it opens the graph.
+    """
+    content = file.read_bytes()
+    begin = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:begin])
+    places, turned = {}, {}
+    for name, tensor in header.items():
+        if name == "__metadata__" or tensor["dtype"] != "F32":
+            continue
+        first, last = (begin + offset for offset in tensor["data_offsets"])
+        values = np.frombuffer(content[first:last], np.float32).reshape(tensor["shape"])
+        places[values.tobytes()] = first
+        if values.ndim == 2:
+            turned[values.T.tobytes()] = first
+    kept, nodes = [], []
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        content = values.tobytes()
+        if (
+            values.dtype != np.float32
+            or values.size < SMALLEST_SHARED
+            or not {content} & (places.keys() | turned.keys())
+        ):
+            kept.append(tensor)
+        elif content in places:
+            kept.append(_external(tensor.name, values.shape, file.name, places[content]))
+        else:
+            rows = f"{tensor.name}.transposed"
+            kept.append(_external(rows, values.shape[::-1], file.name, turned[content]))
+            nodes.append(helper.make_node("Transpose", [rows], [tensor.name], perm=[1, 0]))
+    _replace(model.graph, kept, nodes)
+
+
+def _external(name: str, shape: tuple[int, ...], location: str, offset: int) -> TensorProto:
+    """A float32 tensor whose numbers lie at `offset` in the file `location`."""
+    tensor = TensorProto(name=name, dims=shape, data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
+    entries = {"location": location, "offset": offset, "length": 4 * int(np.prod(shape))}
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
+
+
+def _replace(graph: onnx.GraphProto, initialisers: list[TensorProto], nodes: list[onnx.NodeProto]) -> None:
+    """Give the graph other initialisers, and these nodes before its own."""
+    del graph.initializer[:]
+    graph.initializer.extend(initialisers)
+    nodes = [*nodes, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)

@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from deepnmf_cli.signal.features import features
 from deepnmf_cli.signal.level import modulus, normalise_level, running_level
 from deepnmf_cli.signal.stft import FrontEnd
+from deepnmf_cli.unfold.nonnegative import NonNegative
+
+BANK = "unfolded.bank."
+"""Where names of tensors in the bank of an unfolded network begin."""
 
 SPEECH, NOISE = 0, 1
 """Order of the sources in every mask tensor."""
@@ -38,7 +42,11 @@ class MaskNetwork(nn.Module):
     """Whether it is made with a `dictionary` of speech and noise that is learned before training."""
     learns_noise: ClassVar[bool] = False
     """Whether `with_noise_atoms` can add to what it knows of noise."""
+    names_slots: ClassVar[bool] = False
+    """Whether `weights` names tensors of the bank in `unfolded` by their slots."""
     settings: Any
+    unfolded: Any
+    """What computes the masks, with a `bank`; not every network has it."""
 
     @property
     def hears_phase(self) -> bool:
@@ -113,8 +121,24 @@ class MaskNetwork(nn.Module):
         return sum(t.numel() for t in self.weights().values()), trained
 
     def weights(self) -> dict[str, Tensor]:
-        """Tensors that rebuild this network: what a model file holds."""
-        return self.state_dict()
+        """Tensors that rebuild this network, which a model file holds: all parameters and persistent buffers.
+
+        With `names_slots`, those of the bank are called as its slots, and non-negative ones are plain values.
+        """
+        held = self.state_dict()
+        if not self.names_slots:
+            return held
+        return {name: x for name, x in held.items() if not name.startswith(BANK)} | self.unfolded.bank.values()
+
+    def unsaved(self) -> list[str]:
+        """Names of the parameters and persistent buffers that `weights` leaves out: none, unless a subclass forgets some."""
+        parts = [name for name, module in self.named_modules() if isinstance(module, NonNegative)]
+        saved, left_out = self.weights().keys(), []
+        for name in self.state_dict():
+            value = next((part for part in parts if name.startswith(f"{part}.")), name)  # that is computed from it
+            if not {name, value.removeprefix(BANK)} & saved:
+                left_out.append(name)
+        return left_out
 
     def fitting(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """What this network can begin with of another one's weights: those of the same name and shape."""
@@ -123,4 +147,10 @@ class MaskNetwork(nn.Module):
 
     def load_weights(self, tensors: dict[str, Tensor]) -> None:
         """Take the tensors that `weights` gave. Raises RuntimeError when names or shapes differ."""
+        if self.names_slots:
+            bank = self.unfolded.bank
+            slots = bank.values().keys()
+            bank.load_values({name: x for name, x in tensors.items() if name in slots})
+            held = {name: x for name, x in self.state_dict().items() if name.startswith(BANK)}
+            tensors = held | {name: x for name, x in tensors.items() if name not in slots}
         self.load_state_dict(tensors)

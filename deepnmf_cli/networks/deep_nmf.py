@@ -85,6 +85,7 @@ class DeepNmf(FrameNetwork):
     settings_type = DeepNmfSettings
     from_dictionary = True
     learns_noise = True
+    names_slots = True
     mixed_precision = False  # half precision has no room for nmf.FLOOR
 
     def __init__(self, settings: DeepNmfSettings = DeepNmfSettings(), dictionary: Tensor | None = None) -> None:
@@ -145,12 +146,6 @@ class DeepNmf(FrameNetwork):
         s = self.settings
         atoms = sum(self.unfolded.algorithm.atoms)
         return s.iterations * 2 * (s.context * s.bins) * atoms + s.bins * atoms
-
-    def weights(self) -> dict[str, Tensor]:
-        return self.unfolded.bank.values()
-
-    def load_weights(self, tensors: dict[str, Tensor]) -> None:
-        self.unfolded.bank.load_values(tensors)
 
 
 class SparseNmf(DeepNmf):

@@ -39,6 +39,7 @@ class Grid(BandNetwork):
     settings_type = GridSettings
     mixed_precision = False  # products of a few columns wait for memory, and conversions add to that
     same_operations = True
+    names_slots = True
 
     def __init__(self, settings: GridSettings = GridSettings()) -> None:
         super().__init__(settings)
@@ -121,17 +122,11 @@ class Grid(BandNetwork):
         per_phase = (4 * s.window + 2 * s.bands_per_node) * s.channels
         return s.nodes * per_node + with_phase * per_phase + self.band_macs()
 
-    def weights(self) -> dict[str, Tensor]:
-        return self.unfolded.bank.values()
-
     def moved(self, tensors: dict[str, Tensor], given: tuple[Any, FrontEnd], own: FrontEnd) -> dict[str, Tensor]:
         return relocated(tensors, given, (self.settings, own)) if isinstance(given[0], GridSettings) else tensors
 
     def fitting(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return super().fitting(tensors) | widened(self.weights(), tensors)
-
-    def load_weights(self, tensors: dict[str, Tensor]) -> None:
-        self.unfolded.bank.load_values(tensors)
 
 
 def _compressed(products: Tensor) -> Tensor:

@@ -110,6 +110,7 @@ class GridRnn(Grid):
     name = "grid-rnn"
     description = "The grid's wiring with GRU or LSTM cells, a conventional baseline"
     settings_type = GridRnnSettings
+    names_slots = False  # there is no bank
     same_operations = False  # whether cuDNN's cells can be captured was not tried
 
     def __init__(self, settings: GridRnnSettings = GridRnnSettings()) -> None:
@@ -125,12 +126,6 @@ class GridRnn(Grid):
 
     def beginning(self, observed: Tensor) -> tuple:
         return (None,) * self.settings.iterations  # PyTorch's cells begin with zeros
-
-    def weights(self) -> dict[str, Tensor]:
-        return self.state_dict()
-
-    def load_weights(self, tensors: dict[str, Tensor]) -> None:
-        self.load_state_dict(tensors)
 
     def macs_per_frame(self) -> int:
         per_node = sum(p.numel() for name, p in self.named_parameters() if "weight" in name)

@@ -102,6 +102,7 @@ class IstaSettings(CodingSettings):
 class _BandCoder(BandNetwork):
     """What these networks have in common: bands in front, masks of bands spread over bins behind."""
 
+    names_slots = True
     compression: ClassVar[float]
     """Power applied to band magnitudes."""
 
@@ -134,12 +135,6 @@ class _BandCoder(BandNetwork):
     def _infer(self, stacked: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Masks (B, 2, bands, T), and what the next block begins with."""
         return self.unfolded.infer((stacked, before))
-
-    def weights(self) -> dict[str, Tensor]:
-        return self.unfolded.bank.values()
-
-    def load_weights(self, tensors: dict[str, Tensor]) -> None:
-        self.unfolded.bank.load_values(tensors)
 
     def macs_per_frame(self) -> int:
         """Into bands and back, the readout, and the transition and iterations of the subclass."""

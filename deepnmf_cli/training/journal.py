@@ -131,19 +131,11 @@ class Journal:
             raise UsageError(self.folder, found, "a folder for the run", "Choose another folder.") from error
         with _held(self.folder):
             checkpoint.remove_leftovers(self.folder)
-            self._remove_leftovers()
             checkpoint.reached("run: held")
             self.recipe, self.material = dict(recipe), dict(material or {})
             with checkpoint.atomic_path(self.recipe_path) as partial:
                 partial.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
             yield
-
-    def _remove_leftovers(self) -> None:
-        """Delete the temporary files that killed processes, also of earlier versions, left of the files of a run."""
-        own = [self.best_path, self.last_path, self.recipe_path, self.resume_path]
-        for path in (*own, self.folder / "history.csv", self.folder / "curves.png"):
-            for left in self.folder.glob(f".{path.stem}-*{path.suffix}"):
-                left.unlink(missing_ok=True)
 
     def write_history(self) -> None:
         """Write the rows to history.csv, and draw loss and dev score over hours of audio into curves.png."""

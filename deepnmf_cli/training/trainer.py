@@ -5,14 +5,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from deepnmf_cli import checkpoint
 from deepnmf_cli.corpus.batches import batches
 from deepnmf_cli.corpus.dataset import ExampleSource
 from deepnmf_cli.errors import DeepnmfError
+from deepnmf_cli.model_file import ModelFile
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training import multiplicative
@@ -98,11 +99,11 @@ class Trainer:
         objective_settings: ObjectiveSettings,
         settings: TrainingSettings,
         journal: Journal,
-        describe: Callable[[MaskNetwork, int, DevScore | None], tuple[dict[str, Tensor], dict]],
+        describe: Callable[[Path, MaskNetwork, int, DevScore | None], ModelFile],
         device: str = "cpu",
         frames: FrameStore | None = None,
     ) -> None:
-        """`describe(network, step, dev score)` gives the tensors and the metadata of a model file, which may have no score;
+        """`describe(path, network, step, dev score)` gives a model file, which may have no score;
         `frames` the batches where `settings.frame_stride` is not 1."""
         self.network, self.front_end, self.settings, self.journal = network.to(device), front_end, settings, journal
         self.describe, self.device, self.frames = describe, device, frames
@@ -308,15 +309,15 @@ class Trainer:
         last = self.journal.rows[-1]
         if last["step"] == self.step and self.since_best == 0:
             with self._averaged():
-                described = self.describe(self.network, self.step, DevScore(last["dev_si_sdr"], last["dev_pesq"]))
-                checkpoint.save(self.journal.best_path, *described)
+                score = DevScore(last["dev_si_sdr"], last["dev_pesq"])
+                self.describe(self.journal.best_path, self.network, self.step, score).write()
         self.journal.write_history()
 
     def _leave(self) -> None:
         """Keep what there is between two steps: a resume point, and the present weights as a model."""
         self._save()
         with self._averaged():
-            checkpoint.save(self.journal.last_path, *self.describe(self.network, self.step, None))
+            self.describe(self.journal.last_path, self.network, self.step, None).write()
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-from deepnmf_cli import checkpoint, library
+from deepnmf_cli import library
 from deepnmf_cli.experiment import Recordings, train
 from deepnmf_cli.networks.mrf import MrfNetwork
 from deepnmf_cli.recipe import Recipe, read_recipe
@@ -155,9 +155,10 @@ def result(run: Run, runs: Path) -> dict | None:
     if not complete(run, runs):
         return None
     folder, rows = runs / run.name, history(runs / run.name)
-    network, recipe = library.load(folder)
+    network, file = library.load(folder)
+    recipe = Recipe.of_file(file)
     total, trained = network.parameter_counts()
-    trained_as = checkpoint.load(library.find(folder))[1]["trained"]
+    trained_as = file.provenance["trained"]
     row = {
         "rung": run.rung, "seed": run.seed, "learning_rate": recipe.training.learning_rate, "model": recipe.model,
         "parameters": total, "trained_parameters": trained,

@@ -39,7 +39,8 @@ def test_every_shipped_model_is_described_by_its_report_and_card_without_torch(m
     models = library.available()
     assert [model.name for model in models if model.default] == ["base"] == [models[0].name]
     assert all(model.description and model.figures and model.parameters > 0 for model in models)
-    assert len({model.description for model in models}) == len(models)
+    said = {model.name: model.description.split(":")[0] for model in models}
+    assert said == {"base": "Default", "large": "Large", "tiny": "Small", "deep-nmf": "Reference"}
 
 
 def test_a_report_is_that_of_the_network(monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 
-from deepnmf_cli import checkpoint
+from deepnmf_cli import model_file
 from deepnmf_cli.errors import EXIT_FAILED, EXIT_USAGE
 from deepnmf_cli.networks import build
 from deepnmf_cli.recipe import Recipe
@@ -22,7 +22,7 @@ def nmf_model(tmp_path_factory):
     network = {"context": 2, "atoms": 4, "iterations": 3}
     recipe = Recipe.from_dict({"model": "sparse-nmf", "network": network})
     path = tmp_path_factory.mktemp("model") / "nmf.safetensors"
-    checkpoint.save(path, build(recipe.model, recipe.network).weights(), {"recipe": recipe.to_dict()})
+    model_file.describe(path, build(recipe.model, recipe.network), recipe.front_end, {}).write()
     return path
 
 

@@ -12,7 +12,9 @@ import pytest
 import deepnmf_cli
 from deepnmf_cli import library
 from deepnmf_cli.export.graph import IR_VERSION, verify
+from deepnmf_cli.export.weights import SMALLEST_SHARED
 from deepnmf_cli.exported import has_checksum
+from deepnmf_cli.external import external_tensors
 
 ROOT = Path(__file__).parents[2]
 NOISY = ROOT / "data" / "demo" / "noisy.wav"
@@ -28,7 +30,7 @@ def test_the_default_model_ships_both_graphs() -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_export_is_that_of_the_weights_beside_it(path: Path) -> None:
-    """Where it fails: deepnmf export NAME --overwrite, once more with --streaming where that file ships."""
+    """Where it fails: deepnmf export NAME --share-weights --overwrite, once more with --streaming where that file ships."""
     network, recipe = library.load(path.with_name(library.MODEL_FILE))
     streaming = path.name.endswith(library.EXPORTED_STREAMING)
     enhancer = library.load_enhancer(path.with_name(library.MODEL_FILE), "cpu", "onnx")
@@ -40,6 +42,14 @@ def test_export_is_that_of_the_weights_beside_it(path: Path) -> None:
 def test_export_is_whole_and_of_a_version_that_runtimes_of_the_last_years_read(path: Path) -> None:
     assert has_checksum(path.read_bytes())
     assert onnx.load(path).ir_version == IR_VERSION
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_weights_are_there_once(path: Path) -> None:
+    shared = external_tensors(path.read_bytes())
+    weights = library.load(path.parent.name)[1].weights
+    assert {tensor.location for tensor in shared} == {library.MODEL_FILE}
+    assert len({tensor.offset for tensor in shared}) == sum(x.numel() >= SMALLEST_SHARED for x in weights.values())
 
 
 def test_backends_agree_on_speech() -> None:

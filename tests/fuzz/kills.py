@@ -117,7 +117,7 @@ class Train(Subject):
         run_folder, found = work / "run", {}
         tensors, meta = checkpoint.load(run_folder / "best.safetensors")
         found["weights"] = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
-        found["trained"] = meta["trained"]
+        found["trained"] = meta["provenance"]["trained"]
         found["recipe"] = json.loads((run_folder / "recipe.json").read_text("utf-8"))
         with (run_folder / "history.csv").open(newline="") as file:
             found["history"] = [{k: v for k, v in row.items() if k not in TIMING} for row in csv.DictReader(file)]

@@ -28,12 +28,12 @@ def model(random: Random) -> Case:
         files["m.safetensors"] = _weights(_shipped(_WEIGHTS), random)
         name, backend = "m.safetensors", random.choice(["torch", "auto"])
     elif kind in ("graph", "single"):
-        name = "m.onnx" if kind == "graph" else "m.streaming.onnx"
-        files[name] = _graph(_shipped(_GRAPH if kind == "graph" else _SINGLE), random)
+        name = _GRAPH if kind == "graph" else _SINGLE
+        files |= {name: _graph(_shipped(name), random), _WEIGHTS: _shipped(_WEIGHTS)}
         backend = random.choice(["onnx", "auto"])
     else:
-        files |= {"m.safetensors": _shipped(_WEIGHTS), "m.onnx": _graph(_shipped(_GRAPH), random)}
-        name, backend = "m.safetensors", "auto"
+        files |= {_WEIGHTS: _shipped(_WEIGHTS), _GRAPH: _graph(_shipped(_GRAPH), random)}
+        name, backend = _WEIGHTS, "auto"
     arguments = ["enhance", "in.wav", "-o", "out.wav", "--model", name, "--backend", backend, "--device", "cpu"]
 
     def check(folder: Path, outcome: Outcome) -> str | None:
@@ -92,7 +92,7 @@ def _graph(data: bytes, random: Random) -> bytes:
     import onnx
 
     kind = random.choice(
-        ["bytes", "bytes", "zeros", "cut", "meta", "meta", "meta", "shape", "node", "initializer", "name"]
+        ["bytes", "bytes", "zeros", "cut", "meta", "meta", "meta", "shape", "node", "initializer", "name", "external"]
     )
     if kind == "bytes":
         return trees.scribble(data, random)
@@ -115,6 +115,10 @@ def _graph(data: bytes, random: Random) -> bytes:
         del graph.graph.node[random.randrange(len(graph.graph.node))]
     elif kind == "name":
         random.choice([*graph.graph.input, *graph.graph.output]).name = random.choice(["", "x", "state_9", "magnitude"])
+    elif kind == "external":
+        held = random.choice([tensor for tensor in graph.graph.initializer if tensor.external_data])
+        values = ["", "0", "-1", "3", "1" * 30, "/dev/zero", "../model.safetensors", "model.onnx"]
+        random.choice(held.external_data).value = random.choice(values)
     else:
         held = random.choice(graph.graph.initializer)
         if held.dims:

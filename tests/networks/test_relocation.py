@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 
-from deepnmf_cli import checkpoint, library
+from deepnmf_cli import library
 from deepnmf_cli.experiment import take_weights
 from deepnmf_cli.networks import build
 from deepnmf_cli.networks.grid_settings import GridSettings
@@ -87,18 +87,16 @@ def test_nodes_of_other_numbers_of_bands_are_left_to_chance() -> None:
 
 
 def test_a_trained_model_works_on_a_finer_front_at_once(tmp_path: Path) -> None:
-    network, recipe = library.load("tiny")
-    finer = FrontEnd(window_hops=3)
+    network, file = library.load("tiny")
+    recipe, finer = Recipe.of_file(file), FrontEnd(window_hops=3)
     table = recipe.to_dict()
     table["front_end"] = {"window_hops": 3}
     table["network"] |= {"bins": finer.bins, "single_bands": recipe.network.single_bands}
     chosen = Recipe.from_dict(table)
-    path = tmp_path / "tiny.safetensors"
-    checkpoint.save(path, network.weights(), {"recipe": recipe.to_dict()})
     torch.manual_seed(1)
     moved = build("grid", chosen.network)
     pairs = [tuple(soundfile.read(DEMO / f"{name}.wav", dtype="float32")[0] for name in ("clean", "noisy"))]
     chance = dev_score(moved, finer, pairs).si_sdr
-    take_weights(moved, path, finer)
+    take_weights(moved, file.path, finer)
     before, after = dev_score(network, recipe.front_end, pairs).si_sdr, dev_score(moved, finer, pairs).si_sdr
     assert after > chance + 0.8 * (before - chance)

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 
-from deepnmf_cli import checkpoint
+from deepnmf_cli import checkpoint, model_file
 from deepnmf_cli.corpus.dataset import MixtureDataset
 from deepnmf_cli.errors import DeepnmfError, UsageError
 from deepnmf_cli.experiment import Recordings, train
@@ -30,7 +30,7 @@ def test_the_beginning_and_the_initial_model_are_scored(where, before, tmp_path)
     reports = []
     assert train(with_rate(0.0), where, tmp_path / "run", progress=reports.append, init=before)
     began = [r["began"] for r in reports if "began" in r][-1]
-    known = checkpoint.load(before)[1]["trained"]["dev_score"]
+    known = model_file.read(before).provenance["trained"]["dev_score"]
     assert began == {f"--init {before}": pytest.approx(known), "step 0": pytest.approx(known)}
     assert not [r for r in reports if "worse" in r]  # a rate of 0 leaves the score as it was
     assert checkpoint.load(tmp_path / "run/resume.safetensors")[1]["progress"]["began"] == began
@@ -41,7 +41,7 @@ def test_an_initial_model_of_which_little_fits_is_scored_as_it_is(where, before,
     reports = []
     train(other, where, tmp_path / "run", progress=reports.append, init=before, partial=True)
     began = [r["began"] for r in reports if "began" in r][-1]
-    known = checkpoint.load(before)[1]["trained"]["dev_score"]
+    known = model_file.read(before).provenance["trained"]["dev_score"]
     assert began[f"--init {before}"] == pytest.approx(known) and began["step 0"] != pytest.approx(known)
 
 
@@ -120,7 +120,7 @@ def test_what_was_learned_before_recordings_fail_is_kept(tiny_corpus, where, tmp
         with pytest.raises(DeepnmfError, match="ended unexpectedly"):
             train(chosen, where, tmp_path / "run")
     assert checkpoint.load(tmp_path / "run/resume.safetensors")[1]["progress"]["step"] == 3
-    assert checkpoint.load(tmp_path / "run/last.safetensors")[1]["trained"]["steps"] == 3
+    assert model_file.read(tmp_path / "run/last.safetensors").provenance["trained"]["steps"] == 3
     assert train(chosen, where, tmp_path / "run", resume=True)
     assert train(chosen, where, tmp_path / "whole")
     one, two = (checkpoint.load(tmp_path / run / "resume.safetensors")[0] for run in ("run", "whole"))

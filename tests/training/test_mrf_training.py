@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deepnmf_cli import checkpoint, library
+from deepnmf_cli import checkpoint, library, model_file
 from deepnmf_cli.errors import ModelError
 from deepnmf_cli.experiment import take_weights, train
 from deepnmf_cli.networks import build
@@ -49,7 +49,7 @@ def test_training_starts_from_the_weights_that_another_model_shares(tiny_corpus:
 
 def test_weights_of_other_shapes_are_left_and_none_in_common_is_refused(tmp_path: Path) -> None:
     wide, narrow = (build("mean-field", changed("mean-field", hidden=[8, n]).network) for n in (8, 5))
-    checkpoint.save(tmp_path / "wide.safetensors", wide.weights(), {})
+    model_file.describe(tmp_path / "wide.safetensors", wide, FrontEnd(rate_hz=8000), {}).write()
     before = narrow.weights()["unfolded.bank.couplings_1"].clone()
     take_weights(narrow, tmp_path / "wide.safetensors", FrontEnd(), partial=True)
     assert torch.equal(narrow.weights()["unfolded.bank.evidence_0"], wide.weights()["unfolded.bank.evidence_0"])

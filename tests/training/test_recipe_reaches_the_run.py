@@ -33,5 +33,5 @@ def test_machine_code_is_used_where_the_recipe_wants_it(wanted: bool, tmp_path: 
     r = recipe(training={"machine_code": wanted})
     network = build(r.model, r.network)
     assert network.unfolded.algorithm.kernel is None
-    Trainer(network, r.front_end, r.objective, r.training, Journal(tmp_path), lambda *_: ({}, {}))
+    Trainer(network, r.front_end, r.objective, r.training, Journal(tmp_path), lambda *_: None)
     assert (network.unfolded.algorithm.kernel is not None) == wanted

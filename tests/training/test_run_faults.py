@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import torch
 
-from deepnmf_cli import checkpoint, experiment
+from deepnmf_cli import checkpoint, experiment, model_file
 from deepnmf_cli.errors import DeepnmfError, UsageError
 from deepnmf_cli.experiment import Recordings, train
 from deepnmf_cli.recipe import Recipe
@@ -67,7 +67,7 @@ def content(run: Path) -> list:
     for name in ("resume.safetensors", "best.safetensors"):
         tensors, meta = checkpoint.load(run / name)
         found.append({key: (x.dtype, x.tolist()) for key, x in tensors.items()})
-        found.append(meta.get("trained"))
+        found.append(meta.get("provenance"))
     with open(run / "history.csv", newline="") as file:
         found.append([{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)])
     return [*found, sorted(path.name for path in run.iterdir())]
@@ -165,7 +165,7 @@ def test_a_signal_at_every_point_leaves_the_weights_and_recovers(
 
 def test_stopping_before_the_first_step_leaves_the_first_weights(where, whole, tmp_path) -> None:
     assert not train(RECIPE, where, tmp_path / "run", stop=lambda: True)
-    assert checkpoint.load(tmp_path / "run/last.safetensors")[1]["trained"]["steps"] == 0
+    assert model_file.read(tmp_path / "run/last.safetensors").provenance["trained"]["steps"] == 0
     recover(where, tmp_path / "run")
     assert content(tmp_path / "run") == whole
 

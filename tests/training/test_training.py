@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from deepnmf_cli import checkpoint, library
+from deepnmf_cli import checkpoint, library, networks
 from deepnmf_cli.corpus import sources
 from deepnmf_cli.corpus.dataset import MixtureDataset
 from deepnmf_cli.errors import CorpusError, DeepnmfError, ModelError, RecipeError, UsageError
@@ -19,6 +19,7 @@ from deepnmf_cli.experiment import Recordings, open_corpus, train
 from deepnmf_cli.recipe import Recipe
 from deepnmf_cli.training.journal import COLUMNS, Journal, fcntl
 from deepnmf_cli.training.trainer import Trainer
+from tests.test_model_file import Forgetful
 
 NETWORKS = {
     "dnn": {"context": 2, "hidden": [8]},
@@ -83,8 +84,8 @@ def test_run_folder_holds_recipe_history_curves_and_a_loadable_model(tiny_corpus
     assert Recipe.from_dict(json.loads((run / "recipe.json").read_text())) == recipe()
     with open(run / "history.csv", newline="") as file:
         assert next(csv.reader(file)) == list(COLUMNS)
-    network, loaded = library.load(run)
-    assert loaded == recipe() and network.name == "dnn"
+    network, file = library.load(run)
+    assert Recipe.of_file(file) == recipe() and network.name == "dnn"
 
 
 def test_training_lowers_the_loss_and_raises_the_dev_score(tiny_corpus: Path, tmp_path: Path) -> None:
@@ -300,7 +301,7 @@ def test_mini_batches_smaller_than_the_dictionary_are_refused(tiny_corpus: Path,
 
 def test_resume_file_is_no_model_and_a_model_no_resume_file(tiny_corpus: Path, tmp_path: Path) -> None:
     train(recipe(), recordings(tiny_corpus), tmp_path / "run")
-    with pytest.raises(ModelError, match="no recipe"):
+    with pytest.raises(ModelError, match="no description of a network"):
         library.load(tmp_path / "run/resume.safetensors")
     (tmp_path / "run/resume.safetensors").write_bytes((tmp_path / "run/best.safetensors").read_bytes())
     with pytest.raises(ModelError, match="expected a resume file"):
@@ -310,7 +311,17 @@ def test_resume_file_is_no_model_and_a_model_no_resume_file(tiny_corpus: Path, t
 def test_model_with_weights_of_another_shape_is_refused(tiny_corpus: Path, tmp_path: Path) -> None:
     train(recipe(), recordings(tiny_corpus), tmp_path / "run")
     tensors, meta = checkpoint.load(tmp_path / "run/best.safetensors")
-    meta["recipe"]["network"]["hidden"] = [9]
+    meta["network"]["hidden"] = [9]
     checkpoint.save(tmp_path / "other.safetensors", tensors, meta)
     with pytest.raises(ModelError, match="do not fit"):
         library.load(tmp_path / "other.safetensors")
+
+
+def test_a_network_that_would_not_be_saved_whole_is_refused_before_the_first_step(
+    tiny_corpus: Path, tmp_path: Path, monkeypatch
+) -> None:
+    table = recipe("grid").to_dict()
+    monkeypatch.setitem(networks.NETWORKS, "grid", (Forgetful, Forgetful.settings_type))
+    with pytest.raises(ModelError, match="would not be saved"):
+        train(Recipe.from_dict(table), recordings(tiny_corpus), tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["recipe.json"]

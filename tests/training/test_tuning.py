@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from deepnmf_cli import checkpoint, experiment, library
+from deepnmf_cli import experiment, library, model_file
 from deepnmf_cli.corpus import sources
 from deepnmf_cli.enhancer import Enhancer
 from deepnmf_cli.errors import ModelError, RecipeError, UsageError
@@ -63,22 +63,22 @@ class Constant:
 
 
 def test_general_examples_have_the_output_of_the_teacher_as_target(model: Path) -> None:
-    teacher, recipe = library.load(model)
+    teacher, file = library.load(model)
     general = Constant(0.5)
-    taught = Taught(Constant(0.0), general, 0.5, teacher, recipe.front_end)
+    taught = Taught(Constant(0.0), general, 0.5, teacher, file.front_end)
     assert [taught.is_own(i) for i in range(4)] == [False, True, False, True]
     assert all((x == y).all() for x, y in zip(taught[1], Constant(0.0)[1]))
     speech, noise = taught[0]
     mixture = sum(general[0])
-    expected = Enhancer(TorchBackend(teacher), recipe.front_end).enhance(mixture[None], 8000)[0]
+    expected = Enhancer(TorchBackend(teacher), file.front_end).enhance(mixture[None], 8000)[0]
     np.testing.assert_allclose(speech, expected, atol=1e-6)
     np.testing.assert_allclose(speech + noise, mixture, atol=1e-6)
 
 
 @pytest.mark.parametrize("share", [0.25, 0.3, 0.5, 0.9])
 def test_own_examples_have_their_share_of_any_stretch(model: Path, share: float) -> None:
-    teacher, recipe = library.load(model)
-    taught = Taught(Constant(0), Constant(0), share, teacher, recipe.front_end)
+    teacher, file = library.load(model)
+    taught = Taught(Constant(0), Constant(0), share, teacher, file.front_end)
     own = np.array([taught.is_own(i) for i in range(200)])
     assert all(abs(own[i : i + 20].sum() - 20 * share) <= 1 for i in range(180))
 
@@ -112,7 +112,7 @@ def test_fine_tuning_says_both_scores_and_keeps_the_general_one(
         for row in csv.DictReader((tmp_path / "run/tuning.csv").read_text().splitlines())
     ]
     assert [row["share"] for row in rows] == list(SHARES)
-    trained = checkpoint.load(tmp_path / "run/best.safetensors")[1]["trained"]
+    trained = model_file.read(tmp_path / "run/best.safetensors").provenance["trained"]
     assert trained["tuning"] in rows and trained["dev_si_sdr"] == trained["tuning"]["own_si_sdr"]
     assert trained["tuning"]["general_si_sdr"] >= rows[0]["general_si_sdr"] - settings.tuning.lost_db
     said = [note for note in notes if note and "SI-SDR" in note]
@@ -122,7 +122,7 @@ def test_fine_tuning_says_both_scores_and_keeps_the_general_one(
     # A complete run that is resumed stays as it is.
     before = (tmp_path / "run/best.safetensors").read_bytes()
     assert train(settings, where, tmp_path / "run", resume=True, init=model)
-    assert checkpoint.load(tmp_path / "run/best.safetensors")[1]["trained"]["tuning"] == trained["tuning"]
+    assert model_file.read(tmp_path / "run/best.safetensors").provenance["trained"]["tuning"] == trained["tuning"]
     assert len(before) == len((tmp_path / "run/best.safetensors").read_bytes())
 
 
@@ -132,7 +132,10 @@ def test_a_tuned_model_is_what_the_scores_say(tiny_corpus: Path, model: Path, tm
     tuned, _ = library.load(tmp_path)
     initial, _ = library.load(model)
     moved = [not torch.equal(a, b) for a, b in zip(tuned.weights().values(), initial.weights().values())]
-    assert any(moved) and SHARES[2] == checkpoint.load(tmp_path / "best.safetensors")[1]["trained"]["tuning"]["share"]
+    assert (
+        any(moved)
+        and SHARES[2] == model_file.read(tmp_path / "best.safetensors").provenance["trained"]["tuning"]["share"]
+    )
 
 
 def test_fine_tuning_needs_a_model_and_speech(tiny_corpus: Path, model: Path, tmp_path: Path) -> None:
@@ -163,7 +166,8 @@ def test_training_without_a_recipe_has_that_of_the_initial_model(
     given = ["--speech", tiny_corpus / "speech", "--noise", tiny_corpus / "noise", "--init", model]
     result = deepnmf("train", *given, "-o", tmp_path / "run", "--set", "training.learning_rate=0")
     assert "speech: 9 files, 3 speakers" in result.err
-    network, recipe = library.load(tmp_path / "run")
+    network, file = library.load(tmp_path / "run")
+    recipe = Recipe.of_file(file)
     assert recipe.network == tiny().network and recipe.training.steps == 4
     for name, weight in library.load(model)[0].weights().items():
         torch.testing.assert_close(network.weights()[name], weight, rtol=1e-6, atol=0)
@@ -171,7 +175,7 @@ def test_training_without_a_recipe_has_that_of_the_initial_model(
 
 def test_weights_that_do_not_fit_are_named_and_refused_unless_asked_for(tmp_path: Path) -> None:
     wide, narrow = (build("dnn", tiny(network={"hidden": [n, 8]}).network) for n in (9, 8))
-    checkpoint.save(path := tmp_path / "wide.safetensors", wide.weights(), {})
+    model_file.describe(path := tmp_path / "wide.safetensors", wide, FrontEnd(rate_hz=8000), {}).write()
     with pytest.raises(
         ModelError, match=r"found [1-9] of \d+ weights that do not fit this network \(.*weight.*--partial"
     ):

@@ -47,7 +47,7 @@ def main() -> None:
         size, hours = recipe.training.batch, recipe.training.batch * recipe.mixing.segment_s / 3600
         trainer = Trainer(
             initial_network(recipe, source), recipe.front_end, recipe.objective, recipe.training,
-            Journal("unused"), lambda *_: ({}, {}), device,
+            Journal("unused"), lambda *_: None, device,
         )  # fmt: skip
 
         def mix() -> torch.Tensor:

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 import soundfile
 import torch
 
-from deepnmf_cli import checkpoint, library
+from deepnmf_cli import library
 from deepnmf_cli.corpus.augment import AugmentationSettings
 from deepnmf_cli.corpus.clips import decode
 from deepnmf_cli.corpus.dataset import MixingSettings, MixtureDataset
@@ -57,7 +57,7 @@ def main() -> None:
     for name in (ALL, NOTHING, ALL_AGAIN, *tests):
         if name not in results:
             folder = run(name, given.corpus, Path(given.names[0]))
-            trained = checkpoint.load(library.find(folder))[1]["trained"]
+            trained = library.load(folder)[1].provenance["trained"]
             kept = {"dev": rounded(trained["dev_si_sdr"], trained["dev_pesq"])}
             kept["happened"] = scores(folder, {name: tests[name]} if name in tests else tests)
             results[name] = kept
@@ -105,11 +105,11 @@ def run(name: str, corpus: Path, runs: Path) -> Path:
 
 def scores(model: str | Path, tests: dict[str, list[Pair]]) -> dict[str, Scores]:
     """Of a model on each set of mixtures."""
-    network, recipe = library.load(model)
+    network, file = library.load(model)
     network.accelerate()
     made = {}
     for option, pairs in tests.items():
-        score = dev_score(network, recipe.front_end, pairs, score="si-sdr+pesq")
+        score = dev_score(network, file.front_end, pairs, score="si-sdr+pesq")
         made[option] = rounded(score.si_sdr, score.pesq)
     return made
 

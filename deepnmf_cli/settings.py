@@ -1,0 +1,71 @@
+"""Settings from tables of plain values, as TOML and JSON give them: every key known, every value of its type."""
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from deepnmf_cli.errors import RecipeError, shortened
+
+LARGEST_INTEGER = 1 << 53
+"""Beyond it a float would be another number."""
+
+
+def section(kind: type, table: Any, where: str) -> Any:
+    """Build a dataclass of settings, `kind`, from a table of plain values; defaults fill what it leaves out.
+
+    Raises RecipeError naming an unknown key and the nearest known one, or a value of the wrong kind or out of range.
+    """
+    if not isinstance(table, Mapping):
+        raise RecipeError(where, shown(table), "a table of settings", "Write it as a [section].")
+    hints = get_type_hints(kind)
+    refuse_unknown(table, hints, where)
+    try:
+        return kind(**{key: _value(hints[key], value, f"{where} {key}") for key, value in table.items()})
+    except ValueError as error:
+        raise RecipeError(where, str(error), "values in range", "Mend the recipe.") from error
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    """Convert what TOML gives (lists, integers for floats) to the type of the field, or refuse it."""
+    if get_origin(kind) is UnionType or get_origin(kind) is not None and type(None) in get_args(kind):
+        if value is None:
+            return None
+        kind = next(k for k in get_args(kind) if k is not type(None))
+    if get_origin(kind) is tuple and isinstance(value, (list, tuple)):
+        inner = get_args(kind)
+        if inner[-1] is Ellipsis:
+            return tuple(_value(inner[0], v, where) for v in value)
+        if len(inner) == len(value):
+            return tuple(_value(k, v, where) for k, v in zip(inner, value))
+    elif kind is float:
+        if type(value) is float and math.isfinite(value) or type(value) is int and abs(value) <= LARGEST_INTEGER:
+            return float(value)
+    elif type(value) is kind and (kind is not int or abs(value) <= LARGEST_INTEGER):
+        return value
+    name = "float that is finite" if kind is float else str(kind) if get_origin(kind) else kind.__name__
+    raise RecipeError(where, shown(value), f"a value of type {name}", "Mend the recipe.")
+
+
+def shown(value: Any) -> str:
+    """Return a value as Python writes it, shortened; numbers of thousands of digits are not written at all."""
+    try:
+        return shortened(repr(value), 60)
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} that is too long to show"
+
+
+def refuse_unknown(table: Mapping[str, Any], known: Iterable[str], where: str) -> None:
+    """Raise RecipeError for the first key of a table that is not known."""
+    for key in table:
+        if key not in known:
+            raise RecipeError(
+                where, f"unknown key {shown(key)}", f"one of {', '.join(sorted(known))}", nearest(key, known)
+            )
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return a remedy for an unknown word: the known one that it resembles, or to remove it."""
+    near = difflib.get_close_matches(str(word)[:60], list(known), n=1, cutoff=0.4)
+    return f"Did you mean {near[0]!r}?" if near else "Remove it."
