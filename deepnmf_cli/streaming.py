@@ -25,21 +25,26 @@ class Backend(Protocol):
     @property
     def hears_phase(self) -> bool:
         """Whether the network takes `signal.features.phase_features` (1, 5, F, T) in the place of magnitudes."""
+        ...
 
     def __call__(self, heard: Array, state: Any) -> tuple[Array, Any]:
         """Masks (1, 2, F, T) of magnitudes (1, F, T), T >= 1, and the state for the next block, as of `MaskNetwork`.
 
         A state may be passed on once: a backend may write the next one into its place.
         """
+        ...
 
     def from_numpy(self, samples: np.ndarray) -> Array:
         """The samples where the network computes."""
+        ...
 
     def to_numpy(self, samples: Array) -> np.ndarray:
         """The samples where everybody can read them."""
+        ...
 
     def running(self) -> AbstractContextManager:
         """Surrounds all computation, for example to switch off the recording of gradients."""
+        ...
 
 
 @dataclass

@@ -104,10 +104,9 @@ def _step_block(h: Tensor, m: Tensor, w: Tensor, beta: float, mu: float | Tensor
         attract, repel = w.mT @ m, w.mT @ v
     else:
         v.clamp_min_(FLOOR)  # in place: autograd allows it here, and a fresh large tensor costs more than the clamp
-        if beta == 1:
-            quotient = (
-                m / v if v.requires_grad or m.requires_grad else torch.div(m, v, out=v)
-            )  # in place where it may be
+        if beta == 1 and column_sums is not None:
+            # in place where it may be
+            quotient = m / v if v.requires_grad or m.requires_grad else torch.div(m, v, out=v)
             attract, repel = w.mT @ quotient, column_sums
         else:
             attract, repel = w.mT @ (m.clamp_min(FLOOR) * v.pow(beta - 2)), w.mT @ v.pow(beta - 1)

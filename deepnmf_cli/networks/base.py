@@ -84,6 +84,11 @@ class MaskNetwork(nn.Module):
         behind its `own` front end: as they are, unless a kind of network knows better."""
         return tensors
 
+    @property
+    def speech_atoms(self) -> Tensor:
+        """Atoms of speech (T F, R), beside which atoms of noise can be learned. Raises TypeError where there are none."""
+        raise TypeError(f"{type(self).__name__} has no atoms of speech")
+
     def with_noise_atoms(self, atoms: Tensor) -> "MaskNetwork":
         """Return the same network with further atoms of noise. Raises TypeError for one that has no place for them."""
         raise TypeError(f"{type(self).__name__} has no atoms of noise")

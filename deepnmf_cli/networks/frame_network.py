@@ -12,6 +12,9 @@ from deepnmf_cli.signal.level import stack_context
 LOG_FLOOR = 1e-2
 """Added to level-normalised magnitudes before the logarithm: 40 dB below the running level, masks hardly matter."""
 
+SMALLEST_DEVIATION = 0.1
+"""Of a bin in which nothing ever happens: what is heard there later must not become huge."""
+
 
 class LogFeatures(nn.Module):
     """Logarithms of level-normalised magnitudes, with mean zero and variance one in every bin.
@@ -19,6 +22,9 @@ class LogFeatures(nn.Module):
     The statistics are fixed before training (`fit`). They differ by two standard deviations between the lowest and the
     highest bins, and a sigmoid network that has to find that out itself learns markedly slower.
     """
+
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(self, bins: int) -> None:
         super().__init__()
@@ -37,10 +43,6 @@ class LogFeatures(nn.Module):
         logarithms = torch.log(evidence + LOG_FLOOR)
         self.mean.copy_(logarithms.mean(1, keepdim=True))
         self.deviation.copy_(logarithms.std(1, keepdim=True).clamp_min(SMALLEST_DEVIATION))
-
-
-SMALLEST_DEVIATION = 0.1
-"""Of a bin in which nothing ever happens: what is heard there later must not become huge."""
 
 
 class FrameNetwork(MaskNetwork):
