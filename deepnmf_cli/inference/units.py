@@ -102,8 +102,8 @@ class Layers(UnitMessages):
         return self._with_exponent(found, upper)
 
     def start(self, evidence: Tensor, parameters: Parameters) -> Tensor:
-        """q^0 = 0: no units, from which no messages come, (N, 0)."""
-        return evidence.new_zeros(len(evidence), 0)
+        """q^0 = 0: the beliefs of no units, from which no messages come, (N, 0) or (N, 0, n)."""
+        return evidence.new_zeros(len(evidence), 0, *self._shape(0)[1:])
 
     @abstractmethod
     def excess(self, parameters: Parameters) -> Tensor:
