@@ -51,8 +51,8 @@ class Enhancer:
     ) -> Iterator[np.ndarray]:
         """Enhance blocks (C, n) float32 of one recording; the yielded blocks (C, m) have the same total length.
 
-        Short blocks are gathered to `BLOCK_S`, which is quicker, and the last of these is kept until the end is known, unless
-        each is to be enhanced `at_once`, as one that is heard live.
+        Short blocks are gathered to `BLOCK_S`, which is quicker, and the last of these is kept until the end is known,
+        unless each is to be enhanced `at_once`, as one that is heard live.
         """
         stream = self.stream(rate_hz, channels, max_attenuation_db, mix)
         if at_once:

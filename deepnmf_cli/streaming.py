@@ -67,8 +67,8 @@ class StreamingEnhancer:
 
     Every chunk of whole hops runs analysis, network, mask and synthesis once, so the offline result is the same code
     fed with large chunks. All channels share one mask per frame and frequency, computed from the mean of their
-    magnitudes, and for networks that hear phase of products of their spectra, so the stereo image stays (and channels of
-    opposite phase do not cancel before the network hears them).
+    magnitudes, and for networks that hear phase of products of their spectra, so the stereo image stays (and channels
+    of opposite phase do not cancel before the network hears them).
     """
 
     def __init__(
@@ -82,8 +82,9 @@ class StreamingEnhancer:
     ) -> None:
         """`max_attenuation_db` >= 0 limits how far any bin is attenuated; None sets no limit.
 
-        The output is `mix` times what was enhanced so, plus 1 - `mix` times the input, `mix` in [0, 1]. Raises AudioError
-        for rates and channels that `formats.check_shape` does not let pass, and UsageError for other values out of range.
+        The output is `mix` times what was enhanced so, plus 1 - `mix` times the input, `mix` in [0, 1]. Raises
+        AudioError for rates and channels that `formats.check_shape` does not let pass, and UsageError for other values
+        out of range.
         """
         check_shape("samples", channels, rate_hz)
         if max_attenuation_db is not None and not max_attenuation_db >= 0:

@@ -1,9 +1,9 @@
 """Inference algorithms, each in a file of its own: its equations as pure functions, and what `deepnmf_cli.unfold` makes
 layers of.
 
-`nmf`, `ista` and `fista` code with dictionaries (`dictionary` learns these, `divergence` measures, `wiener` makes masks);
-`mean_field` and `belief` pass messages on a `graph`, as far as a `schedule` says (`power_mean`); `units`, `binary` and
-`expectations` do so for layers of units; `chain` and `grid` along time and frequency.
+`nmf`, `ista` and `fista` code with dictionaries (`dictionary` learns these, `divergence` measures, `wiener` makes
+masks); `mean_field` and `belief` pass messages on a `graph`, as far as a `schedule` says (`power_mean`); `units`,
+`binary` and `expectations` do so for layers of units; `chain` and `grid` along time and frequency.
 """
 
 import pkgutil

@@ -81,7 +81,7 @@ class SparseCoding(Algorithm[Tensor, State]):
     """Where penalties lambda start."""
 
     def parameters(self, iterations: int, dictionary: Tensor) -> dict[str, Parameter]:
-        """`dictionary` (E, R) is where all of them start; rates start at the largest that never raises the objective."""
+        """All dictionaries start at `dictionary` (E, R), rates at the largest that never raises the objective."""
         rate = largest_rate(dictionary).reshape(1)
         return {
             "dictionary": nmf.dictionaries(dictionary, self.bins, iterations),

@@ -160,8 +160,8 @@ class UnitLayers(Layers):
 class StateLayers(Layers):
     """Layers of units with n states in the log form, (29) and (30), and its mean-field and power-mean relatives.
 
-    The state is log b (N, J, n). Couplings are psi (J, n, I n'), evidence (I n', D), bias (I, n'). The units of the last
-    layer have two states.
+    The state is log b (N, J, n). Couplings are psi (J, n, I n'), evidence (I n', D), bias (I, n'). The units of the
+    last layer have two states.
     """
 
     states: int = 2

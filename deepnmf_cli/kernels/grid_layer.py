@@ -85,7 +85,7 @@ class GridKernel:
 
         for_each(example, batch)
         pieces = totals.sum(0).split([w.numel() for w in weights])
-        return [out, carried, *(p.view_as(w) for p, w in zip(pieces, weights))]
+        return [out, carried, *(p.view_as(w) for p, w in zip(pieces, weights, strict=True))]
 
 
 class _Layer(torch.autograd.Function):

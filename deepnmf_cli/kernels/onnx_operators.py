@@ -104,14 +104,14 @@ def _spins(write: _Writer, inputs: list[str], length: int | None, reverse: bool)
     if length == 1:
         target, coefficient = write.parts(write.linear(x, weight, bias), 2, -1)
     else:  # the parts of a long product would be copies
-        parts = zip(write.parts(weight, 2), write.parts(bias, 2, -1))
+        parts = zip(write.parts(weight, 2), write.parts(bias, 2, -1), strict=True)
         target, coefficient = (write.linear(x, w, b) for w, b in parts)
     return _relax(write, [write("Tanh", target), write("Sigmoid", coefficient), start], length, reverse)
 
 
 def _both_ways(write: _Writer, inputs: list[str], length: int | None) -> str:
     x, weight, bias, start = inputs
-    directions = zip(write.parts(weight, 2), write.parts(bias, 2, -1), (False, True))
+    directions = zip(write.parts(weight, 2), write.parts(bias, 2, -1), (False, True), strict=True)
     return write("Concat", *(_spins(write, [x, w, b, start], length, reverse) for w, b, reverse in directions), axis=-1)
 
 
@@ -145,7 +145,8 @@ def _gated_unit(write: _Writer, inputs: list[str], chain: list[int], weights: li
 
 def _reverse_second(write: _Writer, x: str, steps: int, width: int) -> str:
     """The steps of two directions (steps, 2, width), those of the second in reverse order: ONNX reverses the first `n`
-    steps of each, and one step is its own reverse."""
+    steps of each, and one step is its own reverse.
+    """
     shaped = write("Reshape", x, write.constant(steps, 2, width))
     return write("ReverseSequence", shaped, write.constant(1, steps), time_axis=0, batch_axis=1)
 

@@ -60,7 +60,8 @@ class FrameNetwork(MaskNetwork):
 
     def frame_masks(self, stacked: Tensor, fixed: Any = None) -> Tensor:
         """Masks (2, F, N), speech first, of N stacked frames (context F, N) of level-normalised magnitudes, the oldest
-        frame on top. `fixed` may be what `fixed_state` gave for the same frames."""
+        frame on top. `fixed` may be what `fixed_state` gave for the same frames.
+        """
         raise TypeError(f"{type(self).__name__} does not define frame_masks")
 
     @property

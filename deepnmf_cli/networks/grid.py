@@ -1,9 +1,10 @@
 """The grid network: relaxed steps of mean field along time and along frequency, unfolded; few weights, many messages.
 
-Every frame has nodes along frequency, each for a few bands and with C spins in +-1. What runs is `inference.grid`: in layer k
-messages go forward in time (causal), then both ways along frequency, as far as a trained schedule says that depends on the
-data. Each chain by itself is scheduled mean field, (14)-(15); the whole is wired like inference on a grid, and no grid-shaped
-field is solved by it (docs/theory/grid.md). Weights are shared by all nodes of a layer, and untied between layers.
+Every frame has nodes along frequency, each for a few bands and with C spins in +-1. What runs is `inference.grid`: in
+layer k messages go forward in time (causal), then both ways along frequency, as far as a trained schedule says that
+depends on the data. Each chain by itself is scheduled mean field, (14)-(15); the whole is wired like inference on a
+grid, and no grid-shaped field is solved by it (docs/theory/grid.md). Weights are shared by all nodes of a layer, and
+untied between layers.
 """
 
 from dataclasses import replace
@@ -71,8 +72,9 @@ class GridWiring(BandNetwork):
         return windows.transpose(2, 3).flatten(3)
 
     def _turned(self, speech: Tensor, turn: Tensor) -> list[Tensor]:
-        """Real and imaginary part (B, T, F) of the mask `speech` (B, T, F) plus `turn` (T, B, N', 2 bands per node) in the
-        single bands, of modulus 1 at most: no bin is amplified."""
+        """Real and imaginary part (B, T, F) of the mask `speech` (B, T, F) plus `turn` (T, B, N', 2 bands per node) in
+        the single bands, of modulus 1 at most: no bin is amplified.
+        """
         s = self.settings
         real, imaginary = turn.unflatten(3, (s.bands_per_node, 2)).flatten(2, 3).transpose(0, 1).unbind(-1)
         wide = s.bins - s.single_bands

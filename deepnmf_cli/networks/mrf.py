@@ -109,7 +109,8 @@ class MrfNetwork(FrameNetwork):
 
 class MeanField(MrfNetwork):
     """Equation (20): a sigmoid network whose evidence feeds every layer, or with evidence "first" the conventional one,
-    equal to `Dnn`."""
+    equal to `Dnn`.
+    """
 
     name = "mean-field"
     description = "Unfolded mean field in a Markov random field: sigmoid units, evidence for every layer"

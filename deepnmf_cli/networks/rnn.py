@@ -92,7 +92,7 @@ class _CellLayers(nn.Module):
     def forward(self, observed: Tensor, begin: tuple) -> tuple[Tensor, tuple]:
         frames, batch, nodes, _ = observed.shape
         field, ended = self.observe(observed) + self.place, []
-        for time, frequency, join, state in zip(self.time, self.frequency, self.join, begin):
+        for time, frequency, join, state in zip(self.time, self.frequency, self.join, begin, strict=True):
             units, state = time(field.flatten(1, 2), state)
             ended.append(state)
             field = field + units.unflatten(1, (batch, nodes))

@@ -1,4 +1,4 @@
-"""Sparse coding and NMF on frequency bands, unfolded: atoms of speech and of noise, and a Wiener filter of their models.
+"""Sparse coding and NMF on frequency bands, unfolded, and a Wiener filter of the models of speech and noise.
 
 * `sparse-coding`: K iterations of an algorithm that recipes name, such as "ista" or "fista", on every frame.
 * `recurrent-ista`: ISTA whose iteration of a frame begins where that of the last frame ended, also relaxed,

@@ -47,10 +47,11 @@ class Bank(nn.Module):
         cls, parameters: Mapping[str, Parameter], iterations: int, tied: bool = False, ties: Mapping[str, Ties] = {}
     ) -> "Bank":
         """The bank for what an algorithm declares: a slot for every layer that uses a parameter, or with `tied`, and
-        where it is shared, one for all of them. `ties` are tables that stand in the place of these."""
+        where it is shared, one for all of them. `ties` are tables that stand in the place of these.
+        """
         used = {name: p for name, p in parameters.items() if p.layers}
         tables = {
-            name: ties.get(name) or Ties.among(iterations + 1, p.layers, p.shared or tied and not p.own, p.trained)
+            name: ties.get(name) or Ties.among(iterations + 1, p.layers, p.shared or (tied and not p.own), p.trained)
             for name, p in used.items()
         }
         initial = {
@@ -81,7 +82,8 @@ class Bank(nn.Module):
 
     def values(self) -> dict[str, Tensor]:
         """Return all slots as plain tensors, named `<name>_<slot>`, of modules `<name>_<slot>.<its own name>`: what a
-        model file holds."""
+        model file holds.
+        """
         found: dict[str, Tensor] = {}
         for name, table in self.ties.items():
             for slot in range(table.count):

@@ -20,7 +20,8 @@ class NonNegative(nn.Module):
 
     def __init__(self, reference: Tensor, kind: str = "log") -> None:
         """`kind`: "log" for w = r exp(v), the same gradient path as training log w; "softplus" for w = softplus(u + v)
-        with softplus(u) = r, which behaves additively for large w."""
+        with softplus(u) = r, which behaves additively for large w.
+        """
         super().__init__()
         if kind not in ("log", "softplus"):
             raise ValueError(f"unknown non-negative parameterisation {kind!r}: choose log or softplus")

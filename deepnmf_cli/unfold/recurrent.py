@@ -28,7 +28,8 @@ class RecurrentUnfolded(Unfolded[Any, Tensor, Recurrence[Tensor]]):
 
     def trajectory(self, evidence: Frames, depth: int | None = None, disturb: Disturb | None = None) -> list[Tensor]:
         """Return [phi^0, ..., phi^depth] of all frames, (R, T, B) each; with recurrence a frame begins where the one
-        before ended, after `depth` steps. `disturb` gets the states of one frame (R, B) then."""
+        before ended, after `depth` steps. `disturb` gets the states of one frame (R, B) then.
+        """
         frames, before = evidence
         if self.recurrent:
             by_frame = self._frame_by_frame(frames, before, depth, disturb)
