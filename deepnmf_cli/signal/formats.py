@@ -152,7 +152,9 @@ def output_format(path: str | Path, source: AudioInfo) -> tuple[str, str]:
         return container, offered[0]
     depths = {name: PCM_BITS[name] for name in offered if name in PCM_BITS}
     wanted = _SOURCE_BITS.get(source.subtype, 16)
-    return container, next((name for name, bits in depths.items() if bits >= wanted), max(depths, key=depths.get))
+    return container, next(
+        (name for name, bits in depths.items() if bits >= wanted), max(depths, key=lambda name: depths[name])
+    )
 
 
 def data_bytes(info: AudioInfo) -> int:
