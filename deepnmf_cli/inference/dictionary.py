@@ -85,20 +85,20 @@ class Majorant:
         return cls(attract, repel, (mu * h).sum(-1), beta)
 
     def __add__(self, other: "Majorant") -> "Majorant":
-        joined = (mine + theirs for mine, theirs in zip(self._terms(), other._terms(), strict=True))
-        return Majorant(*joined, self.beta)
+        terms = self.attract + other.attract, self.repel + other.repel, self.penalty + other.penalty
+        return Majorant(*terms, self.beta)
 
     def faded(self, share: float) -> "Majorant":
         """The bound times `share`."""
-        return Majorant(*(share * term for term in self._terms()), self.beta)
+        return self._mapped(lambda term: share * term)
 
     def last(self, atoms: int) -> "Majorant":
         """The bound in the last `atoms` columns alone."""
-        return Majorant(*(term[..., -atoms:] for term in self._terms()), self.beta)
+        return self._mapped(lambda term: term[..., -atoms:])
 
     def without(self, atoms: Tensor) -> "Majorant":
         """The bound without what it knows of some atoms (R,), a mask."""
-        return Majorant(*(term.masked_fill(atoms, 0.0) for term in self._terms()), self.beta)
+        return self._mapped(lambda term: term.masked_fill(atoms, 0.0))
 
     def minimiser(self) -> Tensor:
         """Dictionary (F, R) where the slope is zero: the minimum, of any column norms.
@@ -120,8 +120,8 @@ class Majorant:
             u = u - (terms.logsumexp(0) - attract) / (fit * share[0] + norm * share[1])
         return u.exp()
 
-    def _terms(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.attract, self.repel, self.penalty
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> "Majorant":
+        return Majorant(change(self.attract), change(self.repel), change(self.penalty), self.beta)
 
 
 def powers(beta: float) -> tuple[float, float]:
@@ -191,6 +191,8 @@ def learn_dictionary(
         if index < (1 - SETTLING) * iterations and unused.any():
             w[:, unused] = _fresh_atoms(m, int(unused.sum()), generator)
             bound, usage[unused] = bound.without(unused), usage.mean()
+    if w is None:
+        raise ValueError(f"{iterations} iterations learn no dictionary; expected at least one")
     return w
 
 
