@@ -40,7 +40,7 @@ HEAVY |= {"onnx", "onnxruntime", "pesq", "pystoi", "fast_bss_eval"}
 """Packages that cost start-up time."""
 
 
-LIGHT_REACH, FULL_REACH = 48, 90
+LIGHT_REACH, FULL_REACH = 40, 78
 NOT_REACHED: set[str] = set()
 """Modules that `enhance` may reach, without those that import torch and with them; and rooms that it does not reach."""
 
