@@ -1,6 +1,7 @@
 """Waveform to waveform: a trained network applied to whole recordings or to a sequence of blocks."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -13,6 +14,18 @@ from deepnmf_cli.streaming import Backend, StreamingEnhancer
 
 BLOCK_S = 4.0
 """Seconds processed at once: long enough for efficient matrix products, short enough for memory that does not grow."""
+
+
+@runtime_checkable
+class LearnsNoise(Protocol):
+    """What a `Backend` has beside if its network may be given further knowledge of a noise."""
+
+    def require_atoms(self) -> None:
+        """Raise UsageError for a network that cannot learn a noise."""
+
+    def with_noise(self, magnitude: np.ndarray) -> Backend:
+        """The same with knowledge of the noise (F, N) that its network hears."""
+        ...
 
 
 class Enhancer:
@@ -38,8 +51,8 @@ class Enhancer:
     ) -> Iterator[np.ndarray]:
         """Enhance blocks (C, n) float32 of one recording; the yielded blocks (C, m) have the same total length.
 
-        Short blocks are gathered to `BLOCK_S`, which is quicker, and the last of these is kept until the end is known, unless
-        each is to be enhanced `at_once`, as one that is heard live.
+        Short blocks are gathered to `BLOCK_S`, which is quicker, and the last of these is kept until the end is known,
+        unless each is to be enhanced `at_once`, as one that is heard live.
         """
         stream = self.stream(rate_hz, channels, max_attenuation_db, mix)
         if at_once:
@@ -75,15 +88,15 @@ class Enhancer:
         Models with atoms (deep NMF, discriminative NMF, sparse NMF) can learn it, run by torch. Raises UsageError for
         others, and AudioError for samples that are silent or shorter than about a third of a second.
         """
-        self.require_atoms()
-        return Enhancer(self.backend.with_noise(self._heard(samples, rate_hz)), self.front_end)
+        return Enhancer(self.require_atoms().with_noise(self._heard(samples, rate_hz)), self.front_end)
 
-    def require_atoms(self) -> None:
-        """Raise UsageError for a model that `with_noise` has no place in."""
-        if not hasattr(self.backend, "require_atoms"):
+    def require_atoms(self) -> LearnsNoise:
+        """Return the backend. Raises UsageError for a model that `with_noise` has no place in."""
+        if not isinstance(self.backend, LearnsNoise):
             found, remedy = "a model that was exported", "Choose --backend torch."
             raise UsageError("--noise-profile", found, "one whose atoms can be added to", remedy)
         self.backend.require_atoms()
+        return self.backend
 
     def _heard(self, samples: np.ndarray, rate_hz: int) -> np.ndarray:
         """Magnitudes (F, T) that the network is given of samples (C, N), less the frames that reach beyond them."""
@@ -100,11 +113,14 @@ class _Listener(InNumpy):
 
     def __init__(self) -> None:
         self.heard: list[np.ndarray] = []
-        self.hears_phase = False
 
-    def __call__(self, magnitude: np.ndarray, state: None) -> tuple[np.ndarray, None]:
-        self.heard.append(magnitude[0])
-        return np.ones((1, 2, *magnitude.shape[1:]), np.float32), None
+    @property
+    def hears_phase(self) -> bool:
+        return False
+
+    def __call__(self, heard: np.ndarray, state: Any) -> tuple[np.ndarray, None]:
+        self.heard.append(heard[0])
+        return np.ones((1, 2, *heard.shape[1:]), np.float32), None
 
 
 def _gathered(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:

@@ -36,4 +36,4 @@ def require(extra: str, where: str) -> None:
 
 def has(package: str) -> bool:
     """Whether a package is installed."""
-    return package in sys.modules and sys.modules[package] is not None or find_spec(package) is not None
+    return (package in sys.modules and sys.modules[package] is not None) or find_spec(package) is not None

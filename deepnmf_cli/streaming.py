@@ -25,21 +25,26 @@ class Backend(Protocol):
     @property
     def hears_phase(self) -> bool:
         """Whether the network takes `signal.features.phase_features` (1, 5, F, T) in the place of magnitudes."""
+        ...
 
     def __call__(self, heard: Array, state: Any) -> tuple[Array, Any]:
         """Masks (1, 2, F, T) of magnitudes (1, F, T), T >= 1, and the state for the next block, as of `MaskNetwork`.
 
         A state may be passed on once: a backend may write the next one into its place.
         """
+        ...
 
     def from_numpy(self, samples: np.ndarray) -> Array:
         """The samples where the network computes."""
+        ...
 
     def to_numpy(self, samples: Array) -> np.ndarray:
         """The samples where everybody can read them."""
+        ...
 
     def running(self) -> AbstractContextManager:
         """Surrounds all computation, for example to switch off the recording of gradients."""
+        ...
 
 
 @dataclass
@@ -62,8 +67,8 @@ class StreamingEnhancer:
 
     Every chunk of whole hops runs analysis, network, mask and synthesis once, so the offline result is the same code
     fed with large chunks. All channels share one mask per frame and frequency, computed from the mean of their
-    magnitudes, and for networks that hear phase of products of their spectra, so the stereo image stays (and channels of
-    opposite phase do not cancel before the network hears them).
+    magnitudes, and for networks that hear phase of products of their spectra, so the stereo image stays (and channels
+    of opposite phase do not cancel before the network hears them).
     """
 
     def __init__(
@@ -77,8 +82,9 @@ class StreamingEnhancer:
     ) -> None:
         """`max_attenuation_db` >= 0 limits how far any bin is attenuated; None sets no limit.
 
-        The output is `mix` times what was enhanced so, plus 1 - `mix` times the input, `mix` in [0, 1]. Raises AudioError
-        for rates and channels that `formats.check_shape` does not let pass, and UsageError for other values out of range.
+        The output is `mix` times what was enhanced so, plus 1 - `mix` times the input, `mix` in [0, 1]. Raises
+        AudioError for rates and channels that `formats.check_shape` does not let pass, and UsageError for other values
+        out of range.
         """
         check_shape("samples", channels, rate_hz)
         if max_attenuation_db is not None and not max_attenuation_db >= 0:

@@ -1,7 +1,7 @@
 """Figures of a shipped model's card, and of its row in README.md, from its report: python docs/card.py MODEL ...
 
-Rewrites what stands in models/MODEL/README.md in the rows of scores and in the line of checksums, and the last five cells of
-the model's row in README.md, from models/MODEL/report.json; all else stays.
+Rewrites what stands in models/MODEL/README.md in the rows of scores and in the line of checksums, and the last five
+cells of the model's row in README.md, from models/MODEL/report.json; all else stays.
 """
 
 import json

@@ -36,14 +36,15 @@ class Stop(Exception):
 
 
 def fault(kind: str, number: int, saw: Callable[[str], object]) -> Callable[[str], None]:
-    """What to put in the place of `checkpoint.reached`: tells `saw` each point, and faults at point `number`, from 0."""
+    """What to put in the place of `checkpoint.reached`: tells `saw` each point, and faults at point `number`, from
+    0."""
     passed = 0
 
     def reached(point: str) -> None:
         nonlocal passed
         here, passed = passed, passed + 1
         saw(point)
-        if not kind or here != number and not (kind == "ENOSPC" and here > number):
+        if not kind or (here != number and not (kind == "ENOSPC" and here > number)):
             return
         if kind.startswith("SIG"):
             os.kill(os.getpid(), getattr(signal, kind))

@@ -40,6 +40,11 @@ HEAVY |= {"onnx", "onnxruntime", "pesq", "pystoi", "fast_bss_eval"}
 """Packages that cost start-up time."""
 
 
+LIGHT_REACH, FULL_REACH = 40, 78
+NOT_REACHED: set[str] = set()
+"""Modules that `enhance` may reach, without those that import torch and with them; and rooms that it does not reach."""
+
+
 def room_of(path: Path) -> str:
     """The first name below the package: a folder, or a module beside __init__.py. "" is the package itself."""
     name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
@@ -169,6 +174,34 @@ def test_help_imports_nothing_heavy(arguments):
     home = Path(deepnmf_cli.__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", program], cwd=home, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def module_of(name: str) -> Path | None:
+    """The file of a module of the package; None for what is in one, or of other packages."""
+    path = ROOT / name.replace(".", "/")
+    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p in MODULES), None)
+
+
+def reached(start: Path, with_torch: bool) -> set[Path]:
+    """Modules that `start` imports, at once or when a function runs, and those that they import."""
+    found, waiting = set(), [start]
+    while waiting:
+        path = waiting.pop()
+        if path in found or (not with_torch and "torch" in packages(path, deferred=False)):
+            continue
+        found.add(path)
+        for name in imports(parse(path), path):
+            parts = name.split(".")
+            parents = (module_of(".".join(parts[:depth])) for depth in range(1, len(parts) + 1))
+            waiting += [parent for parent in parents if parent is not None]
+    return found
+
+
+@pytest.mark.parametrize("with_torch, most", [(False, LIGHT_REACH), (True, FULL_REACH)])
+def test_enhance_reaches_few_modules(with_torch: bool, most: int) -> None:
+    paths = reached(PACKAGE / "commands" / "enhance.py", with_torch)
+    assert len(paths) <= most, sorted(str(path.relative_to(PACKAGE)) for path in paths)
+    assert not {room_of(path) for path in paths} & NOT_REACHED
 
 
 def test_nothing_is_pickled():

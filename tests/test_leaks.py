@@ -54,9 +54,17 @@ def sealed(tmp_path):
 
 
 def can_trace() -> bool:
+    """Whether strace is there, and allowed: without it, only what Python itself connects to is noticed."""
     if shutil.which("strace") is None:
         return False
     return subprocess.run([*STRACE, os.devnull, "true"], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not can_trace(), reason="needs strace")
+def test_what_is_traced_shows_a_connection(tmp_path):
+    program = "import socket; socket.socket(socket.AF_INET).connect_ex(('127.0.0.1', 1))"
+    subprocess.run([*STRACE, str(tmp_path / "trace"), sys.executable, "-c", program], check=True)
+    assert "AF_INET" in (tmp_path / "trace").read_text()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the home is another variable there")

@@ -110,7 +110,10 @@ def test_preparation_that_fails_is_raised_in_the_owner(start):
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
 def test_tasks_under_way_are_cleaned_up_when_the_owner_ends(start, tmp_path, ending):
     process = start("x", "endless", "endless", "a")
-    partial = lambda: list(tmp_path.glob("folder/partial-*"))
+
+    def partial():
+        return list(tmp_path.glob("folder/partial-*"))
+
     wait_for(lambda: len(partial()) == 2)
     workers = [int(path.name.partition("-")[2]) for path in partial()]
     process.send_signal(ending)

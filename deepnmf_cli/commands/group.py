@@ -75,7 +75,8 @@ def call(arguments: list[str] | None) -> int:
 @contextmanager
 def temporary_caches() -> Iterator[None]:
     """Let libraries keep their caches in a folder that is removed, unless the user has named one: nothing is to be left
-    on the disk beside the outputs."""
+    on the disk beside the outputs.
+    """
     before = {name: os.environ.get(name) for name in CACHES}
     with temporary_folder() as folder:
         os.environ.update({name: os.path.join(folder, CACHES[name]) for name, value in before.items() if not value})

@@ -1,0 +1,1 @@
+"""Recordings, and mixtures made of them on the fly."""

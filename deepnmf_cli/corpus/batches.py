@@ -1,4 +1,6 @@
-"""Batches of mixtures, made ahead of the training loop: by a thread, or by processes where a GPU learns faster than that."""
+"""Batches of mixtures, made ahead of the training loop: by a thread, or by processes where a GPU learns faster than
+that.
+"""
 
 import multiprocessing
 import signal
@@ -67,14 +69,15 @@ class _Batches:
 
     def __getitem__(self, number: int) -> Arrays:
         first = self.size * (number % self.distinct if self.distinct else number)
-        speech, noise = zip(*(self.source[first + i] for i in range(self.size)))
+        speech, noise = zip(*(self.source[first + i] for i in range(self.size)), strict=True)
         return np.stack(speech), np.stack(noise)
 
 
 def _ahead(make: Callable[[int], Arrays], numbers: range, count: int, waiting: Callable[[], None]) -> Iterator[Batch]:
-    """What `make` gives for each number, up to `count` of them ahead, as tensors. At the end the thread gets FAREWELL_S for
-    its batch, since a process that ends while it is in a library may be aborted; a file that cannot be read to its end
-    must not hold up the program for longer."""
+    """What `make` gives for each number, up to `count` of them ahead, as tensors. At the end the thread gets FAREWELL_S
+    for its batch, since a process that ends while it is in a library may be aborted; a file that cannot be read to its
+    end must not hold up the program for longer.
+    """
     ready: Queue[Batch | Exception] = Queue(count)
     ended = Event()
 
@@ -82,7 +85,7 @@ def _ahead(make: Callable[[int], Arrays], numbers: range, count: int, waiting: C
         for number in numbers:
             try:
                 item = tuple(_tensor(part) for part in make(number))
-            except Exception as error:  # noqa: BLE001  raised where the batch is awaited
+            except Exception as error:
                 item = error
             while not ended.is_set():
                 with suppress(Full):

@@ -255,7 +255,7 @@ def _not_silent(segment: Callable[[], Segment], audible: Iterable[Segment], what
         samples, path = segment()
         if not _is_silent(samples):
             return samples
-    for samples, path in audible:
+    for samples, _ in audible:
         if not _is_silent(samples):
             return samples
     found, remedy = f"only silence, here and in all other recordings of {what}", "Check the recordings."

@@ -122,7 +122,8 @@ def _fault(clean: Samples, noisy: Samples, rate_hz: int) -> tuple[str, str]:
 
 def _lag(clean: Samples, noisy: Samples) -> tuple[int, float]:
     """Samples by which speech comes later in the noisy recording, and how far that peak of the correlation of their
-    phases (Knapp and Carter, 1976) rises above the mean size of all others."""
+    phases (Knapp and Carter, 1976) rises above the mean size of all others.
+    """
     size = 1 << (2 * len(clean) - 1).bit_length()
     cross = np.fft.rfft(noisy, size) * np.fft.rfft(clean, size).conj()
     correlation = np.fft.irfft(cross / np.maximum(np.abs(cross), 1e-12 * np.abs(cross).max()), size)

@@ -1,20 +1,23 @@
 """Inference algorithms, each in a file of its own: its equations as pure functions, and what `deepnmf_cli.unfold` makes
 layers of.
 
-`nmf`, `ista` and `fista` code with dictionaries (`dictionary` learns these, `divergence` measures, `wiener` makes masks);
-`mean_field` and `belief` pass messages on a `graph`, as far as a `schedule` says (`power_mean`); `units`, `binary` and
-`expectations` do so for layers of units; `chain` and `grid` along time and frequency.
+`nmf`, `ista` and `fista` code with dictionaries (`dictionary` learns these, `divergence` measures, `wiener` makes
+masks); `mean_field` and `belief` pass messages on a `graph`, as far as a `schedule` says (`power_mean`); `units`,
+`binary` and `expectations` do so for layers of units; `chain` and `grid` along time and frequency.
 """
 
 import pkgutil
 from importlib import import_module
+from typing import TypeVar
 
 from deepnmf_cli.inference.algorithm import Algorithm
 
+Kind = TypeVar("Kind", bound=Algorithm)
 
-def algorithms(kind: type[Algorithm]) -> dict[str, type[Algorithm]]:
+
+def algorithms(kind: type[Kind]) -> dict[str, type[Kind]]:
     """Return the algorithms of a kind that have a name, from all modules here, sorted by it."""
     modules = [import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
     classes = {value for module in modules for value in vars(module).values() if isinstance(value, type)}
-    named = [c for c in classes if issubclass(c, kind) and "name" in vars(c)]
-    return {c.name: c for c in sorted(named, key=lambda c: c.name)}
+    named = {vars(c)["name"]: c for c in classes if issubclass(c, kind) and "name" in vars(c)}
+    return dict(sorted(named.items()))

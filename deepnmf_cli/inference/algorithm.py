@@ -1,4 +1,4 @@
-"""What an inference algorithm is: functions of evidence x, state phi and parameters theta, and which parameters it needs.
+"""Inference algorithms: functions of evidence x, state phi and parameters theta, and which parameters they need.
 
 Inference minimises F_theta(x, phi) by phi^k = f_theta(x, phi^{k-1}) and reads out y = g_theta(x, phi^K): equations
 (1)-(5) of "Deep Unfolding: Model-Based Inspiration of Novel Deep Architectures", Hershey, Le Roux, Weninger, 2014.
@@ -56,7 +56,7 @@ class Algorithm(ABC, Generic[Evidence, State]):
 
     @abstractmethod
     def readout(self, evidence: Evidence, state: State, parameters: Parameters) -> Any:
-        """y = g_theta(x, phi^K), equation (1)."""
+        """Y = g_theta(x, phi^K), equation (1)."""
 
 
 class Descent(Algorithm[Evidence, State]):
@@ -73,7 +73,8 @@ class Recurrence(Algorithm[Tensor, State]):
     @abstractmethod
     def prepare(self, evidence: Tensor, parameters: Parameters) -> tuple[tuple, tuple[Tensor, ...]]:
         """What a layer needs and no state changes: constants, and tensors with a column (..., N) per column of the
-        evidence (E, N)."""
+        evidence (E, N).
+        """
 
     @abstractmethod
     def update(self, constants: tuple, columns: tuple[Tensor, ...], state: State) -> State:

@@ -142,7 +142,8 @@ def infer(
 @dataclass(frozen=True)
 class BeliefPropagation(GraphMessages):
     """Messages (22), and their relatives, as an algorithm: all of them in every step, by a trained schedule (25) or as
-    far as they go."""
+    far as they go.
+    """
 
     alpha: float = 1.0
     temperature: float = 1.0

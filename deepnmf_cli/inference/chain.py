@@ -20,7 +20,7 @@ LONGEST = 1 - 1e-4
 
 @dataclass(frozen=True)
 class Messages:
-    """How a chain of spins answers to fields x and to how far the schedule y says to go; states are what it carries on."""
+    """Answers of a chain of spins to fields x, as far as the schedule y says; states are what it carries on."""
 
     states: Callable[[Tensor, Tensor, Tensor, bool], Tensor]
     """From x (T, ...), y (T, ...), the state before (...) and whether to run from the last t: states (T, ...)."""
@@ -35,8 +35,8 @@ MESSAGES = {
         lambda x, y, start, reverse: combine(x.tanh(), LONGEST * (-y).sigmoid(), start, reverse)
     ),
 }
-"""By name: the schedule (14)-(15) as the arithmetic mean (p = 1) of probabilities, as their geometric mean (p -> 0), which
-is one of log odds, and exact filtering, messages (22). docs/theory/grid.md#other-messages."""
+"""By name: the schedule (14)-(15) as the arithmetic mean (p = 1) of probabilities, as their geometric mean (p -> 0),
+which is one of log odds, and exact filtering, messages (22). docs/theory/grid.md#other-messages."""
 
 MEAN_FIELD = MESSAGES["mean-field"]
 
@@ -44,8 +44,8 @@ MEAN_FIELD = MESSAGES["mean-field"]
 def relax_spins(
     field: Tensor, weight: Tensor, bias: Tensor, start: Tensor, reverse: bool = False, messages: Messages = MEAN_FIELD
 ) -> Tensor:
-    """Return the states (T, ..., C) of spins in a field x (T, ..., E), which for mean field are the path of `relax` with
-    f = tanh(W x + b) and g = sigmoid(V x + c).
+    """Return the states (T, ..., C) of spins in a field x (T, ..., E), which for mean field are the path of `relax`
+    with f = tanh(W x + b) and g = sigmoid(V x + c).
 
     weight (2C, E) and bias (..., 2C) hold (W, V) and (b, c); the bias may differ along the axes between T and E. Two
     products in place of one that is split: the gradient of a split is a copy of everything.
@@ -68,7 +68,7 @@ def relax_both_ways(field: Tensor, weight: Tensor, bias: Tensor, messages: Messa
     beyond = field.new_zeros(*field.shape[1:-1], bias.shape[-1] // 4)
     if torch.compiler.is_exporting() and messages is MEAN_FIELD:
         return exported(BOTH_WAYS, (field, weight, bias, beyond), (*field.shape[:-1], bias.shape[-1] // 2))
-    directions = zip(weight.chunk(2), bias.chunk(2, -1), (False, True))
+    directions = zip(weight.chunk(2), bias.chunk(2, -1), (False, True), strict=True)
     return torch.cat([relax_spins(field, w, b, beyond, reverse, messages) for w, b, reverse in directions], -1)
 
 

@@ -1,9 +1,9 @@
 """Learning a sparse-NMF dictionary, unit-norm columns w (F, R), from as many frames as there are, in bounded memory.
 
 The penalty mu |h|_1 means something at fixed column norms only. Updating as if columns were free and normalising
-afterwards can raise the cost, because h stays what it was (Le Roux, Weninger & Hershey, "Sparse NMF - half-baked or well
-done?", MERL TR2015-023). Here the norms are part of the cost, D_beta(m | w h) + mu sum_r |w_r| |h_r|_1, which does not
-depend on how a scale is shared by an atom and its activations (Marmin, Goulart & Fevotte 2023).
+afterwards can raise the cost, because h stays what it was (Le Roux, Weninger & Hershey, "Sparse NMF - half-baked or
+well done?", MERL TR2015-023). Here the norms are part of the cost, D_beta(m | w h) + mu sum_r |w_r| |h_r|_1, which does
+not depend on how a scale is shared by an atom and its activations (Marmin, Goulart & Fevotte 2023).
 """
 
 from collections.abc import Callable
@@ -57,8 +57,8 @@ def exemplars(m: Tensor, atoms: int, generator: torch.Generator) -> Tensor:
 class Majorant:
     """An upper bound on the cost as a function of the dictionary w (F, R), which touches it at the present dictionary.
 
-    Its slope in each entry of w is  -attract w^i + repel w^j + penalty w,  with the powers i < j of `powers`. Bounds for
-    blocks of frames add up, and so do their slopes: `+` joins two, `faded` makes one count for less.
+    Its slope in each entry of w is  -attract w^i + repel w^j + penalty w,  with the powers i < j of `powers`. Bounds
+    for blocks of frames add up, and so do their slopes: `+` joins two, `faded` makes one count for less.
     """
 
     attract: Tensor
@@ -85,27 +85,27 @@ class Majorant:
         return cls(attract, repel, (mu * h).sum(-1), beta)
 
     def __add__(self, other: "Majorant") -> "Majorant":
-        joined = (mine + theirs for mine, theirs in zip(self._terms(), other._terms(), strict=True))
-        return Majorant(*joined, self.beta)
+        terms = self.attract + other.attract, self.repel + other.repel, self.penalty + other.penalty
+        return Majorant(*terms, self.beta)
 
     def faded(self, share: float) -> "Majorant":
         """The bound times `share`."""
-        return Majorant(*(share * term for term in self._terms()), self.beta)
+        return self._mapped(lambda term: share * term)
 
     def last(self, atoms: int) -> "Majorant":
         """The bound in the last `atoms` columns alone."""
-        return Majorant(*(term[..., -atoms:] for term in self._terms()), self.beta)
+        return self._mapped(lambda term: term[..., -atoms:])
 
     def without(self, atoms: Tensor) -> "Majorant":
         """The bound without what it knows of some atoms (R,), a mask."""
-        return Majorant(*(term.masked_fill(atoms, 0.0) for term in self._terms()), self.beta)
+        return self._mapped(lambda term: term.masked_fill(atoms, 0.0))
 
     def minimiser(self) -> Tensor:
         """Dictionary (F, R) where the slope is zero: the minimum, of any column norms.
 
-        In u = log w the condition is  log(repel e^((j-i) u) + penalty e^((1-i) u)) = log attract. The left side is convex
-        and rises, so Newton's method from a point on its right descends to the root and never passes it. The point is the
-        smaller of the two roots that each term has alone, at most log 2 too high there.
+        In u = log w the condition is  log(repel e^((j-i) u) + penalty e^((1-i) u)) = log attract. The left side is
+        convex and rises, so Newton's method from a point on its right descends to the root and never passes it. The
+        point is the smaller of the two roots that each term has alone, at most log 2 too high there.
         """
         i, j = powers(self.beta)
         fit, norm = j - i, 1 - i
@@ -120,8 +120,8 @@ class Majorant:
             u = u - (terms.logsumexp(0) - attract) / (fit * share[0] + norm * share[1])
         return u.exp()
 
-    def _terms(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.attract, self.repel, self.penalty
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> "Majorant":
+        return Majorant(change(self.attract), change(self.repel), change(self.penalty), self.beta)
 
 
 def powers(beta: float) -> tuple[float, float]:
@@ -155,10 +155,11 @@ def learn_dictionary(
 ) -> Tensor:
     """Dictionary (F, atoms) learned from mini-batches: one block of frames at a time, seen once and dropped.
 
-    Each block gets activations from `infer`; then the block's bound on the cost joins those of earlier blocks, which fade
-    by `memory` per block, and w becomes the minimum of their sum at unit norm (Lefevre, Bach & Fevotte 2011, for the
-    Itakura-Saito case). With memory = 0 this is `update` on the block alone. The dictionary moves by about 1 - memory of a full update per
-    block, and averages over 1/(1 - memory) blocks. Atoms that fall out of use are drawn anew from the current block.
+    Each block gets activations from `infer`; then the block's bound on the cost joins those of earlier blocks, which
+    fade by `memory` per block, and w becomes the minimum of their sum at unit norm (Lefevre, Bach & Fevotte 2011, for
+    the Itakura-Saito case). With memory = 0 this is `update` on the block alone. The dictionary moves by about 1 -
+    memory of a full update per block, and averages over 1/(1 - memory) blocks. Atoms that fall out of use are drawn
+    anew from the current block.
 
     Args:
         block: block(i) is the i-th mini-batch, magnitudes (F, N) >= 0, float32 or float64, on any device; N may vary.
@@ -191,6 +192,8 @@ def learn_dictionary(
         if index < (1 - SETTLING) * iterations and unused.any():
             w[:, unused] = _fresh_atoms(m, int(unused.sum()), generator)
             bound, usage[unused] = bound.without(unused), usage.mean()
+    if w is None:
+        raise ValueError(f"{iterations} iterations learn no dictionary; expected at least one")
     return w
 
 

@@ -40,8 +40,6 @@ def divergence(m: Tensor, v: Tensor, beta: float = 1.0, *, elementwise: bool = F
     Returns: a scalar, or a tensor of the broadcast shape.
     """
     m, v = m.clamp_min(FLOOR), v.clamp_min(FLOOR)
-    if beta == 2:  # the formula's value without its cancellation, and much cheaper
-        terms = (m - v).square() / 2
-    else:
-        terms = m * _log_like(m, v, beta - 1) - _log_like(m, v, beta)
+    # For squared errors the formula's value without its cancellation, and much cheaper.
+    terms = (m - v).square() / 2 if beta == 2 else m * _log_like(m, v, beta - 1) - _log_like(m, v, beta)
     return terms if elementwise else terms.sum()

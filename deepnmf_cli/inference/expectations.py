@@ -13,7 +13,7 @@ one logarithm is taken. The backward pass is made of matrix products too, d log(
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -151,12 +151,12 @@ def _by_strength(
 def _in_blocks(function: Callable, rows: Tensor, values: Tensor, alpha: Tensor | float) -> Tensor:
     """function(rows, values, alpha) in blocks of rows, which the backward pass computes again."""
     size = max(1, BLOCK.get(rows.device.type, BLOCK["cpu"]) // values.numel())
-    return torch.cat(
-        [
-            checkpoint(function, part, values, alpha, use_reentrant=False, preserve_rng_state=False)
-            for part in rows.split(size)
-        ]
-    )
+
+    def block(part: Tensor) -> Tensor:
+        result = checkpoint(function, part, values, alpha, use_reentrant=False, preserve_rng_state=False)
+        return cast(Tensor, result)  # declared as if there might be none
+
+    return torch.cat([block(part) for part in rows.split(size)])
 
 
 def _grouped(shares: Tensor, potentials: Tensor, group: int) -> Tensor:
@@ -215,8 +215,9 @@ class _SumLogProducts(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    @once_differentiable  # whose type hides the name of `ctx`
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (gradient,) = grad_outputs
         b, factors = ctx.saved_tensors
         to_b, to_factors = torch.empty_like(b), torch.zeros_like(factors)
         rows, size = _blocks(b, factors, len(factors))

@@ -100,7 +100,7 @@ def fields(messages: Tensor, evidence: Tensor, graph: Graph) -> Tensor:
 
 
 def log_beliefs(messages: Tensor, evidence: Tensor, graph: Graph) -> Tensor:
-    """log b_i(h_i), normalised (11), (21): (..., V, n)."""
+    """Log b_i(h_i), normalised (11), (21): (..., V, n)."""
     return fields(messages, evidence, graph).log_softmax(-1)
 
 

@@ -115,7 +115,8 @@ class GridInference(Algorithm[GridEvidence, GridState]):
 
     def _across_frequency(self, field: Tensor, begin: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
         """What spins informed by all nodes of the frame, and by themselves a frame before, add to the field; and their
-        states (B, S) at the end of time."""
+        states (B, S) at the end of time.
+        """
         sent = linear(field, parameters["frame_send"]).flatten(2)
         weight, bias = parameters["frame_weight"], parameters["frame_bias"]
         states = relax_spins(sent, weight, bias, begin, messages=self.messages)
@@ -131,8 +132,9 @@ class GridInference(Algorithm[GridEvidence, GridState]):
         return linear(spins, parameters["frequency_join"]).movedim(0, 2)
 
     def readout(self, evidence: GridEvidence, state: tuple, parameters: Parameters) -> tuple[Tensor, Tensor | None]:
-        """Marginals (T, B, N, bands per node) of one more binary unit per band: speech dominates here. And what is added
-        to them in the lower nodes to make complex masks, (T, B, N', 2 bands per node), or None."""
+        """Marginals (T, B, N, bands per node) of one more binary unit per band: speech dominates here. And what is
+        added to them in the lower nodes to make complex masks, (T, B, N', 2 bands per node), or None.
+        """
         field, phase = state[0], evidence[2]
         turn = None if phase is None else linear(field[:, :, : phase.shape[2]], parameters["turn_weight"])
         return torch.sigmoid(linear(field, parameters["read_weight"], parameters["read_bias"])), turn

@@ -81,18 +81,12 @@ class SparseCoding(Algorithm[Tensor, State]):
     """Where penalties lambda start."""
 
     def parameters(self, iterations: int, dictionary: Tensor) -> dict[str, Parameter]:
-        """`dictionary` (E, R) is where all of them start; rates start at the largest that never raises the objective."""
-        steps, states, rate = range(iterations), sum(self.atoms), largest_rate(dictionary).reshape(1)
-
-        def initial(layer: int) -> Tensor:
-            return dictionary if layer < iterations else dictionary[-self.bins :]
-
+        """All dictionaries start at `dictionary` (E, R), rates at the largest that never raises the objective."""
+        rate = largest_rate(dictionary).reshape(1)
         return {
-            "dictionary": Parameter(range(iterations + 1), initial, "log"),
-            "rate": Parameter(steps, lambda _: rate, "log"),
-            "penalty": Parameter(
-                steps, lambda _: torch.full((states, 1), self.sparsity, dtype=dictionary.dtype), "log"
-            ),
+            "dictionary": nmf.dictionaries(dictionary, self.bins, iterations),
+            "rate": Parameter(range(iterations), lambda _: rate, "log"),
+            "penalty": nmf.penalties(self.sparsity, dictionary, iterations),
         }
 
     def masks(self, activations: Tensor, parameters: Parameters) -> Tensor:

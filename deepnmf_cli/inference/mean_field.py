@@ -16,7 +16,7 @@ from deepnmf_cli.inference.schedule import mix, sequential
 
 
 def new_messages(messages: Tensor, evidence: Tensor, potentials: Tensor, graph: Graph) -> Tensor:
-    """log m_{j->i}(h_i) = sum_{h_j} q_j(h_j) psi_ij(h_i, h_j) (13), normalised: (..., 2E, n)."""
+    """Log m_{j->i}(h_i) = sum_{h_j} q_j(h_j) psi_ij(h_i, h_j) (13), normalised: (..., 2E, n)."""
     q = readout(messages, evidence, graph)[..., graph.sources, :]
     return (graph.directed(potentials) @ q.unsqueeze(-1)).squeeze(-1).log_softmax(-1)
 

@@ -104,10 +104,9 @@ def _step_block(h: Tensor, m: Tensor, w: Tensor, beta: float, mu: float | Tensor
         attract, repel = w.mT @ m, w.mT @ v
     else:
         v.clamp_min_(FLOOR)  # in place: autograd allows it here, and a fresh large tensor costs more than the clamp
-        if beta == 1:
-            quotient = (
-                m / v if v.requires_grad or m.requires_grad else torch.div(m, v, out=v)
-            )  # in place where it may be
+        if beta == 1 and column_sums is not None:
+            # in place where it may be
+            quotient = m / v if v.requires_grad or m.requires_grad else torch.div(m, v, out=v)
             attract, repel = w.mT @ quotient, column_sums
         else:
             attract, repel = w.mT @ (m.clamp_min(FLOOR) * v.pow(beta - 2)), w.mT @ v.pow(beta - 1)
@@ -158,6 +157,21 @@ FRESH = 0.1
 """Share of the classical first activations added to that, so that no atom is lost for ever."""
 
 
+def dictionaries(dictionary: Tensor, bins: int, iterations: int, kind: str = "log") -> Parameter:
+    """Dictionaries of K layers that start with `dictionary` (E, R), and the readout's with its last `bins` rows."""
+
+    def initial(layer: int) -> Tensor:
+        return dictionary if layer < iterations else dictionary[-bins:]
+
+    return Parameter(range(iterations + 1), initial, kind)
+
+
+def penalties(sparsity: float, dictionary: Tensor, iterations: int) -> Parameter:
+    """Penalties (R, 1) of K layers, one for every atom of `dictionary` (E, R), that start with `sparsity`."""
+    initial = torch.full((dictionary.shape[1], 1), sparsity, dtype=dictionary.dtype)
+    return Parameter(range(iterations), lambda _: initial, "log")
+
+
 @dataclass(frozen=True)
 class SparseNmf(Descent[Tensor, Tensor], Recurrence[Tensor]):
     """Sparse NMF as an algorithm: evidence m (..., E, N), state h (..., R, N), a dictionary for every layer.
@@ -181,16 +195,9 @@ class SparseNmf(Descent[Tensor, Tensor], Recurrence[Tensor]):
 
     def parameters(self, iterations: int, dictionary: Tensor) -> dict[str, Parameter]:
         """`dictionary` (E, R) is where all of them start."""
-        steps, states = range(iterations), sum(self.atoms)
-
-        def initial(layer: int) -> Tensor:
-            return dictionary if layer < iterations else dictionary[-self.bins :]
-
-        found = {DICTIONARY: Parameter(range(iterations + 1), initial, self.kind)}
+        found, states = {DICTIONARY: dictionaries(dictionary, self.bins, iterations, self.kind)}, sum(self.atoms)
         if self.trained_penalty:
-            found["penalty"] = Parameter(
-                steps, lambda _: torch.full((states, 1), self.sparsity, dtype=dictionary.dtype), "log"
-            )
+            found["penalty"] = penalties(self.sparsity, dictionary, iterations)
         if self.recurrent:
             transition = KEPT * torch.eye(states) + SPREAD / states
             found["transition"] = Parameter([0], lambda _: transition, "log", shared=True)

@@ -46,7 +46,7 @@ def small_log_mean(weighted: Tensor, exponent: Tensor, power: Tensor) -> Tensor:
 
 
 def log_power_mean(log_values: Tensor, log_weights: Tensor, power: Tensor | float) -> Tensor:
-    """log M_p of values exp(`log_values`) with weights proportional to exp(`log_weights`), over the last dimension.
+    """Log M_p of values exp(`log_values`) with weights proportional to exp(`log_weights`), over the last dimension.
 
     Never decreases in p, moves with shifts of `log_values`, and is differentiable in all three arguments, any number of
     times, at p = 0 as elsewhere.
@@ -72,7 +72,7 @@ def log_power_mean(log_values: Tensor, log_weights: Tensor, power: Tensor | floa
 
 
 def log_power_lerp(old: Tensor, new: Tensor, weight: Tensor | float, power: Tensor | float) -> Tensor:
-    """log M_p of exp(old) and exp(new) with weights 1 - gamma and gamma: old + log(1 + gamma expm1(p (new - old)))/p.
+    """Log M_p of exp(old) and exp(new) with weights 1 - gamma and gamma: old + log(1 + gamma expm1(p (new - old)))/p.
 
     Equals `old` for gamma = 0 and `new` for gamma = 1, bit for bit, and is differentiable there, also in gamma; where
     new - old exceeds LARGE/|p| and gamma leaves 0 (or 1), the derivative by gamma saturates at exp(LARGE)/|p|.

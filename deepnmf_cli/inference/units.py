@@ -34,7 +34,7 @@ class Exponent:
 
 
 @dataclass(frozen=True)
-class UnitMessages(Algorithm[Tensor, Tensor | None]):
+class UnitMessages(Algorithm[Tensor, Tensor]):
     """What all of them have in common."""
 
     alpha: float | Exponent
@@ -101,8 +101,9 @@ class Layers(UnitMessages):
             found["schedule"] = Parameter(same, lambda k: torch.full(self._scheduled(k), GAMMA_LOGIT))
         return self._with_exponent(found, upper)
 
-    def start(self, evidence: Tensor, parameters: Parameters) -> None:
-        """q^0 = 0, from which no messages come."""
+    def start(self, evidence: Tensor, parameters: Parameters) -> Tensor:
+        """q^0 = 0: the beliefs of no units, from which no messages come, (N, 0) or (N, 0, n)."""
+        return evidence.new_zeros(len(evidence), 0, *self._shape(0)[1:])
 
     @abstractmethod
     def excess(self, parameters: Parameters) -> Tensor:
@@ -125,18 +126,18 @@ class Layers(UnitMessages):
 class UnitLayers(Layers):
     """Layers of units with two states: u^k = sum_j message(u^{k-1}_j, W^k_ij) + A^k x + c^k.
 
-    The state is u^k (N, I), or None for q^0 = 0. For alpha = 0 this is a sigmoid network (20).
+    The state is u^k (N, I). For alpha = 0 this is a sigmoid network (20).
     """
 
-    def step(self, evidence: Tensor, state: Tensor | None, parameters: Parameters) -> Tensor:
-        if state is None:
+    def step(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
+        if not state.shape[1]:
             return linear(evidence, parameters["evidence"], parameters["bias"])
         bias = parameters["bias"]
         if self.every:
             bias = linear(evidence, parameters["evidence"], bias)
         return _mixed(state, self.received(state, parameters["couplings"], bias, parameters), parameters)
 
-    def readout(self, evidence: Tensor, state: Tensor | None, parameters: Parameters) -> Tensor:
+    def readout(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
         """b(1) of the last layer's units."""
         return torch.sigmoid(state)
 
@@ -159,23 +160,23 @@ class UnitLayers(Layers):
 class StateLayers(Layers):
     """Layers of units with n states in the log form, (29) and (30), and its mean-field and power-mean relatives.
 
-    The state is log b (N, J, n). Couplings are psi (J, n, I n'), evidence (I n', D), bias (I, n'). The units of the last
-    layer have two states.
+    The state is log b (N, J, n). Couplings are psi (J, n, I n'), evidence (I n', D), bias (I, n'). The units of the
+    last layer have two states.
     """
 
     states: int = 2
     temperature: float = 1.0
 
-    def step(self, evidence: Tensor, state: Tensor | None, parameters: Parameters) -> Tensor:
+    def step(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
         new = parameters["bias"].flatten()
-        if state is None or self.every:
+        if self.every or not state.shape[1]:
             new = linear(evidence, parameters["evidence"], new)
-        if state is not None:
+        if state.shape[1]:
             new = new + self._received(state, parameters)
         new = new.unflatten(-1, parameters["bias"].shape).log_softmax(-1)
-        return new if state is None else _mixed(state, new, parameters)
+        return _mixed(state, new, parameters) if state.shape[1] else new
 
-    def readout(self, evidence: Tensor, state: Tensor | None, parameters: Parameters) -> Tensor:
+    def readout(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
         """b(1) of the last layer's units."""
         return state.softmax(-1)[..., 1]
 
@@ -229,14 +230,14 @@ class Field(UnitMessages):
     def start(self, evidence: Tensor, parameters: Parameters) -> Tensor:
         return linear(evidence, parameters["evidence"], parameters["bias"])
 
-    def step(self, evidence: Tensor, state: Tensor | None, parameters: Parameters) -> Tensor:
+    def step(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
         (i, j), couplings = self.graph.edges.to(state.device), parameters["couplings"]
         matrix = couplings.new_zeros(self.graph.nodes, self.graph.nodes)
         matrix = matrix.index_put((i, j), couplings).index_put((j, i), couplings)
         new = self.received(state, matrix, self.start(evidence, parameters), parameters)
         return _mixed(state, new, parameters)
 
-    def readout(self, evidence: Tensor, state: Tensor | None, parameters: Parameters) -> Tensor:
+    def readout(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
         """b(1) of the last units."""
         return torch.sigmoid(state[..., -self.shown :])
 
@@ -255,7 +256,7 @@ class ReciprocalField(Field):
     def start(self, evidence: Tensor, parameters: Parameters) -> Tensor:
         return evidence.new_zeros(len(evidence), 2 * self.graph.size)
 
-    def step(self, evidence: Tensor, state: Tensor | None, parameters: Parameters) -> Tensor:
+    def step(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
         """(22) for units in {0, 1}: the message over w from beliefs without what came the other way."""
         alpha = self.exponent(parameters)
         sending = self._fields(evidence, state, parameters)[:, self.graph.sources.to(state.device)]
@@ -265,7 +266,7 @@ class ReciprocalField(Field):
             parameters = {**parameters, "schedule": logit[self.graph.targets.to(logit.device)]}
         return _mixed(state, new, parameters)
 
-    def readout(self, evidence: Tensor, state: Tensor | None, parameters: Parameters) -> Tensor:
+    def readout(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
         """b(1) of the last units."""
         return torch.sigmoid(self._fields(evidence, state, parameters)[..., -self.shown :])
 

@@ -85,7 +85,7 @@ class GridKernel:
 
         for_each(example, batch)
         pieces = totals.sum(0).split([w.numel() for w in weights])
-        return [out, carried, *(p.view_as(w) for p, w in zip(pieces, weights))]
+        return [out, carried, *(p.view_as(w) for p, w in zip(pieces, weights, strict=True))]
 
 
 class _Layer(torch.autograd.Function):
@@ -98,8 +98,9 @@ class _Layer(torch.autograd.Function):
         return out, path[-1].clone()  # a copy: whoever carries it on must not keep the whole path
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, ended: Tensor) -> tuple[Tensor | None, ...]:
+    @once_differentiable  # whose type hides the name of `ctx`
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        gradient, ended = grad_outputs
         field, start, path, *weights = ctx.saved_tensors
         return None, *ctx.kernel.backward(field, start, weights, path, gradient.contiguous(), ended)
 

@@ -7,6 +7,7 @@ product. In such graphs every operation costs more for being one than for what i
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import onnx
 from onnx import TensorProto, helper
@@ -35,7 +36,7 @@ def spell_out(model: onnx.ModelProto, single_frames: bool) -> None:
         elif node.op_type == SPINS:
             result = _spins(writer, inputs, length, reverse)
         elif single_frames:
-            result = _gated_unit(writer, inputs, *(shapes[name] for name in (*inputs[:2], node.output[0])))
+            result = _gated_unit(writer, inputs, *(_known(shapes[name]) for name in (*inputs[:2], node.output[0])))
         else:
             result = _both_ways(writer, inputs, length)
         writer("Identity", result, output=node.output[0])
@@ -54,7 +55,7 @@ class _Writer:
     prefix: str
     nodes: list[onnx.NodeProto] = field(default_factory=list)
 
-    def __call__(self, kind: str, *inputs: str, output: str = "", outputs: int = 1, **attributes: object) -> str:
+    def __call__(self, kind: str, *inputs: str, output: str = "", outputs: int = 1, **attributes: Any) -> str:
         names = [output or f"{self.prefix}{len(self.nodes)}.{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(kind, list(inputs), names, name=names[0], **attributes))
         return names[0]
@@ -84,8 +85,17 @@ def _relax(write: _Writer, inputs: list[str], length: int | None, reverse: bool)
 def _scan(write: _Writer, inputs: list[str], reverse: bool, body: onnx.GraphProto) -> str:
     """The path of a recursion over two sequences, from a start."""
     first, second, start = inputs
-    directions = {"scan_input_directions": [int(reverse)] * 2, "scan_output_directions": [int(reverse)]}
-    write("Scan", start, first, second, outputs=2, num_scan_inputs=2, body=body, **directions)
+    write(
+        "Scan",
+        start,
+        first,
+        second,
+        outputs=2,
+        num_scan_inputs=2,
+        body=body,
+        scan_input_directions=[int(reverse)] * 2,
+        scan_output_directions=[int(reverse)],
+    )
     return write.nodes[-1].output[1]
 
 
@@ -94,18 +104,18 @@ def _spins(write: _Writer, inputs: list[str], length: int | None, reverse: bool)
     if length == 1:
         target, coefficient = write.parts(write.linear(x, weight, bias), 2, -1)
     else:  # the parts of a long product would be copies
-        parts = zip(write.parts(weight, 2), write.parts(bias, 2, -1))
+        parts = zip(write.parts(weight, 2), write.parts(bias, 2, -1), strict=True)
         target, coefficient = (write.linear(x, w, b) for w, b in parts)
     return _relax(write, [write("Tanh", target), write("Sigmoid", coefficient), start], length, reverse)
 
 
 def _both_ways(write: _Writer, inputs: list[str], length: int | None) -> str:
     x, weight, bias, start = inputs
-    directions = zip(write.parts(weight, 2), write.parts(bias, 2, -1), (False, True))
+    directions = zip(write.parts(weight, 2), write.parts(bias, 2, -1), (False, True), strict=True)
     return write("Concat", *(_spins(write, [x, w, b, start], length, reverse) for w, b, reverse in directions), axis=-1)
 
 
-def _gated_unit(write: _Writer, inputs: list[str], chain: Sizes, weights: Sizes, result: Sizes) -> str:
+def _gated_unit(write: _Writer, inputs: list[str], chain: list[int], weights: list[int], result: list[int]) -> str:
     """Both directions as one GRU of one direction, which takes two thirds of the time of one of two: what runs backward
     is put in reverse order before it, and again afterwards.
 
@@ -135,7 +145,8 @@ def _gated_unit(write: _Writer, inputs: list[str], chain: Sizes, weights: Sizes,
 
 def _reverse_second(write: _Writer, x: str, steps: int, width: int) -> str:
     """The steps of two directions (steps, 2, width), those of the second in reverse order: ONNX reverses the first `n`
-    steps of each, and one step is its own reverse."""
+    steps of each, and one step is its own reverse.
+    """
     shaped = write("Reshape", x, write.constant(steps, 2, width))
     return write("ReverseSequence", shaped, write.constant(1, steps), time_axis=0, batch_axis=1)
 
@@ -175,7 +186,15 @@ def _body(name: str, *nodes: onnx.NodeProto) -> onnx.GraphProto:
 
 def _shapes(graph: onnx.GraphProto) -> dict[str, Sizes]:
     """Name -> sizes, None where the number of frames decides."""
-    return {
-        value.name: [d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim]
-        for value in [*graph.value_info, *graph.input, *graph.output]
-    } | {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    found: dict[str, Sizes] = {}
+    for value in [*graph.value_info, *graph.input, *graph.output]:
+        sizes = value.type.tensor_type.shape.dim
+        found[value.name] = [d.dim_value if d.HasField("dim_value") else None for d in sizes]
+    for tensor in graph.initializer:
+        found[tensor.name] = list(tensor.dims)
+    return found
+
+
+def _known(sizes: Sizes) -> list[int]:
+    """Sizes of a tensor in a graph for single frames, in which nothing else decides."""
+    return [size for size in sizes if size is not None]

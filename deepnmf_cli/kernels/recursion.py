@@ -89,7 +89,8 @@ class _Path(torch.autograd.Function):
         return path
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor, Tensor, Tensor, None]:
+        (gradient,) = grad_outputs
         f, g, start, path = ctx.saved_tensors
         before = torch.cat([path[1:], start[None]] if ctx.reverse else [start[None], path[:-1]])
         in_f, in_g, in_before = ctx.recursion.slopes(f, g, before)
@@ -149,5 +150,6 @@ def _triton() -> ModuleType | None:
 
 def exported(name: str, inputs: tuple[Tensor, ...], shape: torch.Size | tuple, reverse: bool = False) -> Tensor:
     """Return the operation DOMAIN::`name` in the graph that is being exported; its result has `shape`."""
-    attributes = {"reverse": int(reverse)}
-    return torch.onnx.ops.symbolic(f"{DOMAIN}::{name}", inputs, attributes, dtype=inputs[0].dtype, shape=shape)
+    return torch.onnx.ops.symbolic(
+        f"{DOMAIN}::{name}", inputs, {"reverse": int(reverse)}, dtype=inputs[0].dtype, shape=shape
+    )

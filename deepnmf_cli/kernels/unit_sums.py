@@ -84,8 +84,9 @@ class _Sums(torch.autograd.Function):
         return kernel.forward(log_odds.sigmoid(), (-log_odds).sigmoid(), filled.exp())[:, :targets]
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor]:
+    @once_differentiable  # whose type hides the name of `ctx`
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (gradient,) = grad_outputs
         (log_odds, filled), (units, targets) = ctx.saved_tensors, ctx.sizes
         on, off, ratios = log_odds.sigmoid(), (-log_odds).sigmoid(), filled.exp()
         gradient = pad(gradient, (0, -targets % TARGETS)).contiguous()

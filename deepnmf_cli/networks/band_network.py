@@ -3,6 +3,7 @@
 Bands are single bins where harmonics are resolved, and wider bands on the ERB scale above.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,12 +35,38 @@ def band_matrix(bins: int, single: int, wide: int, rate_hz: int) -> Tensor:
     return matrix.float()
 
 
+@dataclass(frozen=True)
+class BandSettings:
+    """The bands of a network: a subclass adds the rest of its shape."""
+
+    bins: int = 257
+    rate_hz: int = 16000
+    single_bands: int = 64
+    """Lowest bins that are bands of their own."""
+    wide_bands: int = 32
+    """ERB bands above them."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.single_bands < self.bins:
+            raise ValueError("single_bands must be below bins")
+        if self.wide_bands < 1:
+            raise ValueError("wide_bands must be at least 1")
+
+    @property
+    def bands(self) -> int:
+        """Bands in all."""
+        return self.single_bands + self.wide_bands
+
+
 class BandNetwork(MaskNetwork):
-    """A `MaskNetwork` whose settings have `bins`, `rate_hz`, `single_bands` and `wide_bands`.
+    """A `MaskNetwork` whose settings are `BandSettings`.
 
     `to_bands` (wide bands, bins above the single ones) takes means of magnitudes; `to_bins`, of the transposed shape,
     takes means of masks, its rows sum to one.
     """
+
+    to_bins: Tensor
+    to_bands: Tensor
 
     def __init__(self, settings: Any) -> None:
         super().__init__()

@@ -37,7 +37,7 @@ class MaskNetwork(nn.Module):
     mixed_precision: ClassVar[bool] = True
     """Whether training on CUDA may compute its matrix products in bfloat16."""
     same_operations: ClassVar[bool] = False
-    """Whether every batch takes the same operations on tensors, whatever is in it, so that CUDA graphs may replay them."""
+    """Whether every batch takes the same operations on tensors, so that CUDA graphs may replay them."""
     from_dictionary: ClassVar[bool] = False
     """Whether it is made with a `dictionary` of speech and noise that is learned before training."""
     learns_noise: ClassVar[bool] = False
@@ -55,14 +55,15 @@ class MaskNetwork(nn.Module):
 
     def hear(self, spectrum: Tensor, window_hops: int) -> Tensor:
         """What `forward` takes of the spectra (B, F, T) of whole recordings of one channel, complex, whose windows have
-        `window_hops` hops."""
+        `window_hops` hops.
+        """
         return features(spectrum[:, None], None, window_hops, self.hears_phase, modulus)
 
     def forward(self, heard: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Masks (B, 2, F, T) of magnitudes (B, F, T) >= 0, speech first, summing to one over the sources.
 
-        A network that hears phase takes `signal.features.phase_features` (B, 5, F, T), and may add a third plane to the masks.
-        `state` is None at the start of a recording and otherwise what the previous block returned: blocks of any
+        A network that hears phase takes `signal.features.phase_features` (B, 5, F, T), and may add a third plane to the
+        masks. `state` is None at the start of a recording and otherwise what the previous block returned: blocks of any
         length give the same masks as the whole recording.
         """
         past, inner = (None, None) if state is None else state
@@ -89,8 +90,14 @@ class MaskNetwork(nn.Module):
 
     def moved(self, tensors: dict[str, Tensor], given: tuple[Any, FrontEnd], own: FrontEnd) -> dict[str, Tensor]:
         """Return the weights of a network with settings and front end `given` in the places that they have in this one,
-        behind its `own` front end: as they are, unless a kind of network knows better."""
+        behind its `own` front end: as they are, unless a kind of network knows better.
+        """
         return tensors
+
+    @property
+    def speech_atoms(self) -> Tensor:
+        """Atoms of speech (T F, R) that noise can be learned beside. Raises TypeError where there are none."""
+        raise TypeError(f"{type(self).__name__} has no atoms of speech")
 
     def with_noise_atoms(self, atoms: Tensor) -> "MaskNetwork":
         """Return the same network with further atoms of noise. Raises TypeError for one that has no place for them."""

@@ -86,6 +86,7 @@ class DeepNmf(FrameNetwork):
     from_dictionary = True
     learns_noise = True
     names_slots = True
+    unfolded: Unfolded[Tensor, Tensor, nmf.SparseNmf]
     mixed_precision = False  # half precision has no room for nmf.FLOOR
 
     def __init__(self, settings: DeepNmfSettings = DeepNmfSettings(), dictionary: Tensor | None = None) -> None:
@@ -126,6 +127,10 @@ class DeepNmf(FrameNetwork):
     def analysis(self) -> Tensor:
         """The dictionary (T F, 2R) of the first layer, speech atoms first."""
         return self.unfolded.bank.value(DICTIONARY, 0)
+
+    @property
+    def speech_atoms(self) -> Tensor:
+        return self.analysis[:, : self.settings.atoms]
 
     def with_noise_atoms(self, atoms: Tensor) -> "DeepNmf":
         """The same network with `atoms` (T F, E) >= 0, of unit norm, on the noise side of every layer; none trained."""

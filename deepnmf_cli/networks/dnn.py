@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,20 +42,21 @@ class Dnn(FrameNetwork):
         self.settings = settings
         sizes = [settings.bins * settings.context, *settings.hidden, settings.bins]
         self.features = LogFeatures(settings.bins)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
-        for layer in self.layers:
+        layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]
+        for k, layer in enumerate(layers):
             # A sigmoid has slope 1/4 at zero: Glorot's range times four keeps the spread of the signals over depth.
-            nn.init.xavier_uniform_(layer.weight, gain=4.0 if layer is not self.layers[0] else 1.0)
+            nn.init.xavier_uniform_(layer.weight, gain=4.0 if k else 1.0)
             nn.init.zeros_(layer.bias)
+        self.layers = nn.ModuleList(layers)
 
     def fit(self, frames: Callable[[], Tensor]) -> None:
         self.features.fit(frames())
 
-    def frame_masks(self, stacked: Tensor, fixed: None = None) -> Tensor:
+    def frame_masks(self, stacked: Tensor, fixed: Any = None) -> Tensor:
         units = self.features(stacked).mT
         for layer in self.layers:
             units = torch.sigmoid(layer(units))
         return torch.stack([units.mT, 1 - units.mT])
 
     def macs_per_frame(self) -> int:
-        return sum(layer.weight.numel() for layer in self.layers)
+        return sum(p.numel() for p in self.layers.parameters() if p.dim() == 2)

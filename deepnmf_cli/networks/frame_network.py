@@ -12,6 +12,9 @@ from deepnmf_cli.signal.level import stack_context
 LOG_FLOOR = 1e-2
 """Added to level-normalised magnitudes before the logarithm: 40 dB below the running level, masks hardly matter."""
 
+SMALLEST_DEVIATION = 0.1
+"""Of a bin in which nothing ever happens: what is heard there later must not become huge."""
+
 
 class LogFeatures(nn.Module):
     """Logarithms of level-normalised magnitudes, with mean zero and variance one in every bin.
@@ -19,6 +22,9 @@ class LogFeatures(nn.Module):
     The statistics are fixed before training (`fit`). They differ by two standard deviations between the lowest and the
     highest bins, and a sigmoid network that has to find that out itself learns markedly slower.
     """
+
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(self, bins: int) -> None:
         super().__init__()
@@ -39,10 +45,6 @@ class LogFeatures(nn.Module):
         self.deviation.copy_(logarithms.std(1, keepdim=True).clamp_min(SMALLEST_DEVIATION))
 
 
-SMALLEST_DEVIATION = 0.1
-"""Of a bin in which nothing ever happens: what is heard there later must not become huge."""
-
-
 class FrameNetwork(MaskNetwork):
     """A subclass implements `frame_masks`; its settings have `context`, the number of frames stacked.
 
@@ -58,7 +60,8 @@ class FrameNetwork(MaskNetwork):
 
     def frame_masks(self, stacked: Tensor, fixed: Any = None) -> Tensor:
         """Masks (2, F, N), speech first, of N stacked frames (context F, N) of level-normalised magnitudes, the oldest
-        frame on top. `fixed` may be what `fixed_state` gave for the same frames."""
+        frame on top. `fixed` may be what `fixed_state` gave for the same frames.
+        """
         raise TypeError(f"{type(self).__name__} does not define frame_masks")
 
     @property

@@ -1,9 +1,10 @@
 """The grid network: relaxed steps of mean field along time and along frequency, unfolded; few weights, many messages.
 
-Every frame has nodes along frequency, each for a few bands and with C spins in +-1. What runs is `inference.grid`: in layer k
-messages go forward in time (causal), then both ways along frequency, as far as a trained schedule says that depends on the
-data. Each chain by itself is scheduled mean field, (14)-(15); the whole is wired like inference on a grid, and no grid-shaped
-field is solved by it (docs/theory/grid.md). Weights are shared by all nodes of a layer, and untied between layers.
+Every frame has nodes along frequency, each for a few bands and with C spins in +-1. What runs is `inference.grid`: in
+layer k messages go forward in time (causal), then both ways along frequency, as far as a trained schedule says that
+depends on the data. Each chain by itself is scheduled mean field, (14)-(15); the whole is wired like inference on a
+grid, and no grid-shaped field is solved by it (docs/theory/grid.md). Weights are shared by all nodes of a layer, and
+untied between layers.
 """
 
 from dataclasses import replace
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from deepnmf_cli.inference.chain import MEAN_FIELD, MESSAGES
-from deepnmf_cli.inference.grid import GridInference
+from deepnmf_cli.inference.grid import GridEvidence, GridInference, GridState
 from deepnmf_cli.kernels.grid_layer import compile_kernel
 from deepnmf_cli.networks.band_network import BandNetwork
 from deepnmf_cli.networks.grid_settings import NEIGHBOURS, GridSettings
@@ -31,7 +32,58 @@ QUIET = 1e-8
 """Squared product of two bins 40 dB below the level: below that, phase differences fade out."""
 
 
-class Grid(BandNetwork):
+class GridWiring(BandNetwork):
+    """Bands in front, nodes that observe a few of them each, layers on these, and masks of bands spread over bins.
+
+    A subclass implements `beginning` and `infer`; its settings are a `GridShape`.
+    """
+
+    def masks(self, evidence: Tensor, state: tuple | None) -> tuple[Tensor, tuple]:
+        s, phase = self.settings, None
+        if self.hears_phase:
+            evidence, phase = evidence[:, 0], self._windows(_compressed(evidence[:, 1:, : s.single_bands]))
+        bands = self.pool(evidence).pow(COMPRESSION)
+        past, begin = (None, None) if state is None else state
+        stacked, past = stack_context(bands, s.context, past)
+        observed = self._observe(stacked)
+        begin = self.beginning(observed) if begin is None else begin
+        (marginals, turn), ended = self.infer((observed, begin, phase))
+        # Frequency comes last in memory, as in spectra, with which the masks will be multiplied.
+        speech = self.spread(marginals.flatten(2).transpose(0, 1))
+        planes = [speech] if turn is None else self._turned(speech, turn)
+        return torch.stack([planes[0], 1 - planes[0], *planes[1:]], 1).transpose(-1, -2), (past, ended)
+
+    def beginning(self, observed: Tensor) -> tuple:
+        """What each layer begins with in time, for evidence (T, B, N, E)."""
+        raise TypeError(f"{type(self).__name__} does not define beginning")
+
+    def infer(self, evidence: GridEvidence) -> tuple[tuple[Tensor, Tensor | None], tuple]:
+        """What `GridInference.readout` returns, and what each layer ended with in time."""
+        raise TypeError(f"{type(self).__name__} does not define infer")
+
+    def _observe(self, stacked: Tensor) -> Tensor:
+        """Evidence (T, B, N, E) of stacked bands (B, context * bands, T): each node's bands and their neighbours."""
+        return self._windows(stacked.unflatten(1, (self.settings.context, -1)))
+
+    def _windows(self, bands: Tensor) -> Tensor:
+        """What nodes see (T, B, N', P window) of P values in each band (B, P, N' bands per node, T)."""
+        s = self.settings
+        windows = pad(bands.movedim(-1, 0), (NEIGHBOURS, NEIGHBOURS)).unfold(-1, s.window, s.bands_per_node)
+        return windows.transpose(2, 3).flatten(3)
+
+    def _turned(self, speech: Tensor, turn: Tensor) -> list[Tensor]:
+        """Real and imaginary part (B, T, F) of the mask `speech` (B, T, F) plus `turn` (T, B, N', 2 bands per node) in
+        the single bands, of modulus 1 at most: no bin is amplified.
+        """
+        s = self.settings
+        real, imaginary = turn.unflatten(3, (s.bands_per_node, 2)).flatten(2, 3).transpose(0, 1).unbind(-1)
+        wide = s.bins - s.single_bands
+        real, imaginary = speech + pad(real, (0, wide)), pad(imaginary, (0, wide))
+        shrink = (real.square() + imaginary.square()).clamp_min(1).rsqrt()
+        return [real * shrink, imaginary * shrink]
+
+
+class Grid(GridWiring):
     """Relaxed steps of mean field along time and along frequency; see the module's text and docs/theory/grid.md."""
 
     name = "grid"
@@ -40,6 +92,7 @@ class Grid(BandNetwork):
     mixed_precision = False  # products of a few columns wait for memory, and conversions add to that
     same_operations = True
     names_slots = True
+    unfolded: Unfolded[GridEvidence, GridState, GridInference]
 
     def __init__(self, settings: GridSettings = GridSettings()) -> None:
         super().__init__(settings)
@@ -69,48 +122,16 @@ class Grid(BandNetwork):
     def hears_phase(self) -> bool:
         return self.settings.phase
 
-    def masks(self, evidence: Tensor, state: tuple | None) -> tuple[Tensor, tuple]:
-        s, phase = self.settings, None
-        if self.hears_phase:
-            evidence, phase = evidence[:, 0], self._windows(_compressed(evidence[:, 1:, : s.single_bands]))
-        bands = self.pool(evidence).pow(COMPRESSION)
-        past, begin = (None, None) if state is None else state
-        stacked, past = stack_context(bands, s.context, past)
-        observed = self._observe(stacked)
-        begin = self.beginning(observed) if begin is None else begin
-        (marginals, turn), (_, _, ended) = self.unfolded.infer((observed, begin, phase))
-        # Frequency comes last in memory, as in spectra, with which the masks will be multiplied.
-        speech = self.spread(marginals.flatten(2).transpose(0, 1))
-        planes = [speech] if turn is None else self._turned(speech, turn)
-        return torch.stack([planes[0], 1 - planes[0], *planes[1:]], 1).transpose(-1, -2), (past, ended)
-
     def beginning(self, observed: Tensor) -> tuple:
-        """What each layer begins with in time, for evidence (T, B, N, E)."""
         batch, nodes = observed.shape[1:3]
         spins = (observed.new_zeros(batch, nodes, self.settings.channels),)
         if self.settings.frame_spins:
             spins += (observed.new_zeros(batch, self.settings.frame_spins),)
         return (spins,) * self.settings.iterations
 
-    def _observe(self, stacked: Tensor) -> Tensor:
-        """Evidence (T, B, N, E) of stacked bands (B, context * bands, T): each node's bands and their neighbours."""
-        return self._windows(stacked.unflatten(1, (self.settings.context, -1)))
-
-    def _windows(self, bands: Tensor) -> Tensor:
-        """What nodes see (T, B, N', P window) of P values in each band (B, P, N' bands per node, T)."""
-        s = self.settings
-        windows = pad(bands.movedim(-1, 0), (NEIGHBOURS, NEIGHBOURS)).unfold(-1, s.window, s.bands_per_node)
-        return windows.transpose(2, 3).flatten(3)
-
-    def _turned(self, speech: Tensor, turn: Tensor) -> list[Tensor]:
-        """Real and imaginary part (B, T, F) of the mask `speech` (B, T, F) plus `turn` (T, B, N', 2 bands per node) in the
-        single bands, of modulus 1 at most: no bin is amplified."""
-        s = self.settings
-        real, imaginary = turn.unflatten(3, (s.bands_per_node, 2)).flatten(2, 3).transpose(0, 1).unbind(-1)
-        wide = s.bins - s.single_bands
-        real, imaginary = speech + pad(real, (0, wide)), pad(imaginary, (0, wide))
-        shrink = (real.square() + imaginary.square()).clamp_min(1).rsqrt()
-        return [real * shrink, imaginary * shrink]
+    def infer(self, evidence: GridEvidence) -> tuple[tuple[Tensor, Tensor | None], tuple]:
+        marginals, (_, _, ended) = self.unfolded.infer(evidence)
+        return marginals, ended
 
     def macs_per_frame(self) -> int:
         s = self.settings

@@ -3,21 +3,16 @@
 from dataclasses import dataclass
 
 from deepnmf_cli.inference.chain import MESSAGES
+from deepnmf_cli.networks.band_network import BandSettings
 
 NEIGHBOURS = 2
 """Bands beyond its own that a node sees on either side."""
 
 
 @dataclass(frozen=True)
-class GridShape:
+class GridShape(BandSettings):
     """What all of them have, whatever their cells are."""
 
-    bins: int = 257
-    rate_hz: int = 16000
-    single_bands: int = 64
-    """Lowest bins that are bands of their own."""
-    wide_bands: int = 32
-    """ERB bands above them."""
     bands_per_node: int = 2
     """Neighbouring bands that a node stands for."""
     channels: int = 24
@@ -28,19 +23,18 @@ class GridShape:
     """Frames that a node's evidence covers, the present one included."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.channels % 2 or self.channels < 2:
             raise ValueError("channels must be an even number, at least 2")
-        if self.single_bands >= self.bins:
-            raise ValueError("single_bands must be below bins")
-        if min(self.iterations, self.context, self.wide_bands, self.bands_per_node) < 1:
-            raise ValueError("iterations, context, wide_bands and bands_per_node must be at least 1")
-        if (self.single_bands + self.wide_bands) % self.bands_per_node:
+        if min(self.iterations, self.context, self.bands_per_node) < 1:
+            raise ValueError("iterations, context and bands_per_node must be at least 1")
+        if self.bands % self.bands_per_node:
             raise ValueError("single_bands + wide_bands must be a multiple of bands_per_node")
 
     @property
     def nodes(self) -> int:
         """Nodes per frame (N)."""
-        return (self.single_bands + self.wide_bands) // self.bands_per_node
+        return self.bands // self.bands_per_node
 
     @property
     def window(self) -> int:

@@ -7,11 +7,11 @@ Weights = dict[str, Tensor]
 
 
 def widened(own: Weights, given: Weights) -> Weights:
-    """The frames' weights of `given` in the place of those of `own`, where there are at least as many spins and channels.
+    """Weights of frames: `given` in the place of `own`, where there are at least as many spins and channels.
 
-    New spins (S) hear everything at random, and new channels (P) tell the nodes nothing; old spins hear nothing from new
-    channels, and old channels tell nothing from new spins. So the grid of `own` does what that of `given` does, and every
-    new weight has a gradient as soon as those that are zero have moved. Empty unless layers and nodes agree.
+    New spins (S) hear everything at random, and new channels (P) tell the nodes nothing; old spins hear nothing from
+    new channels, and old channels tell nothing from new spins. So the grid of `own` does what that of `given` does, and
+    every new weight has a gradient as soon as those that are zero have moved. Empty unless layers and nodes agree.
     """
     layers = [name.rsplit("_", 1)[1] for name in own if name.startswith("frame_send_")]
     grown = {}

@@ -6,6 +6,7 @@ frequency, "speech dominates here", and their marginals are the mask. `docs/theo
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,17 +26,18 @@ MACS_PER_MESSAGE = {True: 1, False: 3}
 class MrfNetwork(FrameNetwork):
     """K rounds of messages over a bank of couplings, evidence weights and biases."""
 
-    alpha: float | None = None
-    """Exponent of the messages; None where the settings have it."""
+    alpha: ClassVar[float]
+    """Exponent of the messages, unless the settings have it."""
+    unfolded: Unfolded[Tensor, Tensor, Layers | Field]
 
-    def __init__(self, settings: MeanFieldSettings) -> None:
+    def __init__(self, settings: MeanFieldSettings | None = None) -> None:
         super().__init__()
-        self.settings = settings
-        self.features = LogFeatures(settings.bins)
+        self.settings = s = self.settings_type() if settings is None else settings
+        self.features = LogFeatures(s.bins)
         algorithm = self._algorithm()
-        iterations = len(settings.sizes) if settings.graph == "layers" else settings.iterations
+        iterations = len(s.sizes) if s.graph == "layers" else s.iterations
         self.unfolded = Unfolded(algorithm, iterations, self._bank(algorithm, iterations))
-        if isinstance(algorithm, Layers) and self.alpha != 0:
+        if isinstance(algorithm, Layers) and algorithm.alpha != 0:
             self._centre(algorithm)
 
     def _bank(self, algorithm: Layers | Field, iterations: int) -> Bank:
@@ -80,14 +82,14 @@ class MrfNetwork(FrameNetwork):
     def fit(self, frames: Callable[[], Tensor]) -> None:
         self.features.fit(frames())
 
-    def frame_masks(self, stacked: Tensor, fixed: None = None) -> Tensor:
+    def frame_masks(self, stacked: Tensor, fixed: Any = None) -> Tensor:
         speech = self.unfolded(self.features(stacked).mT).mT
         return torch.stack([speech, 1 - speech])
 
     def accelerate(self) -> bool:
         algorithm = self.unfolded.algorithm
         kernel = compile_unit_kernel()
-        if kernel is None or self.alpha == 0 or isinstance(algorithm, StateLayers | ReciprocalField):
+        if kernel is None or algorithm.alpha == 0 or isinstance(algorithm, StateLayers | ReciprocalField):
             return False
         self.unfolded.algorithm = replace(algorithm, kernel=kernel)
         return True
@@ -95,27 +97,25 @@ class MrfNetwork(FrameNetwork):
     def macs_per_frame(self) -> int:
         """Of all layers; couplings count as often as `MACS_PER_MESSAGE` says, in a field in both directions."""
         bank, algorithm = self.unfolded.bank, self.unfolded.algorithm
-        total, both = 0, 2 if isinstance(algorithm, Field) else 1
+        total, per_coupling = 0, MACS_PER_MESSAGE[algorithm.alpha == 0] * (2 if isinstance(algorithm, Field) else 1)
         for k in range(self.unfolded.iterations):
             parameters = bank.layer(k)
-            if k == 0 or both == 2 or algorithm.every:
+            if k == 0 or isinstance(algorithm, Field) or algorithm.every:
                 total += parameters["evidence"].numel()
             if "couplings" in parameters:
-                total += both * MACS_PER_MESSAGE[self.alpha == 0] * parameters["couplings"].numel()
+                total += per_coupling * parameters["couplings"].numel()
         return total
 
 
 class MeanField(MrfNetwork):
     """Equation (20): a sigmoid network whose evidence feeds every layer, or with evidence "first" the conventional one,
-    equal to `Dnn`."""
+    equal to `Dnn`.
+    """
 
     name = "mean-field"
     description = "Unfolded mean field in a Markov random field: sigmoid units, evidence for every layer"
     settings_type = MeanFieldSettings
     alpha = 0.0
-
-    def __init__(self, settings: MeanFieldSettings = MeanFieldSettings()) -> None:
-        super().__init__(settings)
 
 
 class BeliefPropagation(MrfNetwork):
@@ -127,9 +127,6 @@ class BeliefPropagation(MrfNetwork):
     mixed_precision = False  # products of many factors need more than the eight bits of bfloat16
     alpha = 1.0
 
-    def __init__(self, settings: BeliefPropagationSettings = BeliefPropagationSettings()) -> None:
-        super().__init__(settings)
-
 
 class PowerMean(MrfNetwork):
     """Messages log(1 + b_j (exp(alpha w) - 1))/alpha, with an alpha for every layer."""
@@ -138,9 +135,6 @@ class PowerMean(MrfNetwork):
     description = "Messages between mean field and belief propagation, their exponent fixed, annealed or trained"
     settings_type = PowerMeanSettings
     mixed_precision = False
-
-    def __init__(self, settings: PowerMeanSettings = PowerMeanSettings()) -> None:
-        super().__init__(settings)
 
     def _exponent(self) -> Exponent:
         return Exponent(self.settings.alpha, self.settings.alphas == "trained")

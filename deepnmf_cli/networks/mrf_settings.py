@@ -1,6 +1,7 @@
 """Shapes of the Markov-random-field networks of `deepnmf_cli.networks.mrf`."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 GRAPHS = ("layers", "complete", "bands")
 SCHEDULES = ("synchronous", "layer", "unit")
@@ -61,7 +62,7 @@ class MeanFieldSettings:
     @property
     def scheduled(self) -> list[bool]:
         """Layer by layer, whether its units are those of the layer below and may keep some of their beliefs."""
-        return [a == b for a, b in zip(self.hidden[1:], self.hidden)]
+        return [a == b for a, b in pairwise(self.hidden)]
 
 
 @dataclass(frozen=True)

@@ -62,5 +62,5 @@ def noise_atoms(network: MaskNetwork, magnitude: Tensor, atoms: int = ATOMS) -> 
         settings.beta,
         activation_steps=STEPS,
         memory=0.0,
-        fixed=network.analysis[:, : settings.atoms],
+        fixed=network.speech_atoms,
     )

@@ -17,10 +17,10 @@ OF_NODES = ("observe_bias", "time_bias", "frequency_bias", "frame_spread")
 def relocated(given: Weights, old: tuple[GridSettings, FrontEnd], new: tuple[GridSettings, FrontEnd]) -> Weights:
     """The weights of a grid in their places on another front; unchanged where nodes have other numbers of bands.
 
-    Weights that every node has of its own are functions of frequency, and read off at the frequencies of the new nodes, on
-    straight lines between the old ones. What the spins of a frame hear is a sum over nodes, so a new node's share is the
-    number of old ones that it stands for. With other windows the phase difference of neighbouring bins turns by a constant
-    angle, and the weights that hear it turn with it. All other weights are shared by all nodes, and stay.
+    Weights that every node has of its own are functions of frequency, and read off at the frequencies of the new nodes,
+    on straight lines between the old ones. What the spins of a frame hear is a sum over nodes, so a new node's share is
+    the number of old ones that it stands for. With other windows the phase difference of neighbouring bins turns by a
+    constant angle, and the weights that hear it turn with it. All other weights are shared by all nodes, and stay.
     """
     before, after = old[0], new[0]
     if after.bands_per_node != before.bands_per_node:

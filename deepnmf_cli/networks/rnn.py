@@ -5,28 +5,28 @@ compared at equal size.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from deepnmf_cli.inference.grid import GridEvidence
-from deepnmf_cli.networks.band_network import BandNetwork
-from deepnmf_cli.networks.grid import COMPRESSION, Grid
+from deepnmf_cli.networks.band_network import BandNetwork, BandSettings
+from deepnmf_cli.networks.grid import COMPRESSION, GridWiring
 from deepnmf_cli.networks.grid_settings import GridShape
 
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 
 
+def _check_cell(name: str) -> None:
+    if name not in CELLS:
+        raise ValueError(f"cell {name!r} is none of {', '.join(CELLS)}")
+
+
 @dataclass(frozen=True)
-class RnnSettings:
+class RnnSettings(BandSettings):
     """Shape of an `Rnn`."""
 
-    bins: int = 257
-    rate_hz: int = 16000
-    single_bands: int = 64
-    """Lowest bins that are bands of their own."""
-    wide_bands: int = 32
-    """ERB bands above them."""
     cell: str = "gru"
     """"gru" or "lstm"."""
     hidden: int = 88
@@ -34,10 +34,10 @@ class RnnSettings:
     layers: int = 2
 
     def __post_init__(self) -> None:
-        if self.cell not in CELLS:
-            raise ValueError(f"cell {self.cell!r} is none of {', '.join(CELLS)}")
-        if min(self.hidden, self.layers, self.wide_bands) < 1 or not 0 <= self.single_bands < self.bins:
-            raise ValueError("hidden, layers and wide_bands must be at least 1, and single_bands below bins")
+        super().__post_init__()
+        _check_cell(self.cell)
+        if min(self.hidden, self.layers) < 1:
+            raise ValueError("hidden and layers must be at least 1")
 
 
 class Rnn(BandNetwork):
@@ -50,11 +50,10 @@ class Rnn(BandNetwork):
     def __init__(self, settings: RnnSettings = RnnSettings()) -> None:
         super().__init__(settings)
         s = settings
-        bands = s.single_bands + s.wide_bands
-        self.cells = CELLS[s.cell](bands, s.hidden, s.layers, batch_first=True)
-        self.read = nn.Linear(s.hidden, bands)
+        self.cells = CELLS[s.cell](s.bands, s.hidden, s.layers, batch_first=True)
+        self.read = nn.Linear(s.hidden, s.bands)
 
-    def masks(self, evidence: Tensor, state: Tensor | tuple | None) -> tuple[Tensor, Tensor | tuple]:
+    def masks(self, evidence: Tensor, state: Any) -> tuple[Tensor, Any]:
         bands = self.pool(evidence).pow(COMPRESSION)
         units, state = self.cells(bands.transpose(-1, -2), state)
         speech = self.spread(torch.sigmoid(self.read(units)))
@@ -74,12 +73,11 @@ class GridRnnSettings(GridShape):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.cell not in CELLS:
-            raise ValueError(f"cell {self.cell!r} is none of {', '.join(CELLS)}")
+        _check_cell(self.cell)
 
 
 class _CellLayers(nn.Module):
-    """What `Unfolded` is to the grid: evidence (T, B, N, E) in, marginals (T, B, N, bands per node) out."""
+    """Evidence (T, B, N, E) and the states of cells in, marginals (T, B, N, bands per node) and later states out."""
 
     def __init__(self, s: GridRnnSettings) -> None:
         super().__init__()
@@ -91,41 +89,36 @@ class _CellLayers(nn.Module):
         self.join = nn.ModuleList(nn.Linear(c, c, bias=False) for _ in range(s.iterations))
         self.read = nn.Linear(c, s.bands_per_node)
 
-    def infer(self, evidence: GridEvidence) -> tuple[tuple[Tensor, None], tuple]:
-        observed, begin, _ = evidence
+    def forward(self, observed: Tensor, begin: tuple) -> tuple[Tensor, tuple]:
         frames, batch, nodes, _ = observed.shape
         field, ended = self.observe(observed) + self.place, []
-        for time, frequency, join, state in zip(self.time, self.frequency, self.join, begin):
+        for time, frequency, join, state in zip(self.time, self.frequency, self.join, begin, strict=True):
             units, state = time(field.flatten(1, 2), state)
             ended.append(state)
             field = field + units.unflatten(1, (batch, nodes))
             along, _ = frequency(field.flatten(0, 1).transpose(0, 1))  # (N, T B, C)
             field = field + join(along).transpose(0, 1).unflatten(0, (frames, batch))
-        return (torch.sigmoid(self.read(field)), None), (field, (), tuple(ended))
+        return torch.sigmoid(self.read(field)), tuple(ended)
 
 
-class GridRnn(Grid):
+class GridRnn(GridWiring):
     """The grid with GRU or LSTM cells in place of scheduled mean field, in time and along frequency."""
 
     name = "grid-rnn"
     description = "The grid's wiring with GRU or LSTM cells, a conventional baseline"
     settings_type = GridRnnSettings
-    names_slots = False  # there is no bank
-    same_operations = False  # whether cuDNN's cells can be captured was not tried
+    mixed_precision = False
 
     def __init__(self, settings: GridRnnSettings = GridRnnSettings()) -> None:
-        BandNetwork.__init__(self, settings)
+        super().__init__(settings)
         self.unfolded = _CellLayers(settings)
-
-    @property
-    def hears_phase(self) -> bool:
-        return False
-
-    def accelerate(self) -> bool:
-        return False
 
     def beginning(self, observed: Tensor) -> tuple:
         return (None,) * self.settings.iterations  # PyTorch's cells begin with zeros
+
+    def infer(self, evidence: GridEvidence) -> tuple[tuple[Tensor, Tensor | None], tuple]:
+        marginals, ended = self.unfolded(*evidence[:2])
+        return (marginals, None), ended
 
     def macs_per_frame(self) -> int:
         per_node = sum(p.numel() for name, p in self.named_parameters() if "weight" in name)

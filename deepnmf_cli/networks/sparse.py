@@ -1,4 +1,4 @@
-"""Sparse coding and NMF on frequency bands, unfolded: atoms of speech and of noise, and a Wiener filter of their models.
+"""Sparse coding and NMF on frequency bands, unfolded, and a Wiener filter of the models of speech and noise.
 
 * `sparse-coding`: K iterations of an algorithm that recipes name, such as "ista" or "fista", on every frame.
 * `recurrent-ista`: ISTA whose iteration of a frame begins where that of the last frame ended, also relaxed,
@@ -9,34 +9,27 @@ With tied, untrained weights and without recurrence they are the classical algor
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from deepnmf_cli.inference import algorithms
-from deepnmf_cli.inference.algorithm import Algorithm
 from deepnmf_cli.inference.ista import Ista, SparseCoding
 from deepnmf_cli.inference.nmf import SparseNmf
-from deepnmf_cli.networks.band_network import BandNetwork
+from deepnmf_cli.networks.band_network import BandNetwork, BandSettings
 from deepnmf_cli.signal.level import stack_context
 from deepnmf_cli.unfold.network import Bank, Unfolded
 from deepnmf_cli.unfold.recurrent import RecurrentUnfolded
 
-ALGORITHMS = algorithms(SparseCoding)
+ALGORITHMS: dict[str, type[SparseCoding]] = algorithms(SparseCoding)
 """Names of `sparse-coding`'s algorithms -> the algorithms."""
 
 
 @dataclass(frozen=True)
-class CodingSettings:
+class CodingSettings(BandSettings):
     """Shape of a network of atoms on bands."""
 
-    bins: int = 257
-    rate_hz: int = 16000
-    single_bands: int = 64
-    """Lowest bins that are bands of their own."""
-    wide_bands: int = 32
-    """ERB bands above them."""
     context: int = 1
     """Frames stacked as evidence, the present one last."""
     atoms: int = 64
@@ -49,14 +42,9 @@ class CodingSettings:
     """Initial weight of the L1 penalty."""
 
     def __post_init__(self) -> None:
-        if min(self.context, self.atoms, self.iterations, self.wide_bands) < 1 or self.sparsity < 0:
-            raise ValueError("context, atoms, iterations and wide_bands must be at least 1, sparsity not negative")
-        if not 0 <= self.single_bands < self.bins:
-            raise ValueError("single_bands must be below bins")
-
-    @property
-    def bands(self) -> int:
-        return self.single_bands + self.wide_bands
+        super().__post_init__()
+        if min(self.context, self.atoms, self.iterations) < 1 or self.sparsity < 0:
+            raise ValueError("context, atoms and iterations must be at least 1, sparsity not negative")
 
     @property
     def evidence(self) -> int:
@@ -106,22 +94,21 @@ class _BandCoder(BandNetwork):
     compression: ClassVar[float]
     """Power applied to band magnitudes."""
 
-    def __init__(self, settings: CodingSettings, dictionary: Tensor | None) -> None:
+    def __init__(self, settings: CodingSettings | None = None, dictionary: Tensor | None = None) -> None:
         """`dictionary` (context * bands, 2R): where training starts, atoms of speech first; random by default."""
-        super().__init__(settings)
-        s = settings
+        super().__init__(self.settings_type() if settings is None else settings)
+        s = self.settings
         if dictionary is None:
             dictionary = torch.rand(s.evidence, 2 * s.atoms).square()
             dictionary = dictionary / dictionary.norm(dim=0)
-        algorithm = self._algorithm()
-        bank = Bank.declared(algorithm.parameters(s.iterations, dictionary), s.iterations, s.tied)
-        self.unfolded = self._unfold(algorithm, bank)
+        self.unfolded = self._unfold(dictionary)
 
-    def _algorithm(self) -> SparseCoding | SparseNmf:
+    def _unfold(self, dictionary: Tensor) -> Unfolded:
         raise TypeError(f"{type(self).__name__} has no algorithm")
 
-    def _unfold(self, algorithm: Algorithm, bank: Bank) -> Unfolded:
-        return RecurrentUnfolded(algorithm, self.settings.iterations, bank, self.settings.recurrent)
+    def _bank(self, algorithm: SparseCoding | SparseNmf, dictionary: Tensor) -> Bank:
+        s = self.settings
+        return Bank.declared(algorithm.parameters(s.iterations, dictionary), s.iterations, s.tied)
 
     def masks(self, evidence: Tensor, state: tuple | None) -> tuple[Tensor, tuple]:
         bands = self.pool(evidence)
@@ -134,7 +121,7 @@ class _BandCoder(BandNetwork):
 
     def _infer(self, stacked: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Masks (B, 2, bands, T), and what the next block begins with."""
-        return self.unfolded.infer((stacked, before))
+        raise TypeError(f"{type(self).__name__} has no algorithm")
 
     def macs_per_frame(self) -> int:
         """Into bands and back, the readout, and the transition and iterations of the subclass."""
@@ -152,20 +139,14 @@ class SparseCodingNetwork(_BandCoder):
     description = "Unfolded sparse coding: ISTA, FISTA and their relatives"
     settings_type = SparseCodingSettings
     compression = 0.3
+    unfolded: Unfolded[Tensor, Any, SparseCoding]
 
-    def __init__(
-        self, settings: SparseCodingSettings = SparseCodingSettings(), dictionary: Tensor | None = None
-    ) -> None:
-        super().__init__(settings, dictionary)
-
-    def _algorithm(self) -> SparseCoding:
+    def _unfold(self, dictionary: Tensor) -> Unfolded:
         s = self.settings
-        return ALGORITHMS[s.algorithm](s.bands, (s.atoms, s.atoms), s.sparsity)
+        algorithm = ALGORITHMS[s.algorithm](s.bands, (s.atoms, s.atoms), s.sparsity)
+        return Unfolded(algorithm, s.iterations, self._bank(algorithm, dictionary))
 
-    def _unfold(self, algorithm: Algorithm, bank: Bank) -> Unfolded:
-        return Unfolded(algorithm, self.settings.iterations, bank)
-
-    def _infer(self, stacked: Tensor, before: None) -> tuple[Tensor, None]:
+    def _infer(self, stacked: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return self.unfolded(stacked), None
 
     def _iteration_macs(self) -> int:
@@ -174,16 +155,28 @@ class SparseCodingNetwork(_BandCoder):
         return s.iterations * (products * s.evidence * states + states**2)
 
 
-class RecurrentIsta(_BandCoder):
+class _RecurrentCoder(_BandCoder):
+    """What begins a frame, where its settings say so, where the last one ended."""
+
+    def _algorithm(self) -> Ista | SparseNmf:
+        raise TypeError(f"{type(self).__name__} has no algorithm")
+
+    def _unfold(self, dictionary: Tensor) -> Unfolded:
+        s, algorithm = self.settings, self._algorithm()
+        return RecurrentUnfolded(algorithm, s.iterations, self._bank(algorithm, dictionary), s.recurrent)
+
+    def _infer(self, stacked: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        masks, last = self.unfolded.infer((stacked, before))
+        return masks, last if self.settings.recurrent else None
+
+
+class RecurrentIsta(_RecurrentCoder):
     """Unfolded sparse coding with warm start and relaxed steps; see the module's text."""
 
     name = "recurrent-ista"
     description = "Recurrent sparse coding, relaxed by trained schedules"
     settings_type = IstaSettings
     compression = 0.3
-
-    def __init__(self, settings: IstaSettings = IstaSettings(), dictionary: Tensor | None = None) -> None:
-        super().__init__(settings, dictionary)
 
     def _algorithm(self) -> Ista:
         s = self.settings
@@ -196,18 +189,13 @@ class RecurrentIsta(_BandCoder):
         return transition + s.iterations * (products * s.evidence * states + states**2)
 
 
-class RecurrentNmf(_BandCoder):
+class RecurrentNmf(_RecurrentCoder):
     """An unfolded non-negative dynamical system with multiplicative updates; see the module's text."""
 
     name = "recurrent-nmf"
     description = "Recurrent NMF with multiplicative updates"
     settings_type = RecurrentNmfSettings
     compression = 1.0
-
-    def __init__(
-        self, settings: RecurrentNmfSettings = RecurrentNmfSettings(), dictionary: Tensor | None = None
-    ) -> None:
-        super().__init__(settings, dictionary)
 
     def _algorithm(self) -> SparseNmf:
         s = self.settings

@@ -18,7 +18,9 @@ LENGTH_TOLERANCE_S = 0.01
 
 @dataclass(frozen=True)
 class Pair:
-    """A reference and what is compared with it; `name` is the path below the folder, without its suffix, `printable`."""
+    """A reference and what is compared with it; `name` is the path below the folder, without its suffix,
+    `printable`.
+    """
 
     name: str
     reference: Path
@@ -45,8 +47,9 @@ def pair_folders(reference_folder: str | Path, estimate_folder: str | Path) -> t
 
 
 def printable(name: str | Path) -> str:
-    """A name as every terminal, CSV, JSON and Markdown file can hold it: bytes that are no UTF-8 become \\xe9, line
-    breaks and other control characters \\n."""
+    r"""A name as every terminal, CSV, JSON and Markdown file can hold it: bytes that are no UTF-8 become \xe9, line
+    breaks and other control characters \n.
+    """
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 

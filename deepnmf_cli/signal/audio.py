@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import soundfile
@@ -32,12 +32,17 @@ _FLAC_AHEAD_BYTES = 1 << 20
 """More than the decoder of FLAC reads ahead."""
 
 
+SampleType = Literal["float64", "float32", "int32", "int16"]
+"""Numbers as which samples are read."""
+
+
 class SequentialFile(soundfile.SoundFile):
     """A SoundFile that is never sought: seeking after each block, as soundfile does, breaks the MP3 decoder's state."""
 
     def __init__(self, source: str | Path | View, *arguments: Any, **settings: Any) -> None:
-        # Names need not be text.
-        super().__init__(source if isinstance(source, View) else os.fsencode(source), *arguments, **settings)
+        # Names need not be text; soundfile takes bytes and any file, and declares neither.
+        given: Any = source if isinstance(source, View) else os.fsencode(source)
+        super().__init__(given, *arguments, **settings)
 
     def seekable(self) -> bool:
         return False
@@ -74,7 +79,11 @@ class AudioReader:
         self._raw.close()
 
     def blocks(
-        self, dtype: str = "float32", frames: int = BLOCK_FRAMES, start: int | None = None, end: int | None = None
+        self,
+        dtype: SampleType = "float32",
+        frames: int = BLOCK_FRAMES,
+        start: int | None = None,
+        end: int | None = None,
     ) -> Iterator[np.ndarray]:
         """Yield frames `start` (where reading stopped) to `end` (the end) as arrays (channels, n), 1 <= n <= frames.
 
@@ -100,7 +109,7 @@ class AudioReader:
         while self._position < frame:
             self._read(min(BLOCK_FRAMES, frame - self._position), "float32")
 
-    def _read(self, frames: int, dtype: str) -> np.ndarray:
+    def _read(self, frames: int, dtype: SampleType) -> np.ndarray:
         """The next samples (n, channels), 1 <= n <= frames, of this part or the next one. Raises AudioError for none."""
         because = ""
         try:
@@ -110,7 +119,7 @@ class AudioReader:
                 self._file = self._open(self._later.pop(0))
                 block = self._file.read(frames, dtype=dtype, always_2d=True)
         except soundfile.SoundFileError as error:
-            because, block = reason(error), ()
+            because, block = reason(error), np.empty(0)
         if not len(block):
             raise self._cut_short(self._position, self.info.frames, because)
         self._position += len(block)
@@ -125,14 +134,14 @@ class AudioReader:
 
     def _examine(self) -> tuple[AudioInfo, Metadata]:
         """What the parts hold together, and what the first of them says about it. Raises AudioError."""
-        infos, about = [], None
+        infos, about = [], Metadata()
         for part in self._parts:
             if part.fault:
                 raise AudioError(self.name, *part.fault)
             try:
                 with self._open(part) as file:
                     infos.append(self._measure(file, part))
-                    about = about or metadata.read(file)
+                    about = metadata.read(file) if len(infos) == 1 else about
             # soundfile raises TypeError for header-less .raw files, whose rate nobody knows.
             except (soundfile.SoundFileError, TypeError) as error:
                 raise AudioError(
@@ -219,7 +228,7 @@ def info(path: str | Path) -> AudioInfo:
         return reader.info
 
 
-def read(path: str | Path, dtype: str = "float32") -> tuple[np.ndarray, int]:
+def read(path: str | Path, dtype: SampleType = "float32") -> tuple[np.ndarray, int]:
     """All samples (channels, frames) of a file, full scale being [-1, 1), and its rate in Hz. Raises AudioError."""
     with AudioReader(path) as reader:
         return np.concatenate(list(reader.blocks(dtype)), axis=1), reader.info.rate_hz

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -139,7 +140,8 @@ def open_writer(
             writer.close()
             partial.stat()  # raises FileNotFoundError where the folder was removed meanwhile
             # Buffers reach the disk at closing, where libsndfile does not always report that it was full.
-            if (arrived := soundfile.info(os.fsencode(partial)).frames) != writer.frames:
+            name: Any = os.fsencode(partial)  # soundfile takes bytes, and does not declare it
+            if (arrived := soundfile.info(name).frames) != writer.frames:
                 raise OSError(errno.ENOSPC, f"{arrived} of {writer.frames} frames arrived on the disk")
             stack.close()
 

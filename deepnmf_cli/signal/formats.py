@@ -55,7 +55,9 @@ class Limits:
 LIMITS = {
     "FLOAT": Limits("any rate", range(MAX_RATE_HZ + 1), MAX_CHANNELS, peak=float(np.finfo(np.float32).max)),
     # Above 65535 Hz the header of a FLAC frame counts in tens of Hz.
-    "FLAC": Limits("up to 65535 Hz, or a multiple of 10 Hz up to 655350 Hz", {*range(65536), *range(0, 655_360, 10)}, 8),
+    "FLAC": Limits(
+        "up to 65535 Hz, or a multiple of 10 Hz up to 655350 Hz", {*range(65536), *range(0, 655_360, 10)}, 8
+    ),
     # Up to a peak of 64 the error stays that of the codec; louder sound is cut to an hundredth and less.
     "VORBIS": Limits("up to 200000 Hz", range(200_001), MAX_CHANNELS, peak=64.0),
     "OPUS": Limits("8000, 12000, 16000, 24000 or 48000 Hz", (8000, 12000, 16000, 24000, 48000), MAX_CHANNELS),
@@ -152,7 +154,9 @@ def output_format(path: str | Path, source: AudioInfo) -> tuple[str, str]:
         return container, offered[0]
     depths = {name: PCM_BITS[name] for name in offered if name in PCM_BITS}
     wanted = _SOURCE_BITS.get(source.subtype, 16)
-    return container, next((name for name, bits in depths.items() if bits >= wanted), max(depths, key=depths.get))
+    return container, next(
+        (name for name, bits in depths.items() if bits >= wanted), max(depths, key=lambda name: depths[name])
+    )
 
 
 def data_bytes(info: AudioInfo) -> int:

@@ -224,7 +224,8 @@ class _Recording:
             note = f"{counted}; its header does not say how long it is, so an end that is missing cannot be noticed"
         # The decoder guesses from the first frame how many there are: the smallest that there is makes it guess enough.
         smallest = bytes([self.head[0], self.head[1] | 1, 0x10 | self.head[2] & 0x0C, self.head[3]])
-        silence = smallest.ljust(_frame(smallest).size, b"\0")
+        quiet = _frame(smallest)
+        silence = smallest.ljust(quiet.size if quiet else 0, b"\0")
         segments = [*self.tags, silence, *self.runs]
         return Part(segments, note=note, frames=samples, skipped=self.frame.samples, walked=True)
 

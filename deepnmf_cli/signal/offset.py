@@ -62,7 +62,8 @@ class Offset:
 
     def restore(self, samples: np.ndarray, mask: np.ndarray, mix: float = 1.0) -> np.ndarray:
         """Samples (C, T * hop), one hop later than `remove` had them, and what the frames' smallest `mask` (T,) leaves
-        of the offset in the long run; of the input's own offset, a share of 1 - `mix` stays as it is."""
+        of the offset in the long run; of the input's own offset, a share of 1 - `mix` stays as it is.
+        """
         size = samples.shape[-1]
         offset, self._waiting = self._waiting[:, :size], self._waiting[:, size:]
         gain = mix / self._reciprocal.follow(1 / mask.clip(SMALLEST_GAIN, None)) + (1 - mix)

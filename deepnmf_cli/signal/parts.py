@@ -60,7 +60,7 @@ INCOMPLETE = "The file is incomplete: copy it again, or save what is there with 
 class Part:
     """Stretches of the file that make one recording, with the headers that it begins with."""
 
-    segments: list[Segment]
+    segments: Sequence[Segment]
     fault: tuple[str, str, str] | None = None
     """What makes it unusable: what was found, what was expected, and the remedy."""
     cut: tuple[int, int] | None = None

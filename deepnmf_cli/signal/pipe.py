@@ -117,9 +117,9 @@ class PipeReader:
             size -= len(self._take(min(size, len(self._held))))
 
     def _refuse_containers(self) -> None:
-        if may_be_mpeg(self._held):
+        if may_be_mpeg(bytes(self._held)):
             self._fill(PROBE_BYTES)  # a second frame tells it from samples of these values
-        if (container := container_of(self._held)) is not None:
+        if (container := container_of(bytes(self._held))) is not None:
             expected = f"raw PCM, or WAV with samples {', '.join(FORMATS)}"
             remedy = (
                 "Use `deepnmf enhance - -o -`, or decode it with `ffmpeg -i - -c:a pcm_s16le -f wav -`;"
@@ -139,8 +139,8 @@ class PipeReader:
                 body[chunk] = self._take_header(size + size % 2)[:size]
             else:
                 self._skip(size + size % 2)
-        self.format_chunk = body.get(b"fmt ", b"")
-        self.layout = self._layout(self.format_chunk)
+        self.format_chunk = chunk = body.get(b"fmt ", b"")
+        self.layout = self._layout(chunk)
         if b"ds64" in body and len(body[b"ds64"]) >= 16:  # RF64, where the size has 64 bits
             size = int.from_bytes(body[b"ds64"][8:16], "little")
         self.data_bytes = None if size == 0 or size >= 1 << 63 or is_placeholder(size) else size
@@ -171,12 +171,13 @@ class PipeWriter:
     def __init__(self, target: BinaryIO, reader: PipeReader) -> None:
         self._target, self._layout = target, reader.layout
         self._written = 0
-        self._has_header = reader.format_chunk is not None
+        chunk = reader.format_chunk
+        self._has_header = chunk is not None
         self.clipped = 0
         """Samples that were beyond full scale."""
-        if self._has_header:
+        if chunk is not None:
             size = reader.data_bytes
-            self._send(_header(reader.format_chunk, size if size is None else size - size % reader.layout.frame_bytes))
+            self._send(_header(chunk, size if size is None else size - size % reader.layout.frame_bytes))
 
     def write(self, samples: np.ndarray) -> None:
         """Append samples (channels, n), n >= 0."""

@@ -72,7 +72,8 @@ class StftPair:
     @cached_property
     def _single(self) -> tuple[np.ndarray, np.ndarray]:
         """The same in single precision: frames that come one by one are so short that it pays to convert once."""
-        return tuple(window.astype(np.float32) for window in self._scaled)
+        analysis, synthesis = self._scaled
+        return analysis.astype(np.float32), synthesis.astype(np.float32)
 
     def _windows(self, array: Array) -> tuple[np.ndarray, np.ndarray]:
         return self._single if array.dtype.itemsize == 4 else self._scaled

@@ -2,7 +2,7 @@
 
 import struct
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from deepnmf_cli.signal import links
 from deepnmf_cli.signal.formats import is_placeholder
@@ -102,7 +102,7 @@ class _Chunks:
                     return found
             # Some programs forget the byte that makes a size even.
             position, unpadded = self._after(body, size), body + max(size, 0)
-        return found and replace(found, end=max(position, found.end))
+        return found and replace(found, end=max(position, found.end or 0))
 
     def _chunk(self, file: BinaryIO, position: int, file_size: int) -> tuple[bytes, int, int] | None:
         """(name, begin of its body, bytes of it) of the chunk at `position`; None where there is none."""
@@ -236,9 +236,10 @@ def _sds(file: BinaryIO, file_size: int) -> Extent:
     """Packets of 127 bytes with 120 of data, in which a sample takes 2 to 4 bytes of 7 bits."""
     (bits,), groups = _at(file, 6, "B"), _at(file, 10, "3B")
     samples = sum(group << 7 * k for k, group in enumerate(groups))
-    extent = _sized(21, -(-samples // (120 // -(-bits // 7))) * 127)
+    size = -(-samples // (120 // -(-bits // 7))) * 127
+    extent = _sized(21, size)
     # libsndfile reads on, and prints to standard output.
-    for start in range(21, min(extent.end, file_size), 127):
+    for start in range(21, min(21 + size, file_size), 127):
         if _at(file, start, "2s")[0] != b"\xf0\x7e":
             return replace(extent, damage=f"a packet of samples without its beginning at byte {start}")
     return extent
@@ -307,17 +308,18 @@ def survey(file: BinaryIO, size: int) -> list[Part]:
     magic = file.read(4)
     if magic == b"OggS":
         return links.ogg_parts(file, size) or [Part([(0, size)])]
-    extent = examine(View(file, [(tag, size)]), size - tag)
+    described = cast(BinaryIO, View(file, [(tag, size)]))  # as all files of io, which are declared so
+    extent = examine(described, size - tag)
     # libsndfile takes for MPEG audio what it does not know behind a tag.
     if links.begins_mpeg(magic) or (extent.is_mpeg if extent else tag and magic != b"fLaC"):
         return links.mp3_parts(file, size) or [Part([(0, size)], fault=_NO_FRAMES)]
     whole = Part([(tag, size)])
     if extent is not None:
-        _describe(whole, extent, View(file, [(tag, size)]), tag, size)
+        _describe(whole, extent, described, tag, size)
     return [whole]
 
 
-def _describe(part: Part, extent: Extent, file: View, tag: int, size: int) -> None:
+def _describe(part: Part, extent: Extent, file: BinaryIO, tag: int, size: int) -> None:
     """Add to `part` what its header tells; `tag` bytes of something else stand before it."""
     surplus = extent.surplus(file, size - tag)
     if extent.pieces > 1:
@@ -328,7 +330,7 @@ def _describe(part: Part, extent: Extent, file: View, tag: int, size: int) -> No
         part.fault = found, "the end of the file, or tags", remedy
     elif extent.damage:
         part.fault = extent.damage, "packets that follow each other", "The file is damaged: copy it again."
-    elif extent.missing(size - tag):
+    elif extent.size is not None and extent.missing(size - tag):
         part.cut = size - tag - extent.start, extent.size
     elif extent.patch:
         position, field = extent.patch

@@ -1,0 +1,1 @@
+"""Training: objectives, dictionaries, the loop, and the journal of a run."""

@@ -4,9 +4,9 @@ Layer k has parameters theta^k of its own, tied or untied by a table. See `deepn
 algorithm is.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Generic
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from deepnmf_cli.inference.algorithm import Algorithm, Evidence, Parameter, State
 from deepnmf_cli.unfold.nonnegative import NonNegative
 from deepnmf_cli.unfold.ties import Ties
+
+Method = TypeVar("Method", bound=Algorithm)
+"""The algorithm that is unfolded."""
 
 Disturb = Callable[[int, Any], Any]
 """(k, phi^k) -> the state that layer k + 1 gets in its place."""
@@ -27,7 +30,7 @@ class Bank(nn.Module):
     """
 
     def __init__(
-        self, ties: Mapping[str, Ties], initial: Mapping[str, list[Tensor | nn.Module]], kinds: Mapping[str, str]
+        self, ties: Mapping[str, Ties], initial: Mapping[str, Sequence[Tensor | nn.Module]], kinds: Mapping[str, str]
     ) -> None:
         """`initial[name][slot]`; `kinds[name]` is "free", "log" or "softplus" (see `NonNegative`)."""
         super().__init__()
@@ -44,10 +47,11 @@ class Bank(nn.Module):
         cls, parameters: Mapping[str, Parameter], iterations: int, tied: bool = False, ties: Mapping[str, Ties] = {}
     ) -> "Bank":
         """The bank for what an algorithm declares: a slot for every layer that uses a parameter, or with `tied`, and
-        where it is shared, one for all of them. `ties` are tables that stand in the place of these."""
+        where it is shared, one for all of them. `ties` are tables that stand in the place of these.
+        """
         used = {name: p for name, p in parameters.items() if p.layers}
         tables = {
-            name: ties.get(name) or Ties.among(iterations + 1, p.layers, p.shared or tied and not p.own, p.trained)
+            name: ties.get(name) or Ties.among(iterations + 1, p.layers, p.shared or (tied and not p.own), p.trained)
             for name, p in used.items()
         }
         initial = {
@@ -78,13 +82,16 @@ class Bank(nn.Module):
 
     def values(self) -> dict[str, Tensor]:
         """Return all slots as plain tensors, named `<name>_<slot>`, of modules `<name>_<slot>.<its own name>`: what a
-        model file holds."""
+        model file holds.
+        """
         found: dict[str, Tensor] = {}
         for name, table in self.ties.items():
             for slot in range(table.count):
                 value, key = self.value(name, slot), f"{name}_{slot}"
-                inner = {f"{key}.{n}": x for n, x in value.state_dict().items()} if isinstance(value, nn.Module) else {}
-                found |= inner or {key: value.detach()}
+                if isinstance(value, nn.Module):
+                    found |= {f"{key}.{inner}": x for inner, x in value.state_dict().items()}
+                else:
+                    found[key] = value.detach()
         return found
 
     @torch.no_grad()
@@ -102,14 +109,14 @@ class Bank(nn.Module):
                 (held.state_dict()[inner] if inner else held).copy_(value)
 
 
-class Unfolded(nn.Module, Generic[Evidence, State]):
+class Unfolded(nn.Module, Generic[Evidence, State, Method]):
     """K layers of an algorithm over a bank whose tie tables have K + 1 entries: one per step, the last for the readout.
 
     With untrained parameters the output equals K classical iterations bit for bit: the same functions run in the same
     order on the same numbers.
     """
 
-    def __init__(self, algorithm: Algorithm[Evidence, State], iterations: int, bank: Bank) -> None:
+    def __init__(self, algorithm: Method, iterations: int, bank: Bank) -> None:
         super().__init__()
         for name, table in bank.ties.items():
             if len(table.slots) != iterations + 1:

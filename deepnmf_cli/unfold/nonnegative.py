@@ -16,9 +16,12 @@ SMALLEST_REFERENCE = 1e-6
 class NonNegative(nn.Module):
     """A trained non-negative tensor: `forward()` gives its value, `reference` where it started."""
 
+    reference: Tensor
+
     def __init__(self, reference: Tensor, kind: str = "log") -> None:
         """`kind`: "log" for w = r exp(v), the same gradient path as training log w; "softplus" for w = softplus(u + v)
-        with softplus(u) = r, which behaves additively for large w."""
+        with softplus(u) = r, which behaves additively for large w.
+        """
         super().__init__()
         if kind not in ("log", "softplus"):
             raise ValueError(f"unknown non-negative parameterisation {kind!r}: choose log or softplus")

@@ -16,21 +16,20 @@ Frames = tuple[Tensor, Tensor | None]
 """Evidence (B, E, T), and phi^K (R, B) of the frame before it, None for nothing."""
 
 
-class RecurrentUnfolded(Unfolded[Any, Tensor]):
+class RecurrentUnfolded(Unfolded[Any, Tensor, Recurrence[Tensor]]):
     """K layers per frame over one bank, whose first layer holds what the warm start needs.
 
     Evidence is `Frames`, states of whole blocks are (R, T, B).
     """
 
-    algorithm: Recurrence
-
-    def __init__(self, algorithm: Recurrence, iterations: int, bank: Bank, recurrent: bool) -> None:
+    def __init__(self, algorithm: Recurrence[Tensor], iterations: int, bank: Bank, recurrent: bool) -> None:
         super().__init__(algorithm, iterations, bank)
         self.recurrent = recurrent
 
     def trajectory(self, evidence: Frames, depth: int | None = None, disturb: Disturb | None = None) -> list[Tensor]:
         """Return [phi^0, ..., phi^depth] of all frames, (R, T, B) each; with recurrence a frame begins where the one
-        before ended, after `depth` steps. `disturb` gets the states of one frame (R, B) then."""
+        before ended, after `depth` steps. `disturb` gets the states of one frame (R, B) then.
+        """
         frames, before = evidence
         if self.recurrent:
             by_frame = self._frame_by_frame(frames, before, depth, disturb)
@@ -42,10 +41,14 @@ class RecurrentUnfolded(Unfolded[Any, Tensor]):
         """Return y = g(x, phi); states are handed to the algorithm as (B, R, T)."""
         return self.algorithm.readout(evidence[0], state.movedim(-1, 0), self.bank.layer(self.iterations))
 
-    def infer(self, evidence: Frames, fixed: None = None, depth: int | None = None) -> tuple[Any, Tensor | None]:
-        """Return y of all frames, and phi^depth (R, B) of the last one, with which the next block begins."""
+    def infer(self, evidence: Frames, fixed: Tensor | None = None, depth: int | None = None) -> tuple[Any, Tensor]:
+        """Return y of all frames, and phi^depth (R, B) of the last one, with which the next block begins.
+
+        Every frame runs all layers, so that `fixed` is not used.
+        """
         if not self.recurrent:
-            return self.readout(evidence, self.trajectory(evidence, depth)[-1]), evidence[1]
+            states = self.trajectory(evidence, depth)[-1]
+            return self.readout(evidence, states), states[:, -1]
         path = [states[-1] for states in self._frame_by_frame(*evidence, depth)]
         return self.readout(evidence, torch.stack(path, -2)), path[-1]
 

@@ -10,6 +10,7 @@ network can be split, and the split is of the very network that runs.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -104,8 +105,9 @@ def _uses(root: Node) -> Counter:
 
 def _images(node: Node, held: dict[int, Parts]) -> list[Parts | None]:
     """The parts that one operation hands to each of its arguments, None for arguments without a gradient."""
+    run = cast(Callable[..., Any], node)  # torch declares no call of it
     given = [held.get(place) for place in range(len(node._input_metadata))]
-    sides = [node(*(pair and getattr(pair, side) for pair in given)) for side in ("positive", "negative")]
+    sides = [run(*(pair and getattr(pair, side) for pair in given)) for side in ("positive", "negative")]
     rows = zip(*(s if isinstance(s, tuple) else (s,) for s in sides), node.next_functions, strict=True)
     images = []
     for p, n, (below, place) in rows:
@@ -141,7 +143,7 @@ def split_gradient(
         states = [fixed, *network.states(evidence, fixed, first)]
     found: dict[str, Parts] = {}
 
-    def pull_layer(k: int, run: Callable[[Parameters], tuple[Tensor, Parts]], below: Tensor | None) -> Parts | None:
+    def pull_layer(k: int, run: Callable[[Parameters], tuple[Tensor, Parts]], below: Tensor | None) -> Parts:
         """Parts at the state below layer k; those of the layer's trained parameters are added to `found`."""
         parameters = {name: value.detach() for name, value in bank.layer(k).items()}
         names = [name for name in parameters if bank.ties[name].slots[k] in bank.ties[name].trained]
@@ -152,17 +154,17 @@ def split_gradient(
         for name, pair in zip(names, pulled, strict=False):
             key = f"{name}_{bank.ties[name].slots[k]}"
             found[key] = found[key] + pair if key in found else pair
-        return pulled[-1] if pulled else None
+        return pulled[-1]
 
-    parts: Parts | None = None
-    for k in range(top, first - 1, -1):
+    def below(k: int, state: Tensor) -> Tensor | None:
+        """`state` where anything trained lies below layer k, as phi^0 depends on the parameters of layer 0."""
+        return state.requires_grad_() if k > first or first == 0 else None
+
+    state = states.pop().detach()
+    parts = pull_layer(top, lambda parameters: readout(state, parameters), below(top, state))
+    for k in range(top - 1, first - 1, -1):
         state = states.pop().detach()
-        # Below the first trained layer nothing is trained, except that phi^0 depends on the parameters of layer 0.
-        below = state.requires_grad_() if k > first or first == 0 else None
-        if k == top:
-            parts = pull_layer(k, lambda parameters: readout(state, parameters), below)
-        else:
-            parts = pull_layer(k, lambda parameters: (algorithm.step(evidence, state, parameters), parts), below)
+        parts = pull_layer(k, lambda parameters: (algorithm.step(evidence, state, parameters), parts), below(k, state))
     if first == 0:
         pull_layer(0, lambda parameters: (algorithm.start(evidence, parameters), parts), None)
     return found

@@ -1,7 +1,7 @@
 """Quality over size, ours beside published programs: python docs/figures/quality.py
 
-Draws docs/figures/quality.png from models/*/report.json and from the table of README.md, whose figures of other programs
-were measured on the same files.
+Draws docs/figures/quality.png from models/*/report.json and from the table of README.md, whose figures of other
+programs were measured on the same files.
 """
 
 import json

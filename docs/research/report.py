@@ -1,8 +1,8 @@
 """Tables and figures of an experiment from its results: python docs/research/report.py ladder
 
-Fills the marked places of NAME/index.md beside this file from NAME/results.json, and draws what NAME/figures.py defines.
-Marks are <!-- rates -->, <!-- scores -->, <!-- dev -->, <!-- snr --> and, with the names of rungs to compare with,
-<!-- pairs RUNG ... --> and <!-- seeds RUNG -->; what follows a mark ends with <!-- end -->.
+Fills the marked places of NAME/index.md beside this file from NAME/results.json, and draws what NAME/figures.py
+defines. Marks are <!-- rates -->, <!-- scores -->, <!-- dev -->, <!-- snr --> and, with the names of rungs to compare
+with, <!-- pairs RUNG ... --> and <!-- seeds RUNG -->; what follows a mark ends with <!-- end -->.
 """
 
 import importlib

@@ -218,7 +218,7 @@ def _start(
         with os.fdopen(sink, "wb") as file:
             file.write(pickle.dumps(runner.result))
         os._exit(0)
-    except BaseException:  # noqa: BLE001  the parent has the end of it
+    except BaseException:
         sys.excepthook(*sys.exc_info())
         sys.stderr.flush()
     os._exit(1)

@@ -1,5 +1,6 @@
 """One case, run in a forked child of a process that has imported what the case needs."""
 
+import contextlib
 import json
 import os
 import resource
@@ -118,10 +119,8 @@ def _alarm(seconds: float) -> Iterator[None]:
 
 def _end_group(child: int) -> None:
     """End what the child has started and left behind."""
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def _live(call: Callable[[], int | None], folder: Path, source: int, cpu_s: float) -> None:
@@ -145,7 +144,7 @@ def _live(call: Callable[[], int | None], folder: Path, source: int, cpu_s: floa
             code = call() or 0
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-        except BaseException:  # noqa: BLE001  whatever it is, it is what the case did
+        except BaseException:
             traceback.print_exc()
             code = 1
         sys.stdout.flush()

@@ -65,7 +65,8 @@ def manifest(random: Random) -> Case:
 
 
 def recipe(random: Random) -> Case:
-    """A recipe of wrong types, numbers or syntax, or such a --set; without a corpus where a network is not to be made."""
+    """A recipe of wrong types, numbers or syntax, or such a --set; without a corpus where a network is not to be
+    made."""
     tables = trees.change(SMALL, random, random.choice([0, 1, 1, 2, 5]))
     speech = "speech" if random.random() < 0.4 else "nowhere"
     if speech == "speech":

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from deepnmf_cli.inference.chain import LONGEST, MESSAGES, relax_spins
+from deepnmf_cli.inference.chain import LONGEST
 from deepnmf_cli.kernels.recursion import combine
 
 
@@ -42,12 +42,6 @@ def test_gradients_equal_finite_differences(length: int, reverse: bool) -> None:
     assert torch.autograd.gradcheck(lambda *x: combine(*x, reverse), tensors)
 
 
-def test_backwards_is_forwards_from_the_other_end() -> None:
-    evidence, keep, start = chain()
-    expected = combine(evidence.flip(0), keep.flip(0), start).flip(0)
-    assert torch.equal(combine(evidence, keep, start, reverse=True), expected)
-
-
 def test_evidence_against_certainty_is_heard() -> None:
     """Two certainties that disagree: finite values and slopes, and the newer one wins."""
     evidence = torch.tensor([1.0] * 5 + [-1.0] * 5)[:, None].requires_grad_()
@@ -55,18 +49,3 @@ def test_evidence_against_certainty_is_heard() -> None:
     path.sum().backward()
     assert float(path[4].detach()) == 1 and float(path[-1].detach()) == -1
     assert torch.isfinite(path).all() and torch.isfinite(evidence.grad).all()
-
-
-def test_geometric_messages_average_log_odds() -> None:
-    draw = torch.Generator().manual_seed(4)
-    field, weight, bias = (torch.randn(*n, generator=draw, dtype=torch.float64) for n in ((6, 2, 3), (8, 3), (8,)))
-    messages, state, spins = MESSAGES["geometric"], torch.zeros(2, 4, dtype=torch.float64), []
-    for x in field:
-        target, schedule = (x @ weight[:4].T + bias[:4]).tanh(), (x @ weight[4:].T + bias[4:]).sigmoid()
-        up, down = (
-            ((1 + s * state) / 2) ** (1 - schedule) * ((1 + s * target) / 2) ** schedule for s in (1, -1)
-        )  # the power mean with p -> 0 of probabilities, not normalised
-        spins.append(state := (up - down) / (up + down))
-    start = torch.zeros(2, 4, dtype=torch.float64)
-    states = relax_spins(field, weight, bias, start, messages=messages)
-    torch.testing.assert_close(messages.expectations(states), torch.stack(spins))

@@ -63,7 +63,8 @@ def step(h, m, w, beta, mu):
 
 
 def dictionary_update(h, m, w, beta, mu):
-    """Minimum of the bound on D_beta(m | w h) + mu sum_r |w_r| |h_r|_1, each entry by bisection; unit columns, scaled h."""
+    """Minimum of the bound on D_beta(m | w h) + mu sum_r |w_r| |h_r|_1, each entry by bisection; unit columns, scaled
+    h."""
     v, new = model(h, w), np.zeros_like(w)
     for f in range(w.shape[0]):
         for r in range(w.shape[1]):

@@ -13,6 +13,7 @@ from deepnmf_cli import checkpoint
 from deepnmf_cli.inference import algorithms as named_algorithms
 from deepnmf_cli.inference import belief, expectations, fista, ista, mean_field, nmf, schedule, wiener
 from deepnmf_cli.inference.algorithm import Algorithm, Descent, Parameter
+from deepnmf_cli.inference.chain import MESSAGES
 from deepnmf_cli.inference.graph import Graph, readout
 from deepnmf_cli.inference.grid import GridInference
 from deepnmf_cli.inference.units import Exponent, Field, ReciprocalField, StateLayers, UnitLayers
@@ -46,7 +47,9 @@ class Case:
     recurrent: bool | None = None
     """None where frames are no sequence."""
     cut: Callable[[Any, int, int], Any] | None = None
-    """Frames from .. to of the evidence, where each is a case of its own."""
+    """Frames from .. to of the evidence, where each is a case of its own or `after` says what one begins with."""
+    after: Callable[[Any, Any], Any] | None = None
+    """The evidence of later frames, which goes on from the state of earlier ones."""
 
     def network(self, iterations: int = LAYERS) -> Unfolded:
         torch.manual_seed(4)
@@ -66,6 +69,14 @@ def without(algorithm: Any, iterations: int) -> dict[str, Parameter]:
 
 def columns(evidence: Tensor, first: int, last: int) -> Tensor:
     return evidence[..., first:last]
+
+
+def grid_frames(evidence: tuple, first: int, last: int) -> tuple:
+    return (evidence[0][first:last], *evidence[1:])
+
+
+def grid_after(evidence: tuple, state: tuple) -> tuple:
+    return (evidence[0], state[2], evidence[2])
 
 
 def rows(evidence: Tensor, first: int, last: int) -> Tensor:
@@ -117,7 +128,7 @@ def unit_layers(alpha: float) -> Callable:
         for theta in layers[:k]:
             bias = torch.nn.functional.linear(OBSERVED, theta["evidence"], theta["bias"])
             u = bias if u is None else expectations.field(u, theta["couplings"], bias, alpha)
-        return torch.sigmoid(u)
+        return OBSERVED.new_zeros(FRAMES, 0) if u is None else torch.sigmoid(u)
 
     return run
 
@@ -133,7 +144,7 @@ def state_layers(layers: list[dict], k: int) -> Tensor:
             terms = psi + log_b[:, None, :, None, :]
             local = terms.logsumexp(-1).sum(-2) + local
         log_b = local.log_softmax(-1)
-    return log_b.softmax(-1)[..., 1]
+    return OBSERVED.new_zeros(FRAMES, 0) if log_b is None else log_b.softmax(-1)[..., 1]
 
 
 def field(layers: list[dict], k: int) -> Tensor:
@@ -169,9 +180,8 @@ def on_graph(infer: Callable) -> Callable:
     return run
 
 
-@on_graph
-def classical_belief(local: Tensor, potentials: Tensor, k: int) -> Tensor:
-    return belief.infer(local, potentials, GRAPH, [1.0] * k, alpha=0.7)
+def classical_belief(alpha: float) -> Callable:
+    return on_graph(lambda local, potentials, k: belief.infer(local, potentials, GRAPH, [1.0] * k, alpha))
 
 
 @on_graph
@@ -179,10 +189,13 @@ def classical_mean_field(local: Tensor, potentials: Tensor, k: int) -> Tensor:
     return mean_field.infer(local, potentials, GRAPH, [g.double() for g in schedule.sequential(GRAPH) * k])
 
 
-BELIEF = belief.BeliefPropagation(GRAPH, INPUTS, states=3, shown=2, alpha=0.7)
+BELIEF = {alpha: belief.BeliefPropagation(GRAPH, INPUTS, states=3, shown=2, alpha=alpha) for alpha in (0.7, 1.0)}
 MEAN_FIELD = mean_field.MeanField(GRAPH, INPUTS, states=3, shown=2)
 SEQUENCE = (MIXTURE[None], None)
-GRID = GridInference(5, 4, observed=3, shown=2, local_fields=True, frame_spins=3)
+GRID = {
+    name: GridInference(5, 4, observed=3, shown=2, local_fields=True, frame_spins=3, messages=messages)
+    for name, messages in MESSAGES.items()
+}
 GRID_SPINS = (torch.zeros(1, 5, 4).double(), torch.zeros(1, 3).double())
 GRID_EVIDENCE = (draw(FRAMES, 1, 5, 3), (GRID_SPINS,) * LAYERS, None)
 
@@ -226,9 +239,13 @@ CASES = {
     "reciprocal field": Case(
         ReciprocalField(1.0, INPUTS, graph=GRAPH, shown=2), without, OBSERVED, reciprocal, True, cut=rows
     ),
-    "belief propagation": Case(BELIEF, without, OBSERVED, classical_belief, True, cut=rows),
+    "belief propagation": Case(BELIEF[1.0], without, OBSERVED, classical_belief(1.0), True, cut=rows),
+    "power mean": Case(BELIEF[0.7], without, OBSERVED, classical_belief(0.7), True, cut=rows),
     "mean field": Case(MEAN_FIELD, without, OBSERVED, classical_mean_field, True, cut=rows),
-    "grid": Case(GRID, without, GRID_EVIDENCE, None),
+    **{
+        f"grid, {name}": Case(algorithm, without, GRID_EVIDENCE, None, cut=grid_frames, after=grid_after)
+        for name, algorithm in GRID.items()
+    },
 }  # fmt: skip
 
 EXACT = {"units of three states", "reciprocal field"}
@@ -266,9 +283,7 @@ def test_the_untrained_network_is_the_classical_algorithm(name: str) -> None:
         assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize(
-    "name", [n for n, case in CASES.items() if case.classical and not hasattr(case.algorithm, "sizes")]
-)
+@pytest.mark.parametrize("name", [n for n, case in CASES.items() if case.classical])
 @pytest.mark.parametrize("depth", range(LAYERS + 1))
 def test_stopped_at_any_depth_it_is_that_many_iterations(name: str, depth: int) -> None:
     case, network = CASES[name], CASES[name].network()
@@ -331,7 +346,11 @@ def test_frames_by_pieces_give_what_all_of_them_give(name: str, at: int) -> None
     case, network = CASES[name], disturbed(CASES[name].network())
     with torch.no_grad():
         whole = output(network(case.evidence))
-        if case.recurrent is None:
+        if case.after is not None:
+            first, state = network.infer(case.cut(case.evidence, 0, at))
+            last = network(case.after(case.cut(case.evidence, at, FRAMES), state))
+            joined = torch.cat([output(first), output(last)])
+        elif case.recurrent is None:
             parts = [output(network(case.cut(case.evidence, *ends))) for ends in ((0, at), (at, FRAMES))]
             joined = torch.cat(parts, -1 if case.cut is columns else 0)
         else:

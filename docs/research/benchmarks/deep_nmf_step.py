@@ -2,8 +2,8 @@
 
     python docs/research/benchmarks/deep_nmf_step.py [--frames 2000] [--rounds 7] [--threads 1]
 
-K = 25, C = 3, R = 100 per source, T = 9, 257 bins. Three ways to the same gradient, each in a process of its own so that
-its peak memory is its own (Linux), on the same synthetic frames; then the times, measured in turns in one process.
+K = 25, C = 3, R = 100 per source, T = 9, 257 bins. Three ways to the same gradient, each in a process of its own so
+that its peak memory is its own (Linux), on the same synthetic frames; then the times, measured in turns in one process.
 """
 
 import argparse

@@ -1,9 +1,10 @@
-"""What fine-tuning gains on one's own noise and loses elsewhere: python docs/research/benchmarks/fine_tuning.py CORPUS OUT
+"""What fine-tuning gains on one's own noise and loses elsewhere: python docs/research/benchmarks/fine_tuning.py CORPUS
+OUT
 
-One's own noise is the first four fifths of every recording that --own names below CORPUS/train/noise, a minute or two; the
-last fifths are mixed with the clean speech of CORPUS/dev, whose speakers are not trained on, at -5 to 10 dB. Elsewhere
-are the mixtures of CORPUS/dev as they are. Prints the mean SI-SDR of both before and after `deepnmf train fine-tune`, the
-standard error of the difference over recordings, and the CPU time.
+One's own noise is the first four fifths of every recording that --own names below CORPUS/train/noise, a minute or two;
+the last fifths are mixed with the clean speech of CORPUS/dev, whose speakers are not trained on, at -5 to 10 dB.
+Elsewhere are the mixtures of CORPUS/dev as they are. Prints the mean SI-SDR of both before and after `deepnmf train
+fine-tune`, the standard error of the difference over recordings, and the CPU time.
 """
 
 import argparse

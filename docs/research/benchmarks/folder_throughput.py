@@ -1,6 +1,7 @@
 """Throughput of `deepnmf enhance` on a folder with one and with several processes.
 
-    python docs/research/benchmarks/folder_throughput.py [--jobs 1 2] [--files 8] [--seconds 60] [--rounds 3] [--model NAME]
+    python docs/research/benchmarks/folder_throughput.py [--jobs 1 2] [--files 8] [--seconds 60] [--rounds 3] [--model
+    NAME]
 
 Runs the command as a user does, start of the program included. On a machine that does other work at the same time wall
 time says little; the CPU time of all processes is shown beside it, and the load that was found.

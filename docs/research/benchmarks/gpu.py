@@ -1,6 +1,7 @@
 """Enhancement on a GPU: hours of audio per second, and how near that comes to what the device can do.
 
-    python docs/research/benchmarks/gpu.py [--device cuda] [--model NAME|FILE ...] [--batches 1 16 64 256] [--folder DIR]
+    python docs/research/benchmarks/gpu.py [--device cuda] [--model NAME|FILE ...] [--batches 1 16 64 256] [--folder
+    DIR]
 
 Networks run on batches of recordings of 4 s, as a program that enhances a folder on a GPU would have to: one recording
 alone leaves the device idle. With --folder the files of a folder also go through `Enhancer`, one after the other, as

@@ -1,6 +1,7 @@
 """What `--noise-profile` gains on noises that the model has never heard.
 
-    python docs/research/benchmarks/noise_profile.py CORPUS [--model deep-nmf] [--every 10] [--lead 1.5] [--atoms 4 8 16 32]
+    python docs/research/benchmarks/noise_profile.py CORPUS [--model deep-nmf] [--every 10] [--lead 1.5] [--atoms 4 8 16
+    32]
 
 CORPUS holds clean/ and noisy/ of equal names at 16 kHz, such as the dev part of a corpus. The speech is cut out of the
 first seconds of each mixture, so that it begins with noise alone: that is the profile. Scores are over the rest.

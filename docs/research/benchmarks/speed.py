@@ -121,7 +121,11 @@ def measure(*arguments: str) -> tuple[float, float, float, str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, __file__, "--child", *arguments]
     started = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=environment, preexec_fn=lambda: os.sched_setaffinity(0, {core})
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),  # noqa: PLW1509 - this process has one thread
     )
     printed = started.stdout.read()
     _, status, usage = os.wait4(started.pid, 0)

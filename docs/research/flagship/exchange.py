@@ -1,10 +1,10 @@
 """Mixtures that tell whether a model lacks speech or noise: python docs/research/flagship/exchange.py CORPUS OUT
 
-Speech of the dev recordings and of training, each in noise of both: four folders OUT/SPEECH-speech-NOISE-noise with clean/
-and noisy/, of the same SNRs. Score them with `deepnmf evaluate --reference .../clean --noisy .../noisy --model base`, and
-any other program by its own output with `--estimate`. Recordings are cut to four seconds, and those left out for which
-one of the four mixtures would have nothing to be scaled. A model that is weak on one material alone has heard too little
-of it; a program trained on other material says which of the folders are hard for everybody.
+Speech of the dev recordings and of training, each in noise of both: four folders OUT/SPEECH-speech-NOISE-noise with
+clean/ and noisy/, of the same SNRs. Score them with `deepnmf evaluate --reference .../clean --noisy .../noisy --model
+base`, and any other program by its own output with `--estimate`. Recordings are cut to four seconds, and those left out
+for which one of the four mixtures would have nothing to be scaled. A model that is weak on one material alone has heard
+too little of it; a program trained on other material says which of the folders are hard for everybody.
 """
 
 import argparse

@@ -25,7 +25,7 @@ def learned(chosen: dict[str, list[dict]]) -> Figure:
 
 def of_alpha(axes: Axes, chosen: dict[str, list[dict]]) -> None:
     """A dot for every layer and seed; a layer that gets messages from hidden units further up lies further right."""
-    for place, (name, rows) in enumerate(sorted(chosen.items())):
+    for place, (_, rows) in enumerate(sorted(chosen.items())):
         for row in rows:
             layers = [alpha for (alpha,) in row["alpha"]]
             x = [place + 0.2 * (k - (len(layers) - 1) / 2) for k in range(len(layers))]
