@@ -18,14 +18,15 @@ except ImportError:  # Windows
     fcntl = None
 
 FORMAT = 2
-"""Number of the file layout; a reader refuses a newer one instead of guessing. 2 came with model files whose recipe is provenance:
-see `deepnmf_cli.model_file`."""
+"""Number of the file layout; a reader refuses a newer one instead of guessing. 2 came with model files whose recipe is
+provenance: see `deepnmf_cli.model_file`."""
 
 _META_KEY = "deepnmf"
 
 _LEFTOVER = ".deepnmf-partial"
 _LEFTOVER_NAME = re.compile(rf"\..*-[a-z0-9_]{{8}}{re.escape(_LEFTOVER)}(\.[^.]*)?", re.DOTALL)
-"""What temporary files and folders of this program are called, and nothing else is: `.NAME-RANDOM.deepnmf-partial.wav`."""
+"""What temporary files and folders of this program are called, and nothing else is:
+`.NAME-RANDOM.deepnmf-partial.wav`."""
 
 
 def shipped_folder(installed: str, checkout: str) -> Path:

@@ -137,12 +137,13 @@ def train(
 ) -> bool:
     """Train a model into the run folder; returns whether it is complete (False: stopped, to be resumed).
 
-    A new run starts from the weights of the model file `init`, or with `partial` from those that fit. In the folder `cache`,
-    which runs may share, is kept what other runs on the same recordings need again: dictionaries and, with single
-    frames, batches and what the layers make of them that are not trained.
+    A new run starts from the weights of the model file `init`, or with `partial` from those that fit. In the folder
+    `cache`, which runs may share, is kept what other runs on the same recordings need again: dictionaries and, with
+    single frames, batches and what the layers make of them that are not trained.
 
-    `progress` gets reports: {"found": a sentence}, {"note": a warning}, those of the dictionaries and of `Trainer.train`,
-    and at the end {"worse": TrainingError} when the best model of the complete run scores below what the run began with.
+    `progress` gets reports: {"found": a sentence}, {"note": a warning}, those of the dictionaries and of
+    `Trainer.train`, and at the end {"worse": TrainingError} when the best model of the complete run scores below what
+    the run began with.
     """
     journal = Journal(folder)
     journal.check(recipe.to_dict(), resume, lambda stored: Recipe.from_dict(stored, f"{folder}/recipe.json").to_dict())

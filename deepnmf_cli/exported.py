@@ -73,7 +73,9 @@ class ExportedGraph:
     """One file, opened: a function of magnitudes and states."""
 
     def __init__(self, path: Path, threads: int = 1) -> None:
-        """Raises ModelError for a file that is damaged, that ONNX Runtime cannot read or that is not of this program."""
+        """Raises ModelError for a file that is damaged, that ONNX Runtime cannot read or that is not of this
+        program.
+        """
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 4  # what goes wrong is raised, and said once
@@ -204,7 +206,8 @@ def _shared(path: Path, content: bytes) -> tuple[bytes | None, dict[str, np.ndar
 
 def _signature(session: onnxruntime.InferenceSession) -> tuple[str, dict[str, list[int]], int]:
     """What a graph hears, its states by name, and the number of frequencies. Raises ValueError for inputs and outputs
-    that an export has not."""
+    that an export has not.
+    """
     (heard, *states), (masks, *following) = session.get_inputs(), session.get_outputs()
     bins = heard.shape[-2] if len(heard.shape) > 2 else None
     if heard.name not in (MAGNITUDE, FEATURES) or type(bins) is not int or masks.name != MASKS:

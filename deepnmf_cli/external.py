@@ -26,7 +26,8 @@ _DIMS, _TYPE, _NAME, _EXTERNAL, _LOCATION = 1, 2, 8, 13, 14
 """Fields of a tensor."""
 
 _KEY = b"location"
-"""Without this key, which names the file, nothing lies in one; it is quicker to look for than to follow all messages."""
+"""Without this key, which names the file, nothing lies in one; it is quicker to look for than to follow all
+messages."""
 
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
 """Types of fields."""

@@ -216,7 +216,8 @@ def export(
 ) -> float:
     """Write a model as ONNX; returns the largest difference of its masks. See `deepnmf_cli.export.graph`.
 
-    With `share_weights` what the model file holds stays there; both must lie in one folder. Raises UsageError otherwise.
+    With `share_weights` what the model file holds stays there; both must lie in one folder. Raises UsageError
+    otherwise.
     """
     extras.require("export", "deepnmf export")
     from deepnmf_cli.export.graph import export as write
@@ -239,7 +240,7 @@ def _sha256(path: Path) -> str:
 
 
 def resolve_device(device: str) -> str:
-    """ "auto" is CUDA where there is a usable GPU. Raises UsageError for "cuda" without one."""
+    """Return "cpu" or "cuda"; "auto" is CUDA where there is a usable GPU. Raises UsageError for "cuda" without one."""
     if device == "cpu":
         return device
     usable = _has_cuda()

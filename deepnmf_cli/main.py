@@ -26,7 +26,7 @@ def run(arguments: list[str] | None = None) -> None:
 
             console.guard()
             code = group.call(arguments)
-        except BaseException as error:  # noqa: BLE001  what nobody expected is raised again
+        except BaseException as error:
             code, message = _ending(error, received)
             if sys.stderr is not None:
                 print(message, file=sys.stderr)
@@ -35,8 +35,9 @@ def run(arguments: list[str] | None = None) -> None:
 
 @contextmanager
 def _signals_as_exceptions() -> Iterator[list[int]]:
-    """Let Ctrl-C raise KeyboardInterrupt, and SIGTERM its kind Terminated, so that temporary files are removed on the way
-    out; yields the signals received. One that whoever started the program told it to ignore stays ignored."""
+    """Let Ctrl-C raise KeyboardInterrupt, and SIGTERM its kind Terminated, so that temporary files are removed on the
+    way out; yields the signals received. One that whoever started the program told it to ignore stays ignored.
+    """
     received: list[int] = []
 
     def stop(number: int, frame: object) -> None:

@@ -52,8 +52,8 @@ class ModelFile:
     weights: dict[str, Tensor]
     """As `MaskNetwork.weights` gave them."""
     provenance: dict[str, Any]
-    """How the model came about, of plain values and not checked: the tables of its recipe that are not above ("recipe"),
-    what its training came to ("trained")."""
+    """How the model came about, of plain values and not checked: the tables of its recipe that are not above
+    ("recipe"), what its training came to ("trained")."""
 
     def build(self) -> MaskNetwork:
         """Return the network with its weights. Raises ModelError where they do not fit the settings."""

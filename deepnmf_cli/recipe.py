@@ -69,7 +69,8 @@ class Recipe:
     @classmethod
     def of_file(cls, file: ModelFile) -> "Recipe":
         """Return the recipe that a model was trained by. Raises RecipeError where its file does not hold one of this
-        version, which is no reason not to use the model."""
+        version, which is no reason not to use the model.
+        """
         told = file.provenance.get("recipe")
         tables = {"model": file.model, "network": file.network_table(), "front_end": dataclasses.asdict(file.front_end)}
         try:
@@ -101,11 +102,12 @@ def read_recipe(
 ) -> Recipe:
     """The recipe in a TOML file, with `model` and "section.key=value" overrides on top.
 
-    Where neither names a model, what they leave out is that of `initial()`, the recipe of the model whose weights training
-    starts from.
+    Where neither names a model, what they leave out is that of `initial()`, the recipe of the model whose weights
+    training starts from.
 
     `path` may also be the name of a shipped recipe, such as "base"; None takes all defaults. A recipe with
-    `extends = "name"` sets what differs from the recipe of that name, relative to its own folder, or from a shipped one.
+    `extends = "name"` sets what differs from the recipe of that name, relative to its own folder, or from a shipped
+    one.
     """
     where = str(path or "recipe")
     try:

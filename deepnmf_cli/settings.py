@@ -29,7 +29,7 @@ def section(kind: type, table: Any, where: str) -> Any:
 
 def _value(kind: Any, value: Any, where: str) -> Any:
     """Convert what TOML gives (lists, integers for floats) to the type of the field, or refuse it."""
-    if get_origin(kind) is UnionType or get_origin(kind) is not None and type(None) in get_args(kind):
+    if get_origin(kind) is UnionType or (get_origin(kind) is not None and type(None) in get_args(kind)):
         if value is None:
             return None
         kind = next(k for k in get_args(kind) if k is not type(None))
@@ -38,9 +38,9 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         if inner[-1] is Ellipsis:
             return tuple(_value(inner[0], v, where) for v in value)
         if len(inner) == len(value):
-            return tuple(_value(k, v, where) for k, v in zip(inner, value))
+            return tuple(_value(k, v, where) for k, v in zip(inner, value, strict=True))
     elif kind is float:
-        if type(value) is float and math.isfinite(value) or type(value) is int and abs(value) <= LARGEST_INTEGER:
+        if (type(value) is float and math.isfinite(value)) or (type(value) is int and abs(value) <= LARGEST_INTEGER):
             return float(value)
     elif type(value) is kind and (kind is not int or abs(value) <= LARGEST_INTEGER):
         return value

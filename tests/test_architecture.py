@@ -40,8 +40,8 @@ HEAVY |= {"onnx", "onnxruntime", "pesq", "pystoi", "fast_bss_eval"}
 """Packages that cost start-up time."""
 
 
-LIGHT_REACH, FULL_REACH = 40, 78
-NOT_REACHED: set[str] = set()
+LIGHT_REACH, FULL_REACH = 40, 60
+NOT_REACHED = {"training", "corpus", "scoring", "recipe"}
 """Modules that `enhance` may reach, without those that import torch and with them; and rooms that it does not reach."""
 
 
@@ -120,26 +120,33 @@ def test_imports_go_strictly_downward(path):
     assert imported_rooms(path) <= allowed
 
 
-def reached(*start: str) -> set[str]:
-    """Modules of the package that modules import, at once or later, themselves or by others."""
-    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in MODULES}
+def module_of(name: str) -> Path | None:
+    """The file of a module of the package; None for what is in one, or of other packages."""
+    path = ROOT / name.replace(".", "/")
+    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p in MODULES), None)
+
+
+def reached(*start: Path, with_torch: bool = True) -> set[Path]:
+    """Modules that some import, at once or when a function runs, and those that they import."""
     found, waiting = set(), list(start)
     while waiting:
-        if (name := waiting.pop()) in found or name not in modules:
+        path = waiting.pop()
+        if path in found or (not with_torch and "torch" in packages(path, deferred=False)):
             continue
-        found.add(name)
-        names = set(imports(parse(modules[name]), modules[name]))
-        waiting += [*names, *(name.rpartition(".")[0] for name in names)]
+        found.add(path)
+        for name in imports(parse(path), path):
+            parts = name.split(".")
+            parents = (module_of(".".join(parts[:depth])) for depth in range(1, len(parts) + 1))
+            waiting += [parent for parent in parents if parent is not None]
     return found
 
 
 @pytest.mark.parametrize("module", ["model_file", "library", "enhancer", "export.graph"])
 def test_what_loads_models_reaches_nothing_that_trains_or_scores_them(module):
-    networks = [f"deepnmf_cli.networks.{path.stem}" for path in (PACKAGE / "networks").glob("*.py")]
-    found = reached(f"deepnmf_cli.{module}", *networks)
-    rooms = {name.split(".")[1] for name in found}
-    assert not rooms & {"training", "corpus", "scoring", "recipe", "experiment"}
-    assert {"deepnmf_cli.signal.stft", "deepnmf_cli.inference.nmf"} <= found
+    start = PACKAGE / f"{module.replace('.', '/')}.py"
+    found = reached(start, *(PACKAGE / "networks").glob("*.py"))
+    assert not {room_of(path) for path in found} & {*NOT_REACHED, "experiment"}
+    assert {PACKAGE / "signal" / "stft.py", PACKAGE / "inference" / "nmf.py"} <= found
 
 
 def test_inference_knows_only_torch_and_the_kernels():
@@ -176,30 +183,9 @@ def test_help_imports_nothing_heavy(arguments):
     assert done.stdout.splitlines()[-1] == "HEAVY []"
 
 
-def module_of(name: str) -> Path | None:
-    """The file of a module of the package; None for what is in one, or of other packages."""
-    path = ROOT / name.replace(".", "/")
-    return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p in MODULES), None)
-
-
-def reached(start: Path, with_torch: bool) -> set[Path]:
-    """Modules that `start` imports, at once or when a function runs, and those that they import."""
-    found, waiting = set(), [start]
-    while waiting:
-        path = waiting.pop()
-        if path in found or (not with_torch and "torch" in packages(path, deferred=False)):
-            continue
-        found.add(path)
-        for name in imports(parse(path), path):
-            parts = name.split(".")
-            parents = (module_of(".".join(parts[:depth])) for depth in range(1, len(parts) + 1))
-            waiting += [parent for parent in parents if parent is not None]
-    return found
-
-
 @pytest.mark.parametrize("with_torch, most", [(False, LIGHT_REACH), (True, FULL_REACH)])
 def test_enhance_reaches_few_modules(with_torch: bool, most: int) -> None:
-    paths = reached(PACKAGE / "commands" / "enhance.py", with_torch)
+    paths = reached(PACKAGE / "commands" / "enhance.py", with_torch=with_torch)
     assert len(paths) <= most, sorted(str(path.relative_to(PACKAGE)) for path in paths)
     assert not {room_of(path) for path in paths} & NOT_REACHED
 

@@ -1,7 +1,8 @@
 """What the terminal shows: the outcome of a batch with its exit code, the progress bar, and small tables.
 
-A standard stream may be closed, full or gone. A message that nobody can read is left out, and a lost result is an error: a
-program whose messages are lost ends as it would have ended, and one whose results are lost does not end with success.
+A standard stream may be closed, full or gone. A message that nobody can read is left out, and a lost result is an
+error: a program whose messages are lost ends as it would have ended, and one whose results are lost does not end with
+success.
 """
 
 import errno
@@ -123,13 +124,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     aligned = [str.rjust if rows and all(map(_is_number, column[1:])) else str.ljust for column in columns]
 
     def line(cells: Sequence[str]) -> str:
-        return "  ".join(align(cell, width) for align, cell, width in zip(aligned, cells, widths)).rstrip()
+        return "  ".join(align(cell, width) for align, cell, width in zip(aligned, cells, widths, strict=True)).rstrip()
 
     return "\n".join(map(line, [header, ["-" * width for width in widths], *rows]))
 
 
 def count(number: int, noun: str) -> str:
-    """ "1 file", "2 files"."""
+    """Return a count in words: 1 file, 2 files."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 

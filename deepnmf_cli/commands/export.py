@@ -25,7 +25,7 @@ from deepnmf_cli.errors import EXIT_DONE, UsageError
 )  # fmt: skip
 @click.option(
     "--share-weights", is_flag=True,
-    help="Leave the weights in the .safetensors file, beside which the new file must lie: two graphs of a model, one copy.",
+    help="Leave the weights in the .safetensors file, beside which the new file must lie: one copy for all graphs.",
 )  # fmt: skip
 @overwrite_option
 @quiet_option

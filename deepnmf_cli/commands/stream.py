@@ -1,4 +1,6 @@
-"""`deepnmf stream`: remove the noise from sound while it comes in, through pipes or from a microphone to a loudspeaker."""
+"""`deepnmf stream`: remove the noise from sound while it comes in, through pipes or from a microphone to a
+loudspeaker.
+"""
 
 import signal
 import sys
@@ -44,8 +46,8 @@ RATE_HZ, CHANNELS, FORMAT = 16000, 1, "s16le"
 )  # fmt: skip
 @click.option(
     "--format", "sample_format", type=click.Choice(["s16le", "s24le", "s32le", "f32le"]), show_default=FORMAT,
-    help="How raw samples are stored, by ffmpeg's names: signed integers or float, bits, little-endian. Without it, what"
-    " begins like a compressed file is refused.",
+    help="How raw samples are stored, by ffmpeg's names: signed integers or float, bits, little-endian. Without it,"
+    " what begins like a compressed file is refused.",
 )  # fmt: skip
 @click.option(
     "--block", "block_ms", metavar="MS", type=click.FloatRange(1, 10_000), default=16, show_default=True,
@@ -185,7 +187,8 @@ def _refuse_contradictions(asked: tuple, found: tuple) -> None:
 
 
 class _UntilInterrupted:
-    """Standard input that Ctrl-C or SIGTERM ends, so that what was read is still enhanced and written; a context manager.
+    """Standard input that Ctrl-C or SIGTERM ends, so that what was read is still enhanced and written; a context
+    manager.
 
     The signal interrupts only the waiting for data, never a computation. A second one ends the program at once.
     """

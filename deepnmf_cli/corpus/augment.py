@@ -156,7 +156,7 @@ class Augmentation:
             speakers = self.draw.integers(s.babble_speakers[0], s.babble_speakers[1] + 1)
             voices = [other_speech(self.draw) for _ in range(speakers)]
             gains = 10 ** (self.draw.uniform(-5, 5, speakers) / 20)
-            noise = sum(voice * np.float32(gain / rms(voice)) for voice, gain in zip(voices, gains))
+            noise = sum(voice * np.float32(gain / rms(voice)) for voice, gain in zip(voices, gains, strict=True))
         elif self._happens("synthetic_noise"):
             noise = effects.coloured_noise(len(noise), self.draw, self.draw.uniform(*s.noise_slope_db))
         noise = self._coloured(self._varied(noise, other_noise))

@@ -46,8 +46,8 @@ class _Long:
 class ClipCache:
     """Clips of one channel at one sampling rate, kept as 16-bit samples up to a number of bytes.
 
-    Of recordings beyond `LONG_S` in a format that `formats.is_seekable` names only what is asked for is decoded, each time anew; it
-    equals the same part of the whole to the rounding of the resampler.
+    Of recordings beyond `LONG_S` in a format that `formats.is_seekable` names only what is asked for is decoded, each
+    time anew; it equals the same part of the whole to the rounding of the resampler.
     """
 
     def __init__(self, rate_hz: int, capacity_bytes: int = CACHE_BYTES, first_channel: bool = False) -> None:
@@ -170,9 +170,9 @@ def decode(
 ) -> Samples:
     """A file, or `frames` frames of it from `start` on, as float32 (samples,) at `rate_hz`.
 
-    Here, and nowhere else, several channels become one: their average, or the one of `one_channel`. `like` is the file, of
-    as many frames, by which that is decided, so that both files of a pair use the same channel. Raises CorpusError naming
-    the file.
+    Here, and nowhere else, several channels become one: their average, or the one of `one_channel`. `like` is the file,
+    of as many frames, by which that is decided, so that both files of a pair use the same channel. Raises CorpusError
+    naming the file.
     """
     channel = 0 if first_channel else one_channel(like or path, start, frames)
     pieces, resampler = [], None

@@ -3,10 +3,10 @@
 Signals are float32, (n,) or (channels, n) with the same thing happening to all channels. Linear effects are the same
 for a sum as for its parts, so that speech and noise may be filtered apart; `clip` and `code` see the sum.
 
-Speech may also hold a vowel (`held`): read speech has no voiced sound that is sung, called or hesitated on for seconds, and
-a network that never heard one takes it for a hum. A short stretch of recorded voice is prolonged by pitch-synchronous
-overlap-add (Moulines and Charpentier, Speech Communication 9, 1990): windows of two pitch periods, taken from places that
-wander to and fro in the stretch, are added at the periods of a new pitch contour.
+Speech may also hold a vowel (`held`): read speech has no voiced sound that is sung, called or hesitated on for seconds,
+and a network that never heard one takes it for a hum. A short stretch of recorded voice is prolonged by
+pitch-synchronous overlap-add (Moulines and Charpentier, Speech Communication 9, 1990): windows of two pitch periods,
+taken from places that wander to and fro in the stretch, are added at the periods of a new pitch contour.
 """
 
 import io
@@ -156,7 +156,7 @@ def clicks(length: int, draw: np.random.Generator, rate_hz: int) -> Samples:
     burst = draw.uniform(1e-4, 3e-3) * rate_hz
     shape = np.exp(-np.arange(int(5 * burst) + 1) / burst) * draw.standard_normal(int(5 * burst) + 1)
     samples = np.zeros(length + len(shape), np.float32)
-    for place, size in zip(draw.integers(length, size=count), draw.lognormal(0, 1, count)):
+    for place, size in zip(draw.integers(length, size=count), draw.lognormal(0, 1, count), strict=True):
         samples[place : place + len(shape)] += (size * shape).astype(np.float32)
     samples = samples[:length]
     return samples / np.float32(max(rms(samples), 1e-6))
@@ -197,8 +197,8 @@ def swelling(samples: Samples, draw: np.random.Generator, rate_hz: int) -> Sampl
 def spliced(low: Samples, high: Samples, draw: np.random.Generator, rate_hz: int) -> Samples:
     """The low frequencies of one noise (n,) and the high ones of another: a third that was never recorded.
 
-    They meet between 200 Hz and half the Nyquist frequency, within an octave, where they are equally loud. Both filters are
-    circular, as that of `reshaped`.
+    They meet between 200 Hz and half the Nyquist frequency, within an octave, where they are equally loud. Both filters
+    are circular, as that of `reshaped`.
     """
     spectra = np.fft.rfft(np.stack([low, high]))
     octave = np.log2(np.maximum(np.fft.rfftfreq(len(low), 1 / rate_hz), 1e-3))

@@ -1,4 +1,6 @@
-"""Which recordings a corpus holds: from folders, from a manifest, or as ready pairs of clean and noisy files, CHiME-2's included."""
+"""Which recordings a corpus holds: from folders, from a manifest, or as ready pairs of clean and noisy files, CHiME-2's
+included.
+"""
 
 import csv
 import re
@@ -94,7 +96,7 @@ def pair_files(pairs: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
     """The same (clean, noisy) files; raises CorpusError when two of a pair differ in sampling rate or length."""
     with ThreadPoolExecutor() as pool:
         headers = list(pool.map(_header, [path for pair in pairs for path in pair]))
-    for pair, clean, noisy in zip(pairs, headers[::2], headers[1::2]):
+    for pair, clean, noisy in zip(pairs, headers[::2], headers[1::2], strict=True):
         if clean.rate_hz != noisy.rate_hz or clean.frames != noisy.frames:
             raise CorpusError(
                 pair[1],

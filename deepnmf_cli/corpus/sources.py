@@ -121,7 +121,8 @@ def for_tuning(recordings: Recordings, made: Mixtures, say: Say) -> Material:
         say(inspection.listing("general noise", general_noise, "kind"), False)
     else:
         say(
-            "general noise: babble of the speakers, and synthetic noise; recordings of many noises (--general-noise) are better",
+            "general noise: babble of the speakers, and synthetic noise; recordings of many noises "
+            "(--general-noise) are better",
             False,
         )
     cache, rate_hz = ClipCache(made.rate_hz), made.rate_hz

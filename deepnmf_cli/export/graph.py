@@ -73,12 +73,12 @@ def export(
 ) -> float:
     """Write `path`, atomically, and return the largest difference of its masks from those of `network` (see `verify`).
 
-    The graph takes MAGNITUDE (1, F, T) >= 0, or FEATURES (1, 5, F, T) for a network that hears phase, and states. It gives
-    MASKS (1, 2, F, T), of three planes with phase (`signal.masks.complex_masks`), and the next states, all float32.
-    T is any number >= 1, or 1 for `single_frames`, which is quicker for sound that arrives frame by frame. A recording
-    begins with states of zeros. `meta`, of plain values, is stored as JSON. Matrices are stored as `weights`, one of
-    `weights.WEIGHTS`; of float32, those that the model file `shared` in the same folder holds are left there. `network` is
-    changed: its parameters become constants.
+    The graph takes MAGNITUDE (1, F, T) >= 0, or FEATURES (1, 5, F, T) for a network that hears phase, and states. It
+    gives MASKS (1, 2, F, T), of three planes with phase (`signal.masks.complex_masks`), and the next states, all
+    float32. T is any number >= 1, or 1 for `single_frames`, which is quicker for sound that arrives frame by frame. A
+    recording begins with states of zeros. `meta`, of plain values, is stored as JSON. Matrices are stored as `weights`,
+    one of `weights.WEIGHTS`; of float32, those that the model file `shared` in the same folder holds are left there.
+    `network` is changed: its parameters become constants.
 
     Raises ModelError when the graph does not compute the same.
     """
@@ -166,7 +166,8 @@ def verify(network: MaskNetwork, bins: int, path: Path, single_frames: bool, tol
 @contextmanager
 def _silence() -> Iterator[None]:
     """Without what torch says of its own future, and of graphs that it cannot make, and ONNX Script of every constant
-    that it leaves as it is."""
+    that it leaves as it is.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

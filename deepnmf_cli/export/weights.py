@@ -1,4 +1,6 @@
-"""How an ONNX graph holds its weights: in fewer bits, or in the model file beside it. All computation stays in float32."""
+"""How an ONNX graph holds its weights: in fewer bits, or in the model file beside it. All computation stays in
+float32.
+"""
 
 import json
 from pathlib import Path
@@ -45,8 +47,8 @@ def shrink(model: onnx.ModelProto, weights: str) -> None:
 def share(model: onnx.ModelProto, file: Path) -> None:
     """Leave out of `model` the weights that the model file `file` holds, as they are or transposed.
 
-    They become external data at their places in that file, which must lie beside the graph. ONNX Runtime transposes them
-    when it opens the graph.
+    They become external data at their places in that file, which must lie beside the graph. ONNX Runtime transposes
+    them when it opens the graph.
     """
     content = file.read_bytes()
     begin = 8 + int.from_bytes(content[:8], "little")

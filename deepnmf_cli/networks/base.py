@@ -138,7 +138,9 @@ class MaskNetwork(nn.Module):
         return {name: x for name, x in held.items() if not name.startswith(BANK)} | self.unfolded.bank.values()
 
     def unsaved(self) -> list[str]:
-        """Names of the parameters and persistent buffers that `weights` leaves out: none, unless a subclass forgets some."""
+        """Names of the parameters and persistent buffers that `weights` leaves out: none, unless a subclass forgets
+        some.
+        """
         parts = [name for name, module in self.named_modules() if isinstance(module, NonNegative)]
         saved, left_out = self.weights().keys(), []
         for name in self.state_dict():

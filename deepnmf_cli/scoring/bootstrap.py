@@ -1,9 +1,9 @@
 """Confidence intervals of means over files that are not independent: several share a speaker, or a noise recording.
 
 The bootstrap draws whole clusters with replacement, of every factor independently, and a file counts as often as the
-product of its clusters' counts (the pigeonhole bootstrap: Owen, "The pigeonhole bootstrap", Annals of Applied Statistics
-1(2), 2007). With one factor it is the cluster bootstrap. With few clusters, ten or so, such intervals are rather too
-narrow than too wide.
+product of its clusters' counts (the pigeonhole bootstrap: Owen, "The pigeonhole bootstrap", Annals of Applied
+Statistics 1(2), 2007). With one factor it is the cluster bootstrap. With few clusters, ten or so, such intervals are
+rather too narrow than too wide.
 """
 
 from collections.abc import Sequence

@@ -20,8 +20,8 @@ class Metric:
     digits: int
     """Decimals that are shown."""
     compute: Callable[[np.ndarray, np.ndarray, int], float]
-    """(reference (N,), estimate (N,), rate_hz) -> score, of float arrays that are not silent. Raises NoScore, whose text
-    says why, where the measure is not defined."""
+    """(reference (N,), estimate (N,), rate_hz) -> score, of float arrays that are not silent. Raises NoScore, whose
+    text says why, where the measure is not defined."""
 
     @property
     def label(self) -> str:

@@ -1,4 +1,6 @@
-"""From scores to a report: means with intervals, by input SNR, as one dict that every table, file and figure is made of."""
+"""From scores to a report: means with intervals, by input SNR, as one dict that every table, file and figure is made
+of.
+"""
 
 import csv
 import importlib.metadata
@@ -90,10 +92,10 @@ def make_report(
     """All of an evaluation as JSON-serialisable data, documented in docs/evaluation.md.
 
     Every system holds the same files in the same order. `mixtures` tells what is known of them by name; files that it
-    lacks count in the overall means only. When a system of the kind NOISY is there, the others get "gain": the mean over
-    files of their improvement on it, with the interval of these differences, which is narrower than that of the means.
-    "differences" has the same for every two of the others. Intervals are those of the bootstrap where speakers or noises
-    are known of all files. With one model, its means are also the report's "figures".
+    lacks count in the overall means only. When a system of the kind NOISY is there, the others get "gain": the mean
+    over files of their improvement on it, with the interval of these differences, which is narrower than that of the
+    means. "differences" has the same for every two of the others. Intervals are those of the bootstrap where speakers
+    or noises are known of all files. With one model, its means are also the report's "figures".
     """
     files = systems[0].scores
     noisy = next((system for system in systems if system.kind == NOISY), None)
@@ -128,8 +130,9 @@ def make_report(
 
 
 def overall_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """(header, rows): one row of means with intervals for each system, then one of its gain over the noisy input, then one
-    for the difference of every two systems, file by file."""
+    """(header, rows): one row of means with intervals for each system, then one of its gain over the noisy input, then
+    one for the difference of every two systems, file by file.
+    """
     files = report["reference"]["files"]
     rows = [[system["name"], *_cells(system["summary"], files)] for system in report["systems"]]
     rows += [[f"gain of {s['name']}", *_cells(s["gain"], files, "+")] for s in report["systems"] if s["gain"]]

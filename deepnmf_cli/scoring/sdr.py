@@ -113,7 +113,8 @@ def _unit_energy(samples: np.ndarray, zero_mean: bool = False) -> _UnitEnergy | 
 
 def _sdr_by_blocks(reference: np.ndarray, estimate: np.ndarray, of_reference: _UnitEnergy, of_estimate: _UnitEnergy):
     """`sdr` of long signals: with a the autocorrelation of the reference and x its correlation with the estimate at
-    delays of 0 .. 511 samples, both summed over blocks, and A the Toeplitz matrix of a, |P e|^2 = x.A^-1 x."""
+    delays of 0 .. 511 samples, both summed over blocks, and A the Toeplitz matrix of a, |P e|^2 = x.A^-1 x.
+    """
     from scipy.linalg import toeplitz
     from scipy.signal import correlate
 
@@ -147,7 +148,8 @@ LONGEST_STRETCH_SAMPLES = 1 << 20
 
 SMALLEST_GAIN_DB = 6.0
 LEAST_SI_SDR_DB = -6.0
-"""A lag counts when undoing it gains so much SI-SDR and leaves so much: otherwise chance, or a periodic sound, made it."""
+"""A lag counts when undoing it gains so much SI-SDR and leaves so much: otherwise chance, or a periodic sound, made
+it."""
 
 
 def lag_s(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) -> float:

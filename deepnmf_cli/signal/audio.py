@@ -110,7 +110,9 @@ class AudioReader:
             self._read(min(BLOCK_FRAMES, frame - self._position), "float32")
 
     def _read(self, frames: int, dtype: SampleType) -> np.ndarray:
-        """The next samples (n, channels), 1 <= n <= frames, of this part or the next one. Raises AudioError for none."""
+        """The next samples (n, channels), 1 <= n <= frames, of this part or the next one. Raises AudioError for
+        none.
+        """
         because = ""
         try:
             block = self._file.read(frames, dtype=dtype, always_2d=True)

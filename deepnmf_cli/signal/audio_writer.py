@@ -1,4 +1,6 @@
-"""Audio files in any format, written in blocks of samples (channels, frames) and whole or not at all; room for them first."""
+"""Audio files in any format, written in blocks of samples (channels, frames) and whole or not at all; room for them
+first.
+"""
 
 import errno
 import math

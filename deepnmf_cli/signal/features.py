@@ -1,8 +1,8 @@
 """What networks are given of a spectrum: magnitudes, or magnitudes and what phase tells of a sound.
 
-The phase of a single bin says nothing by itself, but differences stay the same when the phases of all bins turn by the same
-angle. The difference to the bin's own phase a frame ago is its frequency within the bin, and the difference to the next bin
-says where within the window its energy lies. NumPy and torch alike.
+The phase of a single bin says nothing by itself, but differences stay the same when the phases of all bins turn by the
+same angle. The difference to the bin's own phase a frame ago is its frequency within the bin, and the difference to the
+next bin says where within the window its energy lies. NumPy and torch alike.
 """
 
 from collections.abc import Callable
@@ -28,9 +28,10 @@ def features(
 ) -> Array:
     """Return what a network is given of C channels' spectra (..., C, F, T), complex.
 
-    Magnitudes (..., F, T), their mean over channels; or with phase `phase_features` (..., PLANES, F, T), for which `before`
-    (..., C, F, 1) is the frame that came before, None at the start of a recording. Training, dev scores and enhancement
-    all go through here; training, where no number is so large that its square overflows, with a quicker `modulus`.
+    Magnitudes (..., F, T), their mean over channels; or with phase `phase_features` (..., PLANES, F, T), for which
+    `before` (..., C, F, 1) is the frame that came before, None at the start of a recording. Training, dev scores and
+    enhancement all go through here; training, where no number is so large that its square overflows, with a quicker
+    `modulus`.
     """
     if not with_phase:
         return over_channels(modulus(spectrum))
@@ -42,9 +43,9 @@ def phase_features(spectrum: Array, before: Array, window_hops: int) -> Array:
     """Magnitudes and phase differences (..., PLANES, F, T) of C channels' spectra X (..., C, F, T), complex.
 
     `before` (..., C, F, 1) is the frame that came before, zeros at the start of a recording, and `window_hops` how many
-    hops a window has (H). After the magnitude |X| follow the products X_ft conj(X_f,t-1) exp(-2 pi i f / H), which undoes
-    what a hop adds to the phase of the middle of a bin, for H = 2 by an alternating sign, and X_ft conj(X_f+1,t), zero
-    for the last bin.
+    hops a window has (H). After the magnitude |X| follow the products X_ft conj(X_f,t-1) exp(-2 pi i f / H), which
+    undoes what a hop adds to the phase of the middle of a bin, for H = 2 by an alternating sign, and X_ft
+    conj(X_f+1,t), zero for the last bin.
 
     Channels are averaged, magnitudes and products each, so that opposite ones do not cancel. The mean of products is
     scaled by mean |X| mean |Y| / mean |X||Y|: channels that differ by gains alone, silent ones among them, have the
@@ -61,12 +62,13 @@ def phase_features(spectrum: Array, before: Array, window_hops: int) -> Array:
 
 def over_channels(x: Array) -> Array:
     """The mean of x (..., C, F, T) over channels; of one, without the time to compute it, which counts for single
-    frames."""
+    frames.
+    """
     return x[..., 0, :, :] if x.shape[-3] == 1 else x.mean(-3)
 
 
 def _product(x: Array, y: Array) -> Array:
-    """x conj(y) over channels (..., F, T), see `phase_features`."""
+    """X conj(y) over channels (..., F, T), see `phase_features`."""
     product = over_channels(x * y.conj())
     if x.shape[-3] == 1:
         return product

@@ -38,8 +38,8 @@ class PipeReader:
 
     Reads the header at once. `layout` is the one found there, or `raw`; `format_chunk` is what the header says about
     it (None: raw) and `data_bytes` how long it says the samples are (None: not known, or raw). Raises AudioError for a
-    header that is cut short or announces samples of another kind than `samples.FORMATS`, and for what begins like a file of
-    another container, unless `surely_raw`.
+    header that is cut short or announces samples of another kind than `samples.FORMATS`, and for what begins like a
+    file of another container, unless `surely_raw`.
     """
 
     def __init__(self, source: Source, raw: Layout, name: str = "standard input", surely_raw: bool = False) -> None:

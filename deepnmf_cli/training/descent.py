@@ -54,8 +54,9 @@ class GradientDescent:
         muon: bool = False,
         captured: bool = False,
     ) -> None:
-        """Gradients are scaled down to `clip_norm`; `mixed_precision` means bfloat16 matrix products on CUDA; `captured`
-        that steps are launched as CUDA graphs, see `CapturedStep`."""
+        """Gradients are scaled down to `clip_norm`; `mixed_precision` means bfloat16 matrix products on CUDA;
+        `captured` that steps are launched as CUDA graphs, see `CapturedStep`.
+        """
         self.network, self.front_end, self.settings = network, front_end, settings
         self.clip_norm, self.mixed_precision = clip_norm, mixed_precision
         self.trained = [p for p in network.parameters() if p.requires_grad]
@@ -112,7 +113,8 @@ WARM_UP_STEPS = 3
 
 class CapturedStep:
     """Changes weights by `change(batch) -> loss`, which moves them by an amount proportional to a learning rate, for a
-    rate of 1, and does the same operations whatever is in a batch. All batches have one shape."""
+    rate of 1, and does the same operations whatever is in a batch. All batches have one shape.
+    """
 
     def __init__(self, change: Callable[[Batch], Tensor], weights: Sequence[Tensor]) -> None:
         self._change, self._weights = change, list(weights)

@@ -79,8 +79,8 @@ def check_dev(pairs: Sequence[Pair], rate_hz: int, score: str = SCORES[0]) -> li
     longest_s = max(len(clean) for clean, _ in pairs) / rate_hz
     if longest_s > LONGEST_DEV_S:
         notes.append(
-            f"dev: a recording of {longest_s / 60:.1f} minutes is enhanced as a whole for every score, which takes time and "
-            f"memory; cut the dev recordings into pieces of 10 to 20 s"
+            f"dev: a recording of {longest_s / 60:.1f} minutes is enhanced as a whole for every score, which takes "
+            f"time and memory; cut the dev recordings into pieces of 10 to 20 s"
         )
     return notes
 

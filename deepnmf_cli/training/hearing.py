@@ -1,12 +1,13 @@
 """What hearing minds about an estimate, as terms of the objective with a gradient: after PESQ, and after ESTOI.
 
-`points_lost` follows ITU-T P.862, and P.862.2 for wideband speech, without the alignment in time, which training does not
-need, and with formulas in the place of the standard's tables of bands and of the threshold of hearing. It minds two things:
-how much the loudness differs, and once more what of it was added, because added noise disturbs more than missing speech.
+`points_lost` follows ITU-T P.862, and P.862.2 for wideband speech, without the alignment in time, which training does
+not need, and with formulas in the place of the standard's tables of bands and of the threshold of hearing. It minds two
+things: how much the loudness differs, and once more what of it was added, because added noise disturbs more than
+missing speech.
 
-`intelligibility_lost` says how well the estimate's envelopes follow the target's: Jensen & Taal, "An algorithm for predicting
-the intelligibility of speech masked by modulated noise maskers", 2016; in frames of 32 ms every 16 ms, where the original
-has 25.6 and 12.8 ms at 10 kHz.
+`intelligibility_lost` says how well the estimate's envelopes follow the target's: Jensen & Taal, "An algorithm for
+predicting the intelligibility of speech masked by modulated noise maskers", 2016; in frames of 32 ms every 16 ms, where
+the original has 25.6 and 12.8 ms at 10 kHz.
 
 Both take power spectra of waveforms in windows of their own, whatever the front end.
 """
@@ -54,7 +55,8 @@ MEAN_SQUARE = 1e7
 """To which both signals are scaled, of what they have between 325 and 3250 Hz."""
 
 DENSITY = 35.0
-"""Densities of signals so scaled, in units of 0 dB SPL per band: chosen so that points agree with the package `pesq`."""
+"""Densities of signals so scaled, in units of 0 dB SPL per band: chosen so that points agree with the package
+`pesq`."""
 
 SOME_SPEECH = 1e-4
 """Mean square of a target, for mixtures whose magnitudes are scaled to 1, below which there is nothing to hear."""
@@ -97,7 +99,8 @@ class Ear:
 
 def points_lost(estimate: Tensor, target: Tensor, rate_hz: int) -> Tensor:
     """What the disturbances cost on PESQ's scale from -0.5 to 4.5, (B,), of `power_spectra` (B, F, T); 0 for a silent
-    target."""
+    target.
+    """
     symmetric, asymmetric = disturbances(estimate, target, rate_hz)
     mean_square = target.sum(1).mean(1) * share_of_mean_square(rate_hz)
     return torch.where(mean_square > SOME_SPEECH, SYMMETRIC * symmetric + ASYMMETRIC * asymmetric, 0)
@@ -190,7 +193,8 @@ RANGE_DB = 40.0
 
 def intelligibility_lost(estimate: Tensor, target: Tensor, rate_hz: int) -> Tensor:
     """1 - ESTOI, (B,), between 0 and about 1, of `power_spectra` (B, F, T); 0 where the target has less
-    than 0.4 s of speech."""
+    than 0.4 s of speech.
+    """
     if target.shape[-1] < STRETCH_FRAMES:
         return estimate.new_zeros(len(estimate))
     energy = target.sum(1)

@@ -152,7 +152,7 @@ class Journal:
         figure = Figure(figsize=(7, 5), layout="constrained")
         axes = figure.subplots(2, 1, sharex=True)
         hours = [row["hours"] for row in self.rows]
-        for axis, column, label in zip(axes, ("loss", "dev_score"), ("training loss", "dev score (dB)")):
+        for axis, column, label in zip(axes, ("loss", "dev_score"), ("training loss", "dev score (dB)"), strict=True):
             values = [math.nan if row[column] is None else row[column] for row in self.rows]
             axis.plot(hours, values, marker="." if len(hours) < 40 else None)
             axis.set_ylabel(label)
@@ -163,7 +163,9 @@ class Journal:
     def save_resume(
         self, model: dict[str, Tensor], average: dict[str, Tensor], optimiser: dict, progress: dict
     ) -> None:
-        """Write weights, their average, the optimiser's state, the progress, and what the run is, to the resume file."""
+        """Write weights, their average, the optimiser's state, the progress, and what the run is, to the resume
+        file.
+        """
         tensors = {f"model.{k}": v for k, v in model.items()} | {f"average.{k}": v for k, v in average.items()}
         for index, held in optimiser.items():
             tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in held.items()}
@@ -217,7 +219,8 @@ class Journal:
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
     """Lock the folder: a second process would take turns with this one in overwriting its files. The lock ends with the
-    process, however that ends. Raises UsageError when another one has it."""
+    process, however that ends. Raises UsageError when another one has it.
+    """
     if fcntl is None:
         yield
         return
@@ -320,4 +323,4 @@ def _outline(pairs: Iterable[tuple[Samples, Samples]]) -> list[float]:
 
 
 def _close(before: Sequence[float], now: Sequence[float]) -> bool:
-    return len(before) == len(now) and all(math.isclose(a, b, rel_tol=SAME) for a, b in zip(before, now))
+    return len(before) == len(now) and all(math.isclose(a, b, rel_tol=SAME) for a, b in zip(before, now, strict=True))

@@ -26,7 +26,8 @@ from deepnmf_cli.training.objectives import ObjectiveSettings
 @dataclass(frozen=True)
 class Batch:
     """True speech and noise of mixtures: waveforms (B, 2, N) and spectra (B, 2, F, T), complex, of windows of so many
-    hops."""
+    hops.
+    """
 
     waveforms: Tensor
     spectra: Tensor
@@ -64,7 +65,8 @@ def require_support(network: type, objective: ObjectiveSettings, where: str = "r
 @dataclass(frozen=True)
 class FrameBatch:
     """Every n-th frame of B mixtures: evidence (context F, B N), spectra (B, 2, F, N) of true speech and noise, and
-    what the fixed layers of a network make of the evidence, None where there are none."""
+    what the fixed layers of a network make of the evidence, None where there are none.
+    """
 
     evidence: Tensor
     spectra: Tensor
@@ -95,7 +97,8 @@ class FrameStore:
         key: str = "",
     ) -> None:
         """Batches of `mixtures` examples and every `stride`-th frame. `key` names what `source` holds: batches of equal
-        keys are taken to be equal. Without a folder nothing is kept."""
+        keys are taken to be equal. Without a folder nothing is kept.
+        """
         self.source, self.network, self.mixtures, self.stride, self.folder = source, network, mixtures, stride, folder
         self.pair = front_end.pair(front_end.rate_hz)
         self.context = network.settings.context

@@ -152,7 +152,8 @@ def _log_quotient(parts: Parts) -> Tensor:
 
 def _targets(settings: ObjectiveSettings, batch: Batch | FrameBatch) -> tuple[Tensor, Tensor, Tensor]:
     """Mixture (F, B T), targets (2, F, B T) and weights (2, 1, B T), frames side by side, such that the objective is
-    the weighted sum of divergences (37)."""
+    the weighted sum of divergences (37).
+    """
     mixture = batch.spectra.sum(1)
     level = mixture.abs().square().mean((-1, -2)).sqrt().clamp_min(TINY)[:, None, None]
     mixture, spectra = mixture / level, batch.spectra / level[:, None]

@@ -71,8 +71,8 @@ def objective(
     """The mean loss of a batch.
 
     masks (B, 2 or 3, F, T) of the mixture, see `signal.masks.complex_masks`; spectra (B, 2, F, T) complex of the true
-    speech and noise, which sum to the mixture's; waveforms (B, 2, N) of the same, None where no term needs them. Source of
-    the default weights: chosen by the dev score.
+    speech and noise, which sum to the mixture's; waveforms (B, 2, N) of the same, None where no term needs them. Source
+    of the default weights: chosen by the dev score.
     """
     mixture = spectra.sum(1)
     magnitude = modulus(mixture)

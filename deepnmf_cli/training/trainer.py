@@ -65,8 +65,8 @@ class TrainingSettings:
     mixed_precision: bool = True
     """bfloat16 matrix products on CUDA; CPU training is always float32."""
     machine_code: bool = True
-    """Compile the network's layers for training on a CPU, where it has some and there is a compiler; capture a step as a
-    CUDA graph for training on a GPU, where the network allows it."""
+    """Compile the network's layers for training on a CPU, where it has some and there is a compiler; capture a step as
+    a CUDA graph for training on a GPU, where the network allows it."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or self.score_every < 1 or self.seed < 0:
@@ -104,7 +104,8 @@ class Trainer:
         frames: FrameStore | None = None,
     ) -> None:
         """`describe(path, network, step, dev score)` gives a model file, which may have no score;
-        `frames` the batches where `settings.frame_stride` is not 1."""
+        `frames` the batches where `settings.frame_stride` is not 1.
+        """
         self.network, self.front_end, self.settings, self.journal = network.to(device), front_end, settings, journal
         self.describe, self.device, self.frames = describe, device, frames
         self.pair = front_end.pair(front_end.rate_hz)
@@ -213,7 +214,7 @@ class Trainer:
     def _ended(self) -> bool:
         """Whether the run is complete, its last score included."""
         s = self.settings
-        late = self.step >= s.steps or bool(s.patience) and self.since_best >= s.patience
+        late = self.step >= s.steps or (bool(s.patience) and self.since_best >= s.patience)
         return not self._unscored() and (late or not self.trained)
 
     def resume(self) -> None:

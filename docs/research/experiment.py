@@ -1,8 +1,9 @@
 """Train and score the runs of an experiment, a recipe for each: what the pages in docs/research report.
 
-    python docs/research/experiment.py train PLAN CORPUS RUNS [NAME ...]    every run that is not complete; may be stopped
-    python docs/research/experiment.py score PLAN CORPUS RUNS [NAME ...]    complete runs on CORPUS/test, each once
-    python docs/research/experiment.py collect PLAN CORPUS RUNS             adds what is new to results.json beside the plan
+    python docs/research/experiment.py train PLAN CORPUS RUNS [NAME ...]    every run that is not complete; may be
+    stopped python docs/research/experiment.py score PLAN CORPUS RUNS [NAME ...]    complete runs on CORPUS/test, each
+    once python docs/research/experiment.py collect PLAN CORPUS RUNS             adds what is new to results.json beside
+    the plan
 
 PLAN is a TOML file such as docs/research/ladder/plan.toml: the folder of recipes beside it, the learning rates that are
 compared with seed 1, the number of seeds of each recipe, and which of them start from the weights of another one.
@@ -131,7 +132,7 @@ def complete(run: Run, runs: Path) -> bool:
     """Whether the run has made its last step."""
     rows = history(runs / run.name)
     sparse = run.recipe.model == "sparse-nmf" and (runs / run.name / "best.safetensors").is_file()
-    return sparse or bool(rows) and int(rows[-1]["step"]) == run.recipe.training.steps
+    return sparse or (bool(rows) and int(rows[-1]["step"]) == run.recipe.training.steps)
 
 
 def history(folder: Path) -> list[dict[str, str]]:
@@ -185,7 +186,8 @@ def learned(bank: Bank, name: str) -> list[list[float]]:
 
 
 def test_scores(folder: Path, kind: str) -> dict:
-    """Of the "noisy" or "model" system: means with 95 % intervals, in all and by input SNR, and the SDR of every file."""
+    """Of the "noisy" or "model" system: means with 95 % intervals, in all and by input SNR, and the SDR of every
+    file."""
     report = json.loads((folder / "report.json").read_text())
     (system,) = (s for s in report["systems"] if s["kind"] == kind)
     with open(folder / "files.csv", newline="") as file:

@@ -107,7 +107,7 @@ class Runner:
             self._bases[name] = self._base(target)
         try:
             case = case_of(name, self.seed, index)
-        except Exception as error:  # noqa: BLE001  a campaign of hours is not lost by a case that cannot be made
+        except Exception as error:
             fault = oracle.Finding("harness", f"{type(error).__name__}: {error}")
             self.result.record(fault.signature, Group(1, name, index, fault.detail))
             return [fault]

@@ -138,7 +138,7 @@ class Train(Subject):
         for path in visible(work / "run"):
             try:
                 readers[path.suffix](path)
-            except Exception as error:  # noqa: BLE001  whatever a reader finds wrong
+            except Exception as error:
                 damaged.append(f"{path.name} ({error})")
         return damaged
 

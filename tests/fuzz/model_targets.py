@@ -152,7 +152,7 @@ def interface(random: Random) -> Case:
             print(f"Error: {error}", file=sys.stderr)
             return 1
         finite = np.isfinite(samples.astype(complex)).all()
-        if speech.shape != shape or finite and not np.isfinite(speech).all():
+        if speech.shape != shape or (finite and not np.isfinite(speech).all()):
             raise AssertionError(f"{kind} {shape} became {speech.shape}, finite: {np.isfinite(speech).all()}")
         return 0
 

@@ -86,10 +86,8 @@ def test_with_a_warm_start_a_steady_sound_is_explained_ever_better(kind: type, s
     begin = nmf.start(steady, w) if kind is RecurrentNmf else None
     _path, last = network.unfolded.infer((x, begin))
     penalty = network.settings.sparsity
-    if kind is RecurrentNmf:
-        expected = nmf.infer(steady, w, 12, 1.0, penalty)
-    else:
-        expected = ista.infer(steady, w, 12, penalty)
+    infer = {RecurrentNmf: lambda: nmf.infer(steady, w, 12, 1.0, penalty)}
+    expected = infer.get(kind, lambda: ista.infer(steady, w, 12, penalty))()
     torch.testing.assert_close(last, expected, rtol=1e-4, atol=1e-6)
 
 

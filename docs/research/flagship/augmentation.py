@@ -3,10 +3,11 @@
     python docs/research/flagship/augmentation.py models CORPUS MODEL ...     scores of models where each thing happens
     python docs/research/flagship/augmentation.py runs CORPUS RUNS            short runs without one thing at a time
 
-Each thing happens to 60 mixtures of the dev material, always the same ones, so that models can be compared. Runs have all
-that one recipe does to mixtures, nothing of it, or all but one thing. Each is scored on dev as it is, which says what that
-costs or brings where it does not happen, and where it happens, which is what it is there for. Runs that are complete are
-not repeated, and one that was stopped goes on; their scores are kept in augmentation.json beside this script.
+Each thing happens to 60 mixtures of the dev material, always the same ones, so that models can be compared. Runs have
+all that one recipe does to mixtures, nothing of it, or all but one thing. Each is scored on dev as it is, which says
+what that costs or brings where it does not happen, and where it happens, which is what it is there for. Runs that are
+complete are not repeated, and one that was stopped goes on; their scores are kept in augmentation.json beside this
+script.
 
 CORPUS has train/speech, train/noise, rir and dev/{clean,noisy}.
 """
@@ -128,8 +129,8 @@ def models_table(found: dict[str, dict[str, Scores]]) -> str:
 
 
 def runs_table(results: dict[str, dict]) -> str:
-    """What each augmentation brings in dB and in points of PESQ: the run with all minus the one without it, on dev and where
-    it happens, and there minus the one without any; in the last line what another seed brings."""
+    """What each augmentation brings in dB and in points of PESQ: the run with all minus the one without it, on dev and
+    where it happens, and there minus the one without any; in the last line what another seed brings."""
     lines = ["| | share | dev | where it happens | there, by all of them |", "|---|---|---|---|---|"]
     everything, nothing = results[ALL], results[NOTHING]
     for name, share in options(read_recipe(RECIPE)).items():
