@@ -12,8 +12,8 @@ from importlib import import_module
 TYPE_CHECKING = False  # type checkers know the name; the module typing would be a tenth of the start
 if TYPE_CHECKING:
     from deepnmf_cli.enhancer import Enhancer
-    from deepnmf_cli.library import load_enhancer
     from deepnmf_cli.streaming import StreamingEnhancer
+    from deepnmf_cli.zoo import load_enhancer
 
 # ONNX Runtime would keep an identifier of this machine in the user's home, and send reports of its use. It reads the
 # variable when it is imported, which other packages may do before this one's modules; 0 lets it have its way.
@@ -23,7 +23,7 @@ if not os.environ.get("ORT_DISABLE_TELEMETRY"):
 __version__ = "0.1.0"
 __all__ = ["Enhancer", "StreamingEnhancer", "load_enhancer"]
 
-_MODULES = {"Enhancer": "enhancer", "StreamingEnhancer": "streaming", "load_enhancer": "library"}
+_MODULES = {"Enhancer": "enhancer", "StreamingEnhancer": "streaming", "load_enhancer": "zoo"}
 
 
 def __getattr__(name: str) -> object:

@@ -30,7 +30,9 @@ _LEFTOVER_NAME = re.compile(rf"\..*-[a-z0-9_]{{8}}{re.escape(_LEFTOVER)}(\.[^.]*
 
 
 def shipped_folder(installed: str, checkout: str) -> Path:
-    """Where files that ship lie: `installed` inside the installed package, or `checkout` beside it in a checkout."""
+    """Return where files that ship lie: `installed` inside the installed package, or `checkout` beside it in a
+    checkout.
+    """
     package = Path(__file__).parent
     return package / installed if (package / installed).is_dir() else package.parent / checkout
 

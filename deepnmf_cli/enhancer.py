@@ -24,7 +24,7 @@ class LearnsNoise(Protocol):
         """Raise UsageError for a network that cannot learn a noise."""
 
     def with_noise(self, magnitude: np.ndarray) -> Backend:
-        """The same with knowledge of the noise (F, N) that its network hears."""
+        """The same with knowledge of the noise (F, N) that its network takes."""
         ...
 
 
@@ -103,24 +103,24 @@ class Enhancer:
         listener = _Listener()
         Enhancer(listener, self.front_end).enhance(samples, rate_hz)
         edge = self.front_end.window_hops - 1
-        return np.concatenate(listener.heard, -1)[
+        return np.concatenate(listener.inputs, -1)[
             :, edge : samples.shape[1] // self.front_end.pair(rate_hz).hop_samples
         ]
 
 
 class _Listener(InNumpy):
-    """A `Backend` that keeps what it hears, and lets all pass."""
+    """A `Backend` that keeps its input, and lets all pass."""
 
     def __init__(self) -> None:
-        self.heard: list[np.ndarray] = []
+        self.inputs: list[np.ndarray] = []
 
     @property
-    def hears_phase(self) -> bool:
+    def uses_phase(self) -> bool:
         return False
 
-    def __call__(self, heard: np.ndarray, state: Any) -> tuple[np.ndarray, None]:
-        self.heard.append(heard[0])
-        return np.ones((1, 2, *heard.shape[1:]), np.float32), None
+    def __call__(self, inputs: np.ndarray, state: Any) -> tuple[np.ndarray, None]:
+        self.inputs.append(inputs[0])
+        return np.ones((1, 2, *inputs.shape[1:]), np.float32), None
 
 
 def _gathered(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:

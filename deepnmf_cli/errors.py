@@ -77,7 +77,9 @@ _NO_MEMORY = (
 
 
 def lack_of_memory(error: BaseException) -> DeepnmfError | None:
-    """What to tell the user if memory ran out, as `error` or one that caused it says; None if it was something else."""
+    """Return what to tell the user if memory ran out, as `error` or one that caused it says; None if it was something
+    else.
+    """
     link: BaseException | None = error
     while link is not None:
         text = str(link).strip()

@@ -220,7 +220,7 @@ def _score_of(path: Path, recipe: Recipe, dev: list[Pair], device: str) -> dict[
 
 
 def _worse(trainer: Trainer) -> TrainingError | None:
-    """What to say of a best model that scores below the best of what the run began with."""
+    """Return what to say of a best model that scores below the best of what the run began with."""
     name, score = max(trainer.began.items(), key=lambda item: item[1], default=("", -math.inf))
     if trainer.best >= score - NOTICEABLE_DB:
         return None

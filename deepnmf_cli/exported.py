@@ -30,10 +30,10 @@ NO_CHECKSUM = "0" * 64
 
 FORMAT = 2
 """Number of the layout of inputs, outputs and metadata; a reader refuses a newer one instead of guessing. 2 came with
-networks that hear phase; graphs of others say 1, and older readers run them."""
+networks that use phase; graphs of others say 1, and older readers run them."""
 
 MAGNITUDE, FEATURES, MASKS, STATE, NEXT_STATE = "magnitude", "features", "masks", "state_", "next_state_"
-"""Names of the inputs and outputs, FEATURES in place of MAGNITUDE for networks that hear phase; states are numbered."""
+"""Names of the inputs and outputs, FEATURES in place of MAGNITUDE for networks that use phase; states are numbered."""
 
 EXPORT_AGAIN = "Export the model again with --overwrite, copy the file again, or choose --backend torch."
 
@@ -55,7 +55,7 @@ def with_checksum(content: bytes) -> bytes:
 
 
 def has_checksum(content: bytes) -> bool | None:
-    """Whether the bytes of a file are those that its checksum was made of; None for a file without one."""
+    """Return whether the bytes of a file are those that its checksum was made of; None for a file without one."""
     if (match := _CHECKSUM.search(content)) is None:
         return None
     return match[1] == _checksum(content, *match.span(1))
@@ -104,7 +104,7 @@ class ExportedGraph:
         if CHECKSUM not in self.meta:
             raise ModelError(path, "no checksum, as older versions wrote it", "one of the file", EXPORT_AGAIN)
         try:
-            self._heard, self._states, self._bins = _signature(self._session)
+            self._inputs, self._states, self._bins = _signature(self._session)
         except (TypeError, ValueError) as error:
             raise self._of_another_shape(path, error) from error
         self._path, self._weights = path, weights  # which the session may read as long as it lives
@@ -133,15 +133,15 @@ class ExportedGraph:
         return [np.zeros(shape, np.float32) for shape in self._states.values()]
 
     @property
-    def hears_phase(self) -> bool:
-        """Whether it takes `signal.features.phase_features` in the place of magnitudes."""
-        return self._heard == FEATURES
+    def uses_phase(self) -> bool:
+        """Return whether it takes `signal.features.phase_features` in the place of magnitudes."""
+        return self._inputs == FEATURES
 
-    def __call__(self, heard: np.ndarray, states: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+    def __call__(self, inputs: np.ndarray, states: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
         """Masks (1, 2, F, T) of magnitudes (1, F, T) float32, and the next states; see `MaskNetwork.forward`."""
         given = dict(zip(self._states, states, strict=True))
         try:
-            masks, *states = self._session.run(None, {self._heard: heard, **given})
+            masks, *states = self._session.run(None, {self._inputs: inputs, **given})
         except Exception as error:  # ONNX Runtime's own types have no other ancestor
             if lack_of_memory(error):
                 raise
@@ -205,19 +205,19 @@ def _shared(path: Path, content: bytes) -> tuple[bytes | None, dict[str, np.ndar
 
 
 def _signature(session: onnxruntime.InferenceSession) -> tuple[str, dict[str, list[int]], int]:
-    """What a graph hears, its states by name, and the number of frequencies. Raises ValueError for inputs and outputs
-    that an export has not.
+    """Return what a graph takes, its states by name, and the number of frequencies. Raises ValueError for inputs and
+    outputs that an export has not.
     """
-    (heard, *states), (masks, *following) = session.get_inputs(), session.get_outputs()
-    bins = heard.shape[-2] if len(heard.shape) > 2 else None
-    if heard.name not in (MAGNITUDE, FEATURES) or type(bins) is not int or masks.name != MASKS:
-        raise ValueError(f"{heard.name} of {heard.shape} in, {masks.name} out")
+    (inputs, *states), (masks, *following) = session.get_inputs(), session.get_outputs()
+    bins = inputs.shape[-2] if len(inputs.shape) > 2 else None
+    if inputs.name not in (MAGNITUDE, FEATURES) or type(bins) is not int or masks.name != MASKS:
+        raise ValueError(f"{inputs.name} of {inputs.shape} in, {masks.name} out")
     shapes = {value.name: value.shape for value in states}
     if not all(name.startswith(STATE) and all(type(n) is int and n >= 0 for n in s) for name, s in shapes.items()):
         raise ValueError("states of unknown size")
     if len(following) != len(states) or sum(math.prod(shape) for shape in shapes.values()) > LARGEST_STATES:
         raise ValueError(f"{len(states)} states in, {len(following)} out")
-    return heard.name, shapes, bins
+    return inputs.name, shapes, bins
 
 
 class SingleFrames:
@@ -230,13 +230,13 @@ class SingleFrames:
     def __init__(self, session: onnxruntime.InferenceSession, states: list[np.ndarray]) -> None:
         first = [np.array(state, np.float32, order="C") for state in states]
         sets = first, [np.empty_like(state) for state in first]
-        self._heard, self._masks = (
+        self._inputs, self._masks = (
             np.empty(value.shape, np.float32) for value in (session.get_inputs()[0], session.get_outputs()[0])
         )
         self._turns = []
         for current, following in (sets, sets[::-1]):
             binding = session.io_binding()
-            for value, buffer in zip(session.get_inputs(), [self._heard, *current], strict=True):
+            for value, buffer in zip(session.get_inputs(), [self._inputs, *current], strict=True):
                 binding.bind_input(value.name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
             for value, buffer in zip(session.get_outputs(), [self._masks, *following], strict=True):
                 binding.bind_output(value.name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
@@ -248,9 +248,9 @@ class SingleFrames:
         """The states after the last frame."""
         return [state.copy() for state in self._turns[0][1]]
 
-    def __call__(self, heard: np.ndarray) -> np.ndarray:
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """Masks (1, 2, F, 1) of magnitudes (1, F, 1) float32, or of features."""
-        self._heard[:] = heard
+        self._inputs[:] = inputs
         self._run(self._turns[0][0])
         self._turns.reverse()
         return self._masks.copy()
@@ -292,17 +292,17 @@ class OnnxBackend(InNumpy):
         return self._opened[path]
 
     @property
-    def hears_phase(self) -> bool:
-        return self._graph(self._paths[0]).hears_phase
+    def uses_phase(self) -> bool:
+        return self._graph(self._paths[0]).uses_phase
 
-    def __call__(self, heard: np.ndarray, state: State) -> tuple[np.ndarray, State]:
+    def __call__(self, inputs: np.ndarray, state: State) -> tuple[np.ndarray, State]:
         """As `Backend` says; a state may be passed on once, since single frames write the next one into its place."""
-        frames = heard.shape[-1]
+        frames = inputs.shape[-1]
         if self._any is not None and (self._single is None or frames > FEW):
             graph = self._graph(self._any)
-            return graph(heard, state.states if isinstance(state, SingleFrames) else state or graph.start)
+            return graph(inputs, state.states if isinstance(state, SingleFrames) else state or graph.start)
         if not isinstance(state, SingleFrames):
             graph = self._graph(self._single)
             state = graph.single_frames(state or graph.start)
-        masks = [state(heard[..., t : t + 1]) for t in range(frames)]
+        masks = [state(inputs[..., t : t + 1]) for t in range(frames)]
         return masks[0] if frames == 1 else np.concatenate(masks, -1), state

@@ -35,5 +35,5 @@ def require(extra: str, where: str) -> None:
 
 
 def has(package: str) -> bool:
-    """Whether a package is installed."""
+    """Return whether a package is installed."""
     return (package in sys.modules and sys.modules[package] is not None) or find_spec(package) is not None

@@ -81,7 +81,7 @@ class Recipe:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What a model file says of how it was trained: all tables but those that its weights need."""
+        """Return what a model file says of how it was trained: all tables but those that its weights need."""
         return {name: table for name, table in self.to_dict().items() if name not in NETWORK_TABLES}
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class Recipe:
 
 
 def recipes_folder() -> Path:
-    """Where the shipped recipes lie."""
+    """Return where the shipped recipes lie."""
     return shipped_folder("recipes", "data/recipes")
 
 

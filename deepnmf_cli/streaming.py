@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from deepnmf_cli.errors import UsageError
-from deepnmf_cli.signal.arrays import Array, copy, library
+from deepnmf_cli.signal.arrays import Array, copy, namespace
 from deepnmf_cli.signal.features import features
 from deepnmf_cli.signal.formats import check_shape
 from deepnmf_cli.signal.masks import at_least, complex_masks
@@ -23,11 +23,11 @@ class Backend(Protocol):
     """A network that is ready to run, whatever library computes it, and that library's arrays."""
 
     @property
-    def hears_phase(self) -> bool:
-        """Whether the network takes `signal.features.phase_features` (1, 5, F, T) in the place of magnitudes."""
+    def uses_phase(self) -> bool:
+        """Return whether the network takes `signal.features.phase_features` (1, 5, F, T) in the place of magnitudes."""
         ...
 
-    def __call__(self, heard: Array, state: Any) -> tuple[Array, Any]:
+    def __call__(self, inputs: Array, state: Any) -> tuple[Array, Any]:
         """Masks (1, 2, F, T) of magnitudes (1, F, T), T >= 1, and the state for the next block, as of `MaskNetwork`.
 
         A state may be passed on once: a backend may write the next one into its place.
@@ -54,7 +54,7 @@ class _State:
     pending: np.ndarray  # (C, < hop) samples that do not fill a hop yet
     history: Array  # (C, window - hop) what the next window begins with
     overlap: Array  # (C, hop) second half of the last synthesised window
-    before: Array | None  # (C, F', 1) the last spectrum, for networks that hear phase
+    before: Array | None  # (C, F', 1) the last spectrum, for networks that use phase
     offset: Offset
     network: Any  # the network's own state
     received: int  # samples fed so far
@@ -67,8 +67,8 @@ class StreamingEnhancer:
 
     Every chunk of whole hops runs analysis, network, mask and synthesis once, so the offline result is the same code
     fed with large chunks. All channels share one mask per frame and frequency, computed from the mean of their
-    magnitudes, and for networks that hear phase of products of their spectra, so the stereo image stays (and channels
-    of opposite phase do not cancel before the network hears them).
+    magnitudes, and for networks that use phase of products of their spectra, so the stereo image stays (and channels
+    of opposite phase do not cancel before they reach the network).
     """
 
     def __init__(
@@ -156,15 +156,15 @@ class StreamingEnhancer:
             return samples
         with self.backend.running():
             hops = self.backend.from_numpy(state.offset.remove(samples))
-            heard = library(hops).concatenate([state.history, hops], -1)
-            spectrum = self.pair.frames(heard)
+            recent = namespace(hops).concatenate([state.history, hops], -1)
+            spectrum = self.pair.frames(recent)
             mask = self._mask(spectrum)
             # Synthesis is linear and exact, so that masks may be mixed in the place of signals.
             mixed = mask if self._mix == 1 else self._mix * mask + (1 - self._mix)
             enhanced = self.pair.overlap_add(spectrum * mixed)
             final = enhanced[:, :-hop]
             final[:, :hop] += state.overlap
-            state.history, state.overlap = copy(heard[:, hops.shape[-1] :]), copy(enhanced[:, -hop:])
+            state.history, state.overlap = copy(recent[:, hops.shape[-1] :]), copy(enhanced[:, -hop:])
             smallest = np.abs(self.backend.to_numpy(mask)).min(0)
             final = state.offset.restore(self.backend.to_numpy(final), smallest, self._mix)
         if not state.begun:
@@ -174,15 +174,15 @@ class StreamingEnhancer:
 
     def _mask(self, spectrum: Array) -> Array:
         """The speech mask (F', T) of spectra (C, F', T): F' bins of this sampling rate, from the network's F bins."""
-        heard = self._hear(spectrum)
-        arrays, missing = library(heard), self.bins - heard.shape[-2]
+        inputs = self._inputs(spectrum)
+        arrays, missing = namespace(inputs), self.bins - inputs.shape[-2]
         if missing > 0:
-            silence = arrays.zeros_like(heard[..., :1, :])
-            silence = arrays.broadcast_to(silence, (*heard.shape[:-2], missing, heard.shape[-1]))
-            heard = arrays.concatenate([heard, silence], -2)
+            silence = arrays.zeros_like(inputs[..., :1, :])
+            silence = arrays.broadcast_to(silence, (*inputs.shape[:-2], missing, inputs.shape[-1]))
+            inputs = arrays.concatenate([inputs, silence], -2)
         else:
-            heard = heard[..., : self.bins, :]
-        masks, self._state.network = self.backend(heard[None], self._state.network)
+            inputs = inputs[..., : self.bins, :]
+        masks, self._state.network = self.backend(inputs[None], self._state.network)
         mask = complex_masks(masks)[0, 0]
         if missing > 0:
             mask = mask[:-missing]
@@ -191,9 +191,9 @@ class StreamingEnhancer:
             mask = arrays.concatenate([mask, above])
         return at_least(mask, self._floor)
 
-    def _hear(self, spectrum: Array) -> Array:
-        """What the network hears of spectra (C, F', T): (F', T), or (5, F', T) with phase."""
-        heard = features(spectrum, self._state.before, self.pair.window_hops, self.backend.hears_phase)
-        if self.backend.hears_phase:
+    def _inputs(self, spectrum: Array) -> Array:
+        """Return what the network takes of spectra (C, F', T): (F', T), or (5, F', T) with phase."""
+        inputs = features(spectrum, self._state.before, self.pair.window_hops, self.backend.uses_phase)
+        if self.backend.uses_phase:
             self._state.before = copy(spectrum[..., -1:])
-        return heard
+        return inputs

@@ -128,7 +128,7 @@ def _serve(connection: Connection, prepare: Callable[..., Work], arguments: tupl
 
 
 def _outcome(work: Callable[..., Any], *arguments: Any) -> Any:
-    """What a call returns, or the DeepnmfError that it raises, or what stands for it where memory ran out."""
+    """Return what a call returns, or the DeepnmfError that it raises, or what stands for it where memory ran out."""
     try:
         return work(*arguments)
     except Exception as error:

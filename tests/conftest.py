@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deepnmf_cli import library, main
+from deepnmf_cli import main, zoo
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def terminal(monkeypatch):
 def stub(monkeypatch):
     """A StubEnhancer in the place of every model."""
     enhancer = StubEnhancer()
-    monkeypatch.setattr(library, "load_enhancer", lambda *_, **__: enhancer)
+    monkeypatch.setattr(zoo, "load_enhancer", lambda *_, **__: enhancer)
     return enhancer
 
 

@@ -27,7 +27,7 @@ LAYERS = [
     {"enhancer"},
     {"training", "export"},
     {"recipe"},
-    {"library", "experiment"},
+    {"zoo", "experiment"},
     {"commands"},
     {"main", ""},
 ]
@@ -97,14 +97,14 @@ def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
 
 def test_every_form_of_import_is_seen():
     tree = ast.parse(
-        "import torch.nn, deepnmf_cli.library\n"
+        "import torch.nn, deepnmf_cli.zoo\n"
         "from .stft import StftPair\n"
         "from .. import errors\n"
         "def f():\n    from deepnmf_cli.corpus import mixing\n"
         "if TYPE_CHECKING:\n    import numpy\n"
     )
     module = PACKAGE / "signal" / "audio.py"
-    at_once = ["torch.nn", "deepnmf_cli.library", "deepnmf_cli.signal.stft.StftPair", "deepnmf_cli.errors"]
+    at_once = ["torch.nn", "deepnmf_cli.zoo", "deepnmf_cli.signal.stft.StftPair", "deepnmf_cli.errors"]
     assert list(imports(tree, module, deferred=False)) == at_once
     assert list(imports(tree, module)) == [*at_once, "deepnmf_cli.corpus.mixing", "numpy"]
 
@@ -141,7 +141,7 @@ def reached(*start: Path, with_torch: bool = True) -> set[Path]:
     return found
 
 
-@pytest.mark.parametrize("module", ["model_file", "library", "enhancer", "export.graph"])
+@pytest.mark.parametrize("module", ["model_file", "zoo", "enhancer", "export.graph"])
 def test_what_loads_models_reaches_nothing_that_trains_or_scores_them(module):
     start = PACKAGE / f"{module.replace('.', '/')}.py"
     found = reached(start, *(PACKAGE / "networks").glob("*.py"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import deepnmf_cli
-from deepnmf_cli import extras, library
+from deepnmf_cli import extras, zoo
 from deepnmf_cli.errors import EXIT_DONE, EXIT_FAILED
 
 ROOT = Path(__file__).parent.parent
@@ -47,7 +47,7 @@ def test_extras_are_those_of_the_project_file():
     assert core == {"click", "numpy", "onnxruntime", "safetensors", "soundfile", "tqdm"}
 
 
-@pytest.mark.parametrize("model", [path.parent.name for path in library.models_folder().glob("*/model.safetensors")])
+@pytest.mark.parametrize("model", [path.parent.name for path in zoo.models_folder().glob("*/model.safetensors")])
 def test_every_shipped_model_enhances_without_any_extra(tmp_path, model):
     arguments = ["enhance", str(ROOT / "data/demo/noisy.wav"), "-o", "clean.wav", "--model", model]
     done = without(ALL, arguments, tmp_path)

@@ -16,7 +16,7 @@ SCRIPT = """
 import os, resource, sys
 import numpy as np
 import soundfile
-from deepnmf_cli.library import load_enhancer
+from deepnmf_cli.zoo import load_enhancer
 from deepnmf_cli.signal.rewrite import rewrite
 
 RATE_HZ, CHANNELS, SECONDS = 48000, 2, 360

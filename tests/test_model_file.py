@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from deepnmf_cli import checkpoint, library, model_file
+from deepnmf_cli import checkpoint, model_file, zoo
 from deepnmf_cli.errors import ModelError, RecipeError
 from deepnmf_cli.networks import NETWORKS, build, deep_nmf, grid
 from deepnmf_cli.recipe import Recipe
 
-SHIPPED = sorted(path.parent.name for path in library.models_folder().glob("*/model.safetensors"))
+SHIPPED = sorted(path.parent.name for path in zoo.models_folder().glob("*/model.safetensors"))
 RECIPE = Recipe.from_dict(
     {
         "model": "deep-nmf",
@@ -54,8 +54,8 @@ def same(one: nn.Module, two: nn.Module) -> bool:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_model_loads_with_all_its_weights(name) -> None:
-    network, file = library.load(name)
-    weights, _ = checkpoint.load(library.find(name))
+    network, file = zoo.load(name)
+    weights, _ = checkpoint.load(zoo.find(name))
     assert network.name == file.model and network.settings == file.network
     assert weights.keys() == network.weights().keys()
     assert all(torch.equal(x, weights[key]) for key, x in network.weights().items())
@@ -90,12 +90,12 @@ def test_a_file_of_the_format_before_loads_and_is_written_in_the_new_one(tmp_pat
     [5, None, "trained long ago", [], {"recipe": 5}, {"recipe": {"training": {"unheard_of": 1}}}, {"recipe": {"x": 1}}],
 )
 def test_provenance_does_not_decide_whether_weights_load(tmp_path, network, provenance) -> None:
-    assert same(library.load(present(tmp_path / "x.safetensors", network, provenance=provenance))[0], network)
+    assert same(zoo.load(present(tmp_path / "x.safetensors", network, provenance=provenance))[0], network)
 
 
 @pytest.mark.parametrize("section", [{"training": {"unheard_of": 1}}, {"mixing": 5}, {"tuning": None}, {"new": {}}])
 def test_settings_of_training_in_an_older_file_do_not_decide_either(tmp_path, network, section) -> None:
-    loaded, file = library.load(former(tmp_path / "x.safetensors", network, **section))
+    loaded, file = zoo.load(former(tmp_path / "x.safetensors", network, **section))
     assert same(loaded, network)
     with pytest.raises(RecipeError, match=r"a recipe of another version .*Name a recipe"):
         Recipe.of_file(file)
@@ -111,7 +111,7 @@ def test_a_setting_of_the_network_that_is_not_known_is_refused(tmp_path, network
 def test_a_newer_format_is_refused_with_the_remedy(tmp_path, network) -> None:
     save_file(network.weights(), path := tmp_path / "x.safetensors", {"deepnmf": '{"format": 3, "model": "dnn"}'})
     with pytest.raises(ModelError, match=r"found format 3; expected format 2 or older. Update with `pip install"):
-        library.load(path)
+        zoo.load(path)
 
 
 class Forgetful(grid.Grid):

@@ -7,8 +7,8 @@ import pytest
 import soundfile
 import soxr
 
-from deepnmf_cli.library import load_enhancer
 from deepnmf_cli.scoring.sdr import si_sdr
+from deepnmf_cli.zoo import load_enhancer
 
 DEMO = Path(__file__).parents[1] / "data" / "demo"
 RATE_HZ = 16000

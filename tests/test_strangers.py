@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from deepnmf_cli import checkpoint, library, model_file
+from deepnmf_cli import checkpoint, model_file, zoo
 from deepnmf_cli.errors import ModelError, RecipeError, shortened
 from deepnmf_cli.exported import CHECKSUM, META_KEY, NO_CHECKSUM, WEIGHTS, OnnxBackend, with_checksum
 from deepnmf_cli.recipe import read_recipe
@@ -22,7 +22,7 @@ SOON_S = 2.0
 @pytest.fixture(scope="module")
 def shipped() -> tuple[dict, dict]:
     """Weights of a model, and the tables that describe its network."""
-    file = model_file.read(library.find("tiny"))
+    file = model_file.read(zoo.find("tiny"))
     tables = {"network": file.network_table(), "front_end": dataclasses.asdict(file.front_end)}
     return file.weights, {"model": file.model, **tables}
 
@@ -68,13 +68,13 @@ def test_settings_of_a_model_file_are_checked_before_anything_is_built(tmp_path,
     tensors, tables = shipped
     meta = changed(tables, keys, value)
     checkpoint.save(tmp_path / "model.safetensors", tensors, {"recipe": meta} if former else meta)
-    refused(ModelError, lambda: library.load(tmp_path / "model.safetensors"))
+    refused(ModelError, lambda: zoo.load(tmp_path / "model.safetensors"))
 
 
 @pytest.mark.parametrize("meta", [{}, {"recipe": 5}, {"recipe": {}}, {"recipe": None, "model": "grid"}])
 def test_a_file_that_does_not_name_its_network_is_no_model(tmp_path, shipped, meta) -> None:
     checkpoint.save(tmp_path / "model.safetensors", shipped[0], meta)
-    assert "no description" in refused(ModelError, lambda: library.load(tmp_path / "model.safetensors"))
+    assert "no description" in refused(ModelError, lambda: zoo.load(tmp_path / "model.safetensors"))
 
 
 @pytest.mark.parametrize("depth", [100_000])

@@ -211,17 +211,17 @@ def test_long_recordings_are_processed_in_blocks_with_the_same_result() -> None:
     [(8000, 0.01), (11025, 0.25), (22050, 0.06), (44100, 0.06), (48000, 0.01)],
 )
 def test_network_hears_the_same_at_every_rate(rate_hz: int, tolerance: float) -> None:
-    heard: list[torch.Tensor] = []
+    inputs: list[torch.Tensor] = []
 
     class Listener(PassAll):
         def forward(self, magnitude, state=None):
-            heard.append(magnitude)
+            inputs.append(magnitude)
             return super().forward(magnitude, state)
 
     for rate in (16000, rate_hz):
         time_s = np.arange(rate) / rate
         tones = sum(np.sin(2 * np.pi * f * time_s + f) for f in (300, 1100, 2900))[None].astype(np.float32)
         enhancer_of(Listener()).enhance(0.2 * tones, rate)
-    steady = [magnitude[0, :, 20:40].mean(-1) for magnitude in heard if magnitude.shape[-1] > 40]
+    steady = [magnitude[0, :, 20:40].mean(-1) for magnitude in inputs if magnitude.shape[-1] > 40]
     assert len(steady) == 2 and steady[0].shape == steady[1].shape == (257,)
     torch.testing.assert_close(steady[1], steady[0], rtol=0, atol=tolerance * float(steady[0].max()))

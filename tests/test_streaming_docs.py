@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from deepnmf_cli import library
+from deepnmf_cli import zoo
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = re.findall(r"```python\n(.+?)```", (ROOT / "docs" / "streaming.md").read_text("utf-8"), re.DOTALL)
@@ -17,10 +17,10 @@ EXAMPLES = re.findall(r"```python\n(.+?)```", (ROOT / "docs" / "streaming.md").r
 @pytest.fixture
 def folder(tmp_path, monkeypatch, tiny_model):
     """A folder with noisy.wav, and an untrained network as the default model: what is shown holds for any weights."""
-    shipped = tmp_path / "models" / library.DEFAULT_MODEL
+    shipped = tmp_path / "models" / zoo.DEFAULT_MODEL
     shipped.mkdir(parents=True)
-    shutil.copy(tiny_model, shipped / library.MODEL_FILE)
-    monkeypatch.setattr(library, "models_folder", lambda: tmp_path / "models")
+    shutil.copy(tiny_model, shipped / zoo.MODEL_FILE)
+    monkeypatch.setattr(zoo, "models_folder", lambda: tmp_path / "models")
     noisy = 0.1 * np.random.default_rng(0).standard_normal((150_000, 2)).clip(-4, 4)
     soundfile.write(tmp_path / "noisy.wav", noisy, 48000)
     monkeypatch.chdir(tmp_path)
@@ -40,5 +40,5 @@ def test_both_examples_run_and_agree(folder, capsys):
 
 def test_page_names_every_public_part_of_a_stream():
     page = (ROOT / "docs" / "streaming.md").read_text("utf-8")
-    stream = library.Enhancer.stream.__annotations__["return"]
+    stream = zoo.Enhancer.stream.__annotations__["return"]
     assert all(f"stream.{name}" in page for name in vars(stream) if not name.startswith("_"))

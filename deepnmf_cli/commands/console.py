@@ -193,7 +193,7 @@ def guard() -> None:
 
 
 def _is_plain(stream: TextIO | None) -> bool:
-    """Whether a stream is a file for the operating system, or closed; a console of Windows is another thing."""
+    """Return whether a stream is a file for the operating system, or closed; a console of Windows is another thing."""
     buffer = getattr(stream, "buffer", None)
     return stream is None or isinstance(getattr(buffer, "raw", buffer), io.FileIO)
 

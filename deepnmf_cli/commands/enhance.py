@@ -133,9 +133,9 @@ def _enhance_all(
         bar.set_description_str(_done(0, jobs))
         bar.reset(total=seconds)
         for finished, (job, done) in enumerate(enhance_all(jobs, settings, processes, bar.update), 1):
-            from deepnmf_cli import library  # seconds in which other processes work already
+            from deepnmf_cli import zoo  # seconds in which other processes work already
 
-            model = settings.model or library.DEFAULT_MODEL
+            model = settings.model or zoo.DEFAULT_MODEL
             if isinstance(done, DeepnmfError):
                 outcome.failed(_row(job.source, job.target, job.removed, model=model), done)
             else:
@@ -146,7 +146,7 @@ def _enhance_all(
 
 
 def _done(finished: int, jobs: list[Job]) -> str:
-    """What stands before the progress bar."""
+    """Return what stands before the progress bar."""
     if len(jobs) > 1:
         return f"{finished}/{len(jobs)} files "
     return "" if jobs[0].source == STREAM else f"{Path(jobs[0].source).name} "

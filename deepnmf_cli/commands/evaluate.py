@@ -147,9 +147,9 @@ def _find_models(models: tuple[str, ...]) -> dict[str, Path]:
     """
     if not models:
         return {}
-    from deepnmf_cli import library
+    from deepnmf_cli import zoo
 
-    files = {model: library.find(None if model == DEFAULT else model) for model in models}
+    files = {model: zoo.find(None if model == DEFAULT else model) for model in models}
     named: dict[Path, str] = {}
     for model, path in files.items():
         if (first := named.setdefault(path.resolve(), model)) != model:
@@ -169,7 +169,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _known_mixtures(names: list[str], table: str | None, reference: str) -> "tuple[dict[str, Mixture], list[str]]":
-    """What is known of the recordings, and a remark where a table beside the references is of no use."""
+    """Return what is known of the recordings, and a remark where a table beside the references is of no use."""
     from deepnmf_cli.errors import CorpusError
     from deepnmf_cli.scoring.mixtures import known_mixtures, table_of
 
@@ -209,12 +209,12 @@ def _model_runner(
     model: str, path: Path, device: str, backend: str
 ) -> "Callable[[list[Pair], ScoringPool, Callable[[float], object], Ledger | None], System]":
     """Load a model now, so that a damaged file fails before any work, and return what scores it later."""
-    from deepnmf_cli import library
+    from deepnmf_cli import zoo
     from deepnmf_cli.scoring.pairing import file_hash, printable
     from deepnmf_cli.scoring.report import MODEL, System
     from deepnmf_cli.scoring.scorer import score_enhanced
 
-    enhancer, info = library.load_described(path, device, backend)
+    enhancer, info = zoo.load_described(path, device, backend)
     facts = {"parameters": info.parameters, "macs_per_s": info.macs_per_s, "sha256": file_hash(path)}
     name = info.name if model == DEFAULT else model
 

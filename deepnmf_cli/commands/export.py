@@ -41,7 +41,7 @@ def command(
     """Write a model as an ONNX file, which runs without torch, and in other languages.
 
     MODEL is a name of `deepnmf models`, or a .safetensors file that `deepnmf train` wrote. The graph takes magnitudes
-    (1, F, T) and states and gives masks (1, 2, F, T), speech first, and the next states; graphs of models that hear
+    (1, F, T) and states and gives masks (1, 2, F, T), speech first, and the next states; graphs of models that use
     phase, such as base, take features (1, 5, F, T) and give masks (1, 3, F, T). The transform from waveform to spectra
     and back stays outside. docs/export.md describes it all and has examples. The written file is compared with the
     model, and refused if a mask differs by more than 1e-5 (float32 weights).
@@ -52,16 +52,16 @@ def command(
 
     Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
     """
-    from deepnmf_cli import library
+    from deepnmf_cli import zoo
 
-    source = library.find(model)
-    suffix = library.EXPORTED_STREAMING if streaming else library.EXPORTED
+    source = zoo.find(model)
+    suffix = zoo.EXPORTED_STREAMING if streaming else zoo.EXPORTED
     target = output or source.with_suffix(suffix)
-    if target.suffix != library.EXPORTED:
-        raise UsageError(target, "another suffix", f"a name that ends in {library.EXPORTED}", "Change the name.")
+    if target.suffix != zoo.EXPORTED:
+        raise UsageError(target, "another suffix", f"a name that ends in {zoo.EXPORTED}", "Change the name.")
     if target.exists() and not overwrite:
         raise UsageError(target, "a file of that name", "a new name", "Choose another, or pass --overwrite.")
-    difference = library.export(model, target, streaming, weights, share_weights)
+    difference = zoo.export(model, target, streaming, weights, share_weights)
     if not quiet:
         size = target.stat().st_size / 1000
         console.say(f"Wrote {target}, {size:.0f} kB. Its masks are those of the model to {difference:.0e}.")

@@ -79,7 +79,7 @@ def _find(inputs: Sequence[str], skip: Sequence[Path]) -> tuple[list[_Input], li
 
 
 def _place(output: str, file: _Input, several: bool) -> str:
-    """Where the output of `file` goes."""
+    """Return where the output of `file` goes."""
     from deepnmf_cli.signal.formats import WRITABLE, is_writable
 
     path = Path(output)
@@ -160,7 +160,7 @@ class Enhanced:
 
 
 def lengths(jobs: Sequence[Job]) -> dict[Job, "AudioInfo"]:
-    """What the headers of the inputs say; files that will fail, and standard input, are left out."""
+    """Return what the headers of the inputs say; files that will fail, and standard input, are left out."""
     from deepnmf_cli.signal import audio
 
     known = {}
@@ -195,11 +195,11 @@ def remove_leftovers(jobs: Sequence[Job]) -> None:
 
 
 def process_count(asked: int | None, files: int, seconds: float, device: str) -> int:
-    """How many processes to use: as many as were asked for, or as pay off, and never more than files."""
+    """Return how many processes to use: as many as were asked for, or as pay off, and never more than files."""
     if asked is None:
         asked = min(available_cpus(), int(seconds / AUDIO_PER_PROCESS_S))
         if asked > 1 and device != "cpu":
-            from deepnmf_cli.library import resolve_device
+            from deepnmf_cli.zoo import resolve_device
 
             asked = asked if resolve_device(device) == "cpu" else 1  # a GPU is shared badly
     return max(1, min(asked, files))
@@ -227,10 +227,10 @@ def enhance_all(
 
 def prepare(settings: Settings, threads: int | None = None) -> Work:
     """Load the model; returns what enhances a job. `threads` bounds those of one process that shares the CPUs."""
-    from deepnmf_cli import library
+    from deepnmf_cli import zoo
 
     profile = settings.noise_profile
-    enhancer = library.load_enhancer(settings.model, settings.device, backend_for(settings.backend, profile), threads)
+    enhancer = zoo.load_enhancer(settings.model, settings.device, backend_for(settings.backend, profile), threads)
     if profile is not None:
         enhancer.require_atoms()
     if profile is not None and profile.file is not None:

@@ -9,7 +9,7 @@ from deepnmf_cli.commands.options import json_option
 from deepnmf_cli.errors import EXIT_DONE
 
 if TYPE_CHECKING:
-    from deepnmf_cli.library import ModelInfo
+    from deepnmf_cli.zoo import ModelInfo
 
 SCORES = ("SDR", "SI-SDR", "PESQ", "ESTOI")
 """The columns of scores, means over the test mixtures of the model's report."""
@@ -28,9 +28,9 @@ def command(as_json: bool) -> int:
       deepnmf models
       deepnmf models --json
     """
-    from deepnmf_cli import library
+    from deepnmf_cli import zoo
 
-    models = library.available()
+    models = zoo.available()
     if as_json:
         console.echo_json([_row(model) for model in models])
     else:

@@ -112,10 +112,10 @@ def command(
         console.refuse_input("Try `deepnmf stream < noisy.wav > clean.wav`, or --live for a microphone.")
         console.refuse_output("Try `... > clean.wav`, or `... | aplay`.")
 
-    from deepnmf_cli import library
+    from deepnmf_cli import zoo
 
     # Blocks are small: a second thread would cost more by waiting than it could do.
-    enhancer = library.load_enhancer(model, device, backend_for(backend, noise_profile), threads=1)
+    enhancer = zoo.load_enhancer(model, device, backend_for(backend, noise_profile), threads=1)
     if noise_profile is not None:
         enhancer = noise_profile.teach(enhancer, noise_profile.file, noise_profile.file)
     block_s = block_ms / 1000

@@ -105,8 +105,8 @@ def command(
 
     from deepnmf_cli import model_file
     from deepnmf_cli.experiment import Recordings, train
-    from deepnmf_cli.library import find, resolve_device
     from deepnmf_cli.recipe import Recipe, read_recipe, recipes_folder
+    from deepnmf_cli.zoo import find, resolve_device
 
     _name_unreadable(speech, noise, rir, pairs, dev)
     if threads:

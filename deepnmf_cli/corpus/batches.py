@@ -74,9 +74,9 @@ class _Batches:
 
 
 def _ahead(make: Callable[[int], Arrays], numbers: range, count: int, waiting: Callable[[], None]) -> Iterator[Batch]:
-    """What `make` gives for each number, up to `count` of them ahead, as tensors. At the end the thread gets FAREWELL_S
-    for its batch, since a process that ends while it is in a library may be aborted; a file that cannot be read to its
-    end must not hold up the program for longer.
+    """Return what `make` gives for each number, up to `count` of them ahead, as tensors. At the end the thread gets
+    FAREWELL_S for its batch, since a process that ends while it is in a library may be aborted; a file that cannot be
+    read to its end must not hold up the program for longer.
     """
     ready: Queue[Batch | Exception] = Queue(count)
     ended = Event()

@@ -79,7 +79,7 @@ class ClipCache:
         return integers[start:stop] * step
 
     def audible_starts(self, path: Path, length: int) -> NDArray[np.int64]:
-        """Where segments of `length` samples that are probably not silent begin, every `BLOCK_S`, ascending.
+        """Return where segments of `length` samples that are probably not silent begin, every `BLOCK_S`, ascending.
 
         A clip that is shorter has at most one, 0.
         """
@@ -116,8 +116,8 @@ class ClipCache:
         down, up = long.own_rate_hz // common, self.rate_hz // common  # `down` samples of the file become `up`
         margin = -(-round(MARGIN_S * self.rate_hz) // up) if down != up else 0
         first, last = max(0, start // up - margin), -(-stop // up) + margin
-        heard = decode(path, self.rate_hz, like, self.first_channel, first * down, (last - first) * down)
-        return heard[start - first * up : stop - first * up]
+        decoded = decode(path, self.rate_hz, like, self.first_channel, first * down, (last - first) * down)
+        return decoded[start - first * up : stop - first * up]
 
     def _clip(self, path: Path, like: Path | None) -> tuple[np.ndarray, np.float32]:
         """The clip as 16-bit integers and the size of one step: 2^-15, or more where the recording exceeds 1."""

@@ -4,7 +4,7 @@ Signals are float32, (n,) or (channels, n) with the same thing happening to all 
 for a sum as for its parts, so that speech and noise may be filtered apart; `clip` and `code` see the sum.
 
 Speech may also hold a vowel (`held`): read speech has no voiced sound that is sung, called or hesitated on for seconds,
-and a network that never heard one takes it for a hum. A short stretch of recorded voice is prolonged by
+and a network that never met one takes it for a hum. A short stretch of recorded voice is prolonged by
 pitch-synchronous overlap-add (Moulines and Charpentier, Speech Communication 9, 1990): windows of two pitch periods,
 taken from places that wander to and fro in the stretch, are added at the periods of a new pitch contour.
 """
@@ -163,7 +163,9 @@ def clicks(length: int, draw: np.random.Generator, rate_hz: int) -> Samples:
 
 
 def rumble(length: int, draw: np.random.Generator, rate_hz: int) -> Samples:
-    """What wind, steps and knocks leave below 20 to 80 Hz (length,), RMS 1: thuds that are felt more than heard."""
+    """Return what wind, steps and knocks leave below 20 to 80 Hz (length,), RMS 1: thuds that are felt more than
+    heard.
+    """
     noise = draw.standard_normal(length + rate_hz)  # the filter settles in the first second
     noise = sosfilt(butter(2, [5.0, draw.uniform(20.0, 80.0)], "band", fs=rate_hz, output="sos"), noise)[rate_hz:]
     # Its strength wanders by a log-normal factor, over times between 50 ms and a second.

@@ -150,7 +150,7 @@ SNR_FOLDER = re.compile(r"m?\d+dB")
 
 
 def is_chime(folder: Path) -> bool:
-    """Whether the folder has the trees of CHiME-2."""
+    """Return whether the folder has the trees of CHiME-2."""
     return (folder / CHIME_NOISY).is_dir()
 
 

@@ -18,7 +18,7 @@ def rms(samples: Samples) -> float:
 
 
 def is_silent(samples: Samples) -> bool:
-    """Whether a segment is too quiet to be scaled."""
+    """Return whether a segment is too quiet to be scaled."""
     return rms(samples) < SILENT_RMS
 
 
@@ -44,9 +44,9 @@ def in_room(dry: Samples, response: Samples, rate_hz: int, early_only: bool = Fa
     size = 1 << int(len(dry) + len(response)).bit_length()
     spectrum = np.fft.rfft(dry, size)
 
-    def heard(through: Samples) -> Samples:
+    def filtered(through: Samples) -> Samples:
         return np.fft.irfft(spectrum * np.fft.rfft(through, size), size)[: len(dry)].astype(np.float32)
 
-    wet = heard(response)
+    wet = filtered(response)
     gain = np.float32(rms(dry) / max(rms(wet), SILENT_RMS))
-    return gain * (heard(response[: max(1, round(EARLY_S * rate_hz))]) if early_only else wet)
+    return gain * (filtered(response[: max(1, round(EARLY_S * rate_hz))]) if early_only else wet)

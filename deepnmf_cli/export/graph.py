@@ -40,7 +40,7 @@ IR_VERSION = 8
 """Version of the file format that came with OPSET: ONNX Runtime reads it from 1.14 on."""
 
 FORMAT_OF_MAGNITUDES = 1
-"""The newest layout whose readers run graphs that do not hear phase."""
+"""The newest layout whose readers run graphs that do not use phase."""
 
 TOLERANCE = 1e-5
 """Largest difference of a mask between torch and the exported graph; more is refused. Weights of fewer bits differ by
@@ -57,8 +57,8 @@ class _Flat(nn.Module):
         super().__init__()
         self.network, self.spec = network, spec
 
-    def forward(self, heard: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        masks, state = self.network(heard, trees.tree_unflatten(list(states), self.spec))
+    def forward(self, inputs: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        masks, state = self.network(inputs, trees.tree_unflatten(list(states), self.spec))
         return masks, *trees.tree_flatten(state)[0]
 
 
@@ -73,7 +73,7 @@ def export(
 ) -> float:
     """Write `path`, atomically, and return the largest difference of its masks from those of `network` (see `verify`).
 
-    The graph takes MAGNITUDE (1, F, T) >= 0, or FEATURES (1, 5, F, T) for a network that hears phase, and states. It
+    The graph takes MAGNITUDE (1, F, T) >= 0, or FEATURES (1, 5, F, T) for a network that uses phase, and states. It
     gives MASKS (1, 2, F, T), of three planes with phase (`signal.masks.complex_masks`), and the next states, all
     float32. T is any number >= 1, or 1 for `single_frames`, which is quicker for sound that arrives frame by frame. A
     recording begins with states of zeros. `meta`, of plain values, is stored as JSON. Matrices are stored as `weights`,
@@ -89,7 +89,7 @@ def export(
 
     network = network.to("cpu").eval().requires_grad_(False)
     _fold_parameters(network)
-    heard, form = (FEATURES, (1, PLANES, bins)) if network.hears_phase else (MAGNITUDE, (1, bins))
+    inputs, form = (FEATURES, (1, PLANES, bins)) if network.uses_phase else (MAGNITUDE, (1, bins))
     example = torch.rand(*form, 1 if single_frames else EXAMPLE_FRAMES)
     states, spec = trees.tree_flatten(network(example)[1])
     states = [torch.zeros_like(state) for state in states]
@@ -105,7 +105,7 @@ def export(
                 program,
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[heard, *(STATE + name for name in names)],
+                input_names=[inputs, *(STATE + name for name in names)],
                 output_names=[MASKS, *(NEXT_STATE + name for name in names)],
                 verbose=False,
             ).model_proto
@@ -120,7 +120,7 @@ def export(
     _strip(model.graph)
     spell_out(model, single_frames)
     shrink(model, weights)
-    entry, layout = model.metadata_props.add(), FORMAT if network.hears_phase else FORMAT_OF_MAGNITUDES
+    entry, layout = model.metadata_props.add(), FORMAT if network.uses_phase else FORMAT_OF_MAGNITUDES
     entry.key, entry.value = (
         META_KEY,
         json.dumps({**meta, "format": layout, "single_frames": single_frames, CHECKSUM: NO_CHECKSUM}),
@@ -147,15 +147,15 @@ def verify(network: MaskNetwork, bins: int, path: Path, single_frames: bool, tol
         for frames in (1,) * 12 if single_frames else (1, 2, 40, 3):
             spectrum = draw.standard_normal((1, bins, frames, 2)) * draw.exponential(size=(1, bins, 1, 1))
             spectrum = torch.view_as_complex(torch.from_numpy(level * spectrum).float())
-            heard = network.hear(spectrum, window_hops=2)  # any number: phases are random
+            inputs = network.features_of(spectrum, window_hops=2)  # any number: phases are random
             try:
-                masks, states = graph(heard.numpy(), states)
+                masks, states = graph(inputs.numpy(), states)
             except Exception as error:  # ONNX Runtime's own types have no other ancestor
                 found, expected = "a loop over frames", "a network that computes many frames at once"
                 remedy = "Add --streaming, for a graph of single frames."
                 raise UsageError(network.name, found, expected, remedy) from error
             with torch.no_grad():
-                expected, known = network(heard, known)
+                expected, known = network(inputs, known)
             largest = np.maximum(largest, np.abs(masks - expected.numpy()).max())  # which keeps a NaN
     if not largest <= tolerance:
         found = f"masks that differ by {largest:.1g} from those of the model"

@@ -72,8 +72,8 @@ class Recurrence(Algorithm[Tensor, State]):
 
     @abstractmethod
     def prepare(self, evidence: Tensor, parameters: Parameters) -> tuple[tuple, tuple[Tensor, ...]]:
-        """What a layer needs and no state changes: constants, and tensors with a column (..., N) per column of the
-        evidence (E, N).
+        """Return what a layer needs and no state changes: constants, and tensors with a column (..., N) per column of
+        the evidence (E, N).
         """
 
     @abstractmethod

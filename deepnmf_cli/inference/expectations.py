@@ -179,7 +179,9 @@ def _joint(single: Tensor, group: int) -> Tensor:
 
 
 def _run(potentials: Tensor, group: int) -> int:
-    """How many neighbouring groups may be multiplied, whatever the beliefs, within PRODUCT_RANGE: a power of two."""
+    """Return how many neighbouring groups may be multiplied, whatever the beliefs, within PRODUCT_RANGE: a power of
+    two.
+    """
     high, low = potentials.amax(1), potentials.amin(1).neg()  # (J, I), both >= 0 as the first state has 0
     bounds = _padded(torch.cat([high, low], 1), group, 0.0).unflatten(0, (-1, group)).sum(1)
     run = 1

@@ -135,7 +135,7 @@ class GraphMessages(Algorithm[Tensor, Tensor]):
         }
 
     def theta(self, evidence: Tensor, parameters: Parameters) -> Tensor:
-        """What the observations say about each node, (N, V, n); -inf for states that read nodes do not have."""
+        """Return what the observations say about each node, (N, V, n); -inf for states that read nodes do not have."""
         theta = (evidence @ parameters["evidence"].mT).unflatten(-1, (-1, self.states)) + parameters["bias"]
         forbidden = torch.zeros(self.graph.nodes, self.states, dtype=torch.bool, device=theta.device)
         forbidden[-self.shown :, 2:] = True

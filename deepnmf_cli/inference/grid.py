@@ -114,8 +114,8 @@ class GridInference(Algorithm[GridEvidence, GridState]):
         return field, tuple(later), (*ended, (end, *frame))
 
     def _across_frequency(self, field: Tensor, begin: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
-        """What spins informed by all nodes of the frame, and by themselves a frame before, add to the field; and their
-        states (B, S) at the end of time.
+        """Return what spins informed by all nodes of the frame, and by themselves a frame before, add to the field; and
+        their states (B, S) at the end of time.
         """
         sent = linear(field, parameters["frame_send"]).flatten(2)
         weight, bias = parameters["frame_weight"], parameters["frame_bias"]
@@ -124,7 +124,7 @@ class GridInference(Algorithm[GridEvidence, GridState]):
         return linear(told, parameters["frame_receive"]), states[-1]
 
     def _along_frequency(self, field: Tensor, parameters: Parameters) -> Tensor:
-        """What spins informed by all bands below, and spins informed by all bands above, add to the field."""
+        """Return what spins informed by all bands below, and spins informed by all bands above, add to the field."""
         chain = field.movedim(2, 0).contiguous()  # the chain comes first, so that each step of it is contiguous
         bias = parameters["frequency_bias"]
         bias = bias if bias.dim() == 1 else bias[:, None, None]

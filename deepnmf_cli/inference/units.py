@@ -107,7 +107,7 @@ class Layers(UnitMessages):
 
     @abstractmethod
     def excess(self, parameters: Parameters) -> Tensor:
-        """By how much messages of undecided units exceed those of mean field, in the shape of `bias`."""
+        """Return by how much messages of undecided units exceed those of mean field, in the shape of `bias`."""
 
     @abstractmethod
     def _shape(self, k: int) -> tuple[int, ...]:

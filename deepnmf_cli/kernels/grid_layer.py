@@ -37,7 +37,7 @@ class GridKernel:
         self._backward.argtypes, self._backward.restype = [ctypes.c_void_p] * 15 + sizes, None
 
     def suits(self, field: Tensor) -> bool:
-        """Whether the field (T, B, N, C) is of the kind that the functions take."""
+        """Return whether the field (T, B, N, C) is of the kind that the functions take."""
         single = field.dtype == torch.float32 and field.device.type == "cpu"
         return single and field.shape[-1] == self.channels and not torch.is_autocast_enabled("cpu")
 

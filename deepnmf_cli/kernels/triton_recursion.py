@@ -53,7 +53,7 @@ def _programs(start: Tensor) -> tuple[int]:
 
 @triton.jit
 def _targets(f, g, at, inside, spins: tl.constexpr):
-    """What the state goes to, and how far, at one step."""
+    """Return what the state goes to, and how far, at one step."""
     target, coefficient = tl.load(f + at, inside, 0.0), tl.load(g + at, inside, 0.0)
     if spins:
         target, coefficient = 2 * tl.sigmoid(2 * target) - 1, tl.sigmoid(coefficient)

@@ -37,7 +37,7 @@ class UnitKernel:
 
     @staticmethod
     def suits(log_odds: Tensor) -> bool:
-        """Whether the log odds are of the kind that the functions take."""
+        """Return whether the log odds are of the kind that the functions take."""
         return log_odds.dtype == torch.float32 and log_odds.device.type == "cpu"
 
     def sums(self, log_odds: Tensor, couplings: Tensor) -> Tensor:

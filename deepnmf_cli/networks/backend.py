@@ -18,11 +18,11 @@ class TorchBackend:
         self.network, self.device = network.to(device).eval().requires_grad_(False), device
 
     @property
-    def hears_phase(self) -> bool:
-        return self.network.hears_phase
+    def uses_phase(self) -> bool:
+        return self.network.uses_phase
 
-    def __call__(self, heard: Tensor, state: Any) -> tuple[Tensor, Any]:
-        return self.network(heard, state)
+    def __call__(self, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
+        return self.network(inputs, state)
 
     def from_numpy(self, samples: np.ndarray) -> Tensor:
         return torch.from_numpy(samples).to(self.device)
@@ -35,7 +35,7 @@ class TorchBackend:
         require_atoms(self.network)
 
     def with_noise(self, magnitude: np.ndarray) -> "TorchBackend":
-        """The same with atoms for the noise (F, N) that its network hears. Raises UsageError as `with_noise` does."""
+        """The same with atoms for the noise (F, N) that its network takes. Raises UsageError as `with_noise` does."""
         network = with_noise(self.network, torch.from_numpy(magnitude).to(self.device))
         return TorchBackend(network, self.device)
 

@@ -1,6 +1,6 @@
 """What every network of the product is: magnitudes in, masks out, a state that carries over from block to block.
 
-A network may hear phase too. Then `signal.features.phase_features` go in, and masks come out that
+A network may use phase too. Then `signal.features.phase_features` go in, and masks come out that
 `signal.masks.complex_masks` reads.
 """
 
@@ -49,30 +49,30 @@ class MaskNetwork(nn.Module):
     """What computes the masks, with a `bank`; not every network has it."""
 
     @property
-    def hears_phase(self) -> bool:
-        """Whether it takes `signal.features.phase_features` in the place of magnitudes."""
+    def uses_phase(self) -> bool:
+        """Return whether it takes `signal.features.phase_features` in the place of magnitudes."""
         return False
 
-    def hear(self, spectrum: Tensor, window_hops: int) -> Tensor:
-        """What `forward` takes of the spectra (B, F, T) of whole recordings of one channel, complex, whose windows have
-        `window_hops` hops.
+    def features_of(self, spectrum: Tensor, window_hops: int) -> Tensor:
+        """Return what `forward` takes of the spectra (B, F, T) of whole recordings of one channel, complex, whose
+        windows have `window_hops` hops.
         """
-        return features(spectrum[:, None], None, window_hops, self.hears_phase, modulus)
+        return features(spectrum[:, None], None, window_hops, self.uses_phase, modulus)
 
-    def forward(self, heard: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    def forward(self, inputs: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Masks (B, 2, F, T) of magnitudes (B, F, T) >= 0, speech first, summing to one over the sources.
 
-        A network that hears phase takes `signal.features.phase_features` (B, 5, F, T), and may add a third plane to the
+        A network that uses phase takes `signal.features.phase_features` (B, 5, F, T), and may add a third plane to the
         masks. `state` is None at the start of a recording and otherwise what the previous block returned: blocks of any
         length give the same masks as the whole recording.
         """
         past, inner = (None, None) if state is None else state
-        if self.hears_phase:
-            level, past = running_level(heard[:, 0], past)
+        if self.uses_phase:
+            level, past = running_level(inputs[:, 0], past)
             level = level[:, None, None]
-            evidence = torch.cat([heard[:, :1] / level, heard[:, 1:] / level.square()], 1)
+            evidence = torch.cat([inputs[:, :1] / level, inputs[:, 1:] / level.square()], 1)
         else:
-            evidence, past = normalise_level(heard, past)
+            evidence, past = normalise_level(inputs, past)
         masks, inner = self.masks(evidence, inner)
         return masks, (past, inner)
 
@@ -81,7 +81,7 @@ class MaskNetwork(nn.Module):
         raise TypeError(f"{type(self).__name__} does not define masks")
 
     def fit(self, frames: Callable[[], Tensor]) -> None:
-        """Take statistics of what it will hear from level-normalised `frames()` (F, N) of mixtures; most need none."""
+        """Take statistics of what its input from level-normalised `frames()` (F, N) of mixtures; most need none."""
 
     @classmethod
     def layerwise(cls, settings: Any) -> bool:
@@ -115,7 +115,7 @@ class MaskNetwork(nn.Module):
 
     @property
     def annealing(self) -> bool:
-        """Whether a schedule still changes the network: another one will come out."""
+        """Return whether a schedule still changes the network: another one will come out."""
         return False
 
     def macs_per_frame(self) -> int:
@@ -150,7 +150,7 @@ class MaskNetwork(nn.Module):
         return left_out
 
     def fitting(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What this network can begin with of another one's weights: those of the same name and shape."""
+        """Return what this network can begin with of another one's weights: those of the same name and shape."""
         own = self.weights()
         return {name: x for name, x in tensors.items() if name in own and own[name].shape == x.shape}
 

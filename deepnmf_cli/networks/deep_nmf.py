@@ -48,7 +48,7 @@ class DeepNmfSettings:
 
     @property
     def ties(self) -> Ties:
-        """Which of the K + 1 layers share a dictionary."""
+        """Return which of the K + 1 layers share a dictionary."""
         layers = self.iterations + 1
         return Ties.tied(layers) if self.tied else Ties.last(layers, self.trained_layers)
 

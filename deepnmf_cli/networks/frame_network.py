@@ -13,7 +13,7 @@ LOG_FLOOR = 1e-2
 """Added to level-normalised magnitudes before the logarithm: 40 dB below the running level, masks hardly matter."""
 
 SMALLEST_DEVIATION = 0.1
-"""Of a bin in which nothing ever happens: what is heard there later must not become huge."""
+"""Of a bin in which nothing ever happens: what comes there later must not become huge."""
 
 
 class LogFeatures(nn.Module):
@@ -66,11 +66,12 @@ class FrameNetwork(MaskNetwork):
 
     @property
     def fixed_layers(self) -> int:
-        """How many layers, from the input on, training does not change."""
+        """Return how many layers, from the input on, training does not change."""
         return 0
 
     def fixed_state(self, stacked: Tensor, layers: int = 0, known: Any = None) -> Any:
-        """What the fixed layers make of the frames; `known` is what the first `layers` of them made. Without gradient.
+        """Return what the fixed layers make of the frames; `known` is what the first `layers` of them made. Without
+        gradient.
 
         Raises TypeError when there are none.
         """

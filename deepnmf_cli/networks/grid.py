@@ -40,7 +40,7 @@ class GridWiring(BandNetwork):
 
     def masks(self, evidence: Tensor, state: tuple | None) -> tuple[Tensor, tuple]:
         s, phase = self.settings, None
-        if self.hears_phase:
+        if self.uses_phase:
             evidence, phase = evidence[:, 0], self._windows(_compressed(evidence[:, 1:, : s.single_bands]))
         bands = self.pool(evidence).pow(COMPRESSION)
         past, begin = (None, None) if state is None else state
@@ -54,11 +54,11 @@ class GridWiring(BandNetwork):
         return torch.stack([planes[0], 1 - planes[0], *planes[1:]], 1).transpose(-1, -2), (past, ended)
 
     def beginning(self, observed: Tensor) -> tuple:
-        """What each layer begins with in time, for evidence (T, B, N, E)."""
+        """Return what each layer begins with in time, for evidence (T, B, N, E)."""
         raise TypeError(f"{type(self).__name__} does not define beginning")
 
     def infer(self, evidence: GridEvidence) -> tuple[tuple[Tensor, Tensor | None], tuple]:
-        """What `GridInference.readout` returns, and what each layer ended with in time."""
+        """Return what `GridInference.readout` returns, and what each layer ended with in time."""
         raise TypeError(f"{type(self).__name__} does not define infer")
 
     def _observe(self, stacked: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class GridWiring(BandNetwork):
         return self._windows(stacked.unflatten(1, (self.settings.context, -1)))
 
     def _windows(self, bands: Tensor) -> Tensor:
-        """What nodes see (T, B, N', P window) of P values in each band (B, P, N' bands per node, T)."""
+        """Return what nodes see (T, B, N', P window) of P values in each band (B, P, N' bands per node, T)."""
         s = self.settings
         windows = pad(bands.movedim(-1, 0), (NEIGHBOURS, NEIGHBOURS)).unfold(-1, s.window, s.bands_per_node)
         return windows.transpose(2, 3).flatten(3)
@@ -119,7 +119,7 @@ class Grid(GridWiring):
         return kernel is not None
 
     @property
-    def hears_phase(self) -> bool:
+    def uses_phase(self) -> bool:
         return self.settings.phase
 
     def beginning(self, observed: Tensor) -> tuple:

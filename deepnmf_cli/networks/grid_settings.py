@@ -57,7 +57,7 @@ class GridSettings(GridShape):
     frame_channels: int = 3
     """What they have to do with a node: the rank of the coupling (P)."""
     phase: bool = False
-    """Whether nodes of single bands hear phase differences and say how to turn the phase."""
+    """Whether nodes of single bands use phase differences and say how to turn the phase."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

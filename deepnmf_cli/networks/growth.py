@@ -9,9 +9,10 @@ Weights = dict[str, Tensor]
 def widened(own: Weights, given: Weights) -> Weights:
     """Weights of frames: `given` in the place of `own`, where there are at least as many spins and channels.
 
-    New spins (S) hear everything at random, and new channels (P) tell the nodes nothing; old spins hear nothing from
-    new channels, and old channels tell nothing from new spins. So the grid of `own` does what that of `given` does, and
-    every new weight has a gradient as soon as those that are zero have moved. Empty unless layers and nodes agree.
+    New spins (S) receive everything at random, and new channels (P) send the nodes nothing; old spins receive nothing
+    from new channels, and old channels tell nothing from new spins. So the grid of `own` does what that of `given`
+    does, and every new weight has a gradient as soon as those that are zero have moved. Empty unless layers and nodes
+    agree.
     """
     layers = [name.rsplit("_", 1)[1] for name in own if name.startswith("frame_send_")]
     grown = {}
@@ -44,9 +45,9 @@ def _layer(mine: Weights, theirs: Weights) -> Weights | None:
     new = {part: x.clone() for part, x in mine.items()}
     new["send"][:p] = theirs["send"]
     new["bias"].view(2, spins)[:, :s] = theirs["bias"].view(2, s)
-    heard = new["weight"].view(2, spins, nodes, channels)
-    heard[:, :s, :, p:] = 0
-    heard[:, :s, :, :p] = theirs["weight"].view(2, s, nodes, p)
+    received = new["weight"].view(2, spins, nodes, channels)
+    received[:, :s, :, p:] = 0
+    received[:, :s, :, :p] = theirs["weight"].view(2, s, nodes, p)
     told = new["spread"].view(nodes, channels, spins)
     told[:, :p, s:] = 0
     told[:, :p, :s] = theirs["spread"].view(nodes, p, s)

@@ -43,7 +43,7 @@ class MrfNetwork(FrameNetwork):
     def _bank(self, algorithm: Layers | Field, iterations: int) -> Bank:
         s, ties = self.settings, {}
         if isinstance(algorithm, ReciprocalField) and not s.tied:
-            # The readout hears what the last step hears.
+            # The readout takes what the last step takes.
             shared = Ties((*range(iterations), iterations - 1), frozenset(range(iterations)))
             ties = {"evidence": shared, "bias": shared}
         return Bank.declared(algorithm.parameters(iterations), iterations, s.tied, ties)
@@ -62,7 +62,7 @@ class MrfNetwork(FrameNetwork):
 
     @property
     def _by_states(self) -> bool:
-        """Whether units are computed state by state and not by their log odds."""
+        """Return whether units are computed state by state and not by their log odds."""
         return self.settings.states > 2 or getattr(self.settings, "temperature", 1.0) != 1
 
     def _algorithm(self) -> Layers | Field:

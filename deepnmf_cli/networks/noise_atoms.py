@@ -1,4 +1,4 @@
-"""Noise that a model has never heard: atoms for it, learned from a stretch of nothing but noise.
+"""Noise that was not in a model's training: atoms for it, learned from a stretch of nothing but noise.
 
 The model's speech atoms, fixed, take part in explaining the stretch, so that the new atoms learn what speech cannot
 explain: NMF with one part of the dictionary fixed (Smaragdis, Raj & Shashanka, "Supervised and semi-supervised

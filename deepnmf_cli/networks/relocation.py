@@ -18,9 +18,9 @@ def relocated(given: Weights, old: tuple[GridSettings, FrontEnd], new: tuple[Gri
     """The weights of a grid in their places on another front; unchanged where nodes have other numbers of bands.
 
     Weights that every node has of its own are functions of frequency, and read off at the frequencies of the new nodes,
-    on straight lines between the old ones. What the spins of a frame hear is a sum over nodes, so a new node's share is
-    the number of old ones that it stands for. With other windows the phase difference of neighbouring bins turns by a
-    constant angle, and the weights that hear it turn with it. All other weights are shared by all nodes, and stay.
+    on straight lines between the old ones. What the spins of a frame receive is a sum over nodes, so a new node's share
+    is the number of old ones that it stands for. With other windows the phase difference of neighbouring bins turns by
+    a constant angle, and the weights for it turn with it. All other weights are shared by all nodes, and stay.
     """
     before, after = old[0], new[0]
     if after.bands_per_node != before.bands_per_node:
@@ -33,8 +33,8 @@ def relocated(given: Weights, old: tuple[GridSettings, FrontEnd], new: tuple[Gri
         if name.startswith(OF_NODES) and x.dim() == 2:
             x = (rows @ x.reshape(before.nodes, -1)).reshape(-1, x.shape[-1])
         elif name.startswith("frame_weight"):
-            heard = (rows * stands_for[:, None]) @ x.reshape(len(x), before.nodes, -1)
-            x = heard.reshape(len(x), -1)
+            merged = (rows * stands_for[:, None]) @ x.reshape(len(x), before.nodes, -1)
+            x = merged.reshape(len(x), -1)
         elif name.startswith("phase_weight"):
             x = _turned(x, middle(new[1]) - middle(old[1]))
         moved[name] = x
@@ -56,7 +56,7 @@ def middle(front_end: FrontEnd) -> float:
 
 
 def _turned(weight: Tensor, angle: float) -> Tensor:
-    """Weights (C, 4 E) of phase that hear differences in frequency turned by `angle` as they heard them before."""
+    """Weights (C, 4 E) of phase for differences in frequency turned by `angle` that act as before."""
     turned = weight.reshape(len(weight), 4, -1).clone()
     real, imaginary = turned[:, 2].clone(), turned[:, 3].clone()
     turned[:, 2] = np.cos(angle) * real - np.sin(angle) * imaginary

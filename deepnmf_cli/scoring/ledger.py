@@ -104,7 +104,7 @@ class SystemLedger:
 
 
 def _key(system: tuple[str, ...], pair: Pair) -> str:
-    """What decides a score: who made the estimate, and the two files."""
+    """Return what decides a score: who made the estimate, and the two files."""
     files = [[os.path.abspath(path), *_stamp(path)] for path in (pair.reference, pair.estimate)]
     return hashlib.sha256(json.dumps([system, pair.name, files]).encode()).hexdigest()
 

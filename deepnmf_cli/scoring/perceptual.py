@@ -162,7 +162,7 @@ def _whole_pesq(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) -> fl
 
 
 def _pesq(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) -> float:
-    """What the package computes: a score, a negative code, or NaN."""
+    """Return what the package computes: a score, a negative code, or NaN."""
     from pesq import PesqError, pesq
 
     mode = "nb" if rate_hz == NARROW_BAND_HZ else "wb"

@@ -166,7 +166,7 @@ def group_tables(report: Mapping[str, Any]) -> dict[str, tuple[list[str], list[l
 
 
 def caption(report: Mapping[str, Any]) -> str:
-    """What the numbers of the tables are, in one sentence."""
+    """Return what the numbers of the tables are, in one sentence."""
     reference = report["reference"]
     rates = " and ".join(f"{rate / 1000:g}" for rate in reference["rates_hz"])
     files = "1 file" if reference["files"] == 1 else f"{reference['files']} files"
@@ -272,7 +272,7 @@ def _places(values: Sequence[Any]) -> dict[Any, list[int]]:
 
 
 def _minus(first: System, second: System) -> list[dict[str, float]]:
-    """By how much each file scores higher in one system; NaN where either has no score."""
+    """Return by how much each file scores higher in one system; NaN where either has no score."""
     pairs = zip(first.scores, second.scores, strict=True)
     return [{metric: one.values[metric] - two.values[metric] for metric in METRICS} for one, two in pairs]
 
@@ -292,7 +292,9 @@ def _mean(scores: Sequence[Scores], metric: str) -> float | None:
 
 
 def _remarks(systems: Sequence[System]) -> list[str]:
-    """What a reader of the means must know: scores that are missing from them, and two kinds of PESQ in one mean."""
+    """Return what a reader of the means must know: scores that are missing from them, and two kinds of PESQ in one
+    mean.
+    """
     found: dict[tuple[str, str], list[str]] = {}
     for system in systems:
         for one in system.scores:
@@ -311,7 +313,7 @@ def _remarks(systems: Sequence[System]) -> list[str]:
 
 
 def _late(system: System) -> list[str]:
-    """How many files are late, or early, by how much, and what to do."""
+    """Return how many files are late, or early, by how much, and what to do."""
     remarks = []
     for sign, word in ((1, "late"), (-1, "early")):
         found = [one for one in system.scores if sign * one.lag_s > 0]
@@ -444,7 +446,7 @@ def _gain_figure(systems: list[Mapping[str, Any]], interval: str) -> "Figure":
 
 
 def _reach(summary: Mapping[str, Any]) -> np.ndarray:
-    """How far the interval reaches below and above the mean, (2, 1)."""
+    """Return how far the interval reaches below and above the mean, (2, 1)."""
     half = 0.0 if "interval" in summary else summary["ci95"] or 0.0
     low, high = summary.get("interval") or (summary["mean"] - half, summary["mean"] + half)
     return np.array([[summary["mean"] - low], [high - summary["mean"]]]).clip(0)

@@ -16,7 +16,7 @@ Array = Any
 """A NumPy array or a torch tensor; the arguments of a function are of one kind, and so is its result."""
 
 
-def library(array: Array) -> ModuleType:
+def namespace(array: Array) -> ModuleType:
     """The module of an array: numpy, or torch, which somebody has imported if there is a tensor."""
     return np if isinstance(array, np.ndarray) else sys.modules["torch"]
 
@@ -44,9 +44,9 @@ def copy(array: Array) -> Array:
 
 def pad(array: Array, before: int, after: int) -> Array:
     """`array` with zeros before and after its last axis."""
-    zeros = library(array).zeros_like(array[..., :1])
-    sides = [library(array).broadcast_to(zeros, (*array.shape[:-1], count)) for count in (before, after)]
-    return library(array).concatenate([sides[0], array, sides[1]], -1)
+    zeros = namespace(array).zeros_like(array[..., :1])
+    sides = [namespace(array).broadcast_to(zeros, (*array.shape[:-1], count)) for count in (before, after)]
+    return namespace(array).concatenate([sides[0], array, sides[1]], -1)
 
 
 class InNumpy:

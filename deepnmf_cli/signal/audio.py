@@ -135,7 +135,7 @@ class AudioReader:
         return file
 
     def _examine(self) -> tuple[AudioInfo, Metadata]:
-        """What the parts hold together, and what the first of them says about it. Raises AudioError."""
+        """Return what the parts hold together, and what the first of them says about it. Raises AudioError."""
         infos, about = [], Metadata()
         for part in self._parts:
             if part.fault:
@@ -206,7 +206,9 @@ class AudioReader:
             raise AudioError(self.name, found, f"{info.frames} frames as the header says", remedy)
 
     def _reach(self, frame: int, promised: int) -> int | None:
-        """How far a FLAC file, whose header would promise so many frames, is read to find one; None without it."""
+        """Return how far a FLAC file, whose header would promise so many frames, is read to find one; None without
+        it.
+        """
         # Eight bytes: rate, channels and bits of a sample in 28 bits, and the number of frames in 36.
         begin = after_tags(self._raw, self._size)
         start = begin + 18
@@ -273,6 +275,6 @@ def _naming(name: str) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, without the path that libsndfile's and the system's messages repeat."""
+    """Return what went wrong, without the path that libsndfile's and the system's messages repeat."""
     text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
     return text.strip().rstrip(".").removeprefix("Error : ")

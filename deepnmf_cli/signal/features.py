@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from deepnmf_cli.signal.arrays import Array, library, like
+from deepnmf_cli.signal.arrays import Array, like, namespace
 
 PLANES = 5
 """Of `phase_features`: magnitude, and two products of real and imaginary part each."""
@@ -35,7 +35,7 @@ def features(
     """
     if not with_phase:
         return over_channels(modulus(spectrum))
-    before = library(spectrum).zeros_like(spectrum[..., :1]) if before is None else before
+    before = namespace(spectrum).zeros_like(spectrum[..., :1]) if before is None else before
     return phase_features(spectrum, before, window_hops)
 
 
@@ -51,7 +51,7 @@ def phase_features(spectrum: Array, before: Array, window_hops: int) -> Array:
     scaled by mean |X| mean |Y| / mean |X||Y|: channels that differ by gains alone, silent ones among them, have the
     features of one channel with the mean gain.
     """
-    arrays = library(spectrum)
+    arrays = namespace(spectrum)
     past = arrays.concatenate([before, spectrum[..., :-1]], -1)
     above = arrays.concatenate([spectrum[..., 1:, :], arrays.zeros_like(spectrum[..., :1, :])], -2)
     magnitude, in_frequency = over_channels(abs(spectrum)), _product(spectrum, above)

@@ -131,7 +131,7 @@ def audio_suffixes() -> frozenset[str]:
 
 
 def is_writable(path: str | Path) -> bool:
-    """Whether the suffix of `path` names a container that can be written."""
+    """Return whether the suffix of `path` names a container that can be written."""
     return Path(path).suffix.lower() in WRITABLE
 
 
@@ -191,7 +191,7 @@ class Found:
 
     @property
     def beside(self) -> str:
-        """What to add to a sentence that counts the audio files: nothing where all can be read."""
+        """Return what to add to a sentence that counts the audio files: nothing where all can be read."""
         if not self.unreadable:
             return ""
         return f" beside {len(self.unreadable)} that cannot be read, the first being {self.unreadable[0].where}"
@@ -275,7 +275,7 @@ def check_shape(where: str | Path, channels: int, rate_hz: int) -> None:
 
 
 def is_seekable(info: AudioInfo) -> bool:
-    """Whether any frame is found exactly, at once: where all take the same room, and in FLAC."""
+    """Return whether any frame is found exactly, at once: where all take the same room, and in FLAC."""
     return info.container == "FLAC" or (info.subtype in _SAMPLE_BYTES and info.container not in _PACKED)
 
 
@@ -292,5 +292,5 @@ def cut_frames(info: AudioInfo, there: int, promised: int) -> tuple[int, int]:
 
 
 def is_placeholder(size: int) -> bool:
-    """Whether a size is what programs that write to a pipe, unable to come back to the header, put there."""
+    """Return whether a size is what programs that write to a pipe, unable to come back to the header, put there."""
     return any(abs(size - limit) < 1 << 16 for limit in ((1 << 31) - 1, (1 << 32) - 1))

@@ -31,7 +31,7 @@ class _Window:
         return self._held[position - self._start : position - self._start + count]
 
     def find(self, wanted: bytes, position: int) -> int:
-        """Where `wanted` is next, from `position` on; the end of the file when it is not."""
+        """Return where `wanted` is next, from `position` on; the end of the file when it is not."""
         while position + len(wanted) <= self.size:
             self.at(position, len(wanted))
             if (offset := self._held.find(wanted, position - self._start)) >= 0:
@@ -137,7 +137,7 @@ def _ogg_pages(window: _Window) -> Iterator[_Page]:
 
 
 def _has_its_checksum(page: bytes) -> bool:
-    """Whether the checksum in the head of a page is that of all its bytes."""
+    """Return whether the checksum in the head of a page is that of all its bytes."""
     # That of zlib, but with the bits of each byte the other way round, and beginning with 0 instead of ones.
     found = zlib.crc32((page[:22] + bytes(4) + page[26:]).translate(_BITS_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return found.to_bytes(4, "big").translate(_BITS_REVERSED) == page[22:26]
@@ -266,7 +266,9 @@ def mp3_parts(file: BinaryIO, size: int) -> list[Part]:
 
 
 def _is_xing(begin: bytes, frame: _Frame) -> bool:
-    """Whether the decoder takes a frame for a Xing header: what only looks like one makes it guess the length."""
+    """Return whether the decoder takes a frame for a Xing header: what only looks like one makes it guess the
+    length.
+    """
     is_empty = not any(begin[6 : frame.info_at]) and frame.size >= frame.info_at + _XING_BYTES
     return is_empty and frame.kind[1] == 3 and begin[frame.info_at : frame.info_at + 4] in _MPEG_HEADERS
 
@@ -279,12 +281,12 @@ def _append(stretches: list[tuple[int, int]], start: int, stop: int) -> None:
 
 
 def begins_mpeg(magic: bytes) -> bool:
-    """Whether libsndfile takes a file that begins so for MPEG audio."""
+    """Return whether libsndfile takes a file that begins so for MPEG audio."""
     return len(magic) > 1 and magic[0] == 0xFF and magic[1] >> 5 == 7
 
 
 def flac_begins(file: BinaryIO, size: int, start: int) -> bool:
-    """Whether a FLAC file begins somewhere from `start` on."""
+    """Return whether a FLAC file begins somewhere from `start` on."""
     window, position = _Window(file, size), start
     while (position := window.find(b"fLaC", position)) < size:
         if window.at(position + 5, 3) == b"\0\0\x22":  # the size of the block that comes first
@@ -294,7 +296,7 @@ def flac_begins(file: BinaryIO, size: int, start: int) -> bool:
 
 
 def after_tags(file: BinaryIO, size: int) -> int:
-    """Where the ID3 tags end that begin the file, as libsndfile finds it; 0 when there is none."""
+    """Return where the ID3 tags end that begin the file, as libsndfile finds it; 0 when there is none."""
     position = 0
     while True:
         file.seek(position)
@@ -306,14 +308,14 @@ def after_tags(file: BinaryIO, size: int) -> int:
 
 
 def _is_confirmed(window: _Window, position: int, frame: _Frame) -> bool:
-    """Whether a frame, another tag or the end follows, so that it is no accident of bytes."""
+    """Return whether a frame, another tag or the end follows, so that it is no accident of bytes."""
     after = position + frame.size
     follows = _frame(window.at(after, 4))
     return after >= window.size or _after_tag(window, after) > 0 or (follows is not None and follows.kind == frame.kind)
 
 
 def _next_frame(window: _Window, position: int) -> int:
-    """Where the next frame or tag is behind bytes that are neither; the end of the file when there is none."""
+    """Return where the next frame or tag is behind bytes that are neither; the end of the file when there is none."""
     while (position := window.find(b"\xff", position)) < window.size:
         frame = _frame(window.at(position, 4))
         if frame and position + frame.size < window.size and _is_confirmed(window, position, frame):
@@ -323,7 +325,7 @@ def _next_frame(window: _Window, position: int) -> int:
 
 
 def _after_tag(window: _Window, position: int) -> int:
-    """Where the ID3 or APE tag at `position` ends; 0 when there is none, or its end is not in the file."""
+    """Return where the ID3 or APE tag at `position` ends; 0 when there is none, or its end is not in the file."""
     head = window.at(position, 16)
     stop = 0
     if head[:3] == b"ID3" and len(head) == 16 and max(head[6:10]) < 128:

@@ -1,6 +1,6 @@
 """Masks as the path from waveform to waveform uses them, in NumPy and torch alike."""
 
-from deepnmf_cli.signal.arrays import Array, library
+from deepnmf_cli.signal.arrays import Array, namespace
 
 SMALLEST = 1e-30
 """Modulus below which a mask has no phase worth keeping."""
@@ -14,7 +14,7 @@ def complex_masks(masks: Array) -> Array:
     if masks.shape[-3] == 2:
         return masks
     turn = masks[..., 2:, :, :]
-    return masks[..., :2, :, :] + 1j * library(masks).concatenate([turn, -turn], -3)
+    return masks[..., :2, :, :] + 1j * namespace(masks).concatenate([turn, -turn], -3)
 
 
 def at_least(mask: Array, floor: float) -> Array:
@@ -22,4 +22,4 @@ def at_least(mask: Array, floor: float) -> Array:
     if not floor:
         return mask
     size = abs(mask)
-    return library(mask).where(size > SMALLEST, mask * (size.clip(floor, None) / size.clip(SMALLEST, None)), floor)
+    return namespace(mask).where(size > SMALLEST, mask * (size.clip(floor, None) / size.clip(SMALLEST, None)), floor)

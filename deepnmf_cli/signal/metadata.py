@@ -25,7 +25,7 @@ class Metadata:
 
 
 def read(file: soundfile.SoundFile) -> Metadata:
-    """What an open file says."""
+    """Return what an open file says."""
     tags = {name: text for name, text in file.copy_metadata().items() if text and name != _SOFTWARE}
     return Metadata(tags, _channel_map(file, _GET_CHANNEL_MAP, [0] * file.channels))
 

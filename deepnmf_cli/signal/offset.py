@@ -1,6 +1,6 @@
 """Constant offset (DC): no sound, yet the loudest thing in the recordings of some sound cards.
 
-A network that hears it takes all else for quiet, and masks that vary would make noise of it. So the offset is
+A network with it in its input takes all else for quiet, and masks that vary would make noise of it. So the offset is
 followed, taken away before the analysis, and put back with the smallest gain that any frequency gets, in the long run:
 the harmonic mean over frames. Where nothing is attenuated all of it comes back, and the signal is what it was. The gain
 of the lowest frequency itself says nothing: there is no speech in training from which a network could learn it.

@@ -269,7 +269,7 @@ def container_of(start: bytes) -> str | None:
 
 
 def may_be_mpeg(start: bytes) -> bool:
-    """Whether `start` could be that of MPEG audio, as far as its first frame says."""
+    """Return whether `start` could be that of MPEG audio, as far as its first frame says."""
     return bool(_mpeg_frame(start) or _adts_frame(start))
 
 

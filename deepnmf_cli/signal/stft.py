@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from deepnmf_cli.signal.arrays import Array, library, like, pad
+from deepnmf_cli.signal.arrays import Array, like, namespace, pad
 
 HIGHEST_RATE_HZ, LONGEST_HOP_S, MOST_HOPS = 768_000, 1.0, 64
 """Of front ends. Far beyond what is of use, and small enough for memory, whatever a file says."""
@@ -17,7 +17,7 @@ class StftPair:
 
     Frame t covers the samples [(t + 1 - window_hops) * hop, (t + 1) * hop), so N samples give ceil(N / hop) + 1 frames.
     One window is applied at analysis, and at synthesis a second one that reaches over the last two hops only, so every
-    sample is made of exactly two frames and is final as soon as the second has been heard. With two hops the windows
+    sample is made of exactly two frames and is final as soon as the second is complete. With two hops the windows
     are equal, square roots of a Hann window. More hops make the analysis longer, its frequencies finer, and not the
     latency: the asymmetric windows of Mauler & Martin, "A low delay, variable resolution, perfect reconstruction
     spectral analysis-synthesis system for speech enhancement", 2007. In both cases the product of the windows is a
@@ -83,19 +83,19 @@ class StftPair:
         hops = samples.reshape(*samples.shape[:-1], -1, self.hop_samples)
         count = hops.shape[-2] - self.window_hops + 1
         parts = [hops[..., k : k + count, :] for k in range(self.window_hops)]
-        windows = library(samples).concatenate(parts, -1) * like(self._windows(samples)[0], samples)
-        return library(samples).fft.rfft(windows).swapaxes(-1, -2)
+        windows = namespace(samples).concatenate(parts, -1) * like(self._windows(samples)[0], samples)
+        return namespace(samples).fft.rfft(windows).swapaxes(-1, -2)
 
     def overlap_add(self, spectrum: Array) -> Array:
         """Samples (..., (T + 1) * hop) of spectra (..., F, T): the first and last hop still miss a neighbour.
 
         The first hop is the last but one that the first frame covers.
         """
-        windows = library(spectrum).fft.irfft(spectrum.swapaxes(-1, -2), n=self.window_samples)
+        windows = namespace(spectrum).fft.irfft(spectrum.swapaxes(-1, -2), n=self.window_samples)
         hop = self.hop_samples
         windows = windows[..., -2 * hop :] * like(self._windows(windows)[1], windows)
         earlier, later = windows[..., :hop], windows[..., hop:]
-        hops = library(spectrum).concatenate([earlier, later[..., -1:, :]], -2)
+        hops = namespace(spectrum).concatenate([earlier, later[..., -1:, :]], -2)
         hops[..., 1:-1, :] += later[..., :-1, :]
         return hops.reshape(*hops.shape[:-2], -1)
 
@@ -111,7 +111,7 @@ class StftPair:
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """What a network hears: sampling rate it was trained at, and windows in seconds.
+    """What a network takes: sampling rate it was trained at, and windows in seconds.
 
     Audio of another rate is not resampled. It is analysed with windows of the same duration, so that bin f means the
     same frequency in Hz and frame t the same moment; the network gets the first `bins` bins. A hop is a whole number of

@@ -131,7 +131,7 @@ class _Chunks:
         return Extent(start, size, start + size)
 
     def _is_chained(self, file: BinaryIO, position: int, file_size: int) -> bool:
-        """Whether chunks and nothing else fill the file from `position` on."""
+        """Return whether chunks and nothing else fill the file from `position` on."""
         while chunk := self._chunk(file, position, file_size):
             position = self._after(*chunk[1:])
         return file_size - 1 <= position <= file_size + self.pad

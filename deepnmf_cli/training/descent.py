@@ -29,7 +29,7 @@ class Optimiser(Protocol):
         """One step; returns the loss before it."""
 
     def state(self) -> State:
-        """What a continued run needs to go on bit for bit."""
+        """Return what a continued run needs to go on bit for bit."""
 
     def load_state(self, state: State) -> None:
         """Take what `state` gave."""

@@ -39,7 +39,7 @@ class DevScore:
 
     @property
     def value(self) -> float:
-        """What runs are compared by: SI-SDR + DB_PER_PESQ * PESQ, in dB."""
+        """Return what runs are compared by: SI-SDR + DB_PER_PESQ * PESQ, in dB."""
         return self.si_sdr if self.pesq is None else self.si_sdr + DB_PER_PESQ * self.pesq
 
 
@@ -50,7 +50,7 @@ SHORTEST_PESQ_S = 0.25
 
 
 def check_dev(pairs: Sequence[Pair], rate_hz: int, score: str = SCORES[0]) -> list[str]:
-    """What will be wrong with every dev score, said before the first step: one sentence for each kind of fault.
+    """Return what will be wrong with every dev score, said before the first step: one sentence for each kind of fault.
 
     Raises CorpusError where no score is possible: no pair can be scored, or the two recordings of one differ in length.
     """
@@ -139,5 +139,5 @@ def _with_pesq(score: str) -> bool:
 
 
 def _pesq_subset(count: int) -> set[int]:
-    """Which pairs PESQ hears. Not every n-th: corpora tend to repeat their SNRs with some period."""
+    """Return which pairs PESQ hears. Not every n-th: corpora tend to repeat their SNRs with some period."""
     return set(np.random.default_rng(0).permutation(count)[:PESQ_PAIRS].tolist())

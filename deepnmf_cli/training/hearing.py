@@ -36,7 +36,7 @@ def frequencies(rate_hz: int) -> Tensor:
 
 
 def share_of_mean_square(rate_hz: int) -> float:
-    """What a bin's power of 1 adds to the mean square of a waveform."""
+    """Return what a bin's power of 1 adds to the mean square of a waveform."""
     size = window_samples(rate_hz)
     return 2 / (size * float(torch.hann_window(size, dtype=torch.float64).square().sum()))
 
@@ -98,8 +98,8 @@ class Ear:
 
 
 def points_lost(estimate: Tensor, target: Tensor, rate_hz: int) -> Tensor:
-    """What the disturbances cost on PESQ's scale from -0.5 to 4.5, (B,), of `power_spectra` (B, F, T); 0 for a silent
-    target.
+    """Return what the disturbances cost on PESQ's scale from -0.5 to 4.5, (B,), of `power_spectra` (B, F, T); 0 for a
+    silent target.
     """
     symmetric, asymmetric = disturbances(estimate, target, rate_hz)
     mean_square = target.sum(1).mean(1) * share_of_mean_square(rate_hz)
@@ -109,21 +109,21 @@ def points_lost(estimate: Tensor, target: Tensor, rate_hz: int) -> Tensor:
 def disturbances(estimate: Tensor, target: Tensor, rate_hz: int) -> tuple[Tensor, Tensor]:
     """Symmetric and asymmetric disturbance, (B,) each, of power spectra (B, F, T). P.862, 10.2."""
     ear = hearing(rate_hz, str(estimate.device))
-    heard, true = ear.densities(estimate), ear.densities(target)
+    degraded, true = ear.densities(estimate), ear.densities(target)
     # A steady difference in colour counts for little: the target takes on the mean spectrum of the estimate.
     active = ear.audible(true, 100).sum(1, keepdim=True) >= 1e7
-    colours = [(ear.audible(x, 100) * active).sum(2) / active.sum(2).clamp_min(1) for x in (heard, true)]
+    colours = [(ear.audible(x, 100) * active).sum(2) / active.sum(2).clamp_min(1) for x in (degraded, true)]
     true = true * ((colours[0] + 1000) / (colours[1] + 1000)).clamp(0.01, 100)[..., None]
     # And so does a gain that changes slowly: the estimate takes on the power of the target.
     total = ear.audible(true, 1).sum(1)
-    gain = (total + 5e3) / (ear.audible(heard, 1).sum(1) + 5e3)
+    gain = (total + 5e3) / (ear.audible(degraded, 1).sum(1) + 5e3)
     gain = torch.cat([gain[:, :1], 0.8 * gain[:, 1:] + 0.2 * gain[:, :-1]], 1).clamp(3e-4, 5)
-    heard = heard * gain[:, None]
+    degraded = degraded * gain[:, None]
 
-    loud, truly = ear.loudness(heard), ear.loudness(true)
+    loud, truly = ear.loudness(degraded), ear.loudness(true)
     difference = loud - truly
     difference = difference.sign() * (difference.abs() - 0.25 * torch.minimum(loud, truly)).clamp_min(0)
-    added = ((heard + 50) / (true + 50)) ** 1.2
+    added = ((degraded + 50) / (true + 50)) ** 1.2
     added = torch.where(added < 3, 0, added.clamp_max(12))
     symmetric = (difference.square().mean(1) * ear.width + TINY).sqrt() * (BARK_BANDS * ear.width)
     asymmetric = (difference.abs() * added).sum(1) * ear.width

@@ -289,7 +289,7 @@ def describe_material(source: ExampleSource, dev: Sequence[Pair], init: Path | N
 
 
 def compare_material(journal: Journal, now: dict[str, Any]) -> Iterator[str]:
-    """What to say about a run that is resumed with other recordings than it began with.
+    """Return what to say about a run that is resumed with other recordings than it began with.
 
     Raises UsageError when its scores could not be compared with the former ones, or with another initial model;
     ModelError when the journal holds no outlines. Journals of earlier versions hold none, and are not compared.

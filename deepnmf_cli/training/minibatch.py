@@ -34,8 +34,8 @@ class Batch:
     window_hops: int
 
     def masks(self, network: MaskNetwork) -> Tensor:
-        """What the network says to the mixtures."""
-        return network(network.hear(self.spectra.sum(1), self.window_hops))[0]
+        """Return what the network says to the mixtures."""
+        return network(network.features_of(self.spectra.sum(1), self.window_hops))[0]
 
     def stacked(self, network: FrameNetwork) -> tuple[Tensor, None]:
         """The evidence of a network of context frames, (context F, B T); nothing is known about its layers."""
@@ -176,6 +176,8 @@ def digest(*parts: Any) -> str:
 
 
 def changed(settings: Any) -> dict[str, Any]:
-    """What differs from the defaults of a dataclass: later versions add settings, and what is kept stays valid."""
+    """Return what differs from the defaults of a dataclass: later versions add settings, and what is kept stays
+    valid.
+    """
     values = {f.name: (getattr(settings, f.name), f.default) for f in dataclasses.fields(settings)}
     return {name: value for name, (value, default) in values.items() if value != default}

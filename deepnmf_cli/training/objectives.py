@@ -61,7 +61,7 @@ class ObjectiveSettings:
 
     @property
     def needs_waveforms(self) -> bool:
-        """Whether there is a term on synthesised waveforms."""
+        """Return whether there is a term on synthesised waveforms."""
         return any(getattr(self, name) for name in WAVEFORM_TERMS)
 
 
@@ -108,10 +108,10 @@ def _waveform_terms(settings: ObjectiveSettings, estimate: Tensor, target: Tenso
         if weight:
             loss = loss + weight * term(estimate, target).mean()
     if settings.pesq or settings.estoi:
-        heard, true = power_spectra(estimate, rate_hz), power_spectra(target, rate_hz)
+        estimated, true = power_spectra(estimate, rate_hz), power_spectra(target, rate_hz)
         for weight, term in ((settings.pesq, points_lost), (settings.estoi, intelligibility_lost)):
             if weight:
-                loss = loss + weight * term(heard, true, rate_hz).mean()
+                loss = loss + weight * term(estimated, true, rate_hz).mean()
     return loss
 
 

@@ -205,14 +205,14 @@ class Trainer:
                     saved = time.monotonic()
 
     def _unscored(self) -> bool:
-        """Whether a dev score is due and missing."""
+        """Return whether a dev score is due and missing."""
         s, last = self.settings, self.journal.rows[-1]["step"] if self.journal.rows else -1
         if not self.trained:  # complete as it is made
             return last < 0
         return self.step > max(0, last) and (self.step % s.score_every == 0 or self.step == s.steps)
 
     def _ended(self) -> bool:
-        """Whether the run is complete, its last score included."""
+        """Return whether the run is complete, its last score included."""
         s = self.settings
         late = self.step >= s.steps or (bool(s.patience) and self.since_best >= s.patience)
         return not self._unscored() and (late or not self.trained)
@@ -233,7 +233,7 @@ class Trainer:
             raise self.journal.damaged(error) from error
 
     def _batches(self, source: ExampleSource, workers: int, pause: Callable[[], None]) -> Iterator[Batch | FrameBatch]:
-        """What the remaining steps learn from."""
+        """Return what the remaining steps learn from."""
         s = self.settings
         try:
             if self.frames:

@@ -51,7 +51,7 @@ class Taught:
         self.length, self.cache = own.length, own.cache
 
     def is_own(self, index: int) -> bool:
-        """Whether the example has one's own noise: evenly spread, `own_share` of all."""
+        """Return whether the example has one's own noise: evenly spread, `own_share` of all."""
         return int((index + 1) * self.own_share) > int(index * self.own_share)
 
     def __getitem__(self, index: int) -> tuple[Samples, Samples]:

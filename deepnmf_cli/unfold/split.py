@@ -90,7 +90,9 @@ def pull_back(output: Tensor, parts: Parts, inputs: Sequence[Tensor]) -> list[Pa
 
 
 def _uses(root: Node) -> Counter:
-    """How often the result of each recorded operation is used: a node is ready once all of its uses have sent parts."""
+    """Return how often the result of each recorded operation is used: a node is ready once all of its uses have sent
+    parts.
+    """
     uses: Counter = Counter()
     seen, stack = {root}, [root]
     while stack:
@@ -190,9 +192,9 @@ def wiener_parts(
         offset: added to targets and estimates, for divergences that are unbounded at an estimate of zero.
     """
     total = models.sum(-3, keepdim=True)
-    heard = total > SILENCE  # elsewhere masks are constant
+    audible = total > SILENCE  # elsewhere masks are constant
     total = total.clamp_min(SILENCE)
-    shares, gain = models / total, mixture.unsqueeze(-3) / total * heard
+    shares, gain = models / total, mixture.unsqueeze(-3) / total * audible
     estimates, targets = shares * mixture.unsqueeze(-3) + offset, targets + offset
     if beta == 2:
         rising, falling = weights * estimates, weights * targets

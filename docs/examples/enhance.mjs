@@ -6,7 +6,7 @@ import * as ort from "onnxruntime-web";
 
 const HOP = 256; // 16 ms at 16 kHz
 const [model, noisy, clean] = process.argv.slice(2), session = await ort.InferenceSession.create(readFileSync(model));
-const [{ name: heard, shape: form }, ...inputs] = session.inputMetadata; // "magnitude", or "features" with phase
+const [{ name: features, shape: form }, ...inputs] = session.inputMetadata; // "magnitude", or "features" with phase
 const BINS = form.at(-2), SIZE = 2 * BINS - 2, OLD = SIZE - HOP, KEPT = SIZE - 2 * HOP; // a window of two hops or more
 const table = (size, value) => Float64Array.from({ length: size }, (_, i) => value(i));
 // The window rises slowly and falls within a hop; with that of the synthesis, which has two hops, it makes a Hann window.
@@ -29,11 +29,11 @@ async function denoise(samples) {
       im[f] -= (past[i] * window[i] * sine[angle]) / gain;
     }
   const planes = [re.map((x, f) => Math.hypot(x, im[f]))];
-  if (heard === "features") // products with the frame before, turned by a hop, and with the next bin
+  if (features === "features") // products with the frame before, turned by a hop, and with the next bin
     for (const [u, v] of [before, [[...re.slice(1), 0], [...im.slice(1), 0]]])
       planes.push(re.map((x, f) => x * u[f] + im[f] * v[f]), re.map((x, f) => im[f] * u[f] - x * v[f]));
   const input = Float32Array.from(planes.flatMap((plane) => [...plane])), shape = planes.length > 1 ? [1, 5, BINS, 1] : [1, BINS, 1];
-  const result = await session.run({ [heard]: new ort.Tensor("float32", input, shape), ...Object.fromEntries(states) });
+  const result = await session.run({ [features]: new ort.Tensor("float32", input, shape), ...Object.fromEntries(states) });
   states = states.map(([name]) => [name, result[`next_${name}`]]);
   const c = re.map((_, f) => cosine[(f * HOP) % SIZE]), s = re.map((_, f) => sine[(f * HOP) % SIZE]);
   before = [re.map((x, f) => x * c[f] - im[f] * s[f]), re.map((x, f) => x * s[f] + im[f] * c[f])];

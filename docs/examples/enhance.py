@@ -26,19 +26,19 @@ class Denoiser:
         hann = np.sin(np.pi * np.arange(2 * self.hop) / (2 * self.hop)) ** 2
         self.synthesis = hann / np.maximum(self.analysis[-2 * self.hop :], 1e-9)
         self.past, self.overlap, self.before = np.zeros(size), np.zeros(self.hop), np.zeros(size // 2 + 1)
-        self.heard, *inputs = self.session.get_inputs()  # "magnitude", or "features" with phase
+        self.features, *inputs = self.session.get_inputs()  # "magnitude", or "features" with phase
         self.states = {i.name: np.zeros(i.shape, np.float32) for i in inputs}
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         self.past = np.concatenate([self.past[self.hop :], samples])
         spectrum = np.fft.rfft(self.past * self.analysis) / self.analysis.sum()
-        heard = np.abs(spectrum)
-        if self.heard.name == "features":  # products with the frame before, turned by a hop, and the next bin
+        features = np.abs(spectrum)
+        if self.features.name == "features":  # products with the frame before, turned by a hop, and the next bin
             turn = np.exp(2j * np.pi * self.hop / len(self.past) * np.arange(len(spectrum)))
             products = [spectrum * other.conj() for other in (self.before * turn, np.append(spectrum[1:], 0))]
-            heard = np.stack([heard, *(part for x in products for part in (x.real, x.imag))])
-        heard, self.before = heard[None, ..., None].astype(np.float32), spectrum
-        masks, *states = self.session.run(None, {self.heard.name: heard, **self.states})
+            features = np.stack([features, *(part for x in products for part in (x.real, x.imag))])
+        features, self.before = features[None, ..., None].astype(np.float32), spectrum
+        masks, *states = self.session.run(None, {self.features.name: features, **self.states})
         self.states = dict(zip(self.states, states))
         mask = masks[0, 0, :, 0] + (1j * masks[0, 2, :, 0] if masks.shape[1] == 3 else 0)
         speech = np.fft.irfft(spectrum * mask * self.analysis.sum())[-2 * self.hop :] * self.synthesis

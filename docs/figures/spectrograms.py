@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from deepnmf_cli.checkpoint import atomic_path
-from deepnmf_cli.library import load_enhancer
 from deepnmf_cli.scoring.sdr import sdr
 from deepnmf_cli.signal import audio
+from deepnmf_cli.zoo import load_enhancer
 
 LOUDEST_DB, RANGE_DB = -25, 60
 

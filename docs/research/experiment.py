@@ -26,7 +26,7 @@ from pathlib import Path
 
 import torch
 
-from deepnmf_cli import library
+from deepnmf_cli import zoo
 from deepnmf_cli.experiment import Recordings, train
 from deepnmf_cli.networks.mrf import MrfNetwork
 from deepnmf_cli.recipe import Recipe, read_recipe
@@ -156,7 +156,7 @@ def result(run: Run, runs: Path) -> dict | None:
     if not complete(run, runs):
         return None
     folder, rows = runs / run.name, history(runs / run.name)
-    network, file = library.load(folder)
+    network, file = zoo.load(folder)
     recipe = Recipe.of_file(file)
     total, trained = network.parameter_counts()
     trained_as = file.provenance["trained"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from deepnmf_cli import library
+from deepnmf_cli import zoo
 from deepnmf_cli.commands import console
 from deepnmf_cli.commands import jobs as batch
 from deepnmf_cli.commands.jobs import Job, lengths, longest_first, process_count
@@ -60,7 +60,7 @@ def test_bit_depth_is_kept_and_noise_completes_speech(deepnmf, stub, folder, his
 
 def test_options_reach_the_enhancer(deepnmf, monkeypatch, stub, noisy):
     seen = []
-    monkeypatch.setattr(library, "load_enhancer", lambda *asked: seen.append(asked) or stub)
+    monkeypatch.setattr(zoo, "load_enhancer", lambda *asked: seen.append(asked) or stub)
     process = stub.enhance_blocks
     monkeypatch.setattr(stub, "enhance_blocks", lambda *args: seen.append(args[1:]) or process(*args))
     options = ["--model", "some.safetensors", "--device", "cpu", "--backend", "torch"]
@@ -248,7 +248,7 @@ def test_a_model_that_does_not_load_fails_once(deepnmf, recordings):
 )
 def test_as_many_processes_as_pay_off(monkeypatch, asked, files, seconds, device, count):
     monkeypatch.setattr(batch, "available_cpus", lambda: 4)
-    monkeypatch.setattr(library, "resolve_device", lambda device: device)
+    monkeypatch.setattr(zoo, "resolve_device", lambda device: device)
     assert process_count(asked, files, seconds, device) == count
 
 

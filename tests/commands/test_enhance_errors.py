@@ -221,7 +221,7 @@ def enhance_blocks(blocks, *_):
     time.sleep(60)
 stub = types.SimpleNamespace(enhance_blocks=enhance_blocks)
 library = types.SimpleNamespace(load_enhancer=lambda *_: stub, DEFAULT_MODEL="stub")
-sys.modules["deepnmf_cli.library"] = library  # the real one takes seconds to import
+sys.modules["deepnmf_cli.zoo"] = library  # the real one takes seconds to import
 from deepnmf_cli.main import run
 run(["enhance", "noisy.wav", "-o", "clean.wav"])
 """

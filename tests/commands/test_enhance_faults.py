@@ -127,7 +127,7 @@ def enhance_blocks(blocks, *_):
     print("at work", file=sys.stderr, flush=True)
     time.sleep(60)
 stub = types.SimpleNamespace(enhance_blocks=enhance_blocks)
-sys.modules["deepnmf_cli.library"] = types.SimpleNamespace(load_enhancer=lambda *_: stub, DEFAULT_MODEL="stub")
+sys.modules["deepnmf_cli.zoo"] = types.SimpleNamespace(load_enhancer=lambda *_: stub, DEFAULT_MODEL="stub")
 from deepnmf_cli.main import run
 run(["enhance", *sys.argv[1:]])
 """

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from deepnmf_cli import library
+from deepnmf_cli import zoo
 from deepnmf_cli.commands import evaluate
 from deepnmf_cli.scoring import report, scorer
 
@@ -54,8 +54,8 @@ def models(monkeypatch, tmp_path):
         name = path.parent.name
         return Enhancer(shares[name]), SimpleNamespace(name=name, parameters=1000, macs_per_s=2e6)
 
-    monkeypatch.setattr(library, "find", lambda name: files[name or "best"])
-    monkeypatch.setattr(library, "load_described", load_described)
+    monkeypatch.setattr(zoo, "find", lambda name: files[name or "best"])
+    monkeypatch.setattr(zoo, "load_described", load_described)
     return cleaned
 
 
@@ -110,7 +110,7 @@ def test_one_model_under_two_names_is_refused(deepnmf, sets, models):
 
 
 def test_a_real_model_file_is_run(deepnmf, sets, tiny_model, monkeypatch):
-    monkeypatch.setattr(library, "DEFAULT_MODEL", str(tiny_model))
+    monkeypatch.setattr(zoo, "DEFAULT_MODEL", str(tiny_model))
     words = ["--reference", "clean", "--noisy", "noisy", "--model", tiny_model, "--device", "cpu"]
     result = deepnmf("evaluate", *words, "--json")
     _noisy, tiny = result.json["systems"]
@@ -265,7 +265,7 @@ def test_a_changed_file_and_a_changed_model_are_scored_again(deepnmf, sets, mode
     models.clear()
     counted.clear()
     Path("clean/2_+3dB_b.wav").touch()
-    (library.find("best")).write_text("other weights")
+    (zoo.find("best")).write_text("other weights")
     assert deepnmf(*words).code == 0
     assert counted == [NAMES[1]] and len(models) == 3
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from deepnmf_cli import library
+from deepnmf_cli import zoo
 from deepnmf_cli.commands import console
 
 
@@ -12,10 +12,10 @@ from deepnmf_cli.commands import console
 def models(monkeypatch):
     figures = {"SDR": 12.34, "SI-SDR": 11.0, "PESQ": 2.5, "STOI": 0.9, "ESTOI": 0.8}
     shipped = [
-        library.ModelInfo("best", Path("models/best"), "The one.", 1_350_000, 12.3e9, figures, True),
-        library.ModelInfo("new", Path("models/new"), "Not scored yet.", 950, 8.1e6, {}, False),
+        zoo.ModelInfo("best", Path("models/best"), "The one.", 1_350_000, 12.3e9, figures, True),
+        zoo.ModelInfo("new", Path("models/new"), "Not scored yet.", 950, 8.1e6, {}, False),
     ]
-    monkeypatch.setattr(library, "available", lambda: shipped)
+    monkeypatch.setattr(zoo, "available", lambda: shipped)
     return shipped
 
 
@@ -35,8 +35,8 @@ def test_json_has_every_figure(deepnmf, models):
 
 
 def test_every_shipped_model_is_described_by_its_report_and_card_without_torch(monkeypatch):
-    monkeypatch.setattr(library, "load", lambda name: pytest.fail("a network was built"))
-    models = library.available()
+    monkeypatch.setattr(zoo, "load", lambda name: pytest.fail("a network was built"))
+    models = zoo.available()
     assert [model.name for model in models if model.default] == ["base"] == [models[0].name]
     assert all(model.description and model.figures and model.parameters > 0 for model in models)
     said = {model.name: model.description.split(":")[0] for model in models}
@@ -44,20 +44,20 @@ def test_every_shipped_model_is_described_by_its_report_and_card_without_torch(m
 
 
 def test_a_report_is_that_of_the_network(monkeypatch):
-    reported = {model.name: model for model in library.available()}
-    monkeypatch.setattr(library, "_reported", lambda name: None)
+    reported = {model.name: model for model in zoo.available()}
+    monkeypatch.setattr(zoo, "_reported", lambda name: None)
     for name, model in reported.items():
-        counted = library.info(name)
+        counted = zoo.info(name)
         assert (counted.parameters, counted.macs_per_s) == (model.parameters, pytest.approx(model.macs_per_s))
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"systems": [{"model": null}]}', '{"systems": 3}', "[" * 100000])
 def test_a_report_that_is_none_of_these_weights_counts_for_nothing(tmp_path, content):
     copy = tmp_path / "model.safetensors"
-    copy.write_bytes((library.models_folder() / "tiny" / "model.safetensors").read_bytes())
+    copy.write_bytes((zoo.models_folder() / "tiny" / "model.safetensors").read_bytes())
     (tmp_path / "README.md").write_text("# x\n\n> Y.\n")
     (tmp_path / "report.json").write_text(content)
-    assert library.info(copy).description.startswith("Relaxed steps of mean field")
+    assert zoo.info(copy).description.startswith("Relaxed steps of mean field")
 
 
 def test_numbers_are_aligned_to_the_right():

@@ -11,7 +11,7 @@ import onnx
 import pytest
 import soundfile
 
-from deepnmf_cli import library
+from deepnmf_cli import zoo
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES, NOISY = ROOT / "docs" / "examples", ROOT / "data" / "demo" / "noisy.wav"
@@ -25,7 +25,7 @@ MODELS = ["base", "tiny"]  # one that hears phase, and one that does not
 def check(name: str, command: list[str | Path], folder: Path, **options: object) -> None:
     """Compares on a recording whose hops have no mean: what the program does about offsets the examples leave out."""
     model = folder / "model.streaming.onnx"  # whole, as `deepnmf export` writes one by default
-    onnx.save(onnx.load(library.models_folder() / name / "model.streaming.onnx"), model)
+    onnx.save(onnx.load(zoo.models_folder() / name / "model.streaming.onnx"), model)
     samples, rate_hz = soundfile.read(NOISY, dtype="int16")
     for start in range(0, len(samples), HOP_SAMPLES):
         hop = samples[start : start + HOP_SAMPLES]
@@ -37,7 +37,7 @@ def check(name: str, command: list[str | Path], folder: Path, **options: object)
     soundfile.write(noisy, samples, rate_hz)
     subprocess.run([*map(str, command), str(model), str(noisy), str(clean)], check=True, **options)
     samples, _ = soundfile.read(noisy, dtype="float32")
-    expected = library.load_enhancer(name, "cpu").enhance(samples[None], rate_hz)[0]
+    expected = zoo.load_enhancer(name, "cpu").enhance(samples[None], rate_hz)[0]
     speech, _ = soundfile.read(clean, dtype="float32")
     np.testing.assert_allclose(speech, expected, rtol=0, atol=1.01 * 2**-15)  # one step of 16 bits
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from deepnmf_cli import library
+from deepnmf_cli import zoo
 from deepnmf_cli.enhancer import Enhancer
 from deepnmf_cli.errors import ModelError, UsageError
 from deepnmf_cli.export import graph
@@ -220,33 +220,33 @@ def model(tiny_model, tmp_path) -> Path:
 
 
 def kind(*arguments: object) -> str:
-    return type(library.load_enhancer(*arguments).backend).__name__
+    return type(zoo.load_enhancer(*arguments).backend).__name__
 
 
 def test_auto_takes_the_export_beside_the_weights_as_long_as_it_is_theirs(model: Path, deepnmf, tmp_path: Path) -> None:
     assert kind(model, "cpu") == "TorchBackend"
     result = deepnmf("export", model)
-    assert result.code == 0 and "model.onnx" in result.err and library.find(model) == model
+    assert result.code == 0 and "model.onnx" in result.err and zoo.find(model) == model
     assert kind(model, "cpu") == kind(model, "cpu", "onnx") == kind(tmp_path / "model.onnx") == "OnnxBackend"
     assert kind(model, "cpu", "torch") == "TorchBackend"
     with pytest.raises(UsageError, match="the CPU"):
-        library.load_enhancer(model, "cuda", "onnx")
+        zoo.load_enhancer(model, "cuda", "onnx")
     with pytest.raises(ModelError, match="an exported model"):
-        library.load(tmp_path / "model.onnx")
+        zoo.load(tmp_path / "model.onnx")
 
     assert deepnmf("export", model).code == 2  # the file exists
     assert deepnmf("export", model, "-o", tmp_path / "model.bin").code == 2
-    model.write_bytes((library.models_folder() / "base" / library.MODEL_FILE).read_bytes())
+    model.write_bytes((zoo.models_folder() / "base" / zoo.MODEL_FILE).read_bytes())
     assert kind(model, "cpu") == "TorchBackend"  # weights that were trained again
     with pytest.raises(ModelError, match="other weights"):
-        library.load_enhancer(model, "cpu", "onnx")
+        zoo.load_enhancer(model, "cpu", "onnx")
 
 
 def test_an_export_for_single_frames_of_other_weights_is_left_out(model: Path, deepnmf, tmp_path: Path) -> None:
     assert deepnmf("export", model).code == 0
-    expected = library.load_enhancer(model, "cpu").enhance(recording(), 16000)
-    shutil.copy(library.models_folder() / "base" / "model.streaming.onnx", tmp_path / "model.streaming.onnx")
-    stream = library.load_enhancer(model, "cpu").stream(16000, 2)
+    expected = zoo.load_enhancer(model, "cpu").enhance(recording(), 16000)
+    shutil.copy(zoo.models_folder() / "base" / "model.streaming.onnx", tmp_path / "model.streaming.onnx")
+    stream = zoo.load_enhancer(model, "cpu").stream(16000, 2)
     pieces = [stream.feed(recording()[:, i : i + 256]) for i in range(0, recording().shape[1], 256)]
     np.testing.assert_allclose(np.concatenate([*pieces, stream.flush()], -1), expected, atol=1e-6)
 
@@ -266,7 +266,7 @@ def test_damage_beside_good_weights_is_said_and_an_export_without_checksum_is_le
     path.write_bytes(content.replace(b"file_sha256", b"file_sha255"))
     assert kind(model, "cpu") == "TorchBackend"
     with pytest.raises(ModelError, match="older version"):
-        library.load_enhancer(model, "cpu", "onnx")
+        zoo.load_enhancer(model, "cpu", "onnx")
 
 
 def test_without_an_export_the_remedy_is_to_export(model: Path, deepnmf, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from deepnmf_cli import exported, library, model_file
+from deepnmf_cli import exported, model_file, zoo
 from deepnmf_cli.errors import ModelError
 from deepnmf_cli.exported import CHECKSUM, META_KEY, NO_CHECKSUM, WEIGHTS, ExportedGraph, with_checksum
 from deepnmf_cli.external import external_tensors
@@ -31,15 +31,15 @@ def both(tmp_path_factory) -> Path:
     recipe = Recipe.from_dict({"model": "dnn", "network": {"context": 2, "hidden": [40]}})
     network = build("dnn", recipe.network)
     model_file.describe(folder / NAME, network, recipe.front_end, {}).write()
-    library.export(folder / NAME, folder / "model.onnx", share_weights=True)
-    library.export(folder / NAME, folder / "whole.onnx")
+    zoo.export(folder / NAME, folder / "model.onnx", share_weights=True)
+    zoo.export(folder / NAME, folder / "whole.onnx")
     return folder
 
 
 def test_shared_weights_give_the_same_masks_from_a_smaller_file(both) -> None:
     whole, shared = (ExportedGraph(both / name) for name in ("whole.onnx", "model.onnx"))
-    heard = np.random.default_rng(0).random((1, 257, 9), np.float32)
-    (one, its), (two, theirs) = (graph(heard, graph.start) for graph in (whole, shared))
+    inputs = np.random.default_rng(0).random((1, 257, 9), np.float32)
+    (one, its), (two, theirs) = (graph(inputs, graph.start) for graph in (whole, shared))
     assert np.array_equal(one, two) and all(map(np.array_equal, its, theirs))
     weights = sum(x.numel() for x in model_file.read(both / NAME).weights.values() if x.numel() >= 32)
     sizes = [(both / name).stat().st_size for name in ("whole.onnx", "model.onnx")]
@@ -56,7 +56,7 @@ def test_any_onnx_runtime_opens_the_files_beside_each_other(both) -> None:
 def test_a_model_is_found_and_run_with_the_weights_beside_it(both, tmp_path) -> None:
     for name in (NAME, "model.onnx"):
         shutil.copy(both / name, tmp_path)
-    assert type(library.load_enhancer(tmp_path / NAME, "cpu").backend).__name__ == "OnnxBackend"
+    assert type(zoo.load_enhancer(tmp_path / NAME, "cpu").backend).__name__ == "OnnxBackend"
     with (tmp_path / NAME).open("r+b") as file:
         file.seek(-2, 2)
         file.write(b"\1")
@@ -92,12 +92,12 @@ def graph(folder: Path, nested: bool = False, shape: tuple[int, ...] = WEIGHT.sh
     tensor = TensorProto(name="w", dims=shape, data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
     for key, value in ({"location": NAME, "offset": "8", "length": "48"} | entries).items():
         tensor.external_data.add(key=key, value=value)
-    heard = helper.make_tensor_value_info("magnitude", TensorProto.FLOAT, [1, 3, "frames"])
+    inputs = helper.make_tensor_value_info("magnitude", TensorProto.FLOAT, [1, 3, "frames"])
     masks = helper.make_tensor_value_info("masks", TensorProto.FLOAT, None)
     nodes = [helper.make_node("MatMul", ["w", "magnitude"], ["masks"])]
     if nested:
         nodes.insert(0, helper.make_node("Constant", [], ["w"], value=tensor))
-    made = helper.make_graph(nodes, "g", [heard], [masks], [] if nested else [tensor])
+    made = helper.make_graph(nodes, "g", [inputs], [masks], [] if nested else [tensor])
     model = helper.make_model(made, ir_version=8, opset_imports=[helper.make_opsetid("", 18)])
     digest = hashlib.sha256((folder / NAME).read_bytes()).hexdigest()
     meta = {"format": 1, WEIGHTS: digest, "single_frames": False, CHECKSUM: NO_CHECKSUM}
@@ -108,8 +108,8 @@ def graph(folder: Path, nested: bool = False, shape: tuple[int, ...] = WEIGHT.sh
 
 def test_the_graph_of_these_tests_is_one_that_is_taken(tmp_path) -> None:
     opened = ExportedGraph(graph(tmp_path))
-    heard = np.random.default_rng(0).random((1, 3, 2), np.float32)
-    np.testing.assert_allclose(opened(heard, [])[0], WEIGHT @ heard, rtol=1e-6)
+    inputs = np.random.default_rng(0).random((1, 3, 2), np.float32)
+    np.testing.assert_allclose(opened(inputs, [])[0], WEIGHT @ inputs, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

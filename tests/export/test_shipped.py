@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 import deepnmf_cli
-from deepnmf_cli import library
+from deepnmf_cli import zoo
 from deepnmf_cli.export.graph import IR_VERSION, verify
 from deepnmf_cli.export.weights import SMALLEST_SHARED
 from deepnmf_cli.exported import has_checksum
@@ -18,11 +18,11 @@ from deepnmf_cli.external import external_tensors
 
 ROOT = Path(__file__).parents[2]
 NOISY = ROOT / "data" / "demo" / "noisy.wav"
-SHIPPED = sorted(library.models_folder().glob("*/*.onnx"))
+SHIPPED = sorted(zoo.models_folder().glob("*/*.onnx"))
 
 
 def test_the_default_model_ships_both_graphs() -> None:
-    assert {path.name for path in SHIPPED if path.parent.name == library.DEFAULT_MODEL} == {
+    assert {path.name for path in SHIPPED if path.parent.name == zoo.DEFAULT_MODEL} == {
         "model.onnx",
         "model.streaming.onnx",
     }
@@ -31,9 +31,9 @@ def test_the_default_model_ships_both_graphs() -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_export_is_that_of_the_weights_beside_it(path: Path) -> None:
     """Where it fails: deepnmf export NAME --share-weights --overwrite, once more with --streaming where that file ships."""
-    network, recipe = library.load(path.with_name(library.MODEL_FILE))
-    streaming = path.name.endswith(library.EXPORTED_STREAMING)
-    enhancer = library.load_enhancer(path.with_name(library.MODEL_FILE), "cpu", "onnx")
+    network, recipe = zoo.load(path.with_name(zoo.MODEL_FILE))
+    streaming = path.name.endswith(zoo.EXPORTED_STREAMING)
+    enhancer = zoo.load_enhancer(path.with_name(zoo.MODEL_FILE), "cpu", "onnx")
     assert enhancer.front_end == recipe.front_end
     assert verify(network.eval(), recipe.front_end.bins, path, streaming) <= 1e-5
 
@@ -47,8 +47,8 @@ def test_export_is_whole_and_of_a_version_that_runtimes_of_the_last_years_read(p
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_weights_are_there_once(path: Path) -> None:
     shared = external_tensors(path.read_bytes())
-    weights = library.load(path.parent.name)[1].weights
-    assert {tensor.location for tensor in shared} == {library.MODEL_FILE}
+    weights = zoo.load(path.parent.name)[1].weights
+    assert {tensor.location for tensor in shared} == {zoo.MODEL_FILE}
     assert len({tensor.offset for tensor in shared}) == sum(x.numel() >= SMALLEST_SHARED for x in weights.values())
 
 
@@ -56,7 +56,7 @@ def test_backends_agree_on_speech() -> None:
     from deepnmf_cli.signal import audio
 
     samples, rate_hz = audio.read(NOISY)
-    outputs = [library.load_enhancer(None, "cpu", backend).enhance(samples, rate_hz) for backend in ("torch", "onnx")]
+    outputs = [zoo.load_enhancer(None, "cpu", backend).enhance(samples, rate_hz) for backend in ("torch", "onnx")]
     np.testing.assert_allclose(*outputs, rtol=0, atol=1e-5 * np.abs(samples).max())
 
 

@@ -61,18 +61,18 @@ def prepare_audio() -> None:
     """Import what `enhance` and `stream` use, and load the model. Nothing of this starts a thread."""
     import numpy as np
 
-    from deepnmf_cli import library
+    from deepnmf_cli import zoo
     from deepnmf_cli.commands import enhance, stream  # noqa: F401
     from deepnmf_cli.signal import audio_writer, pipe  # noqa: F401
 
-    load, ready = library.load_enhancer, library.load_enhancer(MODEL, "cpu", "onnx", 1)
+    load, ready = zoo.load_enhancer, zoo.load_enhancer(MODEL, "cpu", "onnx", 1)
     ready.enhance(np.zeros((1, 16_000), np.float32), 16_000)
     list(ready.enhance_blocks(iter(np.zeros((100, 1, 256), np.float32)), 16_000, 1, at_once=True))
 
     def loaded(name=None, *arguments, **options):
         return ready if name == MODEL else load(name, *arguments, **options)
 
-    library.load_enhancer = loaded
+    zoo.load_enhancer = loaded
 
 
 @functools.cache

@@ -57,12 +57,12 @@ def _difference(folder: Path, data: bytes) -> float:
     import numpy as np
     import soundfile
 
-    from deepnmf_cli import library
+    from deepnmf_cli import zoo
 
     found, rate_hz = soundfile.read(folder / "out.wav")
     if not np.isfinite(found).all():
         raise ValueError("samples that are not finite")
-    expected = library.load_enhancer(MODEL).enhance(soundfile.read(io.BytesIO(data), dtype="float32")[0][None], rate_hz)
+    expected = zoo.load_enhancer(MODEL).enhance(soundfile.read(io.BytesIO(data), dtype="float32")[0][None], rate_hz)
     return float(np.abs(found - expected[0]).max())
 
 
@@ -138,7 +138,7 @@ def interface(random: Random) -> Case:
     def call() -> int:
         import numpy as np
 
-        from deepnmf_cli import library
+        from deepnmf_cli import zoo
         from deepnmf_cli.errors import DeepnmfError
 
         samples = np.full(shape, 0.1)
@@ -147,7 +147,7 @@ def interface(random: Random) -> Case:
         with np.errstate(all="ignore"):
             samples = samples.astype(kind)
         try:
-            speech = library.load_enhancer(MODEL).enhance(samples, rate_hz)
+            speech = zoo.load_enhancer(MODEL).enhance(samples, rate_hz)
         except (DeepnmfError, ValueError, TypeError) as error:
             print(f"Error: {error}", file=sys.stderr)
             return 1

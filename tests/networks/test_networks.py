@@ -82,26 +82,26 @@ def test_blocks_with_carried_state_equal_the_whole(name: str, cut: int) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_masks_are_causal(name: str) -> None:
-    network, heard = small(name), magnitude()
-    changed = heard.clone()
+    network, inputs = small(name), magnitude()
+    changed = inputs.clone()
     changed[..., 25:] = 1.0
-    torch.testing.assert_close(network(changed)[0][..., :25], network(heard)[0][..., :25], rtol=0, atol=2e-6)
+    torch.testing.assert_close(network(changed)[0][..., :25], network(inputs)[0][..., :25], rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("gain_db", [-40, 20])
 def test_masks_do_not_depend_on_the_level(name: str, gain_db: float) -> None:
-    network, heard = small(name), magnitude()
-    louder = network(heard * 10 ** (gain_db / 20))[0]
-    torch.testing.assert_close(louder, network(heard)[0], rtol=0, atol=1e-5)
+    network, inputs = small(name), magnitude()
+    louder = network(inputs * 10 ** (gain_db / 20))[0]
+    torch.testing.assert_close(louder, network(inputs)[0], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_silence_gives_finite_masks_before_and_after_sound(name: str) -> None:
-    heard = magnitude()
-    heard[..., :10] = 0
-    heard[..., 20:30] = 0
-    masks, _ = small(name)(heard)
+    inputs = magnitude()
+    inputs[..., :10] = 0
+    inputs[..., 20:30] = 0
+    masks, _ = small(name)(inputs)
     assert torch.isfinite(masks).all()
 
 
@@ -178,8 +178,8 @@ def test_grid_without_schedule_or_couplings_in_time_forgets_the_past() -> None:
         if name.startswith(("time_bias", "frame_bias")):
             value[..., value.shape[-1] // 2 :] = 100.0  # logit of a schedule of one: synchronous updates
         network.load_weights(network.weights() | {name: value})
-    heard = magnitude()
-    late = network(heard)[0][..., -1]
-    evidence, _ = normalise_level(heard)
+    inputs = magnitude()
+    late = network(inputs)[0][..., -1]
+    evidence, _ = normalise_level(inputs)
     alone = network.masks(evidence[..., -network.settings.context :], None)[0][..., -1]
     torch.testing.assert_close(alone, late, rtol=0, atol=1e-5)

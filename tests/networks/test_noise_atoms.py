@@ -88,8 +88,8 @@ def test_a_stretch_too_short_or_silent_is_refused(magnitude):
 def test_a_profile_of_any_rate_and_channels(rate_hz, channels):
     enhancer = Enhancer(TorchBackend(network("deep-nmf")), FrontEnd())
     noise = np.random.default_rng(0).standard_normal((channels, rate_hz)).astype(np.float32)
-    heard = enhancer._heard(noise, rate_hz)
-    assert heard.shape[0] == BINS and 55 < heard.shape[1] < 63
+    inputs = enhancer._heard(noise, rate_hz)
+    assert inputs.shape[0] == BINS and 55 < inputs.shape[1] < 63
     adapted = enhancer.with_noise(noise, rate_hz)
     assert adapted.enhance(noise, rate_hz).shape == noise.shape
 
@@ -107,8 +107,10 @@ def test_a_profile_removes_a_noise_that_the_model_does_not_know(voice):
     speech, buzz = 0.3 * voice(4.0)[None], harmonic(330, 5.0)
     plain = network("sparse-nmf", atoms=30, iterations=25, context=1)
     draw = torch.Generator().manual_seed(1)
-    heard = torch.from_numpy(magnitudes(0.3 * voice(3.0)[None] + 1e-4))
-    chosen = heard[:, torch.randperm(heard.shape[1], generator=draw)[:30]] + 1e-4 * torch.rand(BINS, 30, generator=draw)
+    inputs = torch.from_numpy(magnitudes(0.3 * voice(3.0)[None] + 1e-4))
+    chosen = inputs[:, torch.randperm(inputs.shape[1], generator=draw)[:30]] + 1e-4 * torch.rand(
+        BINS, 30, generator=draw
+    )
     white = torch.rand(BINS, 30, generator=draw)
     dictionary = torch.cat([chosen / chosen.norm(dim=0), white / white.norm(dim=0)], 1)
     plain.load_weights({"dictionary_0": dictionary})

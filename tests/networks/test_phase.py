@@ -38,7 +38,7 @@ def spectra(frames: int = 40, batch: int = 2) -> torch.Tensor:
 
 def test_masks_amplify_nothing_and_sum_to_one() -> None:
     network = trained(SMALL)
-    masks = complex_masks(network(network.hear(spectra(), 2))[0])
+    masks = complex_masks(network(network.features_of(spectra(), 2))[0])
     torch.testing.assert_close(masks.sum(1), torch.ones(2, 33, 40, dtype=torch.complex64), rtol=0, atol=1e-6)
     assert masks[:, 0].abs().max() <= 1 + 1e-6
     assert (masks[:, 0, :9].abs() > 0.999).any()  # the limit is met
@@ -48,25 +48,27 @@ def test_masks_amplify_nothing_and_sum_to_one() -> None:
 @pytest.mark.parametrize("cut", [1, 17, 39])
 def test_blocks_with_carried_state_equal_the_whole(cut: int) -> None:
     network = trained(SMALL)
-    heard = network.hear(spectra(), 2)
-    first, state = network(heard[..., :cut])
-    second, _ = network(heard[..., cut:], state)
-    torch.testing.assert_close(torch.cat([first, second], -1), network(heard)[0], rtol=0, atol=2e-6)
+    inputs = network.features_of(spectra(), 2)
+    first, state = network(inputs[..., :cut])
+    second, _ = network(inputs[..., cut:], state)
+    torch.testing.assert_close(torch.cat([first, second], -1), network(inputs)[0], rtol=0, atol=2e-6)
 
 
 def test_masks_are_causal_and_independent_of_the_level() -> None:
     network, sound = trained(SMALL), spectra()
-    masks, _ = network(network.hear(sound, 2))
+    masks, _ = network(network.features_of(sound, 2))
     changed = sound.clone()
     changed[..., 25:] = 1.0
-    torch.testing.assert_close(network(network.hear(changed, 2))[0][..., :25], masks[..., :25], rtol=0, atol=2e-6)
-    torch.testing.assert_close(network(network.hear(0.01 * sound, 2))[0], masks, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        network(network.features_of(changed, 2))[0][..., :25], masks[..., :25], rtol=0, atol=2e-6
+    )
+    torch.testing.assert_close(network(network.features_of(0.01 * sound, 2))[0], masks, rtol=0, atol=1e-5)
 
 
 def test_silence_gives_finite_masks_before_and_after_sound() -> None:
     network, sound = trained(SMALL), spectra()
     sound[..., :10] = sound[..., 20:30] = 0
-    assert torch.isfinite(network(network.hear(sound, 2))[0]).all()
+    assert torch.isfinite(network(network.features_of(sound, 2))[0]).all()
 
 
 def test_a_network_that_begins_with_weights_of_magnitudes_gives_their_masks() -> None:
@@ -74,7 +76,7 @@ def test_a_network_that_begins_with_weights_of_magnitudes_gives_their_masks() ->
     plain = build("grid", dataclasses.replace(SMALL, phase=False)).eval().requires_grad_(False)
     network = build("grid", SMALL).eval().requires_grad_(False)
     network.load_weights(network.weights() | network.fitting(plain.weights()))
-    masks, expected = network(network.hear(spectra(), 2))[0], plain(plain.hear(spectra(), 2))[0]
+    masks, expected = network(network.features_of(spectra(), 2))[0], plain(plain.features_of(spectra(), 2))[0]
     torch.testing.assert_close(masks[:, :2], expected, rtol=0, atol=1e-6)
     assert not masks[:, 2].any()
 
@@ -85,7 +87,7 @@ def test_untrained_weights_of_phase_get_a_gradient() -> None:
     waveforms = torch.randn(2, 2, 4000)
     for _ in range(2):
         spectrum = pair.analysis(waveforms)
-        masks, _ = network(network.hear(spectrum.sum(1), 2))
+        masks, _ = network(network.features_of(spectrum.sum(1), 2))
         network.zero_grad()
         objective(ObjectiveSettings(), masks, spectrum, waveforms, FRONT_END).backward()
         for parameter in network.parameters():
@@ -127,9 +129,9 @@ def test_one_silent_channel_gives_what_one_channel_gives() -> None:
 def test_machine_code_computes_the_same() -> None:
     network, sound = build("grid", WHOLE), torch.randn(1, 257, 30, dtype=torch.complex64)
     network.load_weights(trained(WHOLE).weights())
-    expected, _ = network(network.hear(sound, 2))
+    expected, _ = network(network.features_of(sound, 2))
     network.accelerate()  # where there is a compiler
-    torch.testing.assert_close(network(network.hear(sound, 2))[0], expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(network(network.features_of(sound, 2))[0], expected, rtol=0, atol=1e-4)
 
 
 def test_graphs_say_that_older_readers_cannot_run_them(tmp_path) -> None:

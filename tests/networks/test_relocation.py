@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 
-from deepnmf_cli import library
+from deepnmf_cli import zoo
 from deepnmf_cli.experiment import take_weights
 from deepnmf_cli.networks import build
 from deepnmf_cli.networks.grid_settings import GridSettings
@@ -66,18 +66,18 @@ def test_spins_of_a_frame_hear_as_much_as_before() -> None:
 def test_the_middle_of_a_window_is_the_mean_phase_difference_of_noise(front_end: FrontEnd) -> None:
     noise = np.random.default_rng(0).standard_normal(16000 * 20)
     x = front_end.pair(16000).analysis(noise)[5:100]
-    heard = np.angle((x[:-1] * x[1:].conj()).sum())
-    assert np.exp(1j * heard) == pytest.approx(np.exp(1j * middle(front_end)), abs=0.02)
+    inputs = np.angle((x[:-1] * x[1:].conj()).sum())
+    assert np.exp(1j * inputs) == pytest.approx(np.exp(1j * middle(front_end)), abs=0.02)
 
 
 def test_phase_is_heard_as_before() -> None:
     old, new = settings(HERE), settings(FINER)
     given = weights(old)
     moved = relocated(given, (old, HERE), (new, FINER))["phase_weight_0"]
-    heard = torch.randn(4, old.window)
-    later, turn = heard.clone(), np.exp(1j * (middle(FINER) - middle(HERE)))
-    later[2], later[3] = heard[2] * turn.real - heard[3] * turn.imag, heard[2] * turn.imag + heard[3] * turn.real
-    torch.testing.assert_close(moved @ later.flatten(), given["phase_weight_0"] @ heard.flatten())
+    inputs = torch.randn(4, old.window)
+    later, turn = inputs.clone(), np.exp(1j * (middle(FINER) - middle(HERE)))
+    later[2], later[3] = inputs[2] * turn.real - inputs[3] * turn.imag, inputs[2] * turn.imag + inputs[3] * turn.real
+    torch.testing.assert_close(moved @ later.flatten(), given["phase_weight_0"] @ inputs.flatten())
 
 
 def test_nodes_of_other_numbers_of_bands_are_left_to_chance() -> None:
@@ -87,7 +87,7 @@ def test_nodes_of_other_numbers_of_bands_are_left_to_chance() -> None:
 
 
 def test_a_trained_model_works_on_a_finer_front_at_once(tmp_path: Path) -> None:
-    network, file = library.load("tiny")
+    network, file = zoo.load("tiny")
     recipe, finer = Recipe.of_file(file), FrontEnd(window_hops=3)
     table = recipe.to_dict()
     table["front_end"] = {"window_hops": 3}

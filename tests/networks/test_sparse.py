@@ -18,7 +18,7 @@ SHAPE = {"bins": 33, "single_bands": 8, "wide_bands": 8, "context": 2, "atoms": 
 CLASSICAL = {"recurrent": False, "tied": True}
 
 
-def heard(frames: int = 30, batch: int = 1) -> torch.Tensor:
+def inputs(frames: int = 30, batch: int = 1) -> torch.Tensor:
     return torch.rand(batch, 33, frames, generator=torch.Generator().manual_seed(1)) ** 3
 
 
@@ -41,16 +41,16 @@ def masks(network: Any, activations: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def test_untrained_tied_ista_without_recurrence_is_the_classical_algorithm_bit_for_bit() -> None:
     network = RecurrentIsta(IstaSettings(**SHAPE, **CLASSICAL, relaxed=False), dictionary())
-    expected = ista.infer(evidence(network, heard()), dictionary(), 6, network.settings.sparsity)
+    expected = ista.infer(evidence(network, inputs()), dictionary(), 6, network.settings.sparsity)
     assert expected.count_nonzero() > 20
-    assert torch.equal(network(heard())[0][:, 0], masks(network, expected).clamp(0, 1))
+    assert torch.equal(network(inputs())[0][:, 0], masks(network, expected).clamp(0, 1))
 
 
 @torch.no_grad()
 def test_untrained_tied_nmf_without_recurrence_is_the_classical_algorithm_bit_for_bit() -> None:
     network = RecurrentNmf(RecurrentNmfSettings(**SHAPE, **CLASSICAL), dictionary())
-    expected = nmf.infer(evidence(network, heard()), dictionary(), 6, 1.0, network.settings.sparsity)
-    assert torch.equal(network(heard())[0][:, 0], masks(network, expected).clamp(0, 1))
+    expected = nmf.infer(evidence(network, inputs()), dictionary(), 6, 1.0, network.settings.sparsity)
+    assert torch.equal(network(inputs())[0][:, 0], masks(network, expected).clamp(0, 1))
 
 
 @torch.no_grad()
@@ -63,9 +63,9 @@ def test_warm_start_from_nothing_is_the_network_without_recurrence(kind: type, s
     weights["transition_0"] = torch.zeros(10, 10)
     if "fresh_0" in weights:
         weights["fresh_0"] = torch.ones(10, 1)
-    assert not torch.allclose(recurrent(heard())[0], alone(heard())[0], atol=1e-4)
+    assert not torch.allclose(recurrent(inputs())[0], alone(inputs())[0], atol=1e-4)
     recurrent.load_weights(weights)
-    torch.testing.assert_close(recurrent(heard())[0], alone(heard())[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(recurrent(inputs())[0], alone(inputs())[0], rtol=0, atol=1e-6)
 
 
 @torch.no_grad()
@@ -96,20 +96,20 @@ def test_a_schedule_of_one_makes_full_steps_and_of_zero_none() -> None:
     full = RecurrentIsta(IstaSettings(**SHAPE, tied=True, relaxed=False), dictionary())
     relaxed = RecurrentIsta(IstaSettings(**SHAPE, tied=True), dictionary())
     weights = relaxed.weights()
-    assert not torch.allclose(relaxed(heard())[0], full(heard())[0], atol=1e-3)
+    assert not torch.allclose(relaxed(inputs())[0], full(inputs())[0], atol=1e-3)
     relaxed.load_weights(weights | {"gate_bias_0": torch.full((10, 1), 100.0)})
-    torch.testing.assert_close(relaxed(heard())[0], full(heard())[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(relaxed(inputs())[0], full(inputs())[0], rtol=0, atol=1e-5)
     relaxed.load_weights(weights | {"gate_bias_0": torch.full((10, 1), -200.0)})
-    assert (relaxed(heard())[0] == 0.5).all()  # no activations, and so nothing is known
+    assert (relaxed(inputs())[0] == 0.5).all()  # no activations, and so nothing is known
 
 
 def test_non_negative_weights_stay_non_negative() -> None:
     network = RecurrentNmf(RecurrentNmfSettings(**SHAPE), dictionary())
     optimiser = torch.optim.SGD(network.parameters(), lr=100.0)
-    network(heard())[0][:, 0].sum().backward()
+    network(inputs())[0][:, 0].sum().backward()
     optimiser.step()
     assert all((value >= 0).all() for value in network.weights().values())
-    assert torch.isfinite(network(heard())[0]).all()
+    assert torch.isfinite(network(inputs())[0]).all()
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
@@ -117,9 +117,9 @@ def test_non_negative_weights_stay_non_negative() -> None:
 def test_conventional_cells_carry_their_state(cell: str) -> None:
     shape = {"bins": 33, "single_bands": 8, "wide_bands": 8, "cell": cell}
     for network in (Rnn(RnnSettings(**shape, hidden=6)), GridRnn(GridRnnSettings(**shape, channels=6, iterations=2))):
-        whole, _ = network(heard(batch=2))
-        first, state = network(heard(batch=2)[..., :11])
-        second, _ = network(heard(batch=2)[..., 11:], state)
+        whole, _ = network(inputs(batch=2))
+        first, state = network(inputs(batch=2)[..., :11])
+        second, _ = network(inputs(batch=2)[..., 11:], state)
         torch.testing.assert_close(torch.cat([first, second], -1), whole, rtol=0, atol=1e-6)
 
 

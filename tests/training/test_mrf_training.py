@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deepnmf_cli import checkpoint, library, model_file
+from deepnmf_cli import checkpoint, model_file, zoo
 from deepnmf_cli.errors import ModelError
 from deepnmf_cli.experiment import take_weights, train
 from deepnmf_cli.networks import build
@@ -26,12 +26,12 @@ def test_an_annealed_run_starts_at_mean_field_and_ends_as_belief_propagation(tin
 
     def watch(report: dict) -> None:
         if report.get("row"):
-            seen.append(library.load(tmp_path / "run")[0].alphas[0])
+            seen.append(zoo.load(tmp_path / "run")[0].alphas[0])
 
     assert train(chosen, recordings(tiny_corpus), tmp_path / "run", progress=watch)
     # Six steps, scored after 2, 4 and 6: alpha is then that of the step before, and later networks replace earlier.
     assert seen == pytest.approx([1 / 3, 1.0, 1.0])
-    network, _ = library.load(tmp_path / "run")
+    network, _ = zoo.load(tmp_path / "run")
     assert not network.annealing
 
 

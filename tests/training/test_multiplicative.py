@@ -57,7 +57,7 @@ def test_parts_differ_by_the_gradient_of_the_objective(
     chosen = replace(chosen, magnitude_beta=output_beta)
     trained, examples = network(settings), batch()
     parts, loss = MultiplicativeDescent(trained, chosen, "multiplicative", 0.0).parts(examples)
-    masks, _ = trained(trained.hear(examples.spectra.sum(1), examples.window_hops))
+    masks, _ = trained(trained.features_of(examples.spectra.sum(1), examples.window_hops))
     expected = objective(chosen, masks, examples.spectra, examples.waveforms, FRONT_END)
     assert loss == pytest.approx(expected.item(), rel=1e-9)
     expected.backward()

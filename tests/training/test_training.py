@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from deepnmf_cli import checkpoint, library, networks
+from deepnmf_cli import checkpoint, networks, zoo
 from deepnmf_cli.corpus import sources
 from deepnmf_cli.corpus.dataset import MixtureDataset
 from deepnmf_cli.errors import CorpusError, DeepnmfError, ModelError, RecipeError, UsageError
@@ -84,7 +84,7 @@ def test_run_folder_holds_recipe_history_curves_and_a_loadable_model(tiny_corpus
     assert Recipe.from_dict(json.loads((run / "recipe.json").read_text())) == recipe()
     with open(run / "history.csv", newline="") as file:
         assert next(csv.reader(file)) == list(COLUMNS)
-    network, file = library.load(run)
+    network, file = zoo.load(run)
     assert Recipe.of_file(file) == recipe() and network.name == "dnn"
 
 
@@ -124,7 +124,7 @@ def test_sparse_nmf_is_complete_with_its_dictionaries(tiny_corpus: Path, tmp_pat
     reports: list[dict] = []
     assert train(chosen, recordings(tiny_corpus), tmp_path / "run", progress=reports.append)
     assert [r["dictionary"] for r in reports if "dictionary" in r] == ["speech"] * 3 + ["noise"] * 3
-    network, _ = library.load(tmp_path / "run")
+    network, _ = zoo.load(tmp_path / "run")
     dictionary = network.weights()["dictionary_0"]
     assert dictionary.shape == (2 * 129, 8)
     torch.testing.assert_close(dictionary.norm(dim=0), torch.ones(8), rtol=1e-4, atol=0)
@@ -302,7 +302,7 @@ def test_mini_batches_smaller_than_the_dictionary_are_refused(tiny_corpus: Path,
 def test_resume_file_is_no_model_and_a_model_no_resume_file(tiny_corpus: Path, tmp_path: Path) -> None:
     train(recipe(), recordings(tiny_corpus), tmp_path / "run")
     with pytest.raises(ModelError, match="no description of a network"):
-        library.load(tmp_path / "run/resume.safetensors")
+        zoo.load(tmp_path / "run/resume.safetensors")
     (tmp_path / "run/resume.safetensors").write_bytes((tmp_path / "run/best.safetensors").read_bytes())
     with pytest.raises(ModelError, match="expected a resume file"):
         train(recipe(), recordings(tiny_corpus), tmp_path / "run", resume=True)
@@ -314,7 +314,7 @@ def test_model_with_weights_of_another_shape_is_refused(tiny_corpus: Path, tmp_p
     meta["network"]["hidden"] = [9]
     checkpoint.save(tmp_path / "other.safetensors", tensors, meta)
     with pytest.raises(ModelError, match="do not fit"):
-        library.load(tmp_path / "other.safetensors")
+        zoo.load(tmp_path / "other.safetensors")
 
 
 def test_a_network_that_would_not_be_saved_whole_is_refused_before_the_first_step(

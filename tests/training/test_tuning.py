@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from deepnmf_cli import experiment, library, model_file
+from deepnmf_cli import experiment, model_file, zoo
 from deepnmf_cli.corpus import sources
 from deepnmf_cli.enhancer import Enhancer
 from deepnmf_cli.errors import ModelError, RecipeError, UsageError
@@ -63,7 +63,7 @@ class Constant:
 
 
 def test_general_examples_have_the_output_of_the_teacher_as_target(model: Path) -> None:
-    teacher, file = library.load(model)
+    teacher, file = zoo.load(model)
     general = Constant(0.5)
     taught = Taught(Constant(0.0), general, 0.5, teacher, file.front_end)
     assert [taught.is_own(i) for i in range(4)] == [False, True, False, True]
@@ -77,7 +77,7 @@ def test_general_examples_have_the_output_of_the_teacher_as_target(model: Path) 
 
 @pytest.mark.parametrize("share", [0.25, 0.3, 0.5, 0.9])
 def test_own_examples_have_their_share_of_any_stretch(model: Path, share: float) -> None:
-    teacher, file = library.load(model)
+    teacher, file = zoo.load(model)
     taught = Taught(Constant(0), Constant(0), share, teacher, file.front_end)
     own = np.array([taught.is_own(i) for i in range(200)])
     assert all(abs(own[i : i + 20].sum() - 20 * share) <= 1 for i in range(180))
@@ -129,8 +129,8 @@ def test_fine_tuning_says_both_scores_and_keeps_the_general_one(
 def test_a_tuned_model_is_what_the_scores_say(tiny_corpus: Path, model: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(experiment, "best_step", lambda steps, lost_db: steps[2])
     train(tiny(tuning={"own_share": 0.5}), recordings(tiny_corpus), tmp_path, init=model)
-    tuned, _ = library.load(tmp_path)
-    initial, _ = library.load(model)
+    tuned, _ = zoo.load(tmp_path)
+    initial, _ = zoo.load(model)
     moved = [not torch.equal(a, b) for a, b in zip(tuned.weights().values(), initial.weights().values())]
     assert (
         any(moved)
@@ -166,10 +166,10 @@ def test_training_without_a_recipe_has_that_of_the_initial_model(
     given = ["--speech", tiny_corpus / "speech", "--noise", tiny_corpus / "noise", "--init", model]
     result = deepnmf("train", *given, "-o", tmp_path / "run", "--set", "training.learning_rate=0")
     assert "speech: 9 files, 3 speakers" in result.err
-    network, file = library.load(tmp_path / "run")
+    network, file = zoo.load(tmp_path / "run")
     recipe = Recipe.of_file(file)
     assert recipe.network == tiny().network and recipe.training.steps == 4
-    for name, weight in library.load(model)[0].weights().items():
+    for name, weight in zoo.load(model)[0].weights().items():
         torch.testing.assert_close(network.weights()[name], weight, rtol=1e-6, atol=0)
 
 

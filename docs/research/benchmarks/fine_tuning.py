@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from deepnmf_cli import library
+from deepnmf_cli import zoo
 from deepnmf_cli.corpus.clips import decode
 from deepnmf_cli.corpus.manifest import audio_files, find_pairs
 from deepnmf_cli.corpus.mixing import scale_to_snr
@@ -91,7 +91,7 @@ def noise_for(clean: np.ndarray, noise: np.ndarray, number: int) -> np.ndarray:
 
 def scores(model: str | Path, pairs: list) -> np.ndarray:
     """SI-SDR of every recording, (n,) in dB."""
-    enhancer = library.load_enhancer(model, device="cpu", threads=1)
+    enhancer = zoo.load_enhancer(model, device="cpu", threads=1)
     enhanced = (enhancer.enhance(noisy[None], RATE_HZ)[0] for _, noisy in pairs)
     return np.array([si_sdr(clean.astype(float), x.astype(float)) for (clean, _), x in zip(pairs, enhanced)])
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from deepnmf_cli import library
+from deepnmf_cli import zoo
 from deepnmf_cli.enhancer import BLOCK_S
 from deepnmf_cli.signal import audio, formats
 
@@ -54,20 +54,20 @@ def main() -> None:
     arguments.add_argument("--folder", type=Path)
     arguments.add_argument("--rounds", type=int, default=10)
     given = arguments.parse_args()
-    device = library.resolve_device(given.device)
+    device = zoo.resolve_device(given.device)
     where = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
     peak = peak_macs_per_s(device, given.rounds)
     print(f"{where}, torch {torch.__version__}, CUDA {torch.version.cuda}; {given.rounds} rounds, medians (min-max)")
     print(f"matrix product of {MATRIX} x {MATRIX}, float32: {peak / 1e12:.2f} T multiply-adds per second\n")
     print("| model | recordings at once | hours of audio per second | share of that product |\n|---|---|---|---|")
-    for name in given.model or [model.name for model in library.available()]:
-        enhancer = library.load_enhancer(name, device, "torch")
+    for name in given.model or [model.name for model in zoo.available()]:
+        enhancer = zoo.load_enhancer(name, device, "torch")
         network, front_end = enhancer.backend.network, enhancer.front_end
         frames = round(BLOCK_S * front_end.frames_per_s)
         for size in given.batches:
             spectra = torch.randn(size, front_end.bins, frames, dtype=torch.complex64, device=device)
-            heard = network.hear(spectra, front_end.window_hops)
-            taken = seconds(lambda: network(heard), device, given.rounds)
+            inputs = network.features_of(spectra, front_end.window_hops)
+            taken = seconds(lambda: network(inputs), device, given.rounds)
             hours = [size * BLOCK_S / 3600 / value for value in taken]
             share = network.macs_per_frame() * frames * size / statistics.median(taken) / peak
             spread = f"{min(hours):.3f}-{max(hours):.3f}"

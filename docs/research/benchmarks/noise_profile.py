@@ -16,10 +16,10 @@ import torch
 from deepnmf_cli.corpus.clips import decode
 from deepnmf_cli.corpus.manifest import pair_folders
 from deepnmf_cli.enhancer import Enhancer
-from deepnmf_cli.library import load_enhancer
 from deepnmf_cli.networks.backend import TorchBackend
 from deepnmf_cli.networks.noise_atoms import ATOMS, noise_atoms
 from deepnmf_cli.scoring.sdr import sdr, si_sdr
+from deepnmf_cli.zoo import load_enhancer
 
 RATE = 16000
 

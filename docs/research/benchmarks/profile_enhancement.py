@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepnmf_cli import library
+from deepnmf_cli import zoo
 from deepnmf_cli.enhancer import BLOCK_S
 from deepnmf_cli.signal import audio, audio_writer
 from deepnmf_cli.signal.features import phase_features
@@ -47,9 +47,9 @@ def peak_macs_per_s(rounds: int) -> float:
     return a.shape[0] ** 3 / min(measure(lambda: a @ a, 3 * rounds))
 
 
-def hear(spectrum: np.ndarray, backend, window_hops: int) -> np.ndarray:
+def features_of(spectrum: np.ndarray, backend, window_hops: int) -> np.ndarray:
     """What the network takes of spectra (C, F, T)."""
-    if not backend.hears_phase:
+    if not backend.uses_phase:
         return np.abs(spectrum).mean(0)
     return phase_features(spectrum, np.zeros_like(spectrum[..., :1]), window_hops)
 
@@ -59,19 +59,19 @@ def stages(enhancer, samples: np.ndarray, rate_hz: int, folder: Path) -> dict:
     pair, size, backend = enhancer.front_end.pair(rate_hz), round(BLOCK_S * rate_hz), enhancer.backend
     blocks = [samples[:, i : i + size] for i in range(0, samples.shape[1], size)]
     spectra = [pair.analysis(block) for block in blocks]
-    given = [hear(spectrum, backend, pair.window_hops) for spectrum in spectra]
-    heard = [x[None, ..., : enhancer.front_end.bins, :] for x in given]
+    given = [features_of(spectrum, backend, pair.window_hops) for spectrum in spectra]
+    inputs = [x[None, ..., : enhancer.front_end.bins, :] for x in given]
 
     def network() -> None:
         state = None
-        for block in heard:
+        for block in inputs:
             _, state = backend(block, state)
 
     source, target = folder / "in.wav", folder / "out.wav"
     return {
         "reading": lambda: audio.read(source),
         "analysis": lambda: [pair.analysis(block) for block in blocks],
-        "features, masks applied": lambda: [(hear(x, backend, pair.window_hops), x * x)[1] for x in spectra],
+        "features, masks applied": lambda: [(features_of(x, backend, pair.window_hops), x * x)[1] for x in spectra],
         "network": network,
         "synthesis": lambda: [pair.synthesis(x, block.shape[1]) for x, block in zip(spectra, blocks)],
         "writing": lambda: audio_writer.write(target, samples, rate_hz),
@@ -100,7 +100,7 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=5)
     given = arguments.parse_args()
     draw = np.random.default_rng(0)
-    enhancer, info = library.load_enhancer(given.model, "cpu", "onnx"), library.info(library.find(given.model))
+    enhancer, info = zoo.load_enhancer(given.model, "cpu", "onnx"), zoo.info(zoo.find(given.model))
     peak = peak_macs_per_s(given.rounds)
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}; one thread, CPU time;", end=" ")
     print(f"matrix products reach {peak / 1e9:.1f} billion multiply-adds per second")

@@ -87,7 +87,7 @@ def frames_one_by_one(name: str, model: str, seconds: float) -> list[tuple[float
         def work(frame: np.ndarray) -> None:
             library.rnnoise_process_frame(state, frame.ctypes.data, frame.ctypes.data)
     else:
-        from deepnmf_cli.library import load_enhancer
+        from deepnmf_cli.zoo import load_enhancer
 
         stream = load_enhancer(model, "cpu", name, threads=1).stream(16000, 1)
         size, rate_hz = stream.pair.hop_samples, 16000

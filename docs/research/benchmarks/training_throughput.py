@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from deepnmf_cli.experiment import Recordings, initial_network, open_corpus
-from deepnmf_cli.library import resolve_device
 from deepnmf_cli.recipe import read_recipe
 from deepnmf_cli.training.journal import Journal
 from deepnmf_cli.training.trainer import Trainer
+from deepnmf_cli.zoo import resolve_device
 
 WARM_UP = {"cpu": 1, "cuda": 6}
 """Rounds before the clock runs: on a GPU a few steps pass before they are captured as a graph."""

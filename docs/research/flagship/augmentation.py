@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 import soundfile
 import torch
 
-from deepnmf_cli import library
+from deepnmf_cli import zoo
 from deepnmf_cli.corpus.augment import AugmentationSettings
 from deepnmf_cli.corpus.clips import decode
 from deepnmf_cli.corpus.dataset import MixingSettings, MixtureDataset
@@ -58,7 +58,7 @@ def main() -> None:
     for name in (ALL, NOTHING, ALL_AGAIN, *tests):
         if name not in results:
             folder = run(name, given.corpus, Path(given.names[0]))
-            trained = library.load(folder)[1].provenance["trained"]
+            trained = zoo.load(folder)[1].provenance["trained"]
             kept = {"dev": rounded(trained["dev_si_sdr"], trained["dev_pesq"])}
             kept["happened"] = scores(folder, {name: tests[name]} if name in tests else tests)
             results[name] = kept
@@ -106,7 +106,7 @@ def run(name: str, corpus: Path, runs: Path) -> Path:
 
 def scores(model: str | Path, tests: dict[str, list[Pair]]) -> dict[str, Scores]:
     """Of a model on each set of mixtures."""
-    network, file = library.load(model)
+    network, file = zoo.load(model)
     network.accelerate()
     made = {}
     for option, pairs in tests.items():

@@ -46,7 +46,7 @@ class ModelInfo:
 
 
 def models_folder() -> Path:
-    """Where the shipped models lie."""
+    """Return where the shipped models lie."""
     return shipped_folder("models", "models")
 
 
@@ -89,12 +89,14 @@ def load(name: str | Path | None) -> "tuple[MaskNetwork, ModelFile]":
 
 
 def info(name: str | Path) -> ModelInfo:
-    """What is known about a model: from the report beside it, or where there is none from the network in its file."""
+    """Return what is known about a model: from the report beside it, or where there is none from the network in its
+    file.
+    """
     return _reported(name) or _counted(name, *load(name))
 
 
 def _reported(name: str | Path, sha256: str = "") -> ModelInfo | None:
-    """What the report beside a model says of these very weights, and its card in the first line that is quoted.
+    """Return what the report beside a model says of these very weights, and its card in the first line that is quoted.
 
     `sha256` is that of the model file, where it is known.
     """
@@ -169,7 +171,7 @@ def _from_export(backend: "OnnxBackend") -> Enhancer:
 def _exported_backend(
     path: Path, device: str, backend: str, threads: int | None, sha256: str = ""
 ) -> "OnnxBackend | None":
-    """What `backend` and `device` mean for a model file; None: torch. Raises UsageError and ModelError."""
+    """Return what `backend` and `device` mean for a model file; None: torch. Raises UsageError and ModelError."""
     required = backend == "onnx" or path.suffix == EXPORTED
     if not required and (backend == "torch" or resolve_device(device) == "cuda"):
         return None
