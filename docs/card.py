@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 from deepnmf_cli.checkpoint import atomic_path
+from deepnmf_cli.scoring.metrics import METRICS
 
 ROOT = Path(__file__).parents[1]
-DIGITS = {"SDR": 2, "SI-SDR": 2, "PESQ": 2, "STOI": 3, "ESTOI": 3}
+DIGITS = {name: metric.digits for name, metric in METRICS.items()}
 
 
 def main(model: str) -> None:
@@ -30,6 +31,7 @@ def main(model: str) -> None:
     text = card.read_text()
     for name, cells in rows.items():
         text = replaced(text, rf"^\| {re.escape(name)} \|.*$", f"| {name} | {' | '.join(cells)} |")
+    text = replaced(text, r"mean (?:±|and) 95 % confidence interval \([^)]*\)", f"mean and {report['interval']}")
     checksums = f"files: `{report['reference']['sha256']}`; of the model: `{own['model']['sha256']}`. "
     text = replaced(text, "files: `[0-9a-f]{64}`; of the model: `[0-9a-f]{64}`. ", checksums)
     write(card, replaced(text, "Command: `deepnmf evaluate .*?`", f"Command: `{report['command']}`"))
@@ -40,8 +42,12 @@ def main(model: str) -> None:
 
 
 def with_intervals(summary: dict, sign: str = "") -> list[str]:
-    """Mean ± half a confidence interval of each score."""
-    return [f"{summary[n]['mean']:{sign}.{d}f} ± {summary[n]['ci95']:.{d}f}" for n, d in DIGITS.items()]
+    """Mean of each score, and the ends of its confidence interval."""
+    cells = []
+    for name, digits in DIGITS.items():
+        mean, low, high = (f"{x:{sign}.{digits}f}" for x in (summary[name]["mean"], *summary[name]["interval"]))
+        cells.append(f"{mean} [{low}, {high}]")
+    return cells
 
 
 def mean(level: dict, name: str) -> str:
