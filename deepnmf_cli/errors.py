@@ -11,6 +11,14 @@ EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 
 
+LONGEST_PART = 2000
+"""Characters of each part of an error: less than a screen."""
+
+
+def _cut(part: str) -> str:
+    return part if len(part) <= LONGEST_PART else f"{part[:LONGEST_PART]} ..."
+
+
 def shortened(message: object, longest: int = 300) -> str:
     """Return a message of a library, or of a file, at a length that fits into a sentence."""
     text = " ".join(str(message).split())
@@ -31,8 +39,9 @@ class DeepnmfError(Exception):
     exit_code = EXIT_FAILED
 
     def __init__(self, where: str | Path, found: str, expected: str, remedy: str) -> None:
-        self.where, self.found, self.expected, self.remedy = str(where), found, expected, remedy
-        super().__init__(f"{where}: found {found}; expected {expected}. {remedy}")
+        """Each part is cut after LONGEST_PART characters: they may quote a file."""
+        self.where, self.found, self.expected, self.remedy = (_cut(str(x)) for x in (where, found, expected, remedy))
+        super().__init__(f"{self.where}: found {self.found}; expected {self.expected}. {self.remedy}")
 
     def __reduce__(self):
         # Errors travel between worker processes, so they must be rebuilt from all four parts.

@@ -8,7 +8,7 @@ from deepnmf_cli.errors import DeepnmfError
 EXTRAS = {
     "torch": ("torch",),
     "train": ("torch", "torchaudio", "librosa", "matplotlib", "scipy", "soxr"),
-    "evaluate": ("fast_bss_eval", "matplotlib", "pesq", "pystoi", "scipy", "soxr"),
+    "evaluate": ("fast_bss_eval", "matplotlib", "pesq", "pystoi", "scipy", "soxr", "speechmos"),
     "export": ("torch", "onnx", "onnxscript"),
     "live": ("sounddevice",),
 }

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import pickle
 import time
 from pathlib import Path
 
@@ -174,6 +175,12 @@ def test_recipes_of_any_content_end_in_a_sentence(tmp_path, text) -> None:
 @pytest.mark.parametrize("override", ["model=1", "model.x=1", "network=3", "network.context=1" + "0" * 5000, "a.b.c=1"])
 def test_settings_on_the_command_line_end_in_a_sentence(override) -> None:
     refused(RecipeError, lambda: read_recipe("dnn", overrides=[override]))
+
+
+def test_an_error_never_quotes_a_whole_file() -> None:
+    error = ModelError("w" * 10**6, "f" * 10**6, "e" * 10**6, "r" * 10**6)
+    assert len(str(error)) < 8100 and str(error).endswith("r ...")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 def test_a_message_of_a_library_is_shortened() -> None:

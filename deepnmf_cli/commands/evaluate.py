@@ -52,6 +52,11 @@ FILES_PER_JOB = 16
     help="Also write files.csv, report.json, report.md and figures there.",
 )  # fmt: skip
 @click.option(
+    "--dnsmos", is_flag=True,
+    help="Also predict what listeners would say of speech (SIG), background (BAK) and the whole (OVRL): DNSMOS P.835. "
+    "Takes half a second of CPU for each second of a recording beyond the ninth, and at least that.",
+)  # fmt: skip
+@click.option(
     "--jobs", type=click.IntRange(min=1), show_default=f"one for every {FILES_PER_JOB} files, at most one for each CPU",
     help="Processes that score.",
 )  # fmt: skip
@@ -68,6 +73,7 @@ def command(
     models: tuple[str, ...],
     table: str | None,
     report_folder: str | None,
+    dnsmos: bool,
     jobs: int | None,
     device: str,
     backend: str,
@@ -96,12 +102,14 @@ def command(
         _make_folder(Path(report_folder))
 
     from deepnmf_cli.scoring import ledger, pairing, report, scorer
+    from deepnmf_cli.scoring.metrics import DNSMOS, METRICS
 
     folders = [noisy, *estimates] if noisy else list(estimates)
     paired = {folder: pairing.pair_folders(reference, folder) for folder in folders}
     pairs = paired[folders[0]][0]
     names = [pair.name for pair in pairs]
     known, remarks = _known_mixtures(names, table, reference)
+    metrics = [*METRICS, *(DNSMOS if dnsmos else ())]
     runners = [_model_runner(model, path, device, backend) for model, path in model_files.items()]
 
     with (
@@ -112,8 +120,8 @@ def command(
         if not bar.disable:
             bar.reset(total=_seconds(pairs) * (len(folders) + len(models)))
         by_folder = {folder: pairs for folder, (pairs, _) in paired.items()}
-        systems = _score_folders(noisy, by_folder, pool, bar.update, kept)
-        systems += [run(pairs, pool, bar.update, kept) for run in runners]
+        systems = _score_folders(noisy, by_folder, pool, bar.update, kept, metrics)
+        systems += [run(pairs, pool, bar.update, kept, metrics) for run in runners]
     remarks += [f"{pairing.printable(folder)}: {_left_out(extra)}" for folder, (_, extra) in paired.items() if extra]
     sha256 = pairing.corpus_hash(pair.reference for pair in pairs)
     result = report.make_report(systems, known, sha256, _command_line(context), remarks)
@@ -187,6 +195,7 @@ def _score_folders(
     pool: "ScoringPool",
     progress: Callable[[float], object],
     kept: "Ledger | None",
+    metrics: list[str],
 ) -> "list[System]":
     from deepnmf_cli.scoring.pairing import printable
     from deepnmf_cli.scoring.report import ESTIMATE, NOISY, System
@@ -200,14 +209,14 @@ def _score_folders(
             name, kind = NOISY, NOISY
         else:
             name, kind = (name if last_parts[name] == 1 and name != NOISY else folder), ESTIMATE
-        scores = score_files(pairs, pool, progress, kept and kept.of("files"))
+        scores = score_files(pairs, pool, progress, kept and kept.of("files", *metrics), metrics)
         systems.append(System(printable(name), kind, printable(folder), scores))
     return systems
 
 
 def _model_runner(
     model: str, path: Path, device: str, backend: str
-) -> "Callable[[list[Pair], ScoringPool, Callable[[float], object], Ledger | None], System]":
+) -> "Callable[[list[Pair], ScoringPool, Callable[[float], object], Ledger | None, list[str]], System]":
     """Load a model now, so that a damaged file fails before any work, and return what scores it later."""
     from deepnmf_cli import zoo
     from deepnmf_cli.scoring.pairing import file_hash, printable
@@ -219,10 +228,14 @@ def _model_runner(
     name = info.name if model == DEFAULT else model
 
     def run(
-        pairs: "list[Pair]", pool: "ScoringPool", progress: Callable[[float], object], kept: "Ledger | None"
+        pairs: "list[Pair]",
+        pool: "ScoringPool",
+        progress: Callable[[float], object],
+        kept: "Ledger | None",
+        metrics: list[str],
     ) -> "System":
-        finished = kept and kept.of("model", facts["sha256"], device, backend)
-        scores = score_enhanced(pairs, enhancer.enhance, pool, progress, finished)
+        finished = kept and kept.of("model", facts["sha256"], device, backend, *metrics)
+        scores = score_enhanced(pairs, enhancer.enhance, pool, progress, finished, metrics)
         return System(printable(name), MODEL, printable(model), scores, facts)
 
     return run

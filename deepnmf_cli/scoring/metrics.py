@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deepnmf_cli.scoring.dnsmos import NAMES, dnsmos_score
 from deepnmf_cli.scoring.perceptual import NoScore, pesq_score, stoi_score
 from deepnmf_cli.scoring.sdr import sdr, si_sdr
 
@@ -46,3 +47,14 @@ METRICS = {
     )
 }
 """Name -> metric, in the order of every table."""
+
+DNSMOS = {
+    name: Metric(name, "", 2, lambda reference, estimate, rate_hz, name=name: dnsmos_score(estimate, rate_hz, name))
+    for name in NAMES
+}
+"""Those that are computed when asked for: they look at the estimate alone, half a second for each window of 9 s."""
+
+
+def metric_of(name: str) -> Metric:
+    """Return the metric of a name, whether it is always computed or not."""
+    return METRICS.get(name) or DNSMOS[name]

@@ -14,7 +14,9 @@ IN_NAME = re.compile(r"(?:^|_)([+-]?\d+(?:\.\d+)?)dB(?:_([^_]+)_(.+))?(?:_|$)")
 """Input SNR, speaker and noise as parts of a file name, as in 003_+3dB_p232_street-5; the last two may be missing."""
 
 GROUPS = ("sex", "language", "noise_kind", "room")
-"""Columns of a table whose values get rows of their own in a report."""
+"""Columns of a table whose values get rows of their own in a report, where they are at most MOST_VALUES."""
+
+MOST_VALUES = 20
 
 FACTORS = ("speaker", "noise")
 """What several mixtures may share, so that their scores are not independent."""

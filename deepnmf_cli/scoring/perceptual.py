@@ -149,7 +149,7 @@ def _whole_pesq(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) -> fl
     if min(peaks) < max(QUIET_PEAK, max(peaks) / LARGEST_PEAK_RATIO):
         reference, estimate = (x / (peak or 1.0) for x, peak in zip((reference, estimate), peaks, strict=True))
     if rate_hz not in (NARROW_BAND_HZ, WIDE_BAND_HZ):
-        reference, estimate = (_resample(x, rate_hz, WIDE_BAND_HZ) for x in (reference, estimate))
+        reference, estimate = (resampled(x, rate_hz, WIDE_BAND_HZ) for x in (reference, estimate))
         rate_hz = WIDE_BAND_HZ
     if len(reference) == 0:  # a few samples at a higher rate
         raise NoScore("PESQ: too short")
@@ -177,7 +177,7 @@ def _whole_stoi(reference: np.ndarray, estimate: np.ndarray, rate_hz: int, exten
         raise NoScore(f"{name}: too short")
     reference, estimate = _audible(reference), _audible(estimate)
     if max(rate_hz, STOI_HZ) / math.gcd(rate_hz, STOI_HZ) > LARGEST_STOI_RATIO:
-        reference, estimate = (_resample(x, rate_hz, STOI_HZ) for x in (reference, estimate))
+        reference, estimate = (resampled(x, rate_hz, STOI_HZ) for x in (reference, estimate))
         rate_hz = STOI_HZ
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Not enough STFT frames", category=RuntimeWarning)
@@ -193,7 +193,10 @@ def _audible(samples: np.ndarray) -> np.ndarray:
     return samples / peak if 0 < peak < QUIET_PEAK else samples
 
 
-def _resample(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
+def resampled(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
+    """Samples (N,) at another rate; the same where the rates are."""
+    if from_hz == to_hz:
+        return samples
     import soxr
 
     return soxr.resample(samples, from_hz, to_hz, quality="VHQ")

@@ -12,7 +12,7 @@ import platform
 import re
 import statistics
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,8 +24,8 @@ from deepnmf_cli import __version__
 from deepnmf_cli.checkpoint import atomic_path, remove_leftovers
 from deepnmf_cli.errors import DeepnmfError
 from deepnmf_cli.scoring import bootstrap
-from deepnmf_cli.scoring.metrics import METRICS
-from deepnmf_cli.scoring.mixtures import GROUPS, Mixture, factors
+from deepnmf_cli.scoring.metrics import DNSMOS, metric_of
+from deepnmf_cli.scoring.mixtures import GROUPS, MOST_VALUES, Mixture, factors
 from deepnmf_cli.scoring.scorer import ESTIMATE, MODEL, NOISY, Scores
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def make_report(
         "command": command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {"platform": platform.platform(), "python": platform.python_version(), "cpus": os.cpu_count()},
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "packages": {name: importlib.metadata.version(name) for name in (*_PACKAGES, *_further(files[0].values))},
         "reference": {
             "files": len(files),
             "seconds": math.fsum(one.seconds for one in files),
@@ -120,7 +120,7 @@ def make_report(
         },
         "interval": _interval(clusters),
         "remarks": [*remarks, *_remarks(systems)],
-        "figures": {metric: _mean(models[0].scores, metric) for metric in METRICS} if len(models) == 1 else {},
+        "figures": {metric: _mean(models[0].scores, metric) for metric in files[0].values} if len(models) == 1 else {},
         "systems": described,
         "differences": [
             {"of": first.name, "to": second.name, "summary": _means(_minus(first, second), list(clusters.values()))}
@@ -137,7 +137,7 @@ def overall_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]
     rows = [[system["name"], *_cells(system["summary"], files)] for system in report["systems"]]
     rows += [[f"gain of {s['name']}", *_cells(s["gain"], files, "+")] for s in report["systems"] if s["gain"]]
     rows += [[f"{d['of']} - {d['to']}", *_cells(d["summary"], files, "+")] for d in report["differences"]]
-    return ["system", *_labels()], rows
+    return ["system", *_labels(report)], rows
 
 
 def snr_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -148,7 +148,7 @@ def snr_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         for group in levels
         for system, level in zip(report["systems"], group, strict=True)
     ]
-    return ["input SNR", "system", "files", *_labels()], rows
+    return ["input SNR", "system", "files", *_labels(report)], rows
 
 
 def group_tables(report: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[str]]]]:
@@ -161,7 +161,7 @@ def group_tables(report: Mapping[str, Any]) -> dict[str, tuple[list[str], list[l
             for group in groups
             for system, part in zip(report["systems"], group, strict=True)
         ]
-        tables[column] = ([column.replace("_", " "), "system", "files", *_labels()], rows)
+        tables[column] = ([column.replace("_", " "), "system", "files", *_labels(report)], rows)
     return tables
 
 
@@ -222,6 +222,11 @@ def markdown(report: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _further(metrics: Iterable[str]) -> list[str]:
+    """Return the packages of the scores that are computed when asked for."""
+    return ["speechmos"] if DNSMOS.keys() & set(metrics) else []
+
+
 def _interval(clusters: Mapping[str, Sequence[str]]) -> str:
     """Say how intervals are computed."""
     counts = [
@@ -248,7 +253,7 @@ def _describe(
     by_group = {
         column: [{"value": value, "files": len(chosen), **part(chosen)} for value, chosen in places.items()]
         for column in GROUPS
-        if (places := _places([mixture.groups.get(column) for mixture in known]))
+        if 0 < len(places := _places([mixture.groups.get(column) for mixture in known])) <= MOST_VALUES
     }
     return {
         "name": system.name,
@@ -274,15 +279,15 @@ def _places(values: Sequence[Any]) -> dict[Any, list[int]]:
 def _minus(first: System, second: System) -> list[dict[str, float]]:
     """Return by how much each file scores higher in one system; NaN where either has no score."""
     pairs = zip(first.scores, second.scores, strict=True)
-    return [{metric: one.values[metric] - two.values[metric] for metric in METRICS} for one, two in pairs]
+    return [{metric: one.values[metric] - two.values[metric] for metric in one.values} for one, two in pairs]
 
 
 def _means(values: Sequence[Mapping[str, float]], clusters: Sequence[Sequence[str]]) -> dict[str, Any]:
-    return {metric: summarise([one[metric] for one in values], clusters) for metric in METRICS}
+    return {metric: summarise([one[metric] for one in values], clusters) for metric in values[0]}
 
 
 def _file_row(one: Scores, mixture: Mixture) -> dict[str, Any]:
-    values = {metric: None if math.isnan(one.values[metric]) else one.values[metric] for metric in METRICS}
+    values = {metric: None if math.isnan(value) else value for metric, value in one.values.items()}
     known = {"snr_db": mixture.snr_db, "speaker": mixture.speaker, "noise": mixture.noise}
     return {"name": one.name, **known, "seconds": one.seconds, **values, "notes": list(one.notes)}
 
@@ -329,14 +334,19 @@ def _late(system: System) -> list[str]:
     return remarks
 
 
-def _labels() -> list[str]:
+def _labels(report: Mapping[str, Any]) -> list[str]:
     """Return the headings of the columns of scores."""
-    return [metric.label for metric in METRICS.values()]
+    return [metric_of(name).label for name in _metrics(report)]
+
+
+def _metrics(report: Mapping[str, Any]) -> list[str]:
+    """Return the names of the scores in the report, in the order of its tables."""
+    return list(report["systems"][0]["summary"])
 
 
 def _cells(summary: Mapping[str, Any], files: int, sign: str = "") -> list[str]:
     """Cells such as "7.32 ± 0.41" or "7.32 [6.1, 8.9]"; with the count in brackets where some files have no score."""
-    return [_cell(summary[metric], f"{sign}.{METRICS[metric].digits}f", files) for metric in METRICS]
+    return [_cell(value, f"{sign}.{metric_of(name).digits}f", files) for name, value in summary.items()]
 
 
 def _cell(value: Mapping[str, Any], form: str, files: int) -> str:
@@ -367,7 +377,7 @@ def _json(report: Mapping[str, Any]) -> str:
 
 
 def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    first_number = header.index(_labels()[0])
+    first_number = 1 + max(header.index(word) for word in ("system", "files") if word in header)
     rule = ["---" if column < first_number else "---:" for column in range(len(header))]
     lines = [" | ".join(map(_plain, row)) for row in [header, rule, *rows]]
     return "\n".join(f"| {line} |" for line in lines)
@@ -380,7 +390,7 @@ def _model_line(system: Mapping[str, Any]) -> str:
 
 
 def _write_csv(report: Mapping[str, Any], path: Path) -> None:
-    columns = ["system", "name", "snr_db", "speaker", "noise", "seconds", *METRICS, "notes"]
+    columns = ["system", "name", "snr_db", "speaker", "noise", "seconds", *_metrics(report), "notes"]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
@@ -413,23 +423,25 @@ def save(figure: "Figure", path: Path) -> None:
 
 def _score_figure(report: Mapping[str, Any]) -> "Figure":
     systems = report["systems"]
-    figure, panels = _panels(f"Mean and {report['interval']}", height_in=1.6 + 0.3 * len(systems))
+    metrics = _metrics(report)
+    figure, panels = _panels(f"Mean and {report['interval']}", len(metrics), height_in=1.6 + 0.3 * len(systems))
     places = range(len(systems))
-    for metric, panel in zip(METRICS, panels, strict=True):
+    for metric, panel in zip(metrics, panels, strict=True):
         for place, system in zip(places, systems, strict=True):
             summary = system["summary"][metric]
             if summary["mean"] is not None:
                 colour = "0.5" if system["kind"] == NOISY else f"C{place}"
                 panel.errorbar(summary["mean"], place, xerr=_reach(summary), fmt="o", color=colour, capsize=3)
-        panel.set_xlabel(METRICS[metric].label)
+        panel.set_xlabel(metric_of(metric).label)
         panel.set_yticks(places, [_label(system) for system in systems] if panel is panels[0] else [])
         panel.set_ylim(len(systems) - 0.5, -0.5)
     return figure
 
 
 def _gain_figure(systems: list[Mapping[str, Any]], interval: str) -> "Figure":
-    figure, panels = _panels(f"Gain over the noisy input, and {interval}", height_in=3.4)
-    for metric, panel in zip(METRICS, panels, strict=True):
+    metrics = list(systems[0]["summary"])
+    figure, panels = _panels(f"Gain over the noisy input, and {interval}", len(metrics), height_in=3.4)
+    for metric, panel in zip(metrics, panels, strict=True):
         for number, system in enumerate(systems, start=1):
             levels = [level for level in system["by_snr"] if level["gain"][metric]["mean"] is not None]
             gains = [level["gain"][metric] for level in levels]
@@ -440,7 +452,7 @@ def _gain_figure(systems: list[Mapping[str, Any]], interval: str) -> "Figure":
                 fmt="o-", color=f"C{number}", capsize=3, label=_label(system),
             )  # fmt: skip
         panel.axhline(0, color="0.5", linewidth=0.8)
-        panel.set(xlabel="input SNR [dB]", title=METRICS[metric].label)
+        panel.set(xlabel="input SNR [dB]", title=metric_of(metric).label)
     panels[0].legend(loc="best", fontsize="small")
     return figure
 
@@ -458,14 +470,14 @@ def _label(system: Mapping[str, Any]) -> str:
     return f" {name}" if name.startswith("_") else name
 
 
-def _panels(title: str, height_in: float) -> "tuple[Figure, list[Axes]]":
+def _panels(title: str, count: int, height_in: float) -> "tuple[Figure, list[Axes]]":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(14, height_in), layout="constrained")
+    figure = Figure(figsize=(2.8 * count, height_in), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
-    panels = list(figure.subplots(1, len(METRICS)))
+    panels = list(figure.subplots(1, count))
     for panel in panels:
         panel.grid(alpha=0.3)
     return figure, panels

@@ -12,7 +12,7 @@ from typing import Protocol, Self
 import numpy as np
 
 from deepnmf_cli.errors import DeepnmfError, ModelError
-from deepnmf_cli.scoring.metrics import METRICS
+from deepnmf_cli.scoring.metrics import METRICS, metric_of
 from deepnmf_cli.scoring.pairing import Pair, read_pair
 from deepnmf_cli.scoring.perceptual import NoScore
 from deepnmf_cli.scoring.sdr import lag_s
@@ -48,35 +48,43 @@ class Finished(Protocol):
     def add(self, pair: Pair, scores: Scores) -> None: ...
 
 
-def score(reference: np.ndarray, estimate: np.ndarray, rate_hz: int, name: str = "") -> Scores:
+def score(
+    reference: np.ndarray, estimate: np.ndarray, rate_hz: int, name: str = "", metrics: Sequence[str] | None = None
+) -> Scores:
     """Compare two float64 arrays of one shape (C, N), N >= 1, with finite samples.
 
     The score of several channels is the mean over those channels that have one. A channel that is silent in either
-    array has none: SDR and SI-SDR are then 0/0, and the perceptual measures compare with nothing.
+    array has none: SDR and SI-SDR are then 0/0, and the perceptual measures compare with nothing. `metrics` are names
+    of `metrics.METRICS` and others there; by default the former.
     """
-    channels = [_score_channel(*pair, rate_hz) for pair in zip(reference, estimate, strict=True)]
-    values = {metric: _mean([values[metric] for values, _ in channels]) for metric in METRICS}
+    metrics = list(METRICS) if metrics is None else metrics
+    channels = [_score_channel(*pair, rate_hz, metrics) for pair in zip(reference, estimate, strict=True)]
+    values = {metric: _mean([values[metric] for values, _ in channels]) for metric in metrics}
     notes = dict.fromkeys(note for _, notes in channels for note in notes)  # each once, in order
     lag = lag_s(reference, estimate, rate_hz)
     return Scores(name, values, tuple(notes), reference.shape[1] / rate_hz, rate_hz, lag)
 
 
-def score_pair(pair: Pair) -> Scores:
+def score_pair(pair: Pair, metrics: Sequence[str] | None = None) -> Scores:
     """Read and compare two files. Raises AudioError and CorpusError as `read_pair` does."""
-    return score(*read_pair(pair), name=pair.name)
+    return score(*read_pair(pair), name=pair.name, metrics=metrics)
 
 
-def score_speech(pair: Pair, speech: np.ndarray) -> Scores:
+def score_speech(pair: Pair, speech: np.ndarray, metrics: Sequence[str] | None = None) -> Scores:
     """Compare `speech` (C, N), in the place of the pair's second file, with the reference."""
     reference, _, rate_hz = read_pair(pair)
-    return score(reference, speech.astype(np.float64), rate_hz, pair.name)
+    return score(reference, speech.astype(np.float64), rate_hz, pair.name, metrics)
 
 
 def score_files(
-    pairs: Sequence[Pair], pool: "ScoringPool", progress: Progress | None = None, finished: Finished | None = None
+    pairs: Sequence[Pair],
+    pool: "ScoringPool",
+    progress: Progress | None = None,
+    finished: Finished | None = None,
+    metrics: Sequence[str] | None = None,
 ) -> list[Scores]:
     """The scores of all pairs, in their order. Pairs that `finished` holds are not scored again."""
-    return _gather(pairs, pool, score_pair, lambda pair: (pair,), progress, finished)
+    return _gather(pairs, pool, score_pair, lambda pair: (pair, metrics), progress, finished)
 
 
 def score_enhanced(
@@ -85,6 +93,7 @@ def score_enhanced(
     pool: "ScoringPool",
     progress: Progress | None = None,
     finished: Finished | None = None,
+    metrics: Sequence[str] | None = None,
 ) -> list[Scores]:
     """The scores of what `enhance` makes of each pair's second file, in their order.
 
@@ -92,14 +101,14 @@ def score_enhanced(
     Raises ModelError when it returns another shape or samples that are not finite.
     """
 
-    def task(pair: Pair) -> tuple[Pair, np.ndarray]:
+    def task(pair: Pair) -> tuple:
         _, noisy, rate_hz = read_pair(pair)
         speech = enhance(noisy.astype(np.float32), rate_hz)
         if speech.shape != noisy.shape or not np.isfinite(speech).all():
             found = f"an enhanced signal of shape {speech.shape}, or samples in it that are not finite"
             expected = f"finite samples of shape {noisy.shape}"
             raise ModelError(pair.estimate, found, expected, "Choose another model, or train it again.")
-        return pair, speech
+        return pair, speech, metrics
 
     return _gather(pairs, pool, score_speech, task, progress, finished)
 
@@ -154,12 +163,14 @@ def _done(pending: dict[Future, int]) -> Iterator[tuple[int, Scores]]:
         yield pending.pop(future), future.result()
 
 
-def _score_channel(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) -> tuple[dict[str, float], list[str]]:
-    values, notes = dict.fromkeys(METRICS, math.nan), []
+def _score_channel(
+    reference: np.ndarray, estimate: np.ndarray, rate_hz: int, metrics: Sequence[str]
+) -> tuple[dict[str, float], list[str]]:
+    values, notes = dict.fromkeys(metrics, math.nan), []
     for samples, role in ((reference, "reference"), (estimate, "estimate")):
         if not samples.any():
             return values, [f"all: the {role} is silent"]
-    for name, metric in METRICS.items():
+    for name, metric in ((name, metric_of(name)) for name in metrics):
         try:
             values[name] = metric.compute(reference, estimate, rate_hz)
         except NoScore as reason:

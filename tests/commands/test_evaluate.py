@@ -1,5 +1,6 @@
 """`deepnmf evaluate`: systems side by side, reports, exit codes."""
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -224,13 +225,22 @@ def counted(monkeypatch):
     """The names that are scored, in their order."""
     names = []
 
-    def count(pair):
+    def count(pair, metrics):
         names.append(pair.name)
-        return real(pair)
+        return real(pair, metrics)
 
     real = scorer.score_pair
     monkeypatch.setattr(scorer, "score_pair", count)
     return names
+
+
+def test_dnsmos_is_scored_when_asked_for(deepnmf, sets):
+    words = ["evaluate", "--reference", "clean", "--estimate", "enhanced", "--dnsmos", "--report", "report"]
+    result = deepnmf(*words, "--json")
+    (system,) = result.json["systems"]
+    assert 1 <= system["summary"]["OVRL"]["mean"] <= 5 and "speechmos" in result.json["packages"]
+    with open("report/files.csv", newline="") as file:
+        assert {"SIG", "BAK", "OVRL"} <= set(csv.DictReader(file).fieldnames)
 
 
 def test_the_same_command_goes_on_where_it_stopped(deepnmf, sets, counted, hiss):
