@@ -1,8 +1,8 @@
 """Score systems on a reserved set, and record the look first: python docs/research/look.py SET --system NAME ...
 
 SET has clean/, noisy/ and mixtures.csv. A system is a model, as `deepnmf evaluate --model` takes it, or a folder of
-enhanced recordings. A row is added to docs/reports/register.csv before anything is scored. A release looks once at a set:
-only the same command may be repeated, to finish a look that was interrupted.
+enhanced recordings. A row is added to docs/reports/register.csv before anything is scored. A release looks once at a
+set: only the same command may be repeated, to finish a look that was interrupted.
 """
 
 import argparse
