@@ -13,6 +13,7 @@ from typing import Any, Self
 from deepnmf_cli import __version__, checkpoint
 from deepnmf_cli.checkpoint import atomic_path
 from deepnmf_cli.errors import DeepnmfError
+from deepnmf_cli.scoring.metrics import METRICS
 from deepnmf_cli.scoring.pairing import Pair
 from deepnmf_cli.scoring.scorer import Scores
 
@@ -122,7 +123,8 @@ def _line(key: str, scores: Scores) -> dict[str, Any]:
 
 
 def _scores(line: dict[str, Any]) -> Scores:
-    values = {metric: math.nan if value is None else float(value) for metric, value in line["values"].items()}
+    scored = {metric: line["values"][metric] for metric in METRICS} | line["values"]
+    values = {metric: math.nan if value is None else float(value) for metric, value in scored.items()}
     notes = tuple(str(note) for note in line["notes"])
     return Scores(line["name"], values, notes, float(line["seconds"]), int(line["rate_hz"]), float(line["lag_s"]))
 
