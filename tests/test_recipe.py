@@ -112,7 +112,8 @@ def test_shipped_recipes_are_one_for_each_purpose_and_extend_no_other() -> None:
         "base", "tiny", "large", "deep-nmf", "dnmf", "sparse-nmf", "dnn", "mean-field", "belief-propagation",
         "power-mean", "recurrent-ista", "recurrent-nmf", "gru", "fine-tune", "fista",
     }  # fmt: skip
-    assert all(path.parent == recipes_folder() for path in SHIPPED)
+    assert all(path.parent == ROOT / "data" / "recipes" for path in SHIPPED)
+    assert sorted(path.name for path in recipes_folder().rglob("*.toml")) == [path.name for path in SHIPPED]
     for path in SHIPPED:
         assert not {"extends", "base"} & tomllib.loads(path.read_text("utf-8")).keys()
 
