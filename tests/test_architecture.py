@@ -30,6 +30,7 @@ LAYERS = [
     {"zoo", "experiment"},
     {"commands"},
     {"main", ""},
+    {"__main__"},
 ]
 """Rooms from the ground up, "" being the package itself. A module imports from its own room and from lower layers."""
 

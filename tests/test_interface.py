@@ -20,6 +20,15 @@ def test_package_imports_nothing_heavy_until_a_name_is_asked_for():
     assert done.stdout == "set()\n"
 
 
+def test_the_package_runs_as_the_program():
+    home = Path(deepnmf_cli.__file__).parent.parent
+    words = [sys.executable, "-m", "deepnmf_cli"]
+    done = subprocess.run([*words, "--version"], cwd=home, capture_output=True, text=True, check=True)
+    assert deepnmf_cli.__version__ in done.stdout
+    done = subprocess.run([*words, "enhance", "gone.wav", "-o", "x.wav"], cwd=home, capture_output=True, text=True)
+    assert done.returncode == 1 and "gone.wav" in done.stderr
+
+
 def test_every_public_name_exists():
     assert set(deepnmf_cli.__all__) <= set(dir(deepnmf_cli))
     names = {}

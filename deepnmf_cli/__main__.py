@@ -1,0 +1,5 @@
+"""`python -m deepnmf_cli`: the program where its script is not on the path."""
+
+from deepnmf_cli.main import run
+
+run()
