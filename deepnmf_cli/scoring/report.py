@@ -12,7 +12,7 @@ import platform
 import re
 import statistics
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -101,8 +101,9 @@ def make_report(
     noisy = next((system for system in systems if system.kind == NOISY), None)
     models = [system for system in systems if system.kind == MODEL]
     known = [mixtures.get(one.name, Mixture()) for one in files]
-    clusters = factors(known)
-    described = [_describe(system, noisy, known, list(clusters.values())) for system in systems]
+    columns = factors(known)
+    counts, clusters = {factor: len(set(column)) for factor, column in columns.items()}, list(columns.values())
+    described = [_describe(system, noisy, known, clusters) for system in systems]
     others = [system for system in systems if system is not noisy]
     return {
         "format": FORMAT,
@@ -116,14 +117,14 @@ def make_report(
             "seconds": math.fsum(one.seconds for one in files),
             "rates_hz": sorted({one.rate_hz for one in files}),
             "sha256": reference_sha256,
-            "clusters": {factor: len(set(column)) for factor, column in clusters.items()},
+            "clusters": counts,
         },
-        "interval": _interval(clusters),
+        "interval": _interval(counts),
         "remarks": [*remarks, *_remarks(systems)],
         "figures": {metric: _mean(models[0].scores, metric) for metric in files[0].values} if len(models) == 1 else {},
         "systems": described,
         "differences": [
-            {"of": first.name, "to": second.name, "summary": _means(_minus(first, second), list(clusters.values()))}
+            {"of": first.name, "to": second.name, "summary": _means(_minus(first, second), clusters)}
             for first, second in itertools.combinations(others, 2)
         ],
     }
@@ -142,27 +143,36 @@ def overall_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]
 
 def snr_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """(header, rows): one row for each input SNR and system; no rows where no SNR is known."""
-    levels = zip(*(system["by_snr"] for system in report["systems"]), strict=True)
-    rows = [
-        [f"{level['snr_db']:+g} dB", system["name"], str(level["files"]), *_cells(level["summary"], level["files"])]
-        for group in levels
-        for system, level in zip(report["systems"], group, strict=True)
-    ]
-    return ["input SNR", "system", "files", *_labels(report)], rows
+    parts = [system["by_snr"] for system in report["systems"]]
+    return _table_by_part(report, "input SNR", parts, lambda part: f"{part['snr_db']:+g} dB")
 
 
 def group_tables(report: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[str]]]]:
     """Column of a table of mixtures -> (header, rows): one row for each of its values and each system."""
-    tables = {}
-    for column in report["systems"][0]["by_group"]:
-        groups = zip(*(system["by_group"][column] for system in report["systems"]), strict=True)
-        rows = [
-            [part["value"], system["name"], str(part["files"]), *_cells(part["summary"], part["files"])]
-            for group in groups
-            for system, part in zip(report["systems"], group, strict=True)
-        ]
-        tables[column] = ([column.replace("_", " "), "system", "files", *_labels(report)], rows)
-    return tables
+    return {
+        column: _table_by_part(
+            report,
+            column.replace("_", " "),
+            [system["by_group"][column] for system in report["systems"]],
+            lambda part: part["value"],
+        )
+        for column in report["systems"][0]["by_group"]
+    }
+
+
+def _table_by_part(
+    report: Mapping[str, Any],
+    heading: str,
+    parts: Sequence[Sequence[Mapping[str, Any]]],
+    name: Callable[[Mapping[str, Any]], str],
+) -> tuple[list[str], list[list[str]]]:
+    """(header, rows) for what each system scored in each part of the files, part after part."""
+    rows = [
+        [name(part), system["name"], str(part["files"]), *_cells(part["summary"], part["files"])]
+        for alike in zip(*parts, strict=True)
+        for system, part in zip(report["systems"], alike, strict=True)
+    ]
+    return [heading, "system", "files", *_labels(report)], rows
 
 
 def caption(report: Mapping[str, Any]) -> str:
@@ -227,12 +237,10 @@ def _further(metrics: Iterable[str]) -> list[str]:
     return ["speechmos"] if DNSMOS.keys() & set(metrics) else []
 
 
-def _interval(clusters: Mapping[str, Sequence[str]]) -> str:
-    """Say how intervals are computed."""
-    counts = [
-        f"{count} {factor}{'s' * (count != 1)}" for factor, count in ((f, len(set(c))) for f, c in clusters.items())
-    ]
-    return f"95 % confidence interval (bootstrap over {' and '.join(counts)})" if counts else INTERVAL
+def _interval(counts: Mapping[str, int]) -> str:
+    """Say how intervals are computed, from the numbers of speakers and noises that are known."""
+    clusters = " and ".join(f"{count} {factor}{'s' * (count != 1)}" for factor, count in counts.items())
+    return f"95 % confidence interval (bootstrap over {clusters})" if clusters else INTERVAL
 
 
 def _describe(
