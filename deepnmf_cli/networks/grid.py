@@ -161,6 +161,9 @@ class FixedGrid(Grid):
     description = "The grid with fixed schedules"
     gated = False
 
+    def fitting(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return GridWiring.fitting(self, tensors)  # `widened` knows spins with couplings to their schedules only
+
 
 def _compressed(products: Tensor) -> Tensor:
     """Real and imaginary parts (B, 4, F, T) of two products with moduli to the power COMPRESSION."""

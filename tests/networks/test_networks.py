@@ -190,6 +190,14 @@ def test_a_fixed_schedule_is_one_whose_couplings_to_the_data_are_zero() -> None:
     assert torch.equal(fixed(magnitude())[0], gated(magnitude())[0])
 
 
+def test_a_grid_with_fixed_schedules_takes_what_fits_of_one_without() -> None:
+    fixed, gated = small("grid-fixed"), small("grid")
+    taken = fixed.fitting(gated.weights()).keys()
+    assert gated.weights().keys() - taken == {
+        f"{chain}_weight_{layer}" for chain in ("time", "frequency", "frame") for layer in range(2)
+    }
+
+
 def test_grid_without_schedule_or_couplings_in_time_forgets_the_past() -> None:
     network = small("grid")
     for name, value in network.weights().items():
