@@ -66,7 +66,7 @@ class GridField(Recurrence[Tensor], Descent[Tensor, Tensor]):
             return scale * torch.randn(rows, columns) / columns**0.5
 
         def memories() -> Tensor:
-            """Of spins to themselves: half of what `GridInference` begins with, since tanh does not attenuate."""
+            """Of spins for themselves, half as strong as those with which `GridInference` begins."""
             return torch.diag(1 - torch.sigmoid(torch.linspace(SLOWEST, FASTEST, c))) / 2
 
         found = {
