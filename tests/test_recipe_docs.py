@@ -39,6 +39,8 @@ def test_every_key_of_a_network_is_stated_with_its_default(model: str) -> None:
         table = stated("`[network]` of deep-nmf") | table
     if model in ("belief-propagation", "power-mean"):
         table = stated("`[network]` of mean-field") | table
+    if model == "grid-fixed":
+        table = stated("`[network]` of grid")
     assert table == as_toml(read_recipe(None, model).network)
 
 

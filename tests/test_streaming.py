@@ -26,6 +26,8 @@ SETTINGS = {
     "recurrent-nmf": {"context": 2, "atoms": 4, "iterations": 2},
     "rnn": {"cell": "lstm", "hidden": 6},
     "grid-rnn": {"channels": 4, "iterations": 2},
+    "grid-field": {"channels": 4, "iterations": 2},
+    "grid-fixed": {"channels": 4, "iterations": 2},
 }
 
 

@@ -11,6 +11,7 @@ from deepnmf_cli.inference.chain import relax_spins
 from deepnmf_cli.kernels.recursion import relax
 from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings
 from deepnmf_cli.networks.grid import Grid
+from deepnmf_cli.networks.grid_field import GridFieldNetwork
 from deepnmf_cli.networks.grid_settings import GridSettings
 from deepnmf_cli.recipe import read_recipe
 
@@ -40,6 +41,13 @@ def test_grid_has_the_sizes_and_the_cost_that_its_page_states() -> None:
     base = Grid(recipe.network)
     assert f"{base.parameter_counts()[0]:,} parameters and 38 million multiply-adds" in page.replace("\n", " ")
     assert round(base.macs_per_frame() * recipe.front_end.frames_per_s / 1e6) == 38
+
+
+def test_grid_field_has_the_size_and_the_cost_that_its_page_states() -> None:
+    page, network = (PAGES / "grid.md").read_text("utf-8").replace("\n", " "), GridFieldNetwork()
+    assert network.settings.channels == 24 and network.settings.iterations == 4
+    macs = round(network.macs_per_frame() * 62.5 / 1e6)
+    assert f"{network.parameter_counts()[0]:,} parameters and {macs} million multiply-adds" in page
 
 
 def entropy(mean: torch.Tensor) -> torch.Tensor:

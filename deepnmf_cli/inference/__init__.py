@@ -3,7 +3,8 @@ layers of.
 
 `nmf`, `ista` and `fista` code with dictionaries (`dictionary` learns these, `divergence` measures, `wiener` makes
 masks); `mean_field` and `belief` pass messages on a `graph`, as far as a `schedule` says (`power_mean`); `units`,
-`binary` and `expectations` do so for layers of units; `chain` and `grid` along time and frequency.
+`binary` and `expectations` do so for layers of units; `chain` and `grid` along time and frequency, `grid_field`
+in one field over both.
 """
 
 import pkgutil

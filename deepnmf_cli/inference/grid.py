@@ -51,12 +51,15 @@ class GridInference(Algorithm[GridEvidence, GridState]):
     phase: int = 0
     """Numbers that a lower node observes of phase (E'), 0 for none."""
     messages: Messages = MEAN_FIELD
+    gated: bool = True
+    """Whether schedules depend on the data, or are those of their biases alone."""
     kernel: GridKernel | None = None
     """The same step in machine code, or None; equal to rounding. For mean field."""
 
     def parameters(self, iterations: int) -> dict[str, Parameter]:
         """Small random couplings; the time schedule begins with memories of many lengths."""
         c, place, steps = self.channels, (self.nodes,) if self.local_fields else (), range(iterations)
+        parts = 2 if self.gated else 1  # of the weights: couplings and schedules
 
         def couplings(rows: int, columns: int) -> Tensor:
             return torch.randn(rows, columns) / columns**0.5
@@ -67,9 +70,9 @@ class GridInference(Algorithm[GridEvidence, GridState]):
         found = {
             "observe_weight": Parameter([0], lambda _: couplings(c, self.observed), shared=True),
             "observe_bias": Parameter([0], lambda _: torch.zeros(self.nodes, c), shared=True),
-            "time_weight": Parameter(steps, lambda _: couplings(2 * c, c)),
+            "time_weight": Parameter(steps, lambda _: couplings(parts * c, c)),
             "time_bias": Parameter(steps, lambda _: schedule_bias(c).repeat(*place, 1)),
-            "frequency_weight": Parameter(steps, lambda _: couplings(2 * c, c)),
+            "frequency_weight": Parameter(steps, lambda _: couplings(parts * c, c)),
             "frequency_bias": Parameter(steps, lambda _: torch.zeros(*place, 2 * c)),
             "frequency_join": Parameter(steps, lambda _: couplings(c, c)),
             "read_weight": Parameter([iterations], lambda _: couplings(self.shown, c), shared=True),
@@ -82,7 +85,7 @@ class GridInference(Algorithm[GridEvidence, GridState]):
             all_nodes, spins = self.nodes * self.frame_channels, self.frame_spins
             found |= {
                 "frame_send": Parameter(steps, lambda _: couplings(self.frame_channels, c)),
-                "frame_weight": Parameter(steps, lambda _: couplings(2 * spins, all_nodes)),
+                "frame_weight": Parameter(steps, lambda _: couplings(parts * spins, all_nodes)),
                 "frame_bias": Parameter(steps, lambda _: schedule_bias(spins)),
                 "frame_spread": Parameter(steps, lambda _: couplings(all_nodes, spins)),
                 "frame_receive": Parameter(steps, lambda _: couplings(c, self.frame_channels)),
@@ -101,6 +104,8 @@ class GridInference(Algorithm[GridEvidence, GridState]):
         """One iteration on all nodes: messages forward in time, then along frequency."""
         field, (begin, *later), ended = state
         nodes, *frame = begin
+        if not self.gated:
+            parameters = _with_fixed_schedules(parameters)
         if self.kernel is not None and self.kernel.suits(field):
             field, end = self.kernel.layer(field, nodes, _kernel_weights(parameters, field.shape[2]))
         else:
@@ -138,6 +143,16 @@ class GridInference(Algorithm[GridEvidence, GridState]):
         field, phase = state[0], evidence[2]
         turn = None if phase is None else linear(field[:, :, : phase.shape[2]], parameters["turn_weight"])
         return torch.sigmoid(linear(field, parameters["read_weight"], parameters["read_bias"])), turn
+
+
+def _with_fixed_schedules(parameters: Parameters) -> Parameters:
+    """Parameters as `relax_spins` takes them: couplings that alone depend on the data, followed by zeros."""
+    chains = {"time_weight": 1, "frequency_weight": 2, "frame_weight": 1}
+    halves = {name: parameters[name].chunk(count) for name, count in chains.items() if name in parameters}
+    return {
+        **parameters,
+        **{n: torch.cat([x for w in own for x in (w, w.new_zeros(w.shape))]) for n, own in halves.items()},
+    }
 
 
 def _kernel_weights(parameters: Parameters, nodes: int) -> list[Tensor]:

@@ -4,7 +4,7 @@
 |---|---|---|
 | loop in PyTorch | `recursion` | everywhere; with gradients |
 | Triton | `triton_recursion` | a chain in one launch, on a GPU |
-| C++ | `grid_layer`, `unit_sums` | whole layers, in training on a CPU with a compiler (`machine_code`) |
+| C++ | `grid_layer`, `grid_field`, `unit_sums` | whole layers, in training on a CPU with a compiler (`machine_code`) |
 | ONNX operators | `onnx_operators` | in exported graphs |
 
 All of them are compared with the loop, and the loop with its definition, in `tests/kernels/`.

@@ -8,7 +8,7 @@ untied between layers.
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -92,6 +92,8 @@ class Grid(GridWiring):
     mixed_precision = False  # products of a few columns wait for memory, and conversions add to that
     same_operations = True
     names_slots = True
+    gated: ClassVar[bool] = True
+    """Whether schedules depend on the data."""
     unfolded: Unfolded[GridEvidence, GridState, GridInference]
 
     def __init__(self, settings: GridSettings = GridSettings()) -> None:
@@ -107,6 +109,7 @@ class Grid(GridWiring):
             frame_channels=s.frame_channels,
             phase=4 * s.window if s.phase else 0,
             messages=MESSAGES[s.messages],
+            gated=self.gated,
         )
         self.unfolded = Unfolded(
             algorithm, s.iterations, Bank.declared(algorithm.parameters(s.iterations), s.iterations, s.tied)
@@ -135,9 +138,10 @@ class Grid(GridWiring):
 
     def macs_per_frame(self) -> int:
         s = self.settings
-        per_layer = 5 * s.channels**2
+        parts = 2 if self.gated else 1
+        per_layer = (2 * parts + 1) * s.channels**2
         if s.frame_spins:
-            per_layer += 2 * s.frame_channels * s.channels + 3 * s.frame_channels * s.frame_spins
+            per_layer += 2 * s.frame_channels * s.channels + (parts + 1) * s.frame_channels * s.frame_spins
         per_node = (s.context * s.window + s.bands_per_node) * s.channels + s.iterations * per_layer
         with_phase = s.single_bands // s.bands_per_node if s.phase else 0  # nodes
         per_phase = (4 * s.window + 2 * s.bands_per_node) * s.channels
@@ -148,6 +152,17 @@ class Grid(GridWiring):
 
     def fitting(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return super().fitting(tensors) | widened(self.weights(), tensors)
+
+
+class FixedGrid(Grid):
+    """The grid with schedules that are the same for all data: those of mean field, trained."""
+
+    name = "grid-fixed"
+    description = "The grid with fixed schedules"
+    gated = False
+
+    def fitting(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return GridWiring.fitting(self, tensors)  # `widened` knows spins with couplings to their schedules only
 
 
 def _compressed(products: Tensor) -> Tensor:

@@ -67,3 +67,20 @@ class GridSettings(GridShape):
             raise ValueError("frame_spins must not be negative, and frame_channels at least 1")
         if self.phase and self.single_bands % self.bands_per_node:
             raise ValueError("with phase, single_bands must be a multiple of bands_per_node")
+
+
+@dataclass(frozen=True)
+class GridFieldSettings(GridShape):
+    """Shape of a `GridField`."""
+
+    tied: bool = True
+    """One set of weights for all iterations."""
+    symmetric: bool = True
+    """Whether what goes back along an edge is the transpose, see `inference.grid_field.GridField`."""
+    accumulating: bool = False
+    """Whether messages of all iterations add up."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nodes < 2:
+            raise ValueError("there must be two nodes at least")

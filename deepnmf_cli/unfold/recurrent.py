@@ -61,7 +61,9 @@ class RecurrentUnfolded(Unfolded[Any, Tensor, Recurrence[Tensor]]):
         prepared = [self.algorithm.prepare(columns, layer) for layer in layers]
         constants = [held for held, _ in prepared]
         # (layer, frame) -> that frame's columns
-        moving = [list(zip(*(_by_frame(x, length) for x in held), strict=True)) for _, held in prepared]
+        moving = [
+            list(zip(*(_by_frame(x, length) for x in held), strict=True)) or [()] * length for _, held in prepared
+        ]
         if before is None:
             before = torch.zeros_like(moving[0][0][0])
         for t in range(length):

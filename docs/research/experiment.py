@@ -6,7 +6,8 @@
     the plan
 
 PLAN is a TOML file such as docs/research/ladder/plan.toml: the folder of recipes beside it, the learning rates that are
-compared with seed 1, the number of seeds of each recipe, and which of them start from the weights of another one.
+compared with seed 1, the number of seeds of each recipe, and which of them start from the weights of another one. With
+scored = "dev" runs are scored on CORPUS/dev, and nothing of test is looked at.
 CORPUS has train/speech, train/noise, rir, dev/{clean,noisy} and test/{clean,noisy}. Several processes may work on one
 folder of runs side by side, on a core each: a run is taken by whoever locks it first. Runs in results.json are not
 repeated, unless others still have to begin with their weights.
@@ -77,7 +78,7 @@ def main() -> None:
     arguments.add_argument("runs", type=Path)
     arguments.add_argument("names", nargs="*", help="recipes or runs; all where none is named")
     given = arguments.parse_args()
-    runs = read_plan(given.plan)
+    runs, part = read_plan(given.plan), tomllib.loads(given.plan.read_text()).get("scored", "test")
     if unknown := {*given.names} - {name for run in runs for name in (run.rung, run.name)}:
         arguments.error(f"the plan has no {', '.join(sorted(unknown))}")
     chosen = [run for run in runs if not given.names or {run.rung, run.name} & {*given.names}]
@@ -85,8 +86,8 @@ def main() -> None:
     results = json.loads(kept.read_text()) if kept.is_file() else {}
     torch.set_num_threads(1)
     if given.verb == "collect":
-        results |= {run.name: row for run in chosen if (row := result(run, given.runs)) is not None}
-        tested = [given.runs / run.name / "test" for run in chosen if (given.runs / run.name / "test").is_dir()]
+        results |= {run.name: row for run in chosen if (row := result(run, given.runs, part)) is not None}
+        tested = [given.runs / run.name / part for run in chosen if (given.runs / run.name / part).is_dir()]
         if tested:
             results["noisy"] = test_scores(tested[0], "noisy")
         kept.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
@@ -102,9 +103,9 @@ def main() -> None:
                     continue
                 print(run.name, flush=True)
                 train_one(run, given.corpus, given.runs)
-            if given.verb == "score" and complete(run, given.runs) and not (given.runs / run.name / "test").is_dir():
+            if given.verb == "score" and complete(run, given.runs) and not (given.runs / run.name / part).is_dir():
                 print(run.name, flush=True)
-                score_one(run, given.corpus, given.runs)
+                score_one(run, given.corpus, given.runs, part)
 
 
 @contextmanager
@@ -143,15 +144,15 @@ def history(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def score_one(run: Run, corpus: Path, runs: Path) -> None:
-    """Write RUNS/run/test/report.json."""
+def score_one(run: Run, corpus: Path, runs: Path, part: str) -> None:
+    """Write RUNS/run/PART/report.json."""
     command = [sys.executable, "-m", "deepnmf_cli.main", "evaluate", "--jobs", "1", "--quiet"]
-    command += ["--reference", str(corpus / "test/clean"), "--noisy", str(corpus / "test/noisy")]
-    command += ["--model", str(runs / run.name), "--report", str(runs / run.name / "test")]
+    command += ["--reference", str(corpus / part / "clean"), "--noisy", str(corpus / part / "noisy")]
+    command += ["--model", str(runs / run.name), "--report", str(runs / run.name / part)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def result(run: Run, runs: Path) -> dict | None:
+def result(run: Run, runs: Path, part: str) -> dict | None:
     """What is kept of a complete run; None of others."""
     if not complete(run, runs):
         return None
@@ -172,8 +173,8 @@ def result(run: Run, runs: Path) -> dict | None:
     row |= {name: learned(bank, name) for name in ("alpha", "schedule") if bank and name in bank.ties}
     if rows:
         row |= {"seconds": float(rows[-1]["seconds"]), "loss": float(rows[-1]["loss"])}
-    if (folder / "test" / "report.json").is_file():
-        row["test"] = test_scores(folder / "test", "model")
+    if (folder / part / "report.json").is_file():
+        row[part] = test_scores(folder / part, "model")
     return row
 
 

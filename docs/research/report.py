@@ -1,8 +1,9 @@
 """Tables and figures of an experiment from its results: python docs/research/report.py ladder
 
 Fills the marked places of NAME/index.md beside this file from NAME/results.json, and draws what NAME/figures.py
-defines. Marks are <!-- rates -->, <!-- scores -->, <!-- dev -->, <!-- snr --> and, with the names of rungs to compare
-with, <!-- pairs RUNG ... --> and <!-- seeds RUNG -->; what follows a mark ends with <!-- end -->.
+defines. Marks are <!-- rates -->, <!-- scores -->, <!-- dev -->, <!-- dev RUNG ... --> in this order, <!-- snr --> and,
+with the names of rungs to compare with, <!-- pairs RUNG ... --> and <!-- seeds RUNG -->; what follows a mark ends with
+<!-- end -->.
 """
 
 import importlib
@@ -27,7 +28,7 @@ def main(name: str) -> None:
     chosen = best_rates(results)
     tables = {
         "rates": lambda: rates_table(results), "scores": lambda: scores_table(chosen, noisy),
-        "dev": lambda: dev_table(chosen), "snr": lambda: snr_table(chosen, noisy),
+        "dev": lambda *order: dev_table(chosen, order), "snr": lambda: snr_table(chosen, noisy),
         "pairs": lambda *others: pairs_table(chosen, others), "seeds": lambda other: seeds_table(chosen, other),
     }  # fmt: skip
 
@@ -98,16 +99,33 @@ def scores_table(chosen: dict, noisy: dict) -> str:
     return "\n".join(lines)
 
 
-def dev_table(chosen: dict) -> str:
-    """One row for each rung, best on dev first, with its PESQ there: for runs that are not scored on test."""
-    lines = ["| run | seeds | parameters | MMAC/s | minutes | dev SI-SDR | dev PESQ |", "|---|---|---|---|---|---|---|"]
-    for rung, rows in sorted(chosen.items(), key=lambda item: -statistics.mean(r["dev_si_sdr"] for r in item[1])):
+def dev_table(chosen: dict, order: tuple[str, ...] = ()) -> str:
+    """One row for each rung, best on dev first or those of `order`, with its PESQ there, and its ESTOI where runs were
+    scored on dev: for runs that are not scored on test."""
+    if not order:
+        order = sorted(chosen, key=lambda rung: -statistics.mean(r["dev_si_sdr"] for r in chosen[rung]))
+    scores = {
+        "dev SI-SDR": (2, lambda r: r["dev_si_sdr"]), "dev PESQ": (3, lambda r: r["dev_pesq"]),
+        "dev ESTOI": (3, lambda r: r["dev"]["summary"]["ESTOI"]["mean"]),
+    }  # fmt: skip
+    if not any("dev" in r for rows in chosen.values() for r in rows):
+        del scores["dev ESTOI"]
+    head = ["run", "seeds", "parameters", "MMAC/s", "minutes", *scores]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for rung in order:
+        if rung not in chosen:  # not complete yet
+            lines.append(f"| {rung} |" + " - |" * (len(head) - 1))
+            continue
+        rows = chosen[rung]
         one, cells = rows[0], [rung, str(len(rows))]
         cells += [f"{one['parameters']:,}", f"{one['macs_per_s'] / 1e6:.1f}", f"{one['seconds'] / 60:.1f}"]
-        for metric, digits in (("dev_si_sdr", 2), ("dev_pesq", 3)):
-            scores = [r[metric] for r in rows]
-            spread = f" ± {statistics.stdev(scores):.{digits}f}" if len(scores) > 2 else ""
-            cells.append(f"{statistics.mean(scores):.{digits}f}{spread}")
+        for name, (digits, score) in scores.items():
+            each = [score(r) for r in rows if "dev" in r or name != "dev ESTOI"]
+            if not each:
+                cells.append("-")
+                continue
+            spread = f" ± {statistics.stdev(each):.{digits}f}" if len(each) > 2 else ""
+            cells.append(f"{statistics.mean(each):.{digits}f}{spread}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

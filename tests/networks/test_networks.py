@@ -38,6 +38,13 @@ SMALL = {
 }
 
 
+SMALL["grid-field"] = SMALL["grid-rnn"] | {"single_bands": 9, "wide_bands": 9}
+SMALL["grid-field, outside the theory"] = SMALL["grid-field"] | {
+    "tied": False,
+    "symmetric": False,
+    "accumulating": True,
+}
+SMALL["grid-fixed"] = SMALL["grid"]
 SMALL["sparse-coding, fista"] = SMALL["sparse-coding"] | {"algorithm": "fista"}
 SMALL |= {
     f"grid, {messages}": SMALL["grid"] | {"messages": messages} for messages in ("geometric", "belief-propagation")
@@ -168,6 +175,27 @@ def test_one_tied_dictionary_is_trained_once() -> None:
 def test_impossible_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError):
         dataclasses.replace(DeepNmfSettings(), **wrong)
+
+
+def test_a_fixed_schedule_is_one_whose_couplings_to_the_data_are_zero() -> None:
+    fixed, gated = small("grid-fixed"), small("grid")
+    weights = fixed.weights()
+    for name, value in weights.items():
+        if name.startswith(("time_weight", "frame_weight")):
+            weights[name] = torch.cat([value, torch.zeros_like(value)])
+        if name.startswith("frequency_weight"):
+            up, down = value.chunk(2)
+            weights[name] = torch.cat([up, torch.zeros_like(up), down, torch.zeros_like(down)])
+    gated.load_weights(weights)
+    assert torch.equal(fixed(magnitude())[0], gated(magnitude())[0])
+
+
+def test_a_grid_with_fixed_schedules_takes_what_fits_of_one_without() -> None:
+    fixed, gated = small("grid-fixed"), small("grid")
+    taken = fixed.fitting(gated.weights()).keys()
+    assert gated.weights().keys() - taken == {
+        f"{chain}_weight_{layer}" for chain in ("time", "frequency", "frame") for layer in range(2)
+    }
 
 
 def test_grid_without_schedule_or_couplings_in_time_forgets_the_past() -> None:

@@ -1,0 +1,55 @@
+"""The grid that is mean field: one field on the time-frequency plane, one pass forward in time, F never rises."""
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from deepnmf_cli.inference.grid import GridEvidence
+from deepnmf_cli.inference.grid_field import GridField
+from deepnmf_cli.kernels.grid_field import compile_kernel
+from deepnmf_cli.networks.grid import GridWiring
+from deepnmf_cli.networks.grid_settings import GridFieldSettings
+from deepnmf_cli.unfold.network import Bank
+from deepnmf_cli.unfold.recurrent import RecurrentUnfolded
+
+
+class GridFieldNetwork(GridWiring):
+    """Mean field on the grid in front of masks, see `inference.grid_field` and docs/theory/grid.md."""
+
+    name = "grid-field"
+    description = "Mean field in one field on the grid, whose free energy never rises"
+    settings_type = GridFieldSettings
+    mixed_precision = False
+    names_slots = True
+
+    def __init__(self, settings: GridFieldSettings = GridFieldSettings()) -> None:
+        super().__init__(settings)
+        s = settings
+        observed = s.context * s.window
+        algorithm = GridField(s.nodes, s.channels, observed, s.bands_per_node, s.symmetric, s.accumulating)
+        bank = Bank.declared(algorithm.parameters(s.iterations), s.iterations, s.tied)
+        self.unfolded = RecurrentUnfolded(algorithm, s.iterations, bank, recurrent=True)
+
+    def beginning(self, observed: Tensor) -> Tensor:
+        return observed.new_zeros(3, self.settings.channels, self.settings.nodes, observed.shape[1])
+
+    def accelerate(self) -> bool:
+        kernel = compile_kernel(self.settings.channels)
+        self.unfolded.algorithm = replace(self.unfolded.algorithm, kernel=kernel)
+        return kernel is not None
+
+    def infer(self, evidence: GridEvidence) -> tuple[tuple[Tensor, None], Tensor]:
+        observed, before, _ = evidence
+        inputs, unfolded = (observed.permute(1, 3, 2, 0).flatten(1, 2), before), self.unfolded
+        layers = [unfolded.bank.layer(k) for k in range(unfolded.iterations)]
+        states = unfolded.algorithm.in_machine_code(*inputs, layers)
+        if states is None:
+            marginals, last = unfolded.infer(inputs)
+        else:
+            marginals, last = unfolded.readout(inputs, states), states[..., -1, :]
+        return (marginals, None), last
+
+    def macs_per_frame(self) -> int:
+        s = self.settings
+        per_node = (s.context * s.window + s.bands_per_node) * s.channels + s.iterations * 3 * s.channels**2
+        return s.nodes * per_node + self.band_macs()
