@@ -80,13 +80,32 @@ def atomic_path(final: str | Path, replace: bool = True) -> Iterator[Path]:
 
 
 @contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """Yield an empty folder among the system's temporary files, and remove it in the end.
+def atomic_folder(final: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `final`; rename it to `final` on success, delete it on any error.
+
+    `final` must not exist, or be an empty folder. What a killed process leaves is for `remove_leftovers`.
+    """
+    final = Path(final)
+    with _held(lambda: tempfile.mkdtemp(prefix=f".{final.name[:40]}-", suffix=_LEFTOVER, dir=final.parent)) as partial:
+        try:
+            reached(f"{final.name}: opened")
+            yield partial
+            reached(f"{final.name}: written")
+            partial.chmod(0o777 & ~_umask())  # mkdtemp makes private folders
+            os.replace(partial, final)
+            reached(f"{final.name}: renamed")
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def temporary_folder(parent: str | Path | None = None) -> Iterator[Path]:
+    """Yield an empty folder among the system's temporary files, or in `parent`, and remove it in the end.
 
     Folders that killed processes left there are removed too.
     """
-    remove_leftovers(tempfile.gettempdir())
-    with _held(lambda: tempfile.mkdtemp(prefix=".deepnmf-", suffix=_LEFTOVER)) as folder:
+    remove_leftovers(parent or tempfile.gettempdir())
+    with _held(lambda: tempfile.mkdtemp(prefix=".deepnmf-", suffix=_LEFTOVER, dir=parent)) as folder:
         try:
             yield folder
         finally:

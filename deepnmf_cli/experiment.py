@@ -1,17 +1,21 @@
 """From a recipe and recordings to a trained model: what `deepnmf train` does, as functions."""
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from deepnmf_cli import __version__, model_file
-from deepnmf_cli.corpus.dataset import ExampleSource
+from deepnmf_cli import __version__, extras, model_file
+from deepnmf_cli.checkpoint import temporary_folder
+from deepnmf_cli.corpus.augment import packages
+from deepnmf_cli.corpus.dataset import ExampleSource, MixtureDataset
 from deepnmf_cli.corpus.sources import Material, Mixtures, Recordings, Say, for_tuning, from_clips, from_pairs
-from deepnmf_cli.errors import ModelError, TrainingError, UsageError
+from deepnmf_cli.errors import DeepnmfError, ModelError, TrainingError, UsageError
 from deepnmf_cli.model_file import ModelFile
 from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.base import MaskNetwork
@@ -21,8 +25,9 @@ from deepnmf_cli.training.dev import DevScore, Pair, check_dev, dev_score
 from deepnmf_cli.training.journal import Journal, compare_material, describe_material
 from deepnmf_cli.training.minibatch import FrameStore, changed, digest, kept
 from deepnmf_cli.training.sparse_nmf import learn_source_dictionaries, mixture_frames
-from deepnmf_cli.training.trainer import Trainer
+from deepnmf_cli.training.trainer import TimeLimit, Trainer
 from deepnmf_cli.training.tuning import Taught, best_step, blended, way, write
+from deepnmf_cli.workers import shared_memory
 
 STATISTICS_FROM = 64
 """Mixtures that give the statistics of features: four minutes."""
@@ -134,12 +139,18 @@ def train(
     cache: Path | None = None,
     init: Path | None = None,
     partial: bool = False,
+    limit: TimeLimit | None = None,
+    unpack: bool = False,
 ) -> bool:
-    """Train a model into the run folder; returns whether it is complete (False: stopped, to be resumed).
+    """Train a model into the run folder; returns whether it is complete (False: stopped, or at its limit, to be
+    resumed).
 
     A new run starts from the weights of the model file `init`, or with `partial` from those that fit. In the folder
     `cache`, which runs may share, is kept what other runs on the same recordings need again: dictionaries and, with
     single frames, batches and what the layers make of them that are not trained.
+
+    With `unpack` all recordings are decoded first, into memory that processes share, in place of one after the other
+    by every process that needs them.
 
     `progress` gets reports: {"found": a sentence}, {"note": a warning}, those of the dictionaries and of
     `Trainer.train`, and at the end {"worse": TrainingError} when the best model of the complete run scores below what
@@ -152,6 +163,10 @@ def train(
         progress({"note" if warning else "found": sentence})
 
     _require_for_tuning(recipe, recordings, init)
+    for package, setting in packages(recipe.augmentation):
+        extras.require("train", setting, (package,))
+    if not extras.has("matplotlib"):
+        say("matplotlib is not installed: history.csv is written, curves.png is not drawn", True)
     opened = _open(recordings, recipe, say)
     source, dev = opened.source, opened.dev
     for note in check_dev(dev, recipe.front_end.rate_hz, recipe.training.score):
@@ -172,7 +187,7 @@ def train(
         if stop():  # before the first step there is nothing to resume from
             raise KeyboardInterrupt
 
-    with journal.begin(recipe.to_dict(), journal.material or material):
+    with journal.begin(recipe.to_dict(), journal.material or material), _unpacked(opened.source, unpack, say):
         if resume or teacher:
             network = build(recipe.model, recipe.network)
         else:
@@ -188,6 +203,8 @@ def train(
                 trained |= {"dev_score": score.value, "dev_si_sdr": score.si_sdr}
             if score is not None and score.pesq is not None:
                 trained["dev_pesq"] = score.pesq
+            if score is not None and score.pesq_estimated is not None:
+                trained["dev_pesq_estimated"] = score.pesq_estimated
             provenance = {"recipe": recipe.provenance, "trained": trained}
             return model_file.describe(path, network, recipe.front_end, provenance)
 
@@ -197,17 +214,39 @@ def train(
         trainer = Trainer(network, recipe.front_end, recipe.objective, settings, journal, describe, device, frames)
         if resume:
             trainer.resume()
+            if trainer.scored_otherwise() and journal.best_path.is_file():
+                say("dev: PESQ is computed in another way than before, and the best model is scored again", True)
+                (trainer.best,) = _score_of(journal.best_path, recipe, dev, device).values()
+                trainer.began = {}
             if trainer.step > settings.steps:
                 expected = f"at most training.steps = {settings.steps}"
                 raise UsageError(folder, f"{trainer.step} steps done", expected, "Raise training.steps.")
         if init is not None and trainer.step == 0 and not network.annealing:
             trainer.began |= _score_of(init, recipe, dev, device)
-        complete = trainer.train(source, dev, workers, progress, stop)
+        complete = trainer.train(source, dev, workers, progress, stop, limit)
         if complete and teacher:
             _choose_share(recipe, opened, teacher, journal, device, say)
     if complete and not teacher and (worse := _worse(trainer)):
         progress({"worse": worse})
     return complete
+
+
+@contextmanager
+def _unpacked(source: ExampleSource, wanted: bool, say: Say) -> Iterator[None]:
+    """Hold all recordings of the source decoded, in shared memory, or where that is small among temporary files."""
+    if not wanted or not isinstance(source, MixtureDataset):
+        yield
+        return
+    with temporary_folder(shared_memory(source.bytes)) as folder:
+        began = time.monotonic()
+        try:
+            source.unpack(folder / "clips")
+        except OSError as error:
+            found, expected = f"no way to unpack it ({error.strerror})", f"{source.bytes / 1e6:.0f} MB of room"
+            remedy = "Free some memory, or set TMPDIR to another folder."
+            raise DeepnmfError(folder, found, expected, remedy) from error
+        say(f"unpacked {source.bytes / 1e6:,.0f} MB in {time.monotonic() - began:.1f} s", False)
+        yield
 
 
 def _score_of(path: Path, recipe: Recipe, dev: list[Pair], device: str) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Parts of the program that are installed on demand: the packages that each extra of pyproject.toml brings."""
 
 import sys
+from collections.abc import Iterable
 from importlib.util import find_spec
 
 from deepnmf_cli.errors import DeepnmfError
@@ -23,12 +24,13 @@ class MissingExtraError(DeepnmfError):
     """A command whose packages are not installed."""
 
 
-def require(extra: str, where: str) -> None:
-    """Raise MissingExtraError unless all packages of an extra are installed; `where` is the command that needs them.
+def require(extra: str, where: str, packages: Iterable[str] | None = None) -> None:
+    """Raise MissingExtraError unless all packages of an extra are installed, or those of it that are named; `where` is
+    the command, or the setting, that needs them.
 
     Packages are looked for and not imported, which takes well below a millisecond each.
     """
-    missing = [package for package in EXTRAS[extra] if not has(package)]
+    missing = [package for package in packages or EXTRAS[extra] if not has(package)]
     if missing:
         remedy = f'Run `pip install "deepnmf[{extra}]"`.{_NOTES.get(extra, "")}'
         raise MissingExtraError(where, f"no package {missing[0]}", "the packages that it needs", remedy)

@@ -2,11 +2,13 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any, Self
 
 from deepnmf_cli.errors import DeepnmfError, lack_of_memory
@@ -96,6 +98,20 @@ class Workers:
             process.start()
         theirs.close()
         self._processes[ours] = process
+
+
+SHARED_MEMORY = Path("/dev/shm")
+"""Where files are memory, on Linux."""
+
+
+def shared_memory(size: int) -> Path | None:
+    """Return the folder for files of `size` bytes in all that processes are to share as memory; None where there is
+    none, or not twice the room.
+    """
+    with suppress(OSError):
+        if shutil.disk_usage(SHARED_MEMORY).free > 2 * size:
+            return SHARED_MEMORY
+    return None
 
 
 def available_cpus() -> int:

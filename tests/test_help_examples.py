@@ -13,6 +13,7 @@ import soundfile
 
 import deepnmf_cli
 from deepnmf_cli.commands.group import COMMANDS, main
+from deepnmf_cli.corpus.pack import pack
 from deepnmf_cli.main import run
 
 DEMO = Path(__file__).parent.parent / "data" / "demo"
@@ -64,6 +65,7 @@ def rooms_full_of_sound(folder: Path) -> None:
 def material(tmp_path_factory):
     folder = tmp_path_factory.mktemp("material")
     rooms_full_of_sound(folder)
+    pack([folder], folder / "pack", 10**6)
     return folder
 
 

@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "Score enhanced recordings, or models, against clean references.",
     "export": "Write a model as an ONNX file.",
     "models": "List the models that ship with the program.",
+    "pack": "Pack as much of a corpus as fits, to train on it elsewhere.",
     "stream": "Remove the noise from sound while it comes in.",
     "train": "Train a model on folders of speech and noise.",
 }

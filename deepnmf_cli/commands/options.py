@@ -21,6 +21,13 @@ def _refuse_nan(context: click.Context, option: click.Parameter, value: float | 
     return value
 
 
+def refuse_endless(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    """A callback for numbers that must be finite."""
+    if value is not None and math.isinf(value):
+        raise click.BadParameter("inf is not finite.", context, option)
+    return _refuse_nan(context, option, value)
+
+
 model_option = click.option(
     "--model",
     metavar="NAME|FILE",

@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -11,7 +12,7 @@ import click
 
 from deepnmf_cli import extras
 from deepnmf_cli.commands import console
-from deepnmf_cli.commands.options import device_option
+from deepnmf_cli.commands.options import device_option, refuse_endless
 from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, UsageError
 
 FOLDER = click.Path(path_type=Path)
@@ -36,6 +37,9 @@ NAMED = 10
 @click.option(
     "--dev", type=FOLDER, help="Folder with clean/ and noisy/ to score on; else part of the material is kept."
 )
+@click.option(
+    "--pack", type=FOLDER, help="Folder that `deepnmf pack` wrote, with dev pairs of its own, in place of recordings."
+)
 @click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the run.")
 @click.option("--model", metavar="NAME", help="Network to train, such as grid or deep-nmf.  [default: the recipe's]")
 @click.option(
@@ -45,6 +49,10 @@ NAMED = 10
     "--init", help="Model, by name or file, whose weights training starts from; without RECIPE also its recipe."
 )
 @click.option("--partial", is_flag=True, help="With --init, begin with those weights that fit.")
+@click.option(
+    "--minutes", type=click.FloatRange(0, min_open=True), callback=refuse_endless,
+    help="End after so long, with a dev score and a resume point, and save every minute.  [default: the last step]",
+)  # fmt: skip
 @click.option("--resume", is_flag=True, help="Continue the run in the output folder.")
 @click.option("--cache", type=FOLDER, help="Folder for dictionaries and frames that runs on the same corpus share.")
 @click.option(
@@ -52,7 +60,7 @@ NAMED = 10
     default=1,
     show_default=True,
     type=click.IntRange(1),
-    help="Processes that prepare mixtures; 1: a thread.",
+    help="Processes that prepare mixtures, at most one per CPU; 1: a thread.",
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads of the matrix products.  [default: all cores]")
 @device_option
@@ -65,11 +73,13 @@ def command(
     manifest: Path | None,
     pairs: Path | None,
     dev: Path | None,
+    pack: Path | None,
     output: Path,
     model: str | None,
     overrides: tuple[str, ...],
     init: str | None,
     partial: bool,
+    minutes: float | None,
     resume: bool,
     cache: Path | None,
     workers: int,
@@ -84,7 +94,7 @@ def command(
 
     Mixtures are made on the fly. The run folder gets recipe.json, history.csv, curves.png, best.safetensors (the model
     for `deepnmf enhance --model`) and a resume point. Ctrl-C stops after the current step, and leaves the weights as
-    last.safetensors; --resume continues exactly.
+    last.safetensors; --resume continues exactly, also on another machine.
 
     Exit code: 0 done, 1 failed, 2 wrong usage, 4 done, but the best model scores below what training began with, 130
     stopped by Ctrl-C, 143 by SIGTERM.
@@ -94,20 +104,31 @@ def command(
       deepnmf train --speech speech/ --noise noise/ -o run/
       deepnmf train --speech speech/ --noise noise/ -o run/ --resume
       deepnmf train --pairs pairs/ -o paired/ --model dnn --set training.steps=500
+      deepnmf train --pack pack/ --minutes 8 -o leg/
       deepnmf train fine-tune --init base --speech speech/ --noise noise/ -o tuned/
     """
-    _require_one_source(speech, noise, manifest, pairs)
-    extras.require("train", "deepnmf train")
+    began = time.monotonic()
+    _require_one_source(speech, noise, manifest, pairs, pack)
+    extras.require("train", "deepnmf train", ("torch",))
     if rir and not speech:
         remedy = "List them in the manifest with the role rir, or leave them out."
         raise UsageError("--rir", "no --speech", "room responses beside folders of speech and noise", remedy)
     import torch
 
     from deepnmf_cli import model_file
+    from deepnmf_cli.corpus.pack import verify
     from deepnmf_cli.experiment import Recordings, train
     from deepnmf_cli.recipe import Recipe, read_recipe, recipes_folder
+    from deepnmf_cli.training.trainer import TimeLimit
+    from deepnmf_cli.workers import available_cpus
     from deepnmf_cli.zoo import find, resolve_device
 
+    if pack:
+        manifest = verify(pack)
+        dev = dev or (pack / "dev" if (pack / "dev").is_dir() else None)
+    if workers > (cpus := available_cpus()):
+        console.say(f"Warning: --workers {workers}: found {console.count(cpus, 'CPU')}, and as many are used.")
+        workers = cpus
     _name_unreadable(speech, noise, rir, pairs, dev)
     if threads:
         torch.set_num_threads(threads)
@@ -139,7 +160,11 @@ def command(
             cache,
             find(init) if init else None,
             partial,
+            None if minutes is None else TimeLimit(60 * minutes, began),
+            unpack=pack is not None and workers > 1,
         )
+    if not complete and not stopping():
+        console.say(f"{minutes:g} min are over.")
     if not complete:
         click.echo(f"Present weights: {output / 'last.safetensors'}. Continue with --resume.", err=True)
         return stopping.exit_code
@@ -235,12 +260,14 @@ def _name_unreadable(*folders: Path | None) -> None:
             console.say(f"Warning: {folder}: {console.count(len(left_out), 'file')} left out, as they cannot be read.")
 
 
-def _require_one_source(speech: Path | None, noise: Path | None, manifest: Path | None, pairs: Path | None) -> None:
-    ways = [bool(speech or noise), bool(manifest), bool(pairs)]
+def _require_one_source(
+    speech: Path | None, noise: Path | None, manifest: Path | None, pairs: Path | None, pack: Path | None
+) -> None:
+    ways = [bool(speech or noise), bool(manifest), bool(pairs), bool(pack)]
     if sum(ways) != 1 or bool(speech) != bool(noise):
         raise UsageError(
             "deepnmf train",
             "no complete source of recordings" if sum(ways) <= 1 else "more than one source of recordings",
-            "--speech with --noise, or --manifest, or --pairs",
+            "--speech with --noise, or --manifest, or --pairs, or --pack",
             "See `deepnmf train --help`.",
         )

@@ -4,7 +4,7 @@ Every draw comes from a generator of its own for each example, so that mixtures 
 whatever is added here, and a mixture is still a function of seed and index.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -17,6 +17,13 @@ STREAM = 1
 
 Segment = Callable[[np.random.Generator], Samples]
 """Draws a segment of speech or of noise, (n,)."""
+
+PACKAGES = {
+    "librosa": ("slow",),
+    "scipy": ("colour", "equalizer", "band_limit", "rumble", "small_room"),
+    "soxr": ("speed", "noise_speed", "coding"),
+}
+"""Package -> what it is needed for, beside NumPy and soundfile."""
 
 SMALLEST_SHARE = 0.1
 """A pause that would leave less than this share of the speech's amplitude is not made: nothing would be left to scale
@@ -116,6 +123,14 @@ class AugmentationSettings:
             raise ValueError(f"band_limits_hz needs frequencies above {effects.TELEPHONE_LOW_HZ:.0f}")
         if not self.codecs or not set(self.codecs) <= set(effects.CODECS):
             raise ValueError(f"codecs must be some of {', '.join(effects.CODECS)}")
+
+
+def packages(settings: AugmentationSettings) -> Iterator[tuple[str, str]]:
+    """(package, setting that needs it) for what the settings ask for."""
+    for package, effects_of_it in PACKAGES.items():
+        for name in effects_of_it:
+            if getattr(settings, f"{name}_probability"):
+                yield package, f"augmentation.{name}_probability"
 
 
 class Augmentation:

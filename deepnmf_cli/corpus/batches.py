@@ -2,20 +2,23 @@
 that.
 """
 
+import math
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
+from pathlib import Path
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deepnmf_cli.checkpoint import temporary_folder
 from deepnmf_cli.corpus.dataset import ExampleSource
 from deepnmf_cli.errors import DeepnmfError
-from deepnmf_cli.workers import interrupts_held
+from deepnmf_cli.workers import interrupts_held, shared_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,14 +126,19 @@ def _tensor(part: np.ndarray) -> "Tensor":
 def _processes(made: _Batches, numbers: range, count: int) -> Iterator[Callable[[int], Arrays]]:
     """Processes that make the numbers in turn; yields what gives the batch of a number.
 
-    Batches come through pipes, which need no room in /dev/shm: containers have little of it. The processes are spawned
-    and not forked, so that nothing but the pipe holds them and they hold nothing; they end with it, and leave no files.
+    Batches come through shared memory, or where there is little of it, as in containers, through pipes, which cost the
+    receiving process seven times the work. The processes are spawned and not forked, so that nothing but the pipe holds
+    them and they hold nothing; they end with it, and leave no files.
     """
     spawn, connections, processes = multiprocessing.get_context("spawn"), [], []
 
     def receive(number: int) -> Arrays:
+        turn, one = divmod(number - numbers.start, count)
         try:
-            given = connections[(number - numbers.start) % count].recv()
+            given = connections[one].recv()
+            if given is None:
+                given = tuple(slots[one].batch(turn).copy())
+                connections[one].send(None)
         except (EOFError, OSError) as error:
             remedy = "Memory may have run out: use fewer with --workers."
             raise DeepnmfError("workers", "a process that ended unexpectedly", "one that lasts", remedy) from error
@@ -138,30 +146,68 @@ def _processes(made: _Batches, numbers: range, count: int) -> Iterator[Callable[
             raise given
         return given
 
-    try:
-        for i in range(count):
-            ours, theirs = spawn.Pipe(duplex=False)
-            process = spawn.Process(target=_serve, args=(theirs, made, numbers[i::count], count), daemon=True)
-            with interrupts_held():
-                process.start()
-            theirs.close()
-            connections.append(ours)
-            processes.append(process)
-        yield receive
-    finally:
-        for process in processes:
-            process.kill()
-            process.join()
+    with _slots(made, count) as slots:
+        try:
+            for i in range(count):
+                ours, theirs = spawn.Pipe()
+                given = theirs, made, numbers[i::count], count, slots[i]
+                process = spawn.Process(target=_serve, args=given, daemon=True)
+                with interrupts_held():
+                    process.start()
+                theirs.close()
+                connections.append(ours)
+                processes.append(process)
+            yield receive
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
 
 
-def _serve(connection: Connection, made: _Batches, numbers: range, count: int) -> None:
+class _Slots:
+    """Room for AHEAD batches of one process in a file that is mapped into memory: a batch takes the place of the last
+    but one, once that has been taken out.
+    """
+
+    def __init__(self, file: Path, shape: tuple[int, ...]) -> None:
+        """`shape` is that of the batches, (2, size, samples)."""
+        self.file, self.shape = file, shape
+        self._batches = np.memmap(file, np.float32, "r+" if file.exists() else "w+", shape=(AHEAD, *shape))
+
+    def __reduce__(self) -> tuple:
+        """For another process: it maps the file itself."""
+        return _Slots, (self.file, self.shape)
+
+    def batch(self, turn: int) -> np.ndarray:
+        """The place of the process's batch `turn`, from 0."""
+        return self._batches[turn % AHEAD]
+
+
+@contextmanager
+def _slots(made: _Batches, count: int) -> Iterator[list[_Slots | None]]:
+    """For each process its slots, or None where there is no shared memory for them."""
+    shape = (2, made.size, made.source.length)
+    folder = shared_memory(count * AHEAD * 4 * math.prod(shape))
+    if folder is None:
+        yield [None] * count
+        return
+    with temporary_folder(folder) as inside:
+        yield [_Slots(inside / str(i), shape) for i in range(count)]
+
+
+def _serve(connection: Connection, made: _Batches, numbers: range, count: int, slots: _Slots | None) -> None:
     """The life of one process of `count`: sends its batches in turn, or the error of the first that fails."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training loop ends its processes itself
     made.source.cache.capacity_bytes //= count
-    with suppress(OSError):  # nobody listens any more
-        for number in numbers:
+    with suppress(OSError, EOFError):  # nobody listens any more
+        for turn, number in enumerate(numbers):
             try:
-                connection.send(made[number])
+                batch = made[number]
             except DeepnmfError as error:
                 connection.send(error)
                 return
+            if slots is not None:
+                if turn >= AHEAD:
+                    connection.recv()  # the batch that was in this slot has been taken out
+                slots.batch(turn)[:] = batch
+            connection.send(batch if slots is None else None)

@@ -2,7 +2,8 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,12 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
+from deepnmf_cli import extras
 from deepnmf_cli.corpus.mixing import SILENT_RMS, Samples
 from deepnmf_cli.errors import AudioError, CorpusError
 from deepnmf_cli.signal.audio import AudioReader
 from deepnmf_cli.signal.formats import is_seekable
+from deepnmf_cli.workers import available_cpus
 
 CACHE_BYTES = 4 << 30
 """Decoded audio kept in memory, as 16-bit samples: 35 hours at 16 kHz. What is used least recently goes first."""
@@ -43,6 +46,41 @@ class _Long:
     length: int
 
 
+class Unpacked:
+    """Clips that have been decoded into one file of 16-bit samples, which all processes map into their memory."""
+
+    def __init__(self, file: Path, places: dict[Path, tuple[int, int, np.float32]]) -> None:
+        """`places`: clip -> its first sample, its end, and the size of one step."""
+        self.file, self.places = file, places
+        self._samples = np.memmap(file, np.int16, "r")
+
+    def __reduce__(self) -> tuple:
+        """For another process: it maps the file itself."""
+        return Unpacked, (self.file, self.places)
+
+    def clip(self, path: Path) -> tuple[np.ndarray, np.float32] | None:
+        """The clip as 16-bit integers and the size of one step; None for one that is not there."""
+        if path not in self.places:
+            return None
+        first, end, step = self.places[path]
+        return self._samples[first:end], step
+
+
+def unpack(paths: Iterable[Path], rate_hz: int, file: Path, first_channel: bool = False) -> Unpacked:
+    """Decode clips, several at a time, into `file`. Raises CorpusError for one that cannot be read, OSError without
+    room on the disk.
+    """
+    places, end = {}, 0
+    with ThreadPoolExecutor(available_cpus()) as pool, file.open("wb") as out:
+        paths = sorted(set(paths))
+        decoded = pool.map(lambda path: _integers(path, rate_hz, first_channel), paths)
+        for path, (samples, step) in zip(paths, decoded, strict=True):
+            out.write(samples)
+            places[path] = end, end + len(samples), step
+            end += len(samples)
+    return Unpacked(file, places)
+
+
 class ClipCache:
     """Clips of one channel at one sampling rate, kept as 16-bit samples up to a number of bytes.
 
@@ -50,9 +88,18 @@ class ClipCache:
     time anew; it equals the same part of the whole to the rounding of the resampler.
     """
 
-    def __init__(self, rate_hz: int, capacity_bytes: int = CACHE_BYTES, first_channel: bool = False) -> None:
-        """With `first_channel` the others are not listened to; else see `one_channel`."""
+    def __init__(
+        self,
+        rate_hz: int,
+        capacity_bytes: int = CACHE_BYTES,
+        first_channel: bool = False,
+        unpacked: Unpacked | None = None,
+    ) -> None:
+        """With `first_channel` the others are not listened to; else see `one_channel`. Clips that are `unpacked` are
+        taken from there.
+        """
         self.rate_hz, self.capacity_bytes, self.first_channel = rate_hz, capacity_bytes, first_channel
+        self.unpacked = unpacked
         self._held: OrderedDict[Path, tuple[np.ndarray, np.float32]] = OrderedDict()
         self._long: dict[Path, _Long | None] = {}
         self._energies: dict[Path, NDArray[np.float32]] = {}
@@ -61,7 +108,8 @@ class ClipCache:
 
     def __getstate__(self) -> dict:
         """For another process, which fills a cache of its own."""
-        return {"rate_hz": self.rate_hz, "capacity_bytes": self.capacity_bytes, "first_channel": self.first_channel}
+        given = ("rate_hz", "capacity_bytes", "first_channel", "unpacked")
+        return {name: getattr(self, name) for name in given}
 
     def __setstate__(self, state: dict) -> None:
         self.__init__(**state)
@@ -103,6 +151,8 @@ class ClipCache:
         return np.concatenate(found or [np.empty(0)]).astype(np.float32)
 
     def _as_long(self, path: Path) -> _Long | None:
+        if self.unpacked and path in self.unpacked.places:
+            return None
         if path not in self._long:
             with _opened(path) as file:
                 info = file.info
@@ -121,13 +171,13 @@ class ClipCache:
 
     def _clip(self, path: Path, like: Path | None) -> tuple[np.ndarray, np.float32]:
         """The clip as 16-bit integers and the size of one step: 2^-15, or more where the recording exceeds 1."""
+        if self.unpacked and (found := self.unpacked.clip(path)):
+            return found
         with self._lock:
             if path in self._held:
                 self._held.move_to_end(path)
                 return self._held[path]
-        samples = decode(path, self.rate_hz, like, self.first_channel)
-        step = np.float32(max(1.0, float(np.abs(samples).max(initial=0))) / 32767)
-        clip = np.round(samples / step).astype(np.int16), step
+        clip = _integers(path, self.rate_hz, self.first_channel, like)
         with self._lock:
             if path not in self._held:
                 self._held[path] = clip
@@ -160,6 +210,14 @@ class Excerpts(ClipCache):
         return tuple(round(share * total) for share in self.parts.get(path, (0.0, 1.0)))
 
 
+def _integers(
+    path: Path, rate_hz: int, first_channel: bool = False, like: Path | None = None
+) -> tuple[np.ndarray, np.float32]:
+    samples = decode(path, rate_hz, like, first_channel)
+    step = np.float32(max(1.0, float(np.abs(samples).max(initial=0))) / 32767)
+    return np.round(samples / step).astype(np.int16), step
+
+
 def decode(
     path: Path,
     rate_hz: int,
@@ -179,6 +237,7 @@ def decode(
     for samples, own_rate in _read(path, start, frames):
         mono = samples.mean(1) if channel is None else samples[:, min(channel, samples.shape[1] - 1)]
         if own_rate != rate_hz:
+            extras.require("train", f"{path}: {own_rate} Hz", ("soxr",))
             import soxr
 
             resampler = resampler or soxr.ResampleStream(own_rate, rate_hz, 1, dtype="float32")

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from deepnmf_cli.corpus.augment import Augmentation, AugmentationSettings
-from deepnmf_cli.corpus.clips import ClipCache
+from deepnmf_cli.corpus.clips import ClipCache, unpack
 from deepnmf_cli.corpus.effects import change_speed
 from deepnmf_cli.corpus.manifest import Clip
 from deepnmf_cli.corpus.mixing import Samples, in_room, is_silent, scale_to_level, scale_to_snr
@@ -98,6 +98,9 @@ class MixtureDataset:
             groups.setdefault(clip.group, []).append(clip)
         self._speakers = [_Drawing(clips) for _, clips in _some(sorted(groups.items()), settings.material_share)]
         self._noise = _Drawing(_some(noise, settings.material_share))
+        self._paths = [clip.path for clip in (*speech, *noise)]
+        self.bytes = round(2 * rate_hz * sum(clip.seconds for clip in (*speech, *noise)))
+        """Of all clips as 16-bit samples."""
         self._rooms, self._room_cache = list(rooms), ClipCache(rate_hz, ROOM_CACHE_BYTES, first_channel=True)
 
     def __getitem__(self, index: int) -> tuple[Samples, Samples]:
@@ -119,6 +122,10 @@ class MixtureDataset:
         # What is not the target is noise: the mixture stays the sum of both, late reverberation included.
         target, noise = change.channel(target, noise + (wet - target))
         return scale_to_level((target, noise), draw.uniform(*s.level_db))
+
+    def unpack(self, file: Path) -> None:
+        """Decode all clips into `file` at once, for all processes to share: see `clips.unpack`."""
+        self.cache.unpacked = unpack(self._paths, self.rate_hz, file)
 
     def _response(self, path: Path) -> Samples:
         """A room response (m,): of several microphones the first. Raises CorpusError where there is nothing in it."""

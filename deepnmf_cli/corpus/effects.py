@@ -14,10 +14,10 @@ from collections.abc import Callable
 
 import numpy as np
 import soundfile
-import soxr
-from scipy.signal import butter, lfilter, sosfilt
 
 from deepnmf_cli.corpus.mixing import Samples, rms
+
+# scipy, soxr and librosa are imported where they are used: see `augment.packages`.
 
 SOUND_M_S = 343.0
 
@@ -76,11 +76,15 @@ def colour(draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 def filtered(samples: Samples, coefficients: tuple[np.ndarray, np.ndarray]) -> Samples:
     """Samples through a filter as `colour` draws it."""
+    from scipy.signal import lfilter
+
     return lfilter(*coefficients, samples).astype(np.float32)
 
 
 def limit_band(samples: Samples, highest_hz: float, lowest_hz: float, rate_hz: int) -> Samples:
     """Samples without what lies above `highest_hz`, and below `lowest_hz` unless that is 0."""
+    from scipy.signal import butter, sosfilt
+
     if highest_hz < rate_hz / 2:
         samples = sosfilt(butter(BAND_ORDER, highest_hz, "low", fs=rate_hz, output="sos"), samples)
     if lowest_hz:
@@ -102,6 +106,8 @@ def clip(target: Samples, noise: Samples, depth_db: float) -> tuple[Samples, Sam
 def code(samples: Samples, rate_hz: int, codec: str, compression: float) -> Samples:
     """Samples (n,) after lossy coding, aligned with the original. `compression` 0 (best) .. 1 (smallest)."""
     if rate_hz not in (known := CODED_HZ.get(codec, (rate_hz,))):
+        import soxr
+
         coded = code(soxr.resample(samples, rate_hz, known[-1]), known[-1], codec, compression)
         return _fitted(soxr.resample(coded, known[-1], rate_hz), len(samples))
     peak = float(np.abs(samples).max(initial=0))
@@ -166,6 +172,8 @@ def rumble(length: int, draw: np.random.Generator, rate_hz: int) -> Samples:
     """Return what wind, steps and knocks leave below 20 to 80 Hz (length,), RMS 1: thuds that are felt more than
     heard.
     """
+    from scipy.signal import butter, sosfilt
+
     noise = draw.standard_normal(length + rate_hz)  # the filter settles in the first second
     noise = sosfilt(butter(2, [5.0, draw.uniform(20.0, 80.0)], "band", fs=rate_hz, output="sos"), noise)[rate_hz:]
     # Its strength wanders by a log-normal factor, over times between 50 ms and a second.
@@ -221,6 +229,8 @@ def small_room(draw: np.random.Generator, rate_hz: int) -> Samples:
     source in a box do on average, each with the loss of its way, 1 / (c t), and of the walls, 60 dB per reverberation
     time. High frequencies are lost sooner. What comes after the first reflections is noise of the same power.
     """
+    from scipy.signal import lfilter
+
     volume, distance = np.exp(draw.uniform(np.log(15), np.log(250))), draw.uniform(0.3, 3.0)
     decay_s = draw.uniform(0.12, 0.25) * (volume / 15) ** draw.uniform(0.1, 0.5)
     first_s = distance / SOUND_M_S

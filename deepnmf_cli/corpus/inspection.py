@@ -38,7 +38,7 @@ def listing(what: str, clips: Sequence[Clip], group: str) -> str:
     """Files, groups and hours, such as "speech: 120 files, 8 speakers, 2.1 hours"."""
     kinds = len({clip.group for clip in clips})
     alone = ", each taken for one of its own" if kinds == len(clips) > 1 else ""
-    length = _duration(sum(clip.seconds for clip in clips))
+    length = duration(sum(clip.seconds for clip in clips))
     return f"{what}: {_many(len(clips), 'file')}, {_many(kinds, group)}{alone}, {length}"
 
 
@@ -168,5 +168,6 @@ def _many(count: int, what: str) -> str:
     return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a length in words, such as "2.1 hours"."""
     return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"

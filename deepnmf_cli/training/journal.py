@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepnmf_cli import checkpoint
+from deepnmf_cli import checkpoint, extras
 from deepnmf_cli.corpus.dataset import ExampleSource
 from deepnmf_cli.corpus.mixing import Samples
 from deepnmf_cli.errors import ModelError, UsageError
@@ -34,7 +34,11 @@ CHANGEABLE = {"training.steps", "training.score_every", "training.patience"}
 _RECIPE = "recipe of the run"
 """Key of the recipe in a resume file; under the key of a model file it would be taken for one."""
 
-COLUMNS = ("step", "hours", "loss", "dev_score", "dev_si_sdr", "dev_pesq", "learning_rate", "seconds")
+COLUMNS = (
+    "step", "hours", "loss", "dev_score", "dev_si_sdr", "dev_pesq", "dev_pesq_estimated", "learning_rate", "seconds"
+)  # fmt: skip
+OPTIONAL = ("loss", "dev_pesq", "dev_pesq_estimated")
+"""Columns that may have no number."""
 
 
 class Journal:
@@ -138,13 +142,16 @@ class Journal:
             yield
 
     def write_history(self) -> None:
-        """Write the rows to history.csv, and draw loss and dev score over hours of audio into curves.png."""
+        """Write the rows to history.csv, and draw loss and dev score over hours of audio into curves.png, where
+        matplotlib is installed.
+        """
         with checkpoint.atomic_path(self.folder / "history.csv") as partial, open(partial, "w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(self.rows)
-        with checkpoint.atomic_path(self.folder / "curves.png") as partial:
-            self._draw().savefig(partial, dpi=120)
+        if extras.has("matplotlib"):
+            with checkpoint.atomic_path(self.folder / "curves.png") as partial:
+                self._draw().savefig(partial, dpi=120)
 
     def _draw(self) -> "Figure":
         from matplotlib.figure import Figure
@@ -179,10 +186,12 @@ class Journal:
         AttributeError when a file without a checksum holds something else.
         """
         tensors, meta = self._load()
-        self.rows, progress = meta["history"], meta["progress"]
+        # Histories of earlier versions have no estimates.
+        self.rows = [{"dev_pesq_estimated": None, **row} for row in meta["history"]]
+        progress = meta["progress"]
         for row in self.rows:
             require(row.keys() == set(COLUMNS), "another history")
-            _require_numbers(v for k, v in row.items() if k not in ("loss", "dev_pesq") or v is not None)
+            _require_numbers(v for k, v in row.items() if k not in OPTIONAL or v is not None)
         for count in (progress["step"], progress["since_best"], *(row["step"] for row in self.rows)):
             require(type(count) is int and count >= 0, f"{count} steps")
         _require_numbers([progress["best"], progress["seconds"], *progress["losses"]])

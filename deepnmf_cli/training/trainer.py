@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from deepnmf_cli import extras
 from deepnmf_cli.corpus.batches import batches
 from deepnmf_cli.corpus.dataset import ExampleSource
 from deepnmf_cli.errors import DeepnmfError
@@ -88,6 +89,27 @@ class TrainingSettings:
 RESUME_EVERY_S = 120
 """Seconds between resume points: what a crash costs at most."""
 
+TIMED_RESUME_EVERY_S = 60
+"""The same for runs with a time limit, whose machine may be taken away."""
+
+
+class TimeLimit:
+    """The moment at which a run is to be over, its last dev score included."""
+
+    MARGIN = 1.3
+    """A score is given so many times the time of the last one."""
+    SHARE = 0.1
+    """Of the time, kept for a score as long as none has been measured."""
+
+    def __init__(self, seconds: float, began: float | None = None) -> None:
+        """`began` is a time of `time.monotonic`; None is now."""
+        self.seconds, self._end = seconds, (time.monotonic() if began is None else began) + seconds
+
+    def reached(self, scoring_s: float | None) -> bool:
+        """Return whether it is time for the last dev score, when the last one has taken `scoring_s`."""
+        kept = self.SHARE * self.seconds if scoring_s is None else self.MARGIN * scoring_s
+        return time.monotonic() + kept >= self._end
+
 
 class Trainer:
     """Trains one network on one source of mixtures; everything it needs to continue is in the journal."""
@@ -131,6 +153,7 @@ class Trainer:
         self.average = [p.detach().clone() for p in self.trained]
         self.step, self.best, self.seconds, self.since_best = 0, -math.inf, 0.0, 0
         self.losses: list[float] = []
+        self._scoring_s: float | None = None
         self.began: dict[str, float] = {}
         """Dev scores of what the run began with, by name, to compare its best with."""
 
@@ -141,8 +164,11 @@ class Trainer:
         workers: int = 1,
         progress: Callable[[dict], None] = lambda row: None,
         stop: Callable[[], bool] = lambda: False,
+        limit: TimeLimit | None = None,
     ) -> bool:
-        """Run until the last step; returns False when `stop` ended it before, True when it is complete.
+        """Run until the last step; returns False when `stop` or the limit ended it before, True when it is complete.
+
+        A time limit ends the run early enough for a last dev score, but not before one step has been made.
 
         The journal gets a resume point at the beginning, at every dev score, every `RESUME_EVERY_S` seconds and when
         stopped, always between two steps, so that a resumed run repeats the uninterrupted one. `stop` is asked after
@@ -153,7 +179,7 @@ class Trainer:
             if stop():
                 raise _Stopped
 
-        self._clock = time.monotonic() - self.seconds
+        self._clock, self._limit = time.monotonic() - self.seconds, limit
         self.hours_per_step = self.settings.batch * source.length / self.front_end.rate_hz / 3600
         if self.step == 0 and not self.journal.rows:
             self._save()
@@ -167,7 +193,12 @@ class Trainer:
             if self._unscored():
                 self._score(dev, pause)
             if not self._ended():
-                self._steps(source, dev, workers, progress, pause)
+                try:
+                    self._steps(source, dev, workers, progress, pause)
+                except _TimeIsUp:
+                    if not self.journal.rows or self.step > self.journal.rows[-1]["step"]:
+                        self._score(dev, pause)
+                    raise _Stopped from None
         except _Stopped:
             self._leave()
             return self._ended()
@@ -177,8 +208,13 @@ class Trainer:
     def _steps(
         self, source: ExampleSource, dev: Sequence[Pair], workers: int, progress: Callable, pause: Callable
     ) -> None:
-        saved = time.monotonic()
-        with closing(self._batches(source, workers, pause)) as stream:
+        def in_time() -> None:
+            pause()
+            if self._limit and self.step > first and self._limit.reached(self._scoring_s):
+                raise _TimeIsUp
+
+        saved, first = time.monotonic(), self.step
+        with closing(self._batches(source, workers, in_time)) as stream:
             for batch in stream:
                 loss = self.update(batch)
                 if not math.isfinite(loss):
@@ -197,10 +233,10 @@ class Trainer:
                 progress({"step": self.step, "loss": loss, "best": best, "row": self.journal.rows[-1] if due else None})
                 if self._ended():
                     return
-                pause()
+                in_time()
                 if due:
                     saved = time.monotonic()
-                elif time.monotonic() - saved > RESUME_EVERY_S:
+                elif time.monotonic() - saved > (RESUME_EVERY_S if self._limit is None else TIMED_RESUME_EVERY_S):
                     self._save()
                     saved = time.monotonic()
 
@@ -231,6 +267,11 @@ class Trainer:
             self.began = progress.get("began", {})
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise self.journal.damaged(error) from error
+
+    def scored_otherwise(self) -> bool:
+        """Return whether the scores of a resumed run have PESQ where now it is estimated, or the other way round."""
+        rows = self.journal.rows
+        return bool(rows) and self.settings.score == SCORES[1] and (rows[-1]["dev_pesq"] is None) == extras.has("pesq")
 
     def _batches(self, source: ExampleSource, workers: int, pause: Callable[[], None]) -> Iterator[Batch | FrameBatch]:
         """Return what the remaining steps learn from."""
@@ -276,8 +317,11 @@ class Trainer:
 
     def _dev_score(self, dev: Sequence[Pair], pause: Callable[[], None]) -> DevScore:
         """Of the averaged weights."""
+        began = time.monotonic()
         with self._averaged():
-            return dev_score(self.network, self.front_end, _Paused(dev, pause), self.device, self.settings.score)
+            score = dev_score(self.network, self.front_end, _Paused(dev, pause), self.device, self.settings.score)
+        self._scoring_s = time.monotonic() - began
+        return score
 
     def _score(self, dev: Sequence[Pair], pause: Callable[[], None]) -> None:
         """Score the averaged weights on the dev pairs, keep them if they are the best so far, write the history."""
@@ -295,6 +339,7 @@ class Trainer:
                 "dev_score": score.value,
                 "dev_si_sdr": score.si_sdr,
                 "dev_pesq": score.pesq,
+                "dev_pesq_estimated": score.pesq_estimated,
                 "learning_rate": self._learning_rate(),
                 "seconds": round(self.seconds, 1),
             }
@@ -310,7 +355,7 @@ class Trainer:
         last = self.journal.rows[-1]
         if last["step"] == self.step and self.since_best == 0:
             with self._averaged():
-                score = DevScore(last["dev_si_sdr"], last["dev_pesq"])
+                score = DevScore(last["dev_si_sdr"], last["dev_pesq"], last["dev_pesq_estimated"])
                 self.describe(self.journal.best_path, self.network, self.step, score).write()
         self.journal.write_history()
 
@@ -341,6 +386,10 @@ class Trainer:
         progress |= {"since_best": self.since_best, "losses": self.losses, "began": self.began}
         average = {str(i): tensor for i, tensor in enumerate(self.average)}
         self.journal.save_resume(self.network.state_dict(), average, self.optimiser.state(), progress)
+
+
+class _TimeIsUp(Exception):
+    """Ends a wait, or a run between two steps: the time limit has come."""
 
 
 class _Stopped(Exception):

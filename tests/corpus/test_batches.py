@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deepnmf_cli.corpus import batches as batches_module
 from deepnmf_cli.corpus.batches import batches
 from deepnmf_cli.corpus.dataset import ClipCache
 from deepnmf_cli.errors import DeepnmfError
@@ -48,6 +49,14 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class Enough(Exception):
     """Ends a wait."""
+
+
+def test_batches_are_the_same_through_shared_memory_and_through_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+    for folder in (batches_module.shared_memory, lambda size: None):
+        monkeypatch.setattr(batches_module, "shared_memory", folder)
+        given.append([[part[:, 0].tolist() for part in batch] for batch in batches(Counting(), 3, 1, 12, 2)])
+    assert given[0] == given[1] and given[0][10] == [[33, 34, 35], [-33, -34, -35]]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -167,16 +167,19 @@ def test_runs_are_chosen_by_the_combined_score(tiny_corpus: Path, tmp_path: Path
     where = Recordings(speech=tiny_corpus / "speech", noise=tiny_corpus / "noise", dev=tiny_corpus / "dev")
     assert train(recipe, where, tmp_path / "run")
     with open(tmp_path / "run/history.csv", newline="") as file:
-        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        rows = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
     assert [row["step"] for row in rows] == [2, 4, 6]  # two scores without a new best end the run
     assert [row["dev_pesq"] for row in rows] == [1.5, 1.0, 1.0]
     assert all(row["dev_score"] == pytest.approx(row["dev_si_sdr"] + 10 * row["dev_pesq"]) for row in rows)
 
 
-def test_without_the_package_pesq_the_score_is_si_sdr_alone_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_pesq_is_estimated_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dev.extras, "has", lambda package: package != "pesq")
     take_for_pesq(monkeypatch, lambda *arguments: pytest.fail("PESQ was computed"))
     (note,) = check_dev(pairs(2), 8000, "si-sdr+pesq")
-    assert "SI-SDR alone" in note and "deepnmf[evaluate]" in note
-    assert dev_score(network(), FrontEnd(rate_hz=8000), pairs(2), score="si-sdr+pesq").pesq is None
+    assert "PESQ is estimated" in note and "deepnmf[evaluate]" in note
+    score = dev_score(network(), FrontEnd(rate_hz=8000), pairs(2), score="si-sdr+pesq")
+    assert score.pesq is None and 1 <= score.pesq_estimated <= 4.65
+    assert score.value == pytest.approx(score.si_sdr + 10 * score.pesq_estimated)
+    assert dev_score(network(), FrontEnd(rate_hz=8000), pairs(2)).pesq_estimated is None
     assert not check_dev(pairs(2), 8000, "si-sdr")

@@ -1,0 +1,93 @@
+"""`deepnmf pack`."""
+
+import re
+import sys
+from pathlib import Path
+
+import click
+
+from deepnmf_cli.commands import console
+from deepnmf_cli.errors import EXIT_DONE
+
+FOLDER = click.Path(path_type=Path)
+
+UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+
+
+class Size(click.ParamType):
+    """A number of bytes, such as 40MB."""
+
+    name = "SIZE"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMG]i?|)B?", value)
+        if match is None or (size := int(float(match[1]) * UNITS[match[2]])) < 1:
+            self.fail(f"{value!r} is no size. Write for example 40MB, 38MiB or 500kB.", param, ctx)
+        return size
+
+
+class Part(click.ParamType):
+    """One of several parts, such as 2/3."""
+
+    name = "I/N"
+
+    def convert(self, value: str | tuple, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", value)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            self.fail(f"{value!r} is no part. Write for example 1/2 for the first of two.", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+@click.command()
+@click.argument("corpora", metavar="CORPUS...", nargs=-1, required=True, type=FOLDER)
+@click.option("-o", "--output", type=FOLDER, required=True, help="Folder to write, new or empty.")
+@click.option("--max-size", type=Size(), default="40MB", show_default=True, help="Most bytes of all its files.")
+@click.option(
+    "--dev", type=FOLDER, help="Folder with clean/ and noisy/, of which as many pairs as fit are taken along."
+)
+@click.option(
+    "--part", type=Part(), default="1/1", show_default=True,
+    help="Take every N-th recording only, from the I-th on: N packs that share none.",
+)  # fmt: skip
+@click.option("--rate", "rate_hz", type=int, default=16000, show_default=True, help="Sampling rate of the pieces.")
+def command(
+    corpora: tuple[Path, ...], output: Path, max_size: int, dev: Path | None, part: tuple[int, int], rate_hz: int
+) -> int:
+    """Pack a corpus, or as much of it as fits into a number of bytes, to train on it elsewhere.
+
+    CORPUS is a folder with speech/, noise/, and perhaps rooms/ or rir/, or a manifest (CSV). Speakers take turns, and
+    so do kinds of noise, so that a small pack still has many of them. Pieces of at most 15 s are coded in Opus, of
+    noise in Vorbis, at 22 to 31 kbit/s; room responses and dev pairs stay lossless. `deepnmf train --pack` reads it,
+    wherever it lies.
+
+    Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+
+    \b
+    Examples:
+      deepnmf pack . -o small/ --max-size 1MB
+      deepnmf pack . -o scored/ --max-size 4MB --dev pairs/
+    """
+    from tqdm import tqdm
+
+    from deepnmf_cli.corpus import inspection
+    from deepnmf_cli.corpus.pack import pack
+
+    def say(sentence: str, warning: bool) -> None:
+        console.say(f"Warning: {sentence}" if warning else sentence)
+
+    shown = sys.stderr.isatty()
+    with tqdm(total=max_size, unit="B", unit_scale=True, file=sys.stderr, disable=not shown, leave=False) as bar:
+        packed = pack(corpora, output, max_size, rate_hz, dev, part, say, lambda size: bar.update(size - bar.n))
+    for role, group in (("speech", "speaker"), ("noise", "kind")):
+        pieces = packed.pieces[role]
+        groups = console.count(len({piece.clip.group for piece in pieces}), group)
+        length = inspection.duration(sum(piece.seconds for piece in pieces))
+        console.say(f"{role}: {console.count(len(pieces), 'piece')}, {groups}, {length}")
+    rooms, pairs = console.count(len(packed.pieces["rir"]), "response"), console.count(packed.pairs, "pair")
+    console.say(f"rooms: {rooms}; dev: {pairs}")
+    console.announce(f"Pack: {output} ({packed.bytes / 1e6:.1f} MB)")
+    return EXIT_DONE
