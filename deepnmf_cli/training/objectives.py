@@ -165,10 +165,10 @@ def compressed_error(estimate: Tensor, target: Tensor, power: float) -> Tensor:
 
 
 def residue_db(estimate: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
-    """Power in pauses, in dB of the mixture's: mean over all frames of [pause] 10 log10(P_estimate / P_mixture + floor).
+    """Power in pauses in dB of the mixture's: mean over all frames of [pause] 10 log10(P_estimate / P_mixture + floor).
 
-    Magnitudes (B, F, T) of the estimate, the clean speech and the mixture. Source: own; margins and floor from trials
-    on dev (docs/research/flagship/quiet.md).
+    Magnitudes (B, F, T) of the estimate, the clean speech and the mixture. Source: own, see
+    docs/research/flagship/quiet.md.
     """
     left, clean, noisy = (magnitude.square().sum(-2) + TINY for magnitude in (estimate, target, mixture))
     decibels = 10 * torch.log10(left / noisy + PAUSE_FLOOR)
