@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool1d
 
 from deepnmf_cli.inference.divergence import divergence
 from deepnmf_cli.networks.base import NOISE, SPEECH
@@ -22,8 +23,19 @@ COMPRESSION_FLOOR = 1e-4
 """Added to magnitudes before a power below one, whose slope at zero is infinite: 80 dB below the mixture."""
 
 
+PAUSE_BELOW_MEAN_DB = 45.0
+PAUSE_BELOW_MIXTURE_DB = 15.0
+"""A frame holds no speech if the clean one lies this far below the mean of all frames, and below the mixture's."""
+
+PAUSE_MARGIN = 3
+"""Frames on either side of speech that do not count as pauses: quiet ends of words and the tails of windows."""
+
+PAUSE_FLOOR = 3e-4
+"""Share of the mixture's power below which nothing more is asked for, -35 dB: residues below are masked in hearing, and
+deeper attenuation cost quiet ends of words."""
+
 WAVEFORM_TERMS = ("snr", "si_sdr", "pesq", "estoi")
-TERMS = ("magnitude", "compressed_half", "compressed_third", *WAVEFORM_TERMS)
+TERMS = ("magnitude", "compressed_half", "compressed_third", "pauses", *WAVEFORM_TERMS)
 """Names of the weights that each switch on a term."""
 
 
@@ -43,6 +55,8 @@ class ObjectiveSettings:
     """Squared error of magnitudes to the power 0.5."""
     compressed_third: float = 0.5
     """Squared error of magnitudes to the power 0.3, which weighs quiet bins more."""
+    pauses: float = 0.0
+    """Weight per dB of the power that is left in frames without speech, see `residue_db`."""
     snr: float = 0.02
     """Weight per dB of the signal-to-noise ratio of the synthesised waveform."""
     si_sdr: float = 0.0
@@ -92,6 +106,8 @@ def objective(
     for weight, power in ((settings.compressed_half, 0.5), (settings.compressed_third, 0.3)):
         if weight:
             loss = loss + weight * compressed_error(estimates[:, SPEECH], truth[:, SPEECH], power)
+    if settings.pauses:
+        loss = loss + settings.pauses * residue_db(estimates[:, SPEECH], truth[:, SPEECH], magnitude)
     if settings.needs_waveforms:
         target = waveforms[:, SPEECH] * gain[:, 0]
         pair = front_end.pair(front_end.rate_hz)
@@ -146,6 +162,25 @@ def relative_error(estimate: Tensor, target: Tensor) -> Tensor:
 def compressed_error(estimate: Tensor, target: Tensor, power: float) -> Tensor:
     """`relative_error` of magnitudes raised to `power`; the floor keeps the slope at zero finite."""
     return relative_error((estimate + COMPRESSION_FLOOR).pow(power), (target + COMPRESSION_FLOOR).pow(power))
+
+
+def residue_db(estimate: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
+    """Power in pauses in dB of the mixture's: mean over all frames of [pause] 10 log10(P_estimate / P_mixture + floor).
+
+    Magnitudes (B, F, T) of the estimate, the clean speech and the mixture. Source: own, see
+    docs/research/flagship/quiet.md.
+    """
+    left, clean, noisy = (magnitude.square().sum(-2) + TINY for magnitude in (estimate, target, mixture))
+    decibels = 10 * torch.log10(left / noisy + PAUSE_FLOOR)
+    return (decibels * pauses(clean, noisy)).mean()
+
+
+def pauses(clean: Tensor, noisy: Tensor) -> Tensor:
+    """Which frames hold no speech, (B, T) of 0 and 1, by the power (B, T) of clean speech and of the mixture."""
+    below_mean = clean < 10 ** (-PAUSE_BELOW_MEAN_DB / 10) * clean.mean(-1, keepdim=True)
+    speech = ~(below_mean & (clean < 10 ** (-PAUSE_BELOW_MIXTURE_DB / 10) * noisy))
+    near = max_pool1d(speech.to(clean.dtype)[:, None], 2 * PAUSE_MARGIN + 1, 1, PAUSE_MARGIN)[:, 0]
+    return 1 - near
 
 
 def snr_db(estimate: Tensor, target: Tensor) -> Tensor:

@@ -11,7 +11,9 @@ from deepnmf_cli.training.objectives import (
     ObjectiveSettings,
     compressed_error,
     objective,
+    pauses,
     phase_sensitive,
+    residue_db,
     si_sdr_db,
     snr_db,
 )
@@ -121,3 +123,35 @@ def test_compression_weighs_quiet_bins_more() -> None:
     target = torch.tensor([1.0, 0.01]).reshape(1, 1, 2)
     quiet_wrong = target * torch.tensor([1.0, 0.5])
     assert compressed_error(quiet_wrong, target, 0.3) > 50 * compressed_error(quiet_wrong, target, 1.0)
+
+
+def test_pauses_keep_clear_of_speech_and_of_what_noise_does_not_cover() -> None:
+    clean, noisy = torch.zeros(1, 40), torch.ones(1, 40)
+    clean[0, :10] = 1.0
+    clean[0, 20] = 10 ** (-4.4) / 4  # 44 dB below the mean of the frames, which is a quarter
+    clean[0, 30], noisy[0, 30] = 1e-6, 1e-5  # quiet, but only 10 dB below the mixture
+    marked = pauses(clean, noisy)[0]
+    assert marked.nonzero().flatten().tolist() == [13, 14, 15, 16, 24, 25, 26, 34, 35, 36, 37, 38, 39]
+
+
+def test_the_term_on_pauses_counts_decibels_of_what_is_left_there() -> None:
+    clean, mixture = torch.zeros(2, 5, 40), torch.ones(2, 5, 40)
+    clean[:, :, :17] = 1.0
+    share = 20 / 40
+    for gain in (1.0, 0.1):
+        expected = 10 * math.log10(gain**2 + 3e-4) * share
+        assert float(residue_db(gain * mixture, clean, mixture)) == pytest.approx(expected, abs=1e-3)
+    anywhere = residue_db(torch.cat([0.3 * mixture[..., :20], 0.1 * mixture[..., 20:]], -1), clean, mixture)
+    assert float(anywhere) == pytest.approx(float(residue_db(0.1 * mixture, clean, mixture)), abs=1e-5)
+
+
+def test_the_objective_takes_the_term_on_pauses_by_its_weight() -> None:
+    waveforms, spectra = scene()
+    spectra = spectra.clone()
+    spectra[:, 0, :, 20:] = 0
+    kept, removed = (masks_for(spectra, gain) for gain in (1.0, 0.01))
+    settings = ObjectiveSettings(**ONLY | {"pauses": 0.5})
+    losses = [float(objective(settings, masks, spectra, waveforms, FRONT_END)) for masks in (kept, removed)]
+    share = (spectra.shape[-1] - 23) / spectra.shape[-1]
+    depth = -10 * math.log10(1e-4 + 3e-4)
+    assert losses[0] - losses[1] == pytest.approx(0.5 * share * depth, rel=1e-3)
