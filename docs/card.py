@@ -46,8 +46,8 @@ def rivals() -> None:
     sys.path.insert(0, str(ROOT / "docs/research"))
     from intervals import again, read
 
-    report = again(read(ROOT / "docs/reports/rivals/test/origin.json"))
-    ahead = {row["to"]: row["summary"] for row in report["differences"] if row["of"] == "base"}
+    report = again(read(ROOT / "docs/reports/rivals/test/origin.json"), ["base"])
+    ahead = {row["to"]: row["summary"] for row in report["differences"]}
     text = (ROOT / "README.md").read_text()
     for system in report["systems"]:
         if system["kind"] != "estimate":

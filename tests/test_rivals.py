@@ -108,7 +108,7 @@ def made_report() -> dict:
         return System(name, kind, f"from/{name}", scores, model)
 
     systems = [system("noisy", "noisy", 0), system("ours", "model", 5)]
-    systems += [system(name, "estimate", mean) for name, mean in (("one", 3), ("two", 4))]
+    systems = [system("one", "estimate", 3), *systems, system("two", "estimate", 4)]
     return make_report(systems, known_mixtures(names), "cd", "deepnmf evaluate ...", ["a remark"])
 
 
@@ -155,7 +155,11 @@ def rows_of(page: str, cells: int) -> dict[str, list[str]]:
     """First cell, as the name of a system -> the others, of the tables of a page with so many columns."""
     found = {}
     for line in (ROOT / page).read_text("utf-8").splitlines():
-        parts = [part.strip() for part in line.strip("|").split("|")] if line.startswith("| ") else []
+        parts = (
+            [part.strip() for part in line.strip("|").split("|")]
+            if line.startswith("| ") and "[dB]" not in line
+            else []
+        )
         if len(parts) == cells:
             name = re.split(r"[,(]", parts[0].replace("*", ""))[0].strip().replace(" ", "-")
             found[{"noisy-input": "noisy", "deep-NMF": "deep-nmf"}.get(name, name)] = parts[1:]

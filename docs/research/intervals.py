@@ -5,9 +5,10 @@
     python docs/research/intervals.py FOLDER/origin.json --of NAME ...
 
 For reports that were written before intervals took account of speakers and noises, and for those of many systems: with
---of, only the differences of these systems to others are kept. report.json is rewritten, and report.md and the figures
-beside it where they are there. --compact writes what a repository should hold of a comparison: files.csv with rounded
-scores, origin.json with all that is neither a score nor computed from scores, and the page and figures made of the two.
+--of, these systems come first, and only their differences to others are kept. report.json is rewritten, and report.md
+and the figures beside it where they are there. --compact writes what a repository should hold of a comparison:
+files.csv with rounded scores, origin.json with all that is neither a score nor computed from scores, and the page and
+figures made of the two.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from deepnmf_cli.checkpoint import atomic_path
 from deepnmf_cli.scoring.metrics import DNSMOS, METRICS
 from deepnmf_cli.scoring.mixtures import Mixture, known_mixtures
 from deepnmf_cli.scoring.report import FILES_CSV, REPORT_JSON, REPORT_MD, System, make_report, write_report
-from deepnmf_cli.scoring.scorer import Scores
+from deepnmf_cli.scoring.scorer import NOISY, Scores
 
 ORIGIN_JSON = "origin.json"
 COMPUTED = ("summary", "gain", "by_snr", "by_group", "files")
@@ -69,8 +70,9 @@ def system(described: dict, rate_hz: int) -> System:
 
 
 def again(report: dict, of: Collection[str] = ()) -> dict:
-    """The report with new intervals, and only the differences of some systems if named; where it comes from stays."""
+    """The report with new intervals, and the differences of some systems only, if named; where it comes from stays."""
     systems = [system(described, report["reference"]["rates_hz"][0]) for described in report["systems"]]
+    systems.sort(key=lambda one: (one.kind != NOISY, one.name not in of))
     rows = report["systems"][0]["files"]
     mixtures = {row["name"]: Mixture(row["snr_db"], row["speaker"], row["noise"]) for row in rows if row.get("speaker")}
     mixtures = mixtures or known_mixtures([row["name"] for row in rows])
