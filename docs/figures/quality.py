@@ -25,12 +25,14 @@ def main() -> None:
             axes.plot([p["parameters"] for p in points], [p[metric] for p in points], "o", color=colour, label=label)
             for point in points:
                 place = (point["parameters"], point[metric])
-                axes.annotate(point["name"], place, (5, 4), textcoords="offset points", fontsize=8)
+                crowded = point["name"] == "FastEnhancer-B"  # RNNoise is beside it
+                place_of_name = {"xytext": (-6, -3), "ha": "right"} if crowded else {"xytext": (5, 4)}
+                axes.annotate(point["name"], place, textcoords="offset points", fontsize=8, **place_of_name)
         axes.axhline(noisy[metric], color="gray", lw=0.8, ls=":", label="noisy input")
         axes.set(xscale="log", xlabel="parameters", ylabel=f"{metric} on test" + " [dB]" * (metric == "SDR"))
         axes.set_xlim(1e4, 1e7)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc="lower left")
     figure.savefig(ROOT / "docs/figures/quality.png", dpi=110)
 
 

@@ -21,7 +21,17 @@ from pathlib import Path
 from deepnmf_cli.checkpoint import atomic_path
 from deepnmf_cli.scoring.metrics import DNSMOS, METRICS
 from deepnmf_cli.scoring.mixtures import Mixture, known_mixtures
-from deepnmf_cli.scoring.report import FILES_CSV, REPORT_JSON, REPORT_MD, System, make_report, write_report
+from deepnmf_cli.scoring.report import (
+    FILES_CSV,
+    GAIN,
+    REPORT_JSON,
+    REPORT_MD,
+    SCORES,
+    System,
+    make_report,
+    markdown,
+    write_report,
+)
 from deepnmf_cli.scoring.scorer import NOISY, Scores
 
 ORIGIN_JSON = "origin.json"
@@ -96,9 +106,12 @@ def compact(report: dict, of: Collection[str], folder: Path) -> None:
 
 
 def _write_pages(report: dict, folder: Path) -> None:
-    """All that `evaluate --report` writes but report.json."""
+    """What `evaluate --report` writes but report.json, and the gain by SNR, whose lines are too many to tell apart."""
     write_report(report, folder)
     (folder / REPORT_JSON).unlink()
+    (folder / GAIN).unlink(missing_ok=True)
+    with atomic_path(folder / REPORT_MD) as partial:
+        partial.write_text(markdown(report, [SCORES]), "utf-8")
 
 
 def _write_json(content: dict, path: Path) -> None:
