@@ -1,7 +1,8 @@
-"""Figures of a shipped model's card, and of its row in README.md, from its report: python docs/card.py MODEL ...
+"""Figures of a shipped model's card, and of README.md, from their reports: python docs/card.py MODEL ... [rivals]
 
 Rewrites what stands in models/MODEL/README.md in the rows of scores and in the line of checksums, and the last five
-cells of the model's row in README.md, from models/MODEL/report.json; all else stays.
+cells of the model's row in README.md, from models/MODEL/report.json; with `rivals` the last five cells of the rows of
+other programs in README.md, and what base is ahead of them by, from docs/reports/rivals/test. All else stays.
 """
 
 import json
@@ -41,6 +42,23 @@ def main(model: str) -> None:
     write(page, replaced(page.read_text(), rf"^(\| (?:\*\*)?{label}\b.*\|)(?:[^|\n]*\|){{5}}$", rf"\g<1>{last}"))
 
 
+def rivals() -> None:
+    sys.path.insert(0, str(ROOT / "docs/research"))
+    from intervals import again, read
+
+    report = again(read(ROOT / "docs/reports/rivals/test/origin.json"), ["base"])
+    ahead = {row["to"]: row["summary"] for row in report["differences"]}
+    text = (ROOT / "README.md").read_text()
+    for system in report["systems"]:
+        if system["kind"] != "estimate":
+            continue
+        name = re.escape(system["name"].replace("-0.", " 0.").replace("-NS", " NS"))
+        for before, cells in ((4, with_intervals(system["summary"])), (1, with_intervals(ahead[system["name"]], "+"))):
+            row = rf"^(\| {name}(?=[ ,])(?:[^|\n]*\|){{{before}}})(?:[^|\n]*\|){{5}}$"
+            text = re.sub(row, rf"\g<1>{''.join(f' {cell} |' for cell in cells)}", text, flags=re.MULTILINE)
+    write(ROOT / "README.md", text)
+
+
 def with_intervals(summary: dict, sign: str = "") -> list[str]:
     """Mean of each score, and the ends of its confidence interval."""
     cells = []
@@ -69,5 +87,5 @@ def write(page: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    for model in sys.argv[1:]:
-        main(model)
+    for name in sys.argv[1:]:
+        rivals() if name == "rivals" else main(name)

@@ -1,18 +1,20 @@
 """Quality over size, ours beside published programs: python docs/figures/quality.py
 
-Draws docs/figures/quality.png from models/*/report.json and from the table of README.md, whose figures of other
-programs were measured on the same files.
+Draws docs/figures/quality.png from models/*/report.json, and from docs/reports/rivals/test/files.csv, where other
+programs enhanced the same files, with their sizes of docs/research/rivals/rivals.toml.
 """
 
+import csv
 import json
-import re
+import statistics
+import tomllib
+from collections import defaultdict
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parent.parent.parent
 METRICS = ("SDR", "PESQ")
-UNITS = {"k": 1e3, "M": 1e6}
 
 
 def main() -> None:
@@ -23,12 +25,14 @@ def main() -> None:
             axes.plot([p["parameters"] for p in points], [p[metric] for p in points], "o", color=colour, label=label)
             for point in points:
                 place = (point["parameters"], point[metric])
-                axes.annotate(point["name"], place, (5, 4), textcoords="offset points", fontsize=8)
+                crowded = point["name"] == "FastEnhancer-B"  # RNNoise is beside it
+                place_of_name = {"xytext": (-6, -3), "ha": "right"} if crowded else {"xytext": (5, 4)}
+                axes.annotate(point["name"], place, textcoords="offset points", fontsize=8, **place_of_name)
         axes.axhline(noisy[metric], color="gray", lw=0.8, ls=":", label="noisy input")
         axes.set(xscale="log", xlabel="parameters", ylabel=f"{metric} on test" + " [dB]" * (metric == "SDR"))
         axes.set_xlim(1e4, 1e7)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+        axes.legend(fontsize="small", loc="lower left")
     figure.savefig(ROOT / "docs/figures/quality.png", dpi=110)
 
 
@@ -51,13 +55,17 @@ def noisy_input() -> dict[str, float]:
 
 
 def other_programs() -> list[dict]:
-    """The same of the programs in README.md whose size is known."""
-    row = re.compile(
-        r"^\| ([\w-]+)[^|]* \| ([\d.]+) ([kM]) \| [^|]+ \| [^|]+ \| ([\d.]+) \| [^|]+ \| ([\d.]+) \|", re.MULTILINE
-    )
+    """The same of the programs whose size is known."""
+    scores: dict[str, list[dict]] = defaultdict(list)
+    with (ROOT / "docs/reports/rivals/test/files.csv").open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            scores[row["system"]].append(row)
+    sizes = tomllib.loads((ROOT / "docs/research/rivals/rivals.toml").read_text("utf-8"))
     return [
-        {"name": name, "parameters": float(size) * UNITS[unit], "SDR": float(sdr), "PESQ": float(pesq)}
-        for name, size, unit, sdr, pesq in row.findall((ROOT / "README.md").read_text("utf-8"))
+        {"name": name, "parameters": described["parameters"]}
+        | {metric: statistics.mean(float(row[metric]) for row in scores[name]) for metric in METRICS}
+        for name, described in sizes.items()
+        if "parameters" in described
     ]
 
 

@@ -1,21 +1,63 @@
-"""Compute the intervals and differences of reports again from the scores of their files, which stay as they are.
+"""Make reports again from the scores of their files, which stay as they are: nothing is enhanced or scored.
 
     python docs/research/intervals.py REPORT.json ...
+    python docs/research/intervals.py REPORT.json --of NAME ... --compact FOLDER
+    python docs/research/intervals.py FOLDER/origin.json --of NAME ...
 
-For reports that were written before intervals took account of speakers and noises: nothing is enhanced or scored.
-report.json is rewritten, and report.md and the figures beside it where they are there.
+For reports that were written before intervals took account of speakers and noises, and for those of many systems: with
+--of, these systems come first, and only their differences to others are kept. report.json is rewritten, and report.md
+and the figures beside it where they are there. --compact writes what a repository should hold of a comparison:
+files.csv with rounded scores, origin.json with all that is neither a score nor computed from scores, and the page and
+figures made of the two.
 """
 
 import argparse
+import csv
 import json
 import math
+from collections.abc import Collection
 from pathlib import Path
 
 from deepnmf_cli.checkpoint import atomic_path
-from deepnmf_cli.scoring.metrics import METRICS
-from deepnmf_cli.scoring.mixtures import known_mixtures
-from deepnmf_cli.scoring.report import REPORT_MD, System, make_report, write_report
-from deepnmf_cli.scoring.scorer import Scores
+from deepnmf_cli.scoring.metrics import DNSMOS, METRICS
+from deepnmf_cli.scoring.mixtures import Mixture, known_mixtures
+from deepnmf_cli.scoring.report import (
+    FILES_CSV,
+    GAIN,
+    REPORT_JSON,
+    REPORT_MD,
+    SCORES,
+    System,
+    make_report,
+    markdown,
+    write_report,
+)
+from deepnmf_cli.scoring.scorer import NOISY, Scores
+
+ORIGIN_JSON = "origin.json"
+COMPUTED = ("summary", "gain", "by_snr", "by_group", "files")
+"""What origin.json leaves out of every system."""
+
+DECIMALS = 4
+
+
+def read(path: Path) -> dict:
+    """The report of report.json, or that of origin.json with its files from files.csv."""
+    report = json.loads(path.read_text("utf-8"))
+    if path.name == ORIGIN_JSON:
+        with (path.parent / FILES_CSV).open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        for described in report["systems"]:
+            described["files"] = [_values(row) for row in rows if row["system"] == described["name"]]
+    return report
+
+
+def _values(row: dict[str, str]) -> dict:
+    """A row of files.csv as report.json has it."""
+    numbers = {
+        key: float(row[key]) if row[key] else None for key in row.keys() & {*METRICS, *DNSMOS, "seconds", "snr_db"}
+    }
+    return {**row, **numbers, "notes": [note for note in row["notes"].split("; ") if note]}
 
 
 def system(described: dict, rate_hz: int) -> System:
@@ -23,7 +65,11 @@ def system(described: dict, rate_hz: int) -> System:
     scores = [
         Scores(
             row["name"],
-            {metric: math.nan if row[metric] is None else row[metric] for metric in METRICS},
+            {
+                metric: math.nan if row[metric] is None else row[metric]
+                for metric in (*METRICS, *DNSMOS)
+                if metric in row
+            },
             tuple(row["notes"]),
             row["seconds"],
             rate_hz,
@@ -33,25 +79,62 @@ def system(described: dict, rate_hz: int) -> System:
     return System(described["name"], described["kind"], described["source"], scores, described["model"])
 
 
-def again(report: dict) -> dict:
-    """The report with new intervals; where its numbers come from stays."""
+def again(report: dict, of: Collection[str] = ()) -> dict:
+    """The report with new intervals, and the differences of some systems only, if named; where it comes from stays."""
     systems = [system(described, report["reference"]["rates_hz"][0]) for described in report["systems"]]
-    mixtures = known_mixtures([one.name for one in systems[0].scores])
+    systems.sort(key=lambda one: (one.kind != NOISY, one.name not in of))
+    rows = report["systems"][0]["files"]
+    mixtures = {row["name"]: Mixture(row["snr_db"], row["speaker"], row["noise"]) for row in rows if row.get("speaker")}
+    mixtures = mixtures or known_mixtures([row["name"] for row in rows])
     new = make_report(systems, mixtures, report["reference"]["sha256"], report["command"])
+    if of:
+        new["differences"] = [pair for pair in new["differences"] if pair["of"] in of]
     kept = ("deepnmf", "date", "machine", "packages", "remarks", "figures")
     return new | {key: report[key] for key in kept}
 
 
-def main() -> None:
+def compact(report: dict, of: Collection[str], folder: Path) -> None:
+    """Write files.csv, origin.json, the page and the figures of a report to a folder."""
+    for described in report["systems"]:
+        for row in described["files"]:
+            row.update({key: round(row[key], DECIMALS) for key in row if isinstance(row[key], float)})
+    folder.mkdir(parents=True, exist_ok=True)
+    systems = [{key: one[key] for key in one if key not in COMPUTED} for one in report["systems"]]
+    origin = {key: report[key] for key in report if key != "differences"} | {"systems": systems}
+    _write_json(origin, folder / ORIGIN_JSON)
+    _write_pages(again(report, of), folder)
+
+
+def _write_pages(report: dict, folder: Path) -> None:
+    """What `evaluate --report` writes but report.json, and the gain by SNR, whose lines are too many to tell apart."""
+    write_report(report, folder)
+    (folder / REPORT_JSON).unlink()
+    (folder / GAIN).unlink(missing_ok=True)
+    with atomic_path(folder / REPORT_MD) as partial:
+        partial.write_text(markdown(report, [SCORES]), "utf-8")
+
+
+def _write_json(content: dict, path: Path) -> None:
+    with atomic_path(path) as partial:
+        partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", "utf-8")
+
+
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("reports", nargs="+", type=Path)
-    for path in parser.parse_args().reports:
-        report = again(json.loads(path.read_text("utf-8")))
-        if (path.parent / REPORT_MD).exists():
-            write_report(report, path.parent)
-            continue
-        with atomic_path(path) as partial:
-            partial.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", "utf-8")
+    parser.add_argument("--of", nargs="+", default=(), metavar="NAME")
+    parser.add_argument("--compact", type=Path, metavar="FOLDER")
+    given = parser.parse_args(arguments)
+    for path in given.reports:
+        report = read(path)
+        if given.compact:
+            compact(report, given.of, given.compact)
+        elif path.name == ORIGIN_JSON:
+            _write_pages(again(report, given.of), path.parent)
+        elif (path.parent / REPORT_MD).exists():
+            write_report(again(report, given.of), path.parent)
+        else:
+            _write_json(again(report, given.of), path)
 
 
 if __name__ == "__main__":
