@@ -68,6 +68,12 @@ class Run:
         return read_recipe(self.recipes / f"size-{self.family}.toml", None, overrides)
 
     @property
+    def frames(self) -> int:
+        """Frames that gradients of deep NMF pass in all trained layers together; 0 for a DNN."""
+        s = self.recipe.network
+        return 0 if self.family == "dnn" else s.context * min(s.trained_layers, s.iterations)
+
+    @property
     def units(self) -> int:
         """Units of a hidden layer, or atoms of each source."""
         shape = network(self.family, self.size, self.context, self.layers, self.settings)
@@ -132,8 +138,9 @@ class Plan:
         ]
 
     def rows(self, results: Mapping[str, Any], seed: int = 1) -> list[Run]:
-        """One for each family, size and context whose trials are all there: searched sizes first, the longer context
-        first."""
+        """One for each family, size and context that is asked for and whose trials are all there; searched sizes
+        first.
+        """
         searched = self.table["search"]["sizes"]
         sizes = sorted(self.table["sizes"], key=lambda size: size not in searched)
         found = [
@@ -141,8 +148,17 @@ class Plan:
             for context in self.table["contexts"]
             for size in sizes
             for family in FAMILIES
+            if self._wanted(family, size, context, results)
         ]
         return [row for row in found if row is not None]
+
+    def _wanted(self, family: str, size: int, context: int, results: Mapping[str, Any]) -> bool:
+        """Whether the size is asked for with both contexts, or this one is the better in the search."""
+        if size in self.table["both_contexts"][family]:
+            return True
+        best = [(c, self.best(family, size, c, results)) for c in self.table["contexts"]]
+        known = [(result["dev_si_sdr"], c) for c, result in best if result is not None]
+        return len(known) == len(best) and max(known)[1] == context
 
     def seeds(self, results: Mapping[str, Any]) -> list[Run]:
         """Rows that sentences name, with all seeds but the first."""
@@ -168,7 +184,8 @@ class Plan:
             settings = {key: drawn(values, draw) for key, values in search[family].items()}
             layers = settings.pop("layers")
             run = Run(self.recipes, name, family, size, context, layers, settings, 1, search["steps"], search["steps"])
-            if step_macs(run.recipe) <= search["largest_step"] and run.units >= search["fewest_units"]:
+            cheap = step_macs(run.recipe) <= search["largest_step"] and run.frames <= search["most_frames"]
+            if cheap and run.units >= search["fewest_units"]:
                 return run
 
     def _row(self, family: str, size: int, context: int, seed: int, results: Mapping[str, Any]) -> Run | None:

@@ -61,7 +61,7 @@ def test_networks_have_the_parameters_that_the_plan_names(sizes, trials) -> None
         if trial.size < 1e6:
             parameters = build(recipe.model, recipe.network).parameter_counts()[0]
             assert parameters == pytest.approx(trial.size, rel=0.13), trial.name
-        assert sizes.step_macs(recipe) <= sizes.Plan(PLAN).table["search"]["largest_step"]
+        assert sizes.step_macs(recipe) <= 30e6 and trial.frames <= 100 and trial.units >= 4
 
 
 def test_multiply_adds_of_a_step_count_what_is_trained_three_times(sizes) -> None:
@@ -93,10 +93,11 @@ def test_a_row_takes_the_settings_of_the_best_trial_of_the_nearest_size(sizes, t
             for i, c in enumerate(plan.table["contexts"])}  # fmt: skip
     results = results_of(trials, best)
     rows = {row.name: row for row in plan.rows(results)}
-    assert len(rows) == 2 * len(plan.table["sizes"]) * len(plan.table["contexts"])
+    both = plan.table["both_contexts"]
+    assert len(rows) == sum(len(plan.table["sizes"]) + len(both[family]) for family in sizes.FAMILIES)
     for size, nearest in ((100_000, 50_000), (200_000, 400_000), (800_000, 400_000), (6_000_000, 3_000_000)):
         for family in sizes.FAMILIES:
-            for context in plan.table["contexts"]:
+            for context in plan.table["contexts"] if size in both[family] else [9]:  # 9 as good as 1 in the search
                 row = rows[f"{family}-{size}-t{context}-seed1"]
                 number = best[family, nearest, context]
                 (trial,) = (t for t in trials if t.name == f"{family}-{nearest}-trial{number}")
@@ -121,6 +122,6 @@ def test_nothing_is_scored_on_test_before_all_runs_are_there(sizes, trials, tmp_
     first = dict.fromkeys(((t.family, t.size, t.context) for t in trials), 1)
     results = results_of(trials, {key: 1 if key[2] == 9 else 2 for key in first})
     complete = results | {row.name: {} for row in [*plan.rows(results), *plan.seeds(results)]}
-    for missing in ("dnn-50000-trial3", "deep-nmf-6000000-t1-seed1", "dnn-50000-t9-seed3"):
+    for missing in ("dnn-50000-trial3", "deep-nmf-6000000-t9-seed1", "dnn-50000-t9-seed3"):
         with pytest.raises(SystemExit, match="1 runs are missing"):
             sizes.score(plan, {name: r for name, r in complete.items() if name != missing}, tmp_path, tmp_path)
