@@ -31,6 +31,7 @@ from experiment import complete as made_last_step
 from experiment import history, score_one, taken
 
 from deepnmf_cli import zoo
+from deepnmf_cli.errors import DeepnmfError
 from deepnmf_cli.experiment import Recordings, train
 from deepnmf_cli.recipe import Recipe, read_recipe
 from deepnmf_cli.scoring.metrics import METRICS
@@ -38,7 +39,9 @@ from deepnmf_cli.training.dev import enhanced
 
 FAMILIES = ("dnn", "deep-nmf")
 BINS = 257
-FILES, SPENT = "dev_files.json", "cpu_seconds.txt"
+FILES, SPENT, FAILED = "dev_files.json", "cpu_seconds.txt", "failed.txt"
+WORST_DB = -100.0
+"""Dev score of a trial that diverged."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +221,7 @@ def complete(run: Run, plan: Plan, runs: Path) -> bool:
     """Whether the run has reached its end or its plateau, and rows have scores of all dev files."""
     rows = history(runs / run.name)
     if is_trial(run):
-        return made_last_step(run, runs)
+        return made_last_step(run, runs) or (runs / run.name / FAILED).is_file()
     ended = bool(rows) and (int(rows[-1]["step"]) == run.steps or plan.level(rows))
     return ended and (runs / run.name / FILES).is_file()
 
@@ -238,7 +241,12 @@ def train_one(run: Run, plan: Plan, corpus: Path, runs: Path) -> None:
     rows = history(folder)
     if not (rows and (int(rows[-1]["step"]) == run.steps or plan.level(rows))):
         resume = (folder / "resume.safetensors").is_file()
-        train(run.recipe, where, folder, resume, cache=runs / "cache", progress=progress, stop=lambda: ended)
+        try:
+            train(run.recipe, where, folder, resume, cache=runs / "cache", progress=progress, stop=lambda: ended)
+        except DeepnmfError as error:
+            if not is_trial(run) or not error.found.startswith(("a loss of", "no score")):
+                raise
+            (folder / FAILED).write_text(f"{error}\n")
     for states in (runs / "cache").glob("fixed-*"):  # of no use to runs with other dictionaries
         shutil.rmtree(states)
     if not is_trial(run):
@@ -269,16 +277,21 @@ def result(run: Run, plan: Plan, runs: Path) -> dict[str, Any] | None:
     if not complete(run, plan, runs):
         return None
     folder, rows = runs / run.name, history(runs / run.name)
-    net, file = zoo.load(folder)
     found = {
         "family": run.family, "size": run.size, "context": run.context, "layers": run.layers, "seed": run.seed,
-        "settings": dict(run.settings), "parameters": net.parameter_counts()[0],
+        "settings": dict(run.settings), "cpu_seconds": float((folder / SPENT).read_text()),
+    }  # fmt: skip
+    if (folder / FAILED).is_file():
+        return found | {"dev_si_sdr": WORST_DB, "failed": (folder / FAILED).read_text()}
+    net, file = zoo.load(folder)
+    found |= {
+        "parameters": net.parameter_counts()[0],
         "trained_parameters": net.parameter_counts()[1],
         "macs_per_s": net.macs_per_frame() * file.front_end.frames_per_s,
         "dev_si_sdr": file.provenance["trained"]["dev_si_sdr"], "steps": int(rows[-1]["step"]),
         "best_step": file.provenance["trained"]["steps"],
         "dev_curve": [[int(r["step"]), round(float(r["dev_si_sdr"]), 3)] for r in rows],
-        "loss": float(rows[-1]["loss"]), "cpu_seconds": float((folder / SPENT).read_text()),
+        "loss": float(rows[-1]["loss"]),
     }  # fmt: skip
     if not is_trial(run):
         found |= {"level": plan.level(rows), "dev": json.loads((folder / FILES).read_text())}

@@ -17,6 +17,9 @@ from deepnmf_cli.scoring import bootstrap
 HERE = Path(__file__).parent
 COLOURS = {"deep-nmf": "#2f6f9f", "dnn": "#b2443c"}
 NAMES = {"deep-nmf": "deep NMF", "dnn": "sigmoid DNN"}
+LOWEST_DB = -50
+"""Scores below are those of trials that diverged."""
+
 SHORT = {
     "network.dropout": "dropout", "network.compression": "inputs", "training.weight_decay": "decay",
     "training.learning_rate": "rate", "network.iterations": "K", "network.sparsity": "mu",
@@ -40,6 +43,9 @@ def tables() -> dict[str, Callable[..., str]]:
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; nothing where it would have no lines."""
+    if not lines:
+        return ""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines))
 
 
@@ -61,7 +67,8 @@ def trials_table(kept: dict) -> str:
     for (size, context, family), rows in sorted(groups.items()):
         scores = sorted(r["dev_si_sdr"] for r in rows)
         best = max(rows, key=lambda r: r["dev_si_sdr"])
-        spread = [f"{x:.2f}" for x in (scores[0], statistics.median(scores), scores[-1])]
+        spread = ["diverged" if scores[0] < LOWEST_DB else f"{scores[0]:.2f}"]
+        spread += [f"{x:.2f}" for x in (statistics.median(scores), scores[-1])]
         lines.append([NAMES[family], f"{size:,}", str(-context), str(len(rows)), *spread, settings(best)])
     return table(["family", "size", "T", "trials", "worst", "median", "best", "settings of the best"], lines)
 
@@ -141,6 +148,8 @@ def cost_table(sizes: dict, paper: dict) -> str:
     }
     lines = []
     for part, done in parts.items():
+        if not done:
+            continue
         by_family = [sum(r["cpu_seconds"] for r in done if family_of(r) == family) / 3600 for family in NAMES]
         lines.append([part, str(len(done)), *(f"{hours:.2f}" for hours in by_family)])
     return table(["part", "runs", *(f"{name}, core-hours" for name in NAMES.values())], lines)
