@@ -187,6 +187,7 @@ class Training:
     """Steps of one row, the mean of its weights, and its dev scores; complete, or to be continued from its file."""
 
     def __init__(self, row: Row, plan: dict, corpus: Path, runs: Path) -> None:
+        self.began = time.process_time()
         self.row, self.plan, self.corpus, self.folder = row, plan, corpus, runs / row.full_name
         recipe, adam = row.recipe(plan), plan["adam"]
         used = runs / "rooms"
@@ -223,7 +224,7 @@ class Training:
 
     def run(self) -> dict[str, Any]:
         """Train to the plateau; returns what is kept of the row."""
-        began, spent, first = time.process_time(), 0.0, 0
+        spent, first = 0.0, 0
         if (self.folder / "state.safetensors").is_file():
             first, spent = self._load()
         level = self._level()
@@ -231,7 +232,7 @@ class Training:
             self._step(step)
             if (step + 1) % self.every == 0:
                 self._score(step + 1)
-                self._save(step + 1, spent + time.process_time() - began)
+                self._save(step + 1, spent + time.process_time() - self.began)
                 if level := self._level():
                     break
         if not self.curve:
@@ -244,7 +245,7 @@ class Training:
             "trained_parameters": sum(p.numel() for p in self.trained), "settings": dict(self.row.settings),
             "dev_curve": self.curve, "best_step": next(step for step, score in self.curve if score == best),
             "level": level, "dev": scores(self.network, self.corpus, "dev", ("SDR", "SI-SDR")),
-            "cpu_seconds": round(spent + time.process_time() - began, 1),
+            "cpu_seconds": round(spent + time.process_time() - self.began, 1),
         }  # fmt: skip
 
     def _step(self, step: int) -> None:
