@@ -97,7 +97,7 @@ def shown(values: Sequence[float] | None, mixtures: dict, sign: str = "") -> str
 
 
 def sizes_table(kept: dict) -> str:
-    """One line for each family, size and context."""
+    """One line for each family, size and context, and the figure."""
     lines = []
     for (family, _, context), rows in sorted(rows_of(kept).items(), key=lambda item: (item[0][2], item[0][1])):
         first = rows[0]
@@ -108,7 +108,8 @@ def sizes_table(kept: dict) -> str:
         cells += [shown(files(rows, part, "SDR"), kept[part]) for part in ("dev", "test")]
         lines.append(cells)
     head = ["family", "parameters", "T", "MMAC/s", "seeds", "best step", "minutes", "dev SI-SDR", "dev SDR"]
-    return table([*head, "test SDR"], lines)
+    figure = "\n\n![SDR over parameters, both families, with intervals](sizes.png)" if lines else ""
+    return table([*head, "test SDR"], lines) + figure
 
 
 def best_of_contexts(kept: dict) -> dict[tuple[str, int], list[dict]]:
