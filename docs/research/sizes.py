@@ -5,8 +5,8 @@
     python docs/research/sizes.py collect PLAN CORPUS RUNS              writes a JSON file of the plan's name beside it
     python docs/research/sizes.py list PLAN CORPUS RUNS                 what is complete, what it cost
 
-PLAN is docs/research/ladder/sizes.toml, or another of its form. PART is trials, rows or seeds, or the beginning of the
-name of a run. Trials come first; a row takes the settings of the best trial of its family at the nearest size that was
+PLAN is docs/research/ladder/sizes.toml, or another of its form. PART is trials, rows or seeds, or the beginning or
+the end of the name of a run, such as dnn-50000 or seed2. Trials come first; a row takes the settings of the best trial of its family at the nearest size that was
 searched, and waits for it. Several processes may work on one folder of runs.
 """
 
@@ -69,6 +69,10 @@ class Run:
             given["dictionary.batch_frames"] = max(1000, 3 * shape["network.atoms"])
         overrides = [f"{key}={json.dumps(value)}" for key, value in given.items()]
         return read_recipe(self.recipes / f"size-{self.family}.toml", None, overrides)
+
+    def matches(self, parts: list[str]) -> bool:
+        """Whether the name begins or ends with one of `parts`."""
+        return self.name.startswith(tuple(parts)) or self.name.endswith(tuple(f"-{part}" for part in parts))
 
     @property
     def frames(self) -> int:
@@ -345,7 +349,7 @@ def main() -> None:
     if given.verb == "train":
         for part, runs_of in stages.items():
             for run in runs_of():
-                wanted = not given.parts or part in given.parts or any(run.name.startswith(p) for p in given.parts)
+                wanted = not given.parts or part in given.parts or run.matches(given.parts)
                 if wanted and run.name not in results:
                     with taken(given.runs / run.name) as free:
                         if free and not complete(run, plan, given.runs):
