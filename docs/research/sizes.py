@@ -5,9 +5,10 @@
     python docs/research/sizes.py collect PLAN CORPUS RUNS              writes a JSON file of the plan's name beside it
     python docs/research/sizes.py list PLAN CORPUS RUNS                 what is complete, what it cost
 
-PLAN is docs/research/ladder/sizes.toml, or another of its form. PART is trials, rows or seeds, or the beginning or
-the end of the name of a run, such as dnn-50000 or seed2. Trials come first; a row takes the settings of the best trial of its family at the nearest size that was
-searched, and waits for it. Several processes may work on one folder of runs.
+PLAN is docs/research/ladder/sizes.toml, or another of its form. PART is trials, rows or seeds, or the beginning or the
+end of the name of a run, such as dnn-50000 or seed2. Trials come first; a row takes the settings of the best trial of
+its family and context at the nearest size that was searched, and waits for it. Several processes may work on one folder
+of runs. Batches of a seed take 12 GB in RUNS/cache; those of one can be removed before the next begins.
 """
 
 import argparse
