@@ -1,4 +1,4 @@
-"""The conventional rival: a sigmoid network on log-magnitude context frames that puts out a mask."""
+"""The conventional rival: a sigmoid network on context frames of compressed magnitudes that puts out a mask."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepnmf_cli.networks.frame_network import FrameNetwork, LogFeatures
+from deepnmf_cli.networks.frame_network import COMPRESSIONS, CompressedFeatures, FrameNetwork
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,18 @@ class DnnSettings:
     """Frames of left context stacked as input, the present one included."""
     hidden: tuple[int, ...] = (512, 512)
     """Units of each hidden layer."""
+    dropout: float = 0.0
+    """Share of the hidden units that are silent in a training step; the others are louder by as much."""
+    compression: str = "log"
+    """What the network sees of magnitudes, one of COMPRESSIONS."""
 
     def __post_init__(self) -> None:
         if min(self.bins, self.context, *self.hidden) < 1 or not self.hidden:
             raise ValueError("bins, context and at least one hidden layer must have a positive size")
+        if not 0 <= self.dropout < 1:
+            raise ValueError("dropout must lie in [0, 1)")
+        if self.compression not in COMPRESSIONS:
+            raise ValueError(f"compression {self.compression!r} is none of {', '.join(COMPRESSIONS)}")
 
 
 class Dnn(FrameNetwork):
@@ -41,7 +49,7 @@ class Dnn(FrameNetwork):
         super().__init__()
         self.settings = settings
         sizes = [settings.bins * settings.context, *settings.hidden, settings.bins]
-        self.features = LogFeatures(settings.bins)
+        self.features = CompressedFeatures(settings.bins, settings.compression)
         layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]
         for k, layer in enumerate(layers):
             # A sigmoid has slope 1/4 at zero: Glorot's range times four keeps the spread of the signals over depth.
@@ -54,8 +62,9 @@ class Dnn(FrameNetwork):
 
     def frame_masks(self, stacked: Tensor, fixed: Any = None) -> Tensor:
         units = self.features(stacked).mT
-        for layer in self.layers:
-            units = torch.sigmoid(layer(units))
+        for k, layer in enumerate(self.layers):
+            heard = nn.functional.dropout(units, self.settings.dropout, self.training and k > 0)
+            units = torch.sigmoid(layer(heard))
         return torch.stack([units.mT, 1 - units.mT])
 
     def macs_per_frame(self) -> int:

@@ -1,5 +1,7 @@
 """Networks for which every frame with its context is a case of its own: nothing else is remembered."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,37 +14,53 @@ from deepnmf_cli.signal.level import stack_context
 LOG_FLOOR = 1e-2
 """Added to level-normalised magnitudes before the logarithm: 40 dB below the running level, masks hardly matter."""
 
-SMALLEST_DEVIATION = 0.1
-"""Of a bin in which nothing ever happens: what comes there later must not become huge."""
+
+@dataclass(frozen=True)
+class Compression:
+    """How magnitudes become features, and what these are like over all bins together."""
+
+    function: Callable[[Tensor], Tensor]
+    mean: float
+    deviation: float
+    smallest_deviation: float
+    """Of a bin in which nothing ever happens: what comes there later must not become huge."""
 
 
-class LogFeatures(nn.Module):
-    """Logarithms of level-normalised magnitudes, with mean zero and variance one in every bin.
+COMPRESSIONS = {
+    "log": Compression(lambda x: torch.log(x + LOG_FLOOR), mean=-2.0, deviation=1.5, smallest_deviation=0.1),
+    "cube-root": Compression(lambda x: x.pow(1 / 3), mean=0.5, deviation=0.25, smallest_deviation=0.02),
+}
+"""Names of `compression` in the settings of networks."""
 
-    The statistics are fixed before training (`fit`). They differ by two standard deviations between the lowest and the
-    highest bins, and a sigmoid network that has to find that out itself learns markedly slower.
+
+class CompressedFeatures(nn.Module):
+    """Logarithms or cube roots of level-normalised magnitudes, with mean zero and variance one in every bin.
+
+    The statistics are fixed before training (`fit`). Those of logarithms differ by two standard deviations between the
+    lowest and the highest bins, and a sigmoid network that has to find that out itself learns markedly slower.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, bins: int) -> None:
+    def __init__(self, bins: int, compression: str = "log") -> None:
         super().__init__()
+        self.compression = COMPRESSIONS[compression]
         # Typical of all bins together, for networks that are not fitted.
-        self.register_buffer("mean", torch.full((bins, 1), -2.0))
-        self.register_buffer("deviation", torch.full((bins, 1), 1.5))
+        self.register_buffer("mean", torch.full((bins, 1), self.compression.mean))
+        self.register_buffer("deviation", torch.full((bins, 1), self.compression.deviation))
 
     def forward(self, stacked: Tensor) -> Tensor:
         """Features of stacked frames (context F, N), of the same shape."""
-        frames = torch.log(stacked + LOG_FLOOR).unflatten(0, (-1, len(self.mean)))
+        frames = self.compression.function(stacked).unflatten(0, (-1, len(self.mean)))
         return ((frames - self.mean) / self.deviation).flatten(0, 1)
 
     @torch.no_grad()
     def fit(self, evidence: Tensor) -> None:
         """Take mean and deviation from frames (F, N) of mixtures."""
-        logarithms = torch.log(evidence + LOG_FLOOR)
-        self.mean.copy_(logarithms.mean(1, keepdim=True))
-        self.deviation.copy_(logarithms.std(1, keepdim=True).clamp_min(SMALLEST_DEVIATION))
+        compressed = self.compression.function(evidence)
+        self.mean.copy_(compressed.mean(1, keepdim=True))
+        self.deviation.copy_(compressed.std(1, keepdim=True).clamp_min(self.compression.smallest_deviation))
 
 
 class FrameNetwork(MaskNetwork):

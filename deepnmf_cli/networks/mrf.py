@@ -14,7 +14,7 @@ from torch import Tensor
 from deepnmf_cli.inference.graph import Graph
 from deepnmf_cli.inference.units import Exponent, Field, Layers, ReciprocalField, StateLayers, UnitLayers
 from deepnmf_cli.kernels.unit_sums import compile_unit_kernel
-from deepnmf_cli.networks.frame_network import FrameNetwork, LogFeatures
+from deepnmf_cli.networks.frame_network import CompressedFeatures, FrameNetwork
 from deepnmf_cli.networks.mrf_settings import BeliefPropagationSettings, MeanFieldSettings, PowerMeanSettings
 from deepnmf_cli.unfold.network import Bank, Unfolded
 from deepnmf_cli.unfold.ties import Ties
@@ -33,7 +33,7 @@ class MrfNetwork(FrameNetwork):
     def __init__(self, settings: MeanFieldSettings | None = None) -> None:
         super().__init__()
         self.settings = s = self.settings_type() if settings is None else settings
-        self.features = LogFeatures(s.bins)
+        self.features = CompressedFeatures(s.bins)
         algorithm = self._algorithm()
         iterations = len(s.sizes) if s.graph == "layers" else s.iterations
         self.unfolded = Unfolded(algorithm, iterations, self._bank(algorithm, iterations))

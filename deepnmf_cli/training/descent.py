@@ -53,9 +53,11 @@ class GradientDescent:
         mixed_precision: bool,
         muon: bool = False,
         captured: bool = False,
+        weight_decay: float = 0.0,
     ) -> None:
         """Gradients are scaled down to `clip_norm`; `mixed_precision` means bfloat16 matrix products on CUDA;
-        `captured` that steps are launched as CUDA graphs, see `CapturedStep`.
+        `captured` that steps are launched as CUDA graphs, see `CapturedStep`. Each step also multiplies weights by 1 -
+        `weight_decay` times the learning rate (Loshchilov & Hutter, "Decoupled weight decay regularization", 2019).
         """
         self.network, self.front_end, self.settings = network, front_end, settings
         self.clip_norm, self.mixed_precision = clip_norm, mixed_precision
@@ -65,10 +67,14 @@ class GradientDescent:
         self.parts: list[tuple[list[int], torch.optim.Optimizer]] = []
         """Numbers of the trained tensors, and what changes them."""
         if others:
-            self.parts.append((others, torch.optim.Adam([self.trained[i] for i in others], capturable=captured)))
+            given = [self.trained[i] for i in others]
+            adam = torch.optim.Adam(given, weight_decay=weight_decay, decoupled_weight_decay=True, capturable=captured)
+            self.parts.append((others, adam))
         if matrices:
             given = [self.trained[i] for i in matrices]
-            self.parts.append((matrices, torch.optim.Muon(given, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")))
+            self.parts.append(
+                (matrices, torch.optim.Muon(given, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+            )
         self._captured = CapturedStep(lambda batch: self._change(batch, 1.0), self.trained) if captured else None
 
     def step(self, batch: Batch | FrameBatch, learning_rate: float) -> float:

@@ -83,6 +83,14 @@ class FrameBatch:
         return self.evidence, self.fixed
 
 
+LARGEST_STATE_BYTES = 1 << 20
+"""States of a batch that are larger are computed at every visit: a thousand of them would fill a disk."""
+
+KEPT_CONTEXT = 9
+"""Frames are kept with at least so much context: networks that look back less far read the last rows of the same files.
+"""
+
+
 class FrameStore:
     """Frame batches by number, read from a folder where they have been made before."""
 
@@ -101,7 +109,8 @@ class FrameStore:
         """
         self.source, self.network, self.mixtures, self.stride, self.folder = source, network, mixtures, stride, folder
         self.pair = front_end.pair(front_end.rate_hz)
-        self.context = network.settings.context
+        self.rows = network.settings.context * front_end.bins
+        self.context = max(network.settings.context, KEPT_CONTEXT if folder else 1)
         self.frames_key = digest(key, changed(front_end), self.context, mixtures, stride, source.length)
         self.fixed_key = digest(self.frames_key, *self._fixed_weights()) if network.fixed_layers else ""
 
@@ -109,7 +118,7 @@ class FrameStore:
         """Batch `index` of mixtures index * mixtures ..., on the device of the network."""
         device = next(self.network.parameters()).device
         held = kept(self._path(f"frames-{self.frames_key}", str(index)), lambda: self._frames(index))
-        evidence = held["evidence"].to(device)
+        evidence = held["evidence"][-self.rows :].to(device)  # the present frame is the last one
         spectra = torch.view_as_complex(held["spectra"]).to(device)
         return FrameBatch(evidence, spectra, self._fixed(index, evidence) if self.network.fixed_layers else None)
 
@@ -142,7 +151,8 @@ class FrameStore:
         def state() -> dict[str, Tensor]:
             return {"state": self.network.fixed_state(evidence, layers, known)}
 
-        worth_keeping = wanted - layers > CHEAP_LAYERS
+        size = 2 * self.network.settings.atoms * evidence.shape[1] * evidence.element_size()
+        worth_keeping = wanted - layers > CHEAP_LAYERS and size <= LARGEST_STATE_BYTES
         return kept(self._path(place, f"{index}-{wanted}") if worth_keeping else None, state)["state"]
 
     def _fixed_weights(self) -> list[Any]:

@@ -53,6 +53,9 @@ class TrainingSettings:
     warmup_steps: int = 100
     schedule: str = "cosine"
     """Learning rate after the warm-up: "cosine" (to one hundredth at the last step) or "constant"."""
+    weight_decay: float = 0.0
+    """Of Adam and Muon: a step shrinks each weight by this times the learning rate, in the parameterisation of the
+    network; dictionaries go back to where they began."""
     clip_norm: float = 5.0
     """Gradients are scaled down to this norm."""
     average: float = 0.999
@@ -78,6 +81,8 @@ class TrainingSettings:
             raise ValueError(f"schedule {self.schedule!r} is neither cosine nor constant")
         if not (self.learning_rate >= 0 and self.clip_norm > 0 and 0 <= self.average < 1):
             raise ValueError("learning_rate must not be negative, clip_norm positive, average in [0, 1)")
+        if self.weight_decay < 0:
+            raise ValueError("weight_decay must not be negative")
         if self.score not in SCORES:
             raise ValueError(f"score {self.score!r} is none of {', '.join(SCORES)}")
         if self.optimizer not in OPTIMIZERS:
@@ -149,6 +154,7 @@ class Trainer:
                 mixed_precision=gpu and settings.mixed_precision and network.mixed_precision,
                 muon=settings.optimizer == "muon",
                 captured=gpu and settings.machine_code and network.same_operations and not settings.greedy,
+                weight_decay=settings.weight_decay,
             )
         self.average = [p.detach().clone() for p in self.trained]
         self.step, self.best, self.seconds, self.since_best = 0, -math.inf, 0.0, 0
@@ -299,6 +305,9 @@ class Trainer:
             layers = self.network.settings.trained_layers
             self.network.train_last(1 + self.step * layers // self.settings.steps)
         self.network.anneal(self.step / self.settings.steps)
+        torch.manual_seed(
+            (self.settings.seed + (self.step << 32)) % (1 << 63)
+        )  # the same units drop out of a resumed run
         loss = self.optimiser.step(batch, self._learning_rate())
         with torch.no_grad():
             # The mean must not remember the untrained weights for long: short runs start with a short memory.

@@ -2,8 +2,8 @@
 
 Fills the marked places of NAME/index.md beside this file from NAME/results.json, and draws what NAME/figures.py
 defines. Marks are <!-- rates -->, <!-- scores -->, <!-- dev -->, <!-- dev RUNG ... --> in this order, <!-- snr --> and,
-with the names of rungs to compare with, <!-- pairs RUNG ... --> and <!-- seeds RUNG -->; what follows a mark ends with
-<!-- end -->.
+with the names of rungs to compare with, <!-- pairs RUNG ... --> and <!-- seeds RUNG -->, and those of NAME/tables.py
+where there is one; what follows a mark ends with <!-- end -->.
 """
 
 import importlib
@@ -31,6 +31,8 @@ def main(name: str) -> None:
         "dev": lambda *order: dev_table(chosen, order), "snr": lambda: snr_table(chosen, noisy),
         "pairs": lambda *others: pairs_table(chosen, others), "seeds": lambda other: seeds_table(chosen, other),
     }  # fmt: skip
+    if (HERE / name / "tables.py").is_file():
+        tables |= importlib.import_module(f"{name}.tables").tables()
 
     def filled(match: re.Match) -> str:
         kind, *rungs = match[2].split()

@@ -8,7 +8,8 @@ import torch
 from deepnmf_cli.inference import nmf, wiener
 from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings, Dnmf, DnmfSettings, SparseNmf, SparseNmfSettings
-from deepnmf_cli.networks.frame_network import LogFeatures
+from deepnmf_cli.networks.dnn import Dnn, DnnSettings
+from deepnmf_cli.networks.frame_network import COMPRESSIONS, CompressedFeatures
 from deepnmf_cli.signal.level import normalise_level, stack_context
 
 SMALL = {
@@ -129,13 +130,55 @@ def test_every_trained_parameter_gets_a_finite_gradient(name: str) -> None:
     assert trained and all(p.grad is not None and torch.isfinite(p.grad).all() for p in trained)
 
 
-def test_features_of_frames_have_mean_zero_and_variance_one_once_fitted() -> None:
-    features, evidence = LogFeatures(5), torch.rand(5, 400, generator=torch.Generator().manual_seed(0)) ** 3
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_features_of_frames_have_mean_zero_and_variance_one_once_fitted(compression: str) -> None:
+    features = CompressedFeatures(5, compression)
+    evidence = torch.rand(5, 400, generator=torch.Generator().manual_seed(0)) ** 3
     evidence *= torch.tensor([[0.01], [0.1], [1.0], [5.0], [20.0]])
     features.fit(evidence)
     found = features(torch.cat([evidence, evidence]))  # two frames of context
     torch.testing.assert_close(found.mean(1), torch.zeros(10), rtol=0, atol=1e-5)
     torch.testing.assert_close(found.std(1), torch.ones(10), rtol=0, atol=1e-5)
+
+
+def test_features_are_logarithms_or_cube_roots() -> None:
+    evidence = torch.tensor([[0.0, 0.008, 8.0]])
+    for compression, expected in (("log", (evidence + 0.01).log()), ("cube-root", torch.tensor([[0.0, 0.2, 2.0]]))):
+        features = CompressedFeatures(1, compression)
+        found = features(evidence) * features.deviation + features.mean
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_bins_in_which_nothing_happens_get_a_deviation_that_is_not_tiny() -> None:
+    for compression, smallest in (("log", 0.1), ("cube-root", 0.02)):
+        features = CompressedFeatures(1, compression)
+        features.fit(torch.ones(1, 50))
+        assert float(features.deviation) == pytest.approx(smallest)
+
+
+def test_dropout_silences_hidden_units_in_training_alone_and_keeps_their_mean() -> None:
+    network = Dnn(DnnSettings(bins=9, context=2, hidden=(400, 9), dropout=0.25))
+    heard: list[torch.Tensor] = []
+    for layer in network.layers:
+        layer.register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0]))
+    torch.manual_seed(0)
+    evidence = torch.rand(18, 50)
+    network.frame_masks(evidence)
+    network.eval().frame_masks(evidence)
+    inputs, first, _, same_inputs, whole, _ = heard
+    assert torch.equal(inputs, same_inputs)
+    silent = first == 0
+    assert 0.23 < silent.float().mean() < 0.27 and not (whole == 0).any()
+    torch.testing.assert_close(first[~silent], whole[~silent] / 0.75)
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [({"dropout": 1.0}, "dropout"), ({"dropout": -0.1}, "dropout"), ({"compression": "sine"}, "log, cube-root")],
+)
+def test_settings_of_a_dnn_that_make_no_sense_are_refused(changed: dict, found: str) -> None:
+    with pytest.raises(ValueError, match=found):
+        DnnSettings(**changed)
 
 
 def test_grid_observes_the_cube_root_of_bands_or_nearly() -> None:

@@ -55,6 +55,22 @@ def test_gradients_beyond_the_bound_are_scaled_down_to_it() -> None:
     assert sizes[0] > 1e-2 and sizes[1] == pytest.approx(1e-3, rel=1e-3)
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_weight_decay_shrinks_weights_by_its_share_of_the_rate_beside_the_step(optimizer: str) -> None:
+    moved = []
+    for decay in (0.0, 0.5):
+        torch.manual_seed(0)
+        network = Grid(SETTINGS)
+        before = {name: p.detach().clone() for name, p in network.named_parameters()}
+        one = GradientDescent(
+            network, FRONT_END, ObjectiveSettings(), 5.0, False, optimizer == "muon", weight_decay=decay
+        )
+        one.step(examples(), RATE)
+        moved.append({name: p.detach() - before[name] for name, p in network.named_parameters()})
+    for name, weight in before.items():
+        torch.testing.assert_close(moved[1][name] - moved[0][name], -0.5 * RATE * weight, rtol=1e-3, atol=1e-6)
+
+
 def test_muon_moves_a_matrix_alike_in_all_directions_and_its_entries_as_far_as_adam() -> None:
     moved = {name: x for name, x in changes("muon").items() if x.dim() == 2 and min(x.shape) > 1}
     assert len(moved) > 10

@@ -1,5 +1,6 @@
 """Training on single frames: the same numbers as on whole mixtures, and nothing expensive done twice."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from deepnmf_cli.errors import RecipeError
 from deepnmf_cli.experiment import initial_network, open_corpus, train
 from deepnmf_cli.networks import build
 from deepnmf_cli.recipe import Recipe, read_recipe
-from deepnmf_cli.training.minibatch import CHEAP_LAYERS, FrameStore
+from deepnmf_cli.training import minibatch
+from deepnmf_cli.training.minibatch import CHEAP_LAYERS, KEPT_CONTEXT, FrameStore
 from deepnmf_cli.training.objectives import objective
 from deepnmf_cli.training.trainer import Trainer
 from tests.training.test_training import recipe, recordings
@@ -64,6 +66,15 @@ def test_fixed_states_are_continued_from_the_nearest_kept_one(tiny_corpus: Path,
     batch = held[0]
     torch.testing.assert_close(batch.fixed, held.network.fixed_state(batch.evidence), rtol=1e-5, atol=1e-7)
     assert [p.name for p in tmp_path.glob("fixed-*/*")] == ["0-6.safetensors"]
+
+
+def test_large_states_are_not_kept(tiny_corpus: Path, tmp_path: Path, monkeypatch) -> None:
+    chosen = framewise("deep-nmf", {"iterations": CHEAP_LAYERS + 3})
+    fresh = store(chosen, tiny_corpus, tmp_path)[0].fixed
+    monkeypatch.setattr(minibatch, "LARGEST_STATE_BYTES", fresh.numel() * fresh.element_size() - 1)
+    shutil.rmtree(next(tmp_path.glob("fixed-*")))
+    assert torch.equal(store(chosen, tiny_corpus, tmp_path)[0].fixed, fresh)
+    assert not [*tmp_path.glob("fixed-*/*")]
 
 
 def test_another_dictionary_or_other_mixtures_are_kept_apart(tiny_corpus: Path) -> None:
@@ -123,3 +134,12 @@ def test_networks_without_trained_layers_are_fixed_up_to_the_readout() -> None:
     network = build("deep-nmf", read_recipe(None, "deep-nmf", ["network.trained_layers=1"]).network)
     assert network.fixed_layers == 25
     assert build("deep-nmf", read_recipe(None, "deep-nmf", ["network.trained_layers=26"]).network).fixed_layers == 0
+
+
+def test_networks_that_look_back_less_far_read_the_same_files(tiny_corpus: Path, tmp_path: Path) -> None:
+    networks = [{"context": c} for c in (1, 3, KEPT_CONTEXT)]
+    kept = [store(framewise("dnn", n), tiny_corpus, tmp_path)[0] for n in networks]
+    fresh = [store(framewise("dnn", n), tiny_corpus)[0] for n in networks]
+    for found, expected in zip(kept, fresh, strict=True):
+        assert torch.equal(found.evidence, expected.evidence) and torch.equal(found.spectra, expected.spectra)
+    assert len([*tmp_path.glob("frames-*/*")]) == 1

@@ -66,6 +66,13 @@ def test_constant_rate_stays(tmp_path: Path) -> None:
         assert one._learning_rate() == 0.02
 
 
+def test_weight_decay_reaches_the_optimiser_and_is_not_negative(tmp_path: Path) -> None:
+    (_, adam), *others = made(tmp_path, weight_decay=0.3).optimiser.parts
+    assert [group["weight_decay"] for group in adam.param_groups] == [0.3] and not others
+    with pytest.raises(ValueError, match="weight_decay"):
+        TrainingSettings(weight_decay=-0.1)
+
+
 def test_dev_score_and_model_are_of_the_mean_and_the_weights_stay(tmp_path: Path, monkeypatch) -> None:
     one = made(tmp_path, average=0.9)
     learn(one)

@@ -2,6 +2,7 @@
 
 import statistics
 
+from ladder.tables import over_sizes, read, rows_of
 from matplotlib.figure import Figure
 
 FAMILIES = {"deep NMF": "#2f6f9f", "sigmoid DNN": "#b2443c"}
@@ -9,7 +10,8 @@ FAMILIES = {"deep NMF": "#2f6f9f", "sigmoid DNN": "#b2443c"}
 
 def figures(chosen: dict[str, list[dict]]) -> dict[str, Figure]:
     """Name -> figure, from the runs of each rung."""
-    return {"parameters": over_parameters(chosen), "depth": over_depth(chosen)}
+    found = {"parameters": over_parameters(chosen), "depth": over_depth(chosen)}
+    return found | {"sizes": over_sizes()} if rows_of(read("sizes")) else found
 
 
 def family(rung: str) -> str:
