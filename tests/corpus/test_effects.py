@@ -231,6 +231,23 @@ def test_speech_goes_on_after_the_held_vowel() -> None:
     assert len(held) - len(end) - at == pytest.approx(RATE, abs=0.2 * RATE)
 
 
+def test_joined_sounds_overlap_by_weights_that_sum_to_one() -> None:
+    joined = effects._joined(np.ones(10, np.float32), np.full(8, 3, np.float32), 5)
+    np.testing.assert_allclose(joined, [1] * 5 + [1, 1.5, 2, 2.5, 3] + [3] * 3)
+
+
+def test_a_grain_is_the_window_nearest_to_its_place_that_fits_and_resembles_the_first() -> None:
+    ramp = np.arange(20, dtype=np.float32)
+    for centre, first in ((0, 0), (9, 6), (20, 14)):
+        grain, reference = effects._aligned(ramp, centre, 3, None)
+        np.testing.assert_array_equal(grain, ramp[first : first + 6])
+        np.testing.assert_array_equal(reference, grain)
+    pulses = np.tile(np.array([0, 0, 1, 0], np.float32), 5)
+    first = pulses[:6]
+    for centre in range(16):
+        np.testing.assert_array_equal(effects._aligned(pulses, centre, 3, first)[0][2], 1.0)
+
+
 @pytest.mark.parametrize("samples", [100, 4 * RATE])
 def test_what_has_no_voice_stays_as_it_is(samples: int) -> None:
     noise = draw().standard_normal(samples).astype(np.float32)

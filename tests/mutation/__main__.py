@@ -25,6 +25,9 @@ def main() -> None:
     parser.add_argument("work", type=Path, help="folder for copies of the checkout, and for what is known so far")
     parser.add_argument("--count", type=int, default=600, help="how many mutants; 600 by default")
     parser.add_argument("--seed", type=int, default=1, help="of the sample; 1 by default")
+    parser.add_argument(
+        "--room", choices=ROOMS, action="append", help="of the sample, those of this room; may be repeated"
+    )
     parser.add_argument("--processes", type=int, default=1, help="1 by default")
     parser.add_argument("--most", type=float, default=20, help="CPU seconds of tests for one mutant; 20 by default")
     parser.add_argument("--tests", nargs="+", help="record which lines these tests run, beside what is known of others")
@@ -51,6 +54,7 @@ def main() -> None:
         known = {identity(row) for row in rows}
         drawn = [(row_of(mutant), mutant) for mutant in sample(population, options.count, options.seed)]
         plan = [(row, mutant) for row, mutant in drawn if identity(row) not in known]
+    plan = [(row, mutant) for row, mutant in plan if mutant.room in (options.room or ROOMS)]
     tests = [coverers.of(mutant, options.most) for _, mutant in plan]
     if options.unchanged:
         for number, outcome in trials(benches, [None] * options.unchanged, tests):

@@ -31,6 +31,8 @@ class Coverers:
         tests = self._running(mutant.file, range(mutant.lines[0], mutant.lines[1] + 1))
         if mutant.name:
             tests |= self._naming(mutant.name)
+        if not tests:  # run by a process that is not followed, or once for all when the module is imported
+            tests = self._running(mutant.file, self.lines.get(mutant.file, {}))
         chosen, total = {}, 0.0
         for test in sorted(tests, key=lambda test: rank(test, self.seconds[test])):
             total += self.seconds[test]
