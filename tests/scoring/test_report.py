@@ -213,6 +213,7 @@ def test_the_report_is_written_as_csv_json_markdown_and_figures(report, tmp_path
     names = {"files.csv", "report.json", "report.md", "scores.png", "gain_by_snr.png"}
     assert {path.name for path in written} == names == {path.name for path in tmp_path.iterdir()}
     assert json.loads((tmp_path / "report.json").read_text("utf-8")) == report
+    assert report["format"] == 1  # whoever changes the layout raises it
     rows = list(csv.DictReader((tmp_path / "files.csv").read_text("utf-8").splitlines()))
     assert len(rows) == 12 and rows[5]["system"] == "other|tool" and rows[5]["name"] == "b"
     assert float(rows[5]["SDR"]) == 6.0 and rows[5]["PESQ"] == "" and rows[5]["notes"] == "PESQ: too short"

@@ -249,6 +249,14 @@ def test_flac_written_to_a_pipe_is_counted(tmp_path):
     np.testing.assert_array_equal(audio.read(path)[0], samples)
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_write_that_fails_says_whether_the_disk_is_full(tmp_path, number):
+    full = number in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+    found = "found a full disk, or an exceeded quota" if full else "found an output that cannot be written"
+    with raises("x.wav", found), audio_writer._explaining(tmp_path / "x.wav"):
+        raise OSError(number, os.strerror(number))
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "none", tmp_path / "file"):

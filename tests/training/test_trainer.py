@@ -80,3 +80,14 @@ def test_dev_score_and_model_are_of_the_mean_and_the_weights_stay(tmp_path: Path
     assert all(torch.equal(a, b) for a, b in zip(scored, one.average, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(scored, one.trained, strict=True))
     assert all(torch.equal(own[name], value) for name, value in one.network.state_dict().items())
+
+
+@pytest.mark.parametrize(("score_every", "due"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (9, [5])])
+def test_a_score_is_due_at_multiples_and_at_the_end_and_once(tmp_path: Path, score_every: int, due: list[int]) -> None:
+    one, found = made(tmp_path, steps=5, score_every=score_every), []
+    for one.step in range(6):
+        if one._unscored():
+            found.append(one.step)
+            one.journal.rows.append({"step": one.step})
+            assert not one._unscored()
+    assert found == due
