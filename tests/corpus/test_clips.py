@@ -119,6 +119,13 @@ def test_audible_starts_are_where_segments_are_not_silent(
     assert starts[0] == pytest.approx(first, abs=0.3) and starts[-1] == pytest.approx(last, abs=0.2)
 
 
+def test_audible_begins_at_eighty_decibels_below_full_scale(tmp_path: Path) -> None:
+    tone = np.repeat([0.9e-4, 1.1e-4], 2 * RATE) * np.resize([1, 1, -1, -1], 4 * RATE)
+    soundfile.write(path := tmp_path / "a.wav", tone, RATE, "FLOAT")
+    starts = ClipCache(RATE).audible_starts(path, RATE) / RATE
+    assert starts[0] == pytest.approx(1.5, abs=0.2) and starts[-1] == pytest.approx(3)
+
+
 @pytest.mark.parametrize("first", [0.0, 31.2, 59.5])
 def test_noise_that_is_silent_for_the_most_part_is_drawn_where_it_is_not(tmp_path: Path, first: float) -> None:
     soundfile.write(tmp_path / "speech.wav", noise(3), RATE)

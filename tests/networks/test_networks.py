@@ -8,6 +8,7 @@ import torch
 from deepnmf_cli.inference import nmf, wiener
 from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings, Dnmf, DnmfSettings, SparseNmf, SparseNmfSettings
+from deepnmf_cli.networks.dnn import Dnn, DnnSettings
 from deepnmf_cli.networks.frame_network import LogFeatures
 from deepnmf_cli.signal.level import normalise_level, stack_context
 
@@ -136,6 +137,20 @@ def test_features_of_frames_have_mean_zero_and_variance_one_once_fitted() -> Non
     found = features(torch.cat([evidence, evidence]))  # two frames of context
     torch.testing.assert_close(found.mean(1), torch.zeros(10), rtol=0, atol=1e-5)
     torch.testing.assert_close(found.std(1), torch.ones(10), rtol=0, atol=1e-5)
+
+
+def test_features_that_hardly_vary_are_not_blown_up() -> None:
+    features, draw = LogFeatures(3), torch.Generator().manual_seed(0)
+    features.fit((torch.tensor([[0.0], [0.05], [0.15]]) * torch.randn(3, 9999, generator=draw)).exp())
+    torch.testing.assert_close(features.deviation, torch.tensor([[0.1], [0.1], [0.15]]), rtol=0.03, atol=0)
+
+
+def test_untrained_sigmoid_layers_keep_the_spread_of_signals() -> None:
+    """Glorot's variance of 2/(inputs + outputs), times 4 squared behind a sigmoid, whose slope is a quarter."""
+    network = Dnn(DnnSettings(bins=300, context=1, hidden=(300, 300)))
+    deviations = [layer.weight.std().item() for layer in network.layers]
+    torch.testing.assert_close(deviations, [600**-0.5 * 2**0.5, *[4 * 600**-0.5 * 2**0.5] * 2], rtol=0.02, atol=0)
+    assert not any(layer.bias.any() for layer in network.layers)
 
 
 def test_grid_observes_the_cube_root_of_bands_or_nearly() -> None:

@@ -3,10 +3,12 @@
 import copy
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings
 from deepnmf_cli.networks.dnn import Dnn, DnnSettings
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training import trainer
@@ -91,3 +93,25 @@ def test_a_score_is_due_at_multiples_and_at_the_end_and_once(tmp_path: Path, sco
             one.journal.rows.append({"step": one.step})
             assert not one._unscored()
     assert found == due
+
+
+def test_greedy_training_lets_one_layer_after_another_learn(tmp_path: Path, monkeypatch) -> None:
+    one = made(tmp_path, greedy=True, steps=7)
+    one.network = DeepNmf(DeepNmfSettings(bins=129, context=1, atoms=3, iterations=3, trained_layers=3))
+    layers = []
+    monkeypatch.setattr(one.network, "train_last", layers.append)
+    learn(one)
+    assert layers == [1, 1, 1, 2, 2, 3, 3] and all(type(count) is int for count in layers)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_run_that_learns_says_first_where_it_begins(tmp_path: Path, monkeypatch, learns: bool) -> None:
+    one, said = made(tmp_path, steps=1), []
+    if not learns:
+        one.trained, one.average = [], []
+    monkeypatch.setattr(trainer, "dev_score", lambda *_: DevScore(1.0))
+    for work in ("_save", "_publish", "_score", "_steps"):
+        monkeypatch.setattr(one, work, lambda *_: None)
+    source = SimpleNamespace(length=RATE_HZ)
+    one.train(source, [], 0, lambda news: said.append(copy.deepcopy(news)), lambda: False)
+    assert said == ([{"began": {}}, {"began": {"step 0": 1.0}}] if learns else [])
