@@ -119,6 +119,11 @@ def test_coloured_noise_has_its_slope(slope_db: float) -> None:
     assert power_db(noise, 4000, 8000) - power_db(noise, 500, 1000) == pytest.approx(3 * slope_db, abs=0.7)
 
 
+def test_coloured_noise_has_nothing_below_20_hz() -> None:
+    spectrum = np.abs(np.fft.rfft(effects.coloured_noise(RATE, draw(), 0.0)))
+    assert spectrum[:20].max() < 1e-3 * spectrum[20:40].max()
+
+
 def test_hum_consists_of_harmonics_of_the_mains() -> None:
     for seed in range(5):
         spectrum = np.abs(np.fft.rfft(effects.hum(4 * RATE, draw(seed), RATE) * np.hanning(4 * RATE))) ** 2
@@ -133,6 +138,8 @@ def test_clicks_are_short_and_loud() -> None:
         samples = effects.clicks(4 * RATE, draw(seed), RATE)
         assert rms(samples) == pytest.approx(1, abs=1e-3)
         assert np.mean(samples**4) > 20  # of stationary noise it is 3
+        bursts = np.convolve(np.abs(samples) > 1e-3 * np.abs(samples).max(), np.ones(5), "valid")
+        assert bursts.max() >= 4  # each of several samples in a row
 
 
 def test_rumble_is_below_hearing_and_comes_in_thuds() -> None:

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from deepnmf_cli.inference import nmf, wiener
 from deepnmf_cli.networks import NETWORKS, build
@@ -151,6 +152,17 @@ def test_untrained_sigmoid_layers_keep_the_spread_of_signals() -> None:
     deviations = [layer.weight.std().item() for layer in network.layers]
     torch.testing.assert_close(deviations, [600**-0.5 * 2**0.5, *[4 * 600**-0.5 * 2**0.5] * 2], rtol=0.02, atol=0)
     assert not any(layer.bias.any() for layer in network.layers)
+
+
+COUNTED = ("deep-nmf", "dnmf", "sparse-nmf", "dnn", "grid", "recurrent-nmf", "grid-rnn", "mean-field")
+"""Others have recurrent cells, which torch does not count, or products of weights alone, which are not for each frame."""
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_multiply_adds_of_a_frame_are_those_that_torch_counts(name: str) -> None:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        small(name)(magnitude(frames=40, batch=2))
+    assert small(name).macs_per_frame() == counter.get_total_flops() / 2 / 80
 
 
 def test_grid_observes_the_cube_root_of_bands_or_nearly() -> None:

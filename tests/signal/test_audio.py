@@ -257,6 +257,15 @@ def test_a_write_that_fails_says_whether_the_disk_is_full(tmp_path, number):
         raise OSError(number, os.strerror(number))
 
 
+@pytest.mark.parametrize(("container", "subtype"), [("WAV", "FLOAT"), ("OGG", "VORBIS")])
+def test_a_block_without_samples_adds_nothing(tmp_path, container, subtype):
+    path = tmp_path / f"x.{container.lower()}"
+    with audio_writer.open_writer(path, AudioInfo(RATE_HZ, 1, 100, container, subtype)) as writer:
+        for frames in (0, 100, 0):
+            writer.write(noise(frames))
+    assert audio.info(path).frames == 100
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "none", tmp_path / "file"):
