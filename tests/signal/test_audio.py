@@ -266,6 +266,14 @@ def test_a_block_without_samples_adds_nothing(tmp_path, container, subtype):
     assert audio.info(path).frames == 100
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "It failed", "x.wav"), ValueError("It failed."), soundfile.LibsndfileError(2)]
+)
+def test_the_reason_of_an_error_is_what_it_says_without_its_path(error):
+    expected = "System error" if isinstance(error, soundfile.LibsndfileError) else "It failed"
+    assert audio.reason(error) == expected
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "none", tmp_path / "file"):

@@ -1,5 +1,6 @@
 """That a recording is read to its true end, or refused: whatever its header promises, and however it was joined or cut."""
 
+import io
 import itertools
 import re
 
@@ -8,7 +9,7 @@ import pytest
 import soundfile
 
 from deepnmf_cli.errors import AudioError
-from deepnmf_cli.signal import audio, audio_writer
+from deepnmf_cli.signal import audio, audio_writer, survey
 from deepnmf_cli.signal.audio import AudioReader
 from deepnmf_cli.signal.links import mpeg_frame
 from deepnmf_cli.signal.parts import Part
@@ -145,6 +146,24 @@ def test_joined_mp3s_of_several_kinds_are_refused(tmp_path):
     refused(tmp_path, mono + stereo, r"parts of 1 channel\(s\) at 16000 Hz and of 2", "apart")
     faster, _ = without_header(vbr(tmp_path, rate_hz=24000))
     refused(tmp_path, without_header(mono)[0] + faster, "at 16000 Hz and of 1 .* at 24000 Hz")
+
+
+def test_an_mp3_header_may_count_itself_but_promise_no_more(tmp_path):
+    whole = vbr(tmp_path)
+    _, frames = without_header(whole)
+    info = max(whole[:100].find(b"Xing"), whole[:100].find(b"Info"))
+    for more in (0, 1):
+        found, _ = read(tmp_path, put(whole, info + 8, (frames + more).to_bytes(4, "big")))
+        assert found.shape[1] >= FRAMES
+    refused(tmp_path, put(whole, info + 8, (frames + 2).to_bytes(4, "big")), "as the header says", "incomplete")
+
+
+def test_a_file_is_examined_from_its_beginning(tmp_path):
+    whole = encoded(tmp_path, "WAV")
+    file = io.BytesIO(whole)
+    expected = survey.examine(file, len(whole))
+    file.seek(9)
+    assert expected is not None and survey.examine(file, len(whole)) == expected
 
 
 def test_an_mp3_header_that_promises_too_little_loses_nothing(tmp_path):
