@@ -249,6 +249,8 @@ def test_a_grain_is_the_window_nearest_to_its_place_that_fits_and_resembles_the_
         grain, reference = effects._aligned(ramp, centre, 3, None)
         np.testing.assert_array_equal(grain, ramp[first : first + 6])
         np.testing.assert_array_equal(reference, grain)
+    rising = np.arange(60, dtype=np.float32)  # of which the last window within reach resembles the first most
+    assert effects._aligned(rising, 30, 6, np.ones(12, np.float32))[0][0] == 27
     pulses = np.tile(np.array([0, 0, 1, 0], np.float32), 5)
     first = pulses[:6]
     for centre in range(16):
