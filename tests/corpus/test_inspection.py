@@ -146,6 +146,14 @@ def test_fine_tuning_holds_out_the_last_fifth_of_a_noise_that_is_alone(folders: 
     assert material.source.cache.length(folders / "noise/rain/0.wav") == round(0.8 * 3 * MADE.rate_hz)
 
 
+def test_every_twentieth_speaker_is_held_out_with_all_that_was_said() -> None:
+    clips = [Clip(Path(f"{number}.wav"), f"{number // 2:02}", 1) for number in range(90)]
+    kept, dev = sources._hold_out(clips)
+    assert {clip.group for clip in dev} == {"19", "39"} and len(dev) == 4
+    assert [clip for clip in clips if clip not in dev] == kept
+    assert sources._hold_out(clips[:38]) == (clips[:38], clips[:38])
+
+
 def test_pairs_are_looked_at_before_training(folders: Path) -> None:
     said = Said()
     (folders / "dev/noisy").rename(folders / "dev/apart")

@@ -219,6 +219,12 @@ def test_atoms_are_drawn_anew_up_to_four_fifths_of_the_blocks_and_no_later(monke
     assert drawn == list(range(8))
 
 
+def test_the_divergence_is_kullback_leiblers_where_none_is_named():
+    m, w, _ = problem()
+    found, named = (learn_dictionary(lambda index: m, 3, 6, initial=w, **beta) for beta in ({}, {"beta": 1.0}))
+    assert torch.equal(found, named)
+
+
 def test_does_not_change_the_dictionary_it_starts_from():
     m, w, _ = problem()
     before = w.clone()
