@@ -194,6 +194,11 @@ def test_number_of_trained_parameters_follows_the_trained_layers(layers: int, tr
     assert DeepNmf(settings).parameter_counts()[1] == trained
 
 
+def test_one_of_each_is_enough() -> None:
+    network = DeepNmf(DeepNmfSettings(bins=1, context=1, atoms=1, iterations=1, trained_layers=2))
+    assert network(torch.rand(1, 1, 5))[0].shape == (1, 2, 1, 5)
+
+
 def test_one_tied_dictionary_is_trained_once() -> None:
     assert DeepNmf(DeepNmfSettings(**SMALL["deep-nmf"], tied=True)).parameter_counts() == (990, 990)
 
