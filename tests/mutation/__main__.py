@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="1 by default")
     parser.add_argument("--most", type=float, default=20, help="CPU seconds of tests for one mutant; 20 by default")
     parser.add_argument("--tests", nargs="+", help="record which lines these tests run, beside what is known of others")
-    parser.add_argument("--again", action="store_true", help="try once more what survived, with the tests of today")
+    parser.add_argument("--again", action="store_true", help="try once more what survived without a reason")
     parser.add_argument("--unchanged", type=int, default=0, help="run tests of so many mutants without the mutants")
     parser.add_argument("--table", action="store_true", help="print the table of WORK/mutants.csv, and do no more")
     options = parser.parse_args()
@@ -48,7 +48,7 @@ def main() -> None:
     coverers = Coverers(work / "record.json", benches[0].folder)
     population, rows = mutants(benches[0].folder), read(results)
     if options.again:
-        alive = [row for row in rows if row["verdict"] in LIVING]
+        alive = [row for row in rows if row["verdict"] in LIVING and not row["reason"]]
         plan = [(row, mutant) for row in alive if (mutant := find(row, population))]
     else:
         known = {identity(row) for row in rows}
