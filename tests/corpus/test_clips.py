@@ -110,6 +110,12 @@ def test_of_a_response_of_several_microphones_the_first_is_used(tmp_path: Path) 
     np.testing.assert_allclose(wet(0)[0] / rms(wet(0)[0]), dry(0)[0] / rms(dry(0)[0]), atol=1e-3)
 
 
+def test_the_first_channel_is_the_first(tmp_path: Path) -> None:
+    soundfile.write(path := tmp_path / "a.wav", noise(1, channels=3), RATE, "FLOAT")
+    whole, _ = soundfile.read(path, dtype="float32")
+    np.testing.assert_array_equal(decode(path, RATE, first_channel=True), whole[:, 0])
+
+
 @pytest.mark.parametrize("length,first,last", [(4000, 28.0, 28.5), (64000, 24.1, 28.5), (960000, 0, 0)])
 def test_audible_starts_are_where_segments_are_not_silent(
     tmp_path: Path, length: int, first: float, last: float

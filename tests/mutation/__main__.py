@@ -16,7 +16,7 @@ from tests.mutation.mutants import ROOMS, Mutant, mutants, sample
 from tests.mutation.trial import Bench, Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
-COLUMNS = ("file", "line", "column", "kind", "before", "after", "verdict", "test", "cpu_seconds", "reason")
+COLUMNS = ("file", "line", "column", "kind", "before", "after", "source", "verdict", "test", "cpu_seconds", "reason")
 LIVING = {"survived", "untested"}
 
 
@@ -117,19 +117,18 @@ def joined(known: dict, new: dict) -> dict:
 
 
 def row_of(mutant: Mutant) -> dict[str, str]:
-    return {name: str(getattr(mutant, name)) for name in COLUMNS[:6]}
+    return {name: str(getattr(mutant, name)) for name in COLUMNS[:7]}
 
 
 def identity(row: dict[str, str]) -> tuple[str, ...]:
-    return tuple(row[name] for name in COLUMNS[:6])
+    return tuple(row[name] for name in COLUMNS[:7])
 
 
 def find(row: dict[str, str], population: list[Mutant]) -> Mutant | None:
     """The mutant of a row, also where lines above it have come or gone; None where it cannot be made any more."""
-    same = [
-        m for m in population if (m.file, m.kind, m.before, m.after) == tuple(row[c] for c in ("file", *COLUMNS[3:6]))
-    ]
-    return min(same, key=lambda mutant: abs(mutant.line - int(row["line"])), default=None)
+    wanted = [row[name] for name in ("file", *COLUMNS[3:7])]
+    same = [m for m in population if [m.file, m.kind, m.before, m.after, m.source] == wanted]
+    return min(same, key=lambda m: (abs(m.column - int(row["column"])), abs(m.line - int(row["line"]))), default=None)
 
 
 def read(path: Path) -> list[dict[str, str]]:

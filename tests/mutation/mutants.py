@@ -42,6 +42,8 @@ class Mutant:
     """Line and column behind the text that is replaced; columns count bytes."""
     lines: tuple[int, int]
     """First and last line of the statement: a test that runs one of them may notice."""
+    source: str = ""
+    """The line on which it begins, without its indentation."""
     name: str = ""
     """For a statement outside functions, what it defines: a test that runs a line with this name may notice."""
 
@@ -100,6 +102,7 @@ class _Finder(ast.NodeVisitor):
     def __init__(self, path: Path, name: str, optional: dict[str, set[str]]):
         source = path.read_text("utf-8")
         self.file, self.optional, self.found = name, optional, list[Mutant]()
+        self.source = source.splitlines()
         self.statement: ast.stmt | None = None
         self.in_function = False
         self.visit(ast.parse(source))
@@ -112,7 +115,15 @@ class _Finder(ast.NodeVisitor):
         after = changed if isinstance(changed, str) else f"({ast.unparse(changed)})"
         place = self.file, node.lineno, node.col_offset, kind, ast.unparse(node).split("\n")[0], after
         name = "" if self.in_function else _defined(statement)
-        self.found.append(Mutant(*place, (node.end_lineno, node.end_col_offset), (statement.lineno, last), name))
+        self.found.append(
+            Mutant(
+                *place,
+                (node.end_lineno, node.end_col_offset),
+                (statement.lineno, last),
+                self.source[node.lineno - 1].strip(),
+                name,
+            )
+        )
 
     def visit(self, node: ast.AST) -> None:
         if not isinstance(node, ast.stmt):

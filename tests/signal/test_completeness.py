@@ -369,6 +369,18 @@ def test_formats_that_cannot_say_whether_they_are_whole_say_so(tmp_path, contain
     assert notes == (UNSIZED,)
 
 
+def test_samples_of_an_instrument_are_added_up():
+    sizes = [(size).to_bytes(4, "little").ljust(40, b"\0") for size in (10, 0, 20)]
+    content = b"Extended Instrument: ".ljust(296, b"\0") + b"\3\0" + b"".join(sizes) + bytes(30)
+    assert survey.examine(io.BytesIO(content), len(content)) == survey.Extent(298 + 3 * 40, 30, pieces=2)
+
+
+@pytest.mark.parametrize("samples", [0, 2])
+def test_an_au_file_of_size_0_is_unfinished_if_samples_follow(samples):
+    content = b".snd" + (24).to_bytes(4, "big") + bytes(4) + bytes(12 + samples)
+    assert survey.examine(io.BytesIO(content), len(content)).unfinished == bool(samples)
+
+
 def unfinished(content, container):
     """The file with zeros, or what else stands there before the first sample, for its sizes."""
     if container == "WAV":
