@@ -1,6 +1,5 @@
 """That a recording is read to its true end, or refused: whatever its header promises, and however it was joined or cut."""
 
-import io
 import itertools
 import re
 
@@ -9,7 +8,7 @@ import pytest
 import soundfile
 
 from deepnmf_cli.errors import AudioError
-from deepnmf_cli.signal import audio, audio_writer, survey
+from deepnmf_cli.signal import audio, audio_writer
 from deepnmf_cli.signal.audio import AudioReader
 from deepnmf_cli.signal.links import mpeg_frame
 from deepnmf_cli.signal.parts import Part
@@ -97,40 +96,6 @@ def test_other_layers_of_mpeg_are_counted(tmp_path, layer_bits):
     assert read(tmp_path, frame * 20)[0].shape == (1, 20 * mpeg_frame(head).samples)
 
 
-def bit_rates(layer, first):
-    """In kbit/s, by the rule that each is built with: even steps, or four steps to an octave."""
-    quarters = [32 * 2**octave * (4 + quarter) // 4 for octave in range(4) for quarter in range(4)]
-    if first:
-        return {1: [32 * n for n in range(1, 15)], 2: [*quarters[:1], *quarters[2:15]], 3: quarters[:14]}[layer]
-    fine = [*range(8, 64, 8), *range(64, 161, 16)]
-    return [*quarters[:1], *quarters[2:8], *range(128, 193, 16), 224, 256] if layer == 1 else fine
-
-
-def test_sizes_of_mpeg_frames_are_those_of_the_standard():
-    """ISO 11172-3, 2.4.3.1, and 13818-3: 12 slots of four bytes, or 144, 72 in layer III at the lower rates, per sample."""
-    for version, step in ((3, 1), (2, 2), (0, 4)):
-        for layer in (1, 2, 3):
-            for index, kbps in enumerate(bit_rates(layer, version == 3), 1):
-                for place, rate in enumerate((44100, 48000, 32000)):
-                    for padding in (0, 1):
-                        head = bytes(
-                            [0xFF, 0xE1 | version << 3 | (4 - layer) << 1, index << 4 | place << 2 | padding << 1, 0]
-                        )
-                        per_sample = {1: 12, 2: 144, 3: 144 if version == 3 else 72}[layer]
-                        slots = per_sample * 1000 * kbps // (rate // step) + padding
-                        frame = mpeg_frame(head)
-                        assert frame.kind == (version, layer, rate // step, False)
-                        assert frame.size == slots * (4 if layer == 1 else 1)
-                        assert frame.samples == {1: 384, 2: 1152, 3: 1152 if version == 3 else 576}[layer]
-
-
-@pytest.mark.parametrize(
-    "head", [b"\xff\xeb\x90\0", b"\xff\xf9\x90\0", b"\xff\xfb\0\0", b"\xff\xfb\xf0\0", b"\xff\xfb\x9c\0", b"\xfe\xfb\x90\0", b"\xff\xdb\x90\0", b"\xff\xfb\x90"]
-)  # fmt: skip
-def test_what_the_standard_reserves_is_no_frame(head):
-    assert mpeg_frame(b"\xff\xfb\x90\0") and mpeg_frame(head) is None
-
-
 def test_joined_mp3s_are_taken_apart(tmp_path):
     first, second = vbr(tmp_path), cbr(tmp_path, samples=sound(10_000))
     bare, _ = without_header(second)
@@ -156,14 +121,6 @@ def test_an_mp3_header_may_count_itself_but_promise_no_more(tmp_path):
         found, _ = read(tmp_path, put(whole, info + 8, (frames + more).to_bytes(4, "big")))
         assert found.shape[1] >= FRAMES
     refused(tmp_path, put(whole, info + 8, (frames + 2).to_bytes(4, "big")), "as the header says", "incomplete")
-
-
-def test_a_file_is_examined_from_its_beginning(tmp_path):
-    whole = encoded(tmp_path, "WAV")
-    file = io.BytesIO(whole)
-    expected = survey.examine(file, len(whole))
-    file.seek(9)
-    assert expected is not None and survey.examine(file, len(whole)) == expected
 
 
 def test_an_mp3_header_that_promises_too_little_loses_nothing(tmp_path):
@@ -367,18 +324,6 @@ def test_formats_that_cannot_say_whether_they_are_whole_say_so(tmp_path, contain
     found, notes = read(tmp_path, whole[: int(0.6 * len(whole))])
     assert found.shape[1] < FRAMES
     assert notes == (UNSIZED,)
-
-
-def test_samples_of_an_instrument_are_added_up():
-    sizes = [(size).to_bytes(4, "little").ljust(40, b"\0") for size in (10, 0, 20)]
-    content = b"Extended Instrument: ".ljust(296, b"\0") + b"\3\0" + b"".join(sizes) + bytes(30)
-    assert survey.examine(io.BytesIO(content), len(content)) == survey.Extent(298 + 3 * 40, 30, pieces=2)
-
-
-@pytest.mark.parametrize("samples", [0, 2])
-def test_an_au_file_of_size_0_is_unfinished_if_samples_follow(samples):
-    content = b".snd" + (24).to_bytes(4, "big") + bytes(4) + bytes(12 + samples)
-    assert survey.examine(io.BytesIO(content), len(content)).unfinished == bool(samples)
 
 
 def unfinished(content, container):
