@@ -175,7 +175,7 @@ class _Frame(NamedTuple):
 
 
 @functools.lru_cache(4096)
-def _frame(head: bytes) -> _Frame | None:
+def mpeg_frame(head: bytes) -> _Frame | None:
     """The frame that four bytes announce; None where they are something else."""
     if len(head) < 4 or head[0] != 0xFF or head[1] >> 5 != 7:
         return None
@@ -224,7 +224,7 @@ class _Recording:
             note = f"{counted}; its header does not say how long it is, so an end that is missing cannot be noticed"
         # The decoder guesses from the first frame how many there are: the smallest that there is makes it guess enough.
         smallest = bytes([self.head[0], self.head[1] | 1, 0x10 | self.head[2] & 0x0C, self.head[3]])
-        quiet = _frame(smallest)
+        quiet = mpeg_frame(smallest)
         silence = smallest.ljust(quiet.size if quiet else 0, b"\0")
         segments = [*self.tags, silence, *self.runs]
         return Part(segments, note=note, frames=samples, skipped=self.frame.samples, walked=True)
@@ -237,7 +237,7 @@ def mp3_parts(file: BinaryIO, size: int) -> list[Part]:
     while position < size:
         begin = window.at(position, 48)  # as far as a Xing header reaches
         head = begin[:4]
-        frame = _frame(head)
+        frame = mpeg_frame(head)
         goes_on = found and frame and not tags and frame.kind == found[-1].frame.kind
         if not (frame and position + frame.size <= size and (goes_on or _is_confirmed(window, position, frame))):
             stop = _after_tag(window, position)
@@ -310,14 +310,14 @@ def after_tags(file: BinaryIO, size: int) -> int:
 def _is_confirmed(window: _Window, position: int, frame: _Frame) -> bool:
     """Return whether a frame, another tag or the end follows, so that it is no accident of bytes."""
     after = position + frame.size
-    follows = _frame(window.at(after, 4))
+    follows = mpeg_frame(window.at(after, 4))
     return after >= window.size or _after_tag(window, after) > 0 or (follows is not None and follows.kind == frame.kind)
 
 
 def _next_frame(window: _Window, position: int) -> int:
     """Return where the next frame or tag is behind bytes that are neither; the end of the file when there is none."""
     while (position := window.find(b"\xff", position)) < window.size:
-        frame = _frame(window.at(position, 4))
+        frame = mpeg_frame(window.at(position, 4))
         if frame and position + frame.size < window.size and _is_confirmed(window, position, frame):
             return position
         position += 1

@@ -11,6 +11,7 @@ import numpy as np
 
 from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal.formats import check_shape, is_placeholder
+from deepnmf_cli.signal.links import mpeg_frame
 from deepnmf_cli.signal.samples import FORMATS, Layout, check_samples, decode, encode
 
 READ_BYTES = 1 << 16
@@ -242,17 +243,6 @@ _LONGEST_AUDIO_FRAME = 1 << 13
 PROBE_BYTES = _LONGEST_AUDIO_FRAME + 4
 """So many bytes decide whether a stream begins with frames of MPEG audio, whose sign alone is too short."""
 
-_KBIT_S = {
-    (3, 3): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
-    (3, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    (3, 1): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    (2, 3): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-    (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-    (2, 1): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}
-"""(MPEG 1: 3, else 2; layer by its code) -> bit rates by their code, from 1 on."""
-_RATE_HZ = (44100, 48000, 32000)
-
 
 def container_of(start: bytes) -> str | None:
     """The name of what a stream holds that begins with `start`, if that is not raw samples or WAV.
@@ -275,16 +265,8 @@ def may_be_mpeg(start: bytes) -> bool:
 
 def _mpeg_frame(start: bytes) -> int:
     """Bytes of the frame of MPEG-1, 2 or 2.5 audio that `start` begins with, or 0."""
-    if len(start) < 4 or start[0] != 0xFF or start[1] & 0xE0 != 0xE0:
-        return 0
-    version, layer, rate, code = start[1] >> 3 & 3, start[1] >> 1 & 3, start[2] >> 2 & 3, start[2] >> 4
-    if version == 1 or layer == 0 or rate == 3 or code in (0, 15):
-        return 0
-    bits_s = 1000 * _KBIT_S[3 if version == 3 else 2, layer][code - 1]
-    rate_hz, padding = _RATE_HZ[rate] >> (3 - version if version else 2), start[2] >> 1 & 1
-    if layer == 3:
-        return 4 * (12 * bits_s // rate_hz + padding)
-    return (72 if layer == 1 and version != 3 else 144) * bits_s // rate_hz + padding
+    frame = mpeg_frame(start[:4])
+    return frame.size if frame else 0
 
 
 def _adts_frame(start: bytes) -> int:

@@ -92,6 +92,16 @@ def test_babble_is_made_of_training_speech(corpus: Path) -> None:
     assert high_share(dataset(corpus, babble_probability=1.0)[0][1]) < 0.01
 
 
+def test_voices_of_babble_differ_by_five_decibels_either_way() -> None:
+    settings = AugmentationSettings(babble_probability=1.0, babble_speakers=(2, 2))
+    levels_db = []
+    for index in range(400):
+        voices = iter(np.eye(2, dtype=np.float32))
+        babble = Augmentation(settings, 1, index, RATE).noise(np.ones(2, np.float32), lambda _: next(voices), None)
+        levels_db += [20 * np.log10(float(level) / np.sqrt(2)) for level in babble]
+    assert -5 <= min(levels_db) < -4.9 and 4.9 < max(levels_db) <= 5.0001
+
+
 def test_reversed_noise_is_the_same_noise_backwards(corpus: Path) -> None:
     plain, reverse = dataset(corpus)[2], dataset(corpus, reverse_probability=1.0)[2]
     # Both have an SNR of 0 dB, and the level of their sum.

@@ -110,6 +110,12 @@ def test_of_a_response_of_several_microphones_the_first_is_used(tmp_path: Path) 
     np.testing.assert_allclose(wet(0)[0] / rms(wet(0)[0]), dry(0)[0] / rms(dry(0)[0]), atol=1e-3)
 
 
+def test_the_first_channel_is_the_first(tmp_path: Path) -> None:
+    soundfile.write(path := tmp_path / "a.wav", noise(1, channels=3), RATE, "FLOAT")
+    whole, _ = soundfile.read(path, dtype="float32")
+    np.testing.assert_array_equal(decode(path, RATE, first_channel=True), whole[:, 0])
+
+
 @pytest.mark.parametrize("length,first,last", [(4000, 28.0, 28.5), (64000, 24.1, 28.5), (960000, 0, 0)])
 def test_audible_starts_are_where_segments_are_not_silent(
     tmp_path: Path, length: int, first: float, last: float
@@ -117,6 +123,13 @@ def test_audible_starts_are_where_segments_are_not_silent(
     soundfile.write(path := tmp_path / "a.wav", mostly_silent(60, 28.0), RATE)
     starts = ClipCache(RATE).audible_starts(path, length) / RATE
     assert starts[0] == pytest.approx(first, abs=0.3) and starts[-1] == pytest.approx(last, abs=0.2)
+
+
+def test_audible_begins_at_eighty_decibels_below_full_scale(tmp_path: Path) -> None:
+    tone = np.repeat([0.9e-4, 1.1e-4], 2 * RATE) * np.resize([1, 1, -1, -1], 4 * RATE)
+    soundfile.write(path := tmp_path / "a.wav", tone, RATE, "FLOAT")
+    starts = ClipCache(RATE).audible_starts(path, RATE) / RATE
+    assert starts[0] == pytest.approx(1.5, abs=0.2) and starts[-1] == pytest.approx(3)
 
 
 @pytest.mark.parametrize("first", [0.0, 31.2, 59.5])

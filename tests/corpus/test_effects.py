@@ -119,6 +119,11 @@ def test_coloured_noise_has_its_slope(slope_db: float) -> None:
     assert power_db(noise, 4000, 8000) - power_db(noise, 500, 1000) == pytest.approx(3 * slope_db, abs=0.7)
 
 
+def test_coloured_noise_has_nothing_below_20_hz() -> None:
+    spectrum = np.abs(np.fft.rfft(effects.coloured_noise(RATE, draw(), 0.0)))
+    assert spectrum[:20].max() < 1e-3 * spectrum[20:40].max()
+
+
 def test_hum_consists_of_harmonics_of_the_mains() -> None:
     for seed in range(5):
         spectrum = np.abs(np.fft.rfft(effects.hum(4 * RATE, draw(seed), RATE) * np.hanning(4 * RATE))) ** 2
@@ -133,6 +138,8 @@ def test_clicks_are_short_and_loud() -> None:
         samples = effects.clicks(4 * RATE, draw(seed), RATE)
         assert rms(samples) == pytest.approx(1, abs=1e-3)
         assert np.mean(samples**4) > 20  # of stationary noise it is 3
+        bursts = np.convolve(np.abs(samples) > 1e-3 * np.abs(samples).max(), np.ones(5), "valid")
+        assert bursts.max() >= 4  # each of several samples in a row
 
 
 def test_rumble_is_below_hearing_and_comes_in_thuds() -> None:
@@ -229,6 +236,25 @@ def test_speech_goes_on_after_the_held_vowel() -> None:
     at = int(match.argmax())
     np.testing.assert_allclose(speech[at : at + len(end)], end, atol=1e-6)
     assert len(held) - len(end) - at == pytest.approx(RATE, abs=0.2 * RATE)
+
+
+def test_joined_sounds_overlap_by_weights_that_sum_to_one() -> None:
+    joined = effects._joined(np.ones(10, np.float32), np.full(8, 3, np.float32), 5)
+    np.testing.assert_allclose(joined, [1] * 5 + [1, 1.5, 2, 2.5, 3] + [3] * 3)
+
+
+def test_a_grain_is_the_window_nearest_to_its_place_that_fits_and_resembles_the_first() -> None:
+    ramp = np.arange(20, dtype=np.float32)
+    for centre, first in ((0, 0), (9, 6), (20, 14)):
+        grain, reference = effects._aligned(ramp, centre, 3, None)
+        np.testing.assert_array_equal(grain, ramp[first : first + 6])
+        np.testing.assert_array_equal(reference, grain)
+    rising = np.arange(60, dtype=np.float32)  # of which the last window within reach resembles the first most
+    assert effects._aligned(rising, 30, 6, np.ones(12, np.float32))[0][0] == 27
+    pulses = np.tile(np.array([0, 0, 1, 0], np.float32), 5)
+    first = pulses[:6]
+    for centre in range(16):
+        np.testing.assert_array_equal(effects._aligned(pulses, centre, 3, first)[0][2], 1.0)
 
 
 @pytest.mark.parametrize("samples", [100, 4 * RATE])

@@ -13,7 +13,7 @@ from deepnmf_cli.corpus import inspection, sources
 from deepnmf_cli.corpus.augment import AugmentationSettings
 from deepnmf_cli.corpus.dataset import MixingSettings
 from deepnmf_cli.corpus.manifest import Clip, scan
-from deepnmf_cli.corpus.sources import Mixtures, Recordings, from_clips, from_pairs
+from deepnmf_cli.corpus.sources import Mixtures, Recordings, for_tuning, from_clips, from_pairs
 from deepnmf_cli.errors import AudioError
 
 RATE = 16000
@@ -139,6 +139,19 @@ def test_it_is_said_where_nothing_can_be_held_out(folders: Path) -> None:
         f"! fewer than 20 {what}: none is held out, and the dev score flatters"
         for what in ("speakers", "kinds of noise")
     ]
+
+
+def test_fine_tuning_holds_out_the_last_fifth_of_a_noise_that_is_alone(folders: Path) -> None:
+    material = for_tuning(Recordings(folders / "speech", folders / "noise"), MADE, Said())
+    assert material.source.cache.length(folders / "noise/rain/0.wav") == round(0.8 * 3 * MADE.rate_hz)
+
+
+def test_every_twentieth_speaker_is_held_out_with_all_that_was_said() -> None:
+    clips = [Clip(Path(f"{number}.wav"), f"{number // 2:02}", 1) for number in range(90)]
+    kept, dev = sources._hold_out(clips)
+    assert {clip.group for clip in dev} == {"19", "39"} and len(dev) == 4
+    assert [clip for clip in clips if clip not in dev] == kept
+    assert sources._hold_out(clips[:38]) == (clips[:38], clips[:38])
 
 
 def test_pairs_are_looked_at_before_training(folders: Path) -> None:

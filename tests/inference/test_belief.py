@@ -76,6 +76,14 @@ def test_messages_equal_plain_sums(rule, alpha, temperature):
     np.testing.assert_allclose(messages.exp().numpy(), rows, rtol=1e-10)
 
 
+def test_belief_propagation_is_what_is_computed_where_no_alpha_is_named():
+    evidence, potentials = problem()
+    messages = belief.step(belief.start(evidence, potentials), evidence, potentials, GRID)
+    for function in (belief.step, belief.edge_beliefs, belief.log_partition):
+        arguments = [messages, evidence, potentials, GRID]
+        torch.testing.assert_close(function(*arguments), function(*arguments, 1.0), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("scale", [0.5, 2.0])
 def test_alpha_near_zero_is_mean_field_and_alpha_one_belief_propagation(scale):
     evidence, potentials = problem(scale=scale)

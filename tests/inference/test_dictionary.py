@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepnmf_cli.inference import nmf
+from deepnmf_cli.inference import dictionary, nmf
 from deepnmf_cli.inference.dictionary import Majorant, exemplars, learn_dictionary, powers, unit_columns, update
 from tests.reference import nmf_loops
 
@@ -207,6 +207,22 @@ def test_atom_that_falls_out_of_use_is_drawn_anew():
     w = unit_columns(w)
     learned = learn_dictionary(lambda index: late if index else early, 40, 6, initial=w)
     assert learned[3:].norm(dim=0).min() > 0.9
+
+
+def test_atoms_are_drawn_anew_up_to_four_fifths_of_the_blocks_and_no_later(monkeypatch):
+    m, w, _ = problem()
+    m[:3], w[:, 2], at, drawn = 1e-6, 0, [], []
+    w[:3, 2] = 1
+    # What is drawn is of no use either, so that an atom is drawn as often as it may be.
+    monkeypatch.setattr(dictionary, "_fresh_atoms", lambda m, atoms, _: drawn.append(at[-1]) or unit_columns(w[:, 2:3]))
+    learn_dictionary(lambda index: at.append(index) or m, 10, 6, initial=w, memory=0.0)
+    assert drawn == list(range(8))
+
+
+def test_the_divergence_is_kullback_leiblers_where_none_is_named():
+    m, w, _ = problem()
+    found, named = (learn_dictionary(lambda index: m, 3, 6, initial=w, **beta) for beta in ({}, {"beta": 1.0}))
+    assert torch.equal(found, named)
 
 
 def test_does_not_change_the_dictionary_it_starts_from():

@@ -45,6 +45,16 @@ def test_derivatives_equal_those_of_the_plain_sum(alpha):
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("strength", [0.005, 0.0199, 0.0201, 0.039, 0.1])
+def test_weak_couplings_keep_eleven_digits(strength):
+    """Where the series takes over from the logarithms, too: its error is below (0.02/pi)^5."""
+    log_odds = torch.linspace(-4, 4, 33, dtype=torch.float64)[:, None]
+    couplings = torch.tensor([[strength], [-strength]], dtype=torch.float64)
+    found = expectations.field(log_odds, couplings, torch.zeros(2, dtype=torch.float64))
+    exact = torch.log1p(torch.sigmoid(log_odds) * torch.expm1(couplings.mT))
+    torch.testing.assert_close(found, exact, rtol=1.04e-11, atol=0)
+
+
 def test_derivatives_equal_finite_differences():
     log_odds, couplings, bias = layer(5, 3, (2,))
     alpha = torch.tensor(0.7, dtype=torch.float64)

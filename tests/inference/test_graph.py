@@ -102,6 +102,13 @@ def test_known_values_and_smaller_state_spaces_are_evidence_of_minus_infinity():
     assert potentials.grad.isfinite().all() and potentials.grad.any()
 
 
+def test_untrained_links_weigh_as_one_over_the_root_of_the_number_of_neighbours():
+    torch.manual_seed(0)
+    for graph, neighbours in ((Graph.complete(6), 5), (chain(2), 1)):
+        potentials = belief.BeliefPropagation(graph, 4, states=40).parameters(1)["potentials"].initial(0)
+        assert potentials.std().item() == pytest.approx(neighbours**-0.5, rel=0.05)
+
+
 def test_tree_probabilities_are_those_of_all_spanning_trees():
     assert torch.allclose(tree_probabilities(chain(5)), torch.ones(4, dtype=torch.float64))
     cycle = Graph(5, torch.tensor([[0, 1, 2, 3, 4], [1, 2, 3, 4, 0]]))

@@ -191,3 +191,9 @@ def test_joining_frames_is_undone_by_splitting():
     joined = nmf.join_frames(x)
     assert joined.shape == (4, 30)
     assert torch.equal(joined[:, :5], x[0, 0]) and torch.equal(nmf.split_frames(joined, (2, 3)), x)
+
+
+def test_frames_are_updated_in_blocks():
+    frames = 2 * nmf.BLOCK_FRAMES + 1
+    parts = nmf._in_blocks(torch.zeros(3, frames))
+    assert [part.shape for part in parts] == [(3, nmf.BLOCK_FRAMES), (3, nmf.BLOCK_FRAMES), (3, 1)]

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from deepnmf_cli.inference import nmf, wiener
 from deepnmf_cli.networks import NETWORKS, build
@@ -181,6 +182,38 @@ def test_settings_of_a_dnn_that_make_no_sense_are_refused(changed: dict, found: 
         DnnSettings(**changed)
 
 
+def test_features_that_hardly_vary_are_not_blown_up() -> None:
+    features, draw = CompressedFeatures(3, "log"), torch.Generator().manual_seed(0)
+    features.fit((torch.tensor([[0.0], [0.05], [0.15]]) * torch.randn(3, 9999, generator=draw)).exp())
+    torch.testing.assert_close(features.deviation, torch.tensor([[0.1], [0.1], [0.15]]), rtol=0.03, atol=0)
+
+
+def test_untrained_sigmoid_layers_keep_the_spread_of_signals() -> None:
+    """Glorot's variance of 2/(inputs + outputs), times 4 squared behind a sigmoid, whose slope is a quarter."""
+    network = Dnn(DnnSettings(bins=300, context=1, hidden=(300, 300)))
+    deviations = [layer.weight.std().item() for layer in network.layers]
+    torch.testing.assert_close(deviations, [600**-0.5 * 2**0.5, *[4 * 600**-0.5 * 2**0.5] * 2], rtol=0.02, atol=0)
+    assert not any(layer.bias.any() for layer in network.layers)
+
+
+GRAM = 10 * 10 * 32
+"""Of ten atoms with 32 numbers each, once for all frames."""
+UNCOUNTED = {
+    **dict.fromkeys(("deep-nmf", "dnmf", "sparse-nmf", "dnn", "grid", "recurrent-nmf", "grid-rnn", "mean-field"), 0),
+    "recurrent-ista": 2 * GRAM,
+    # And the start multiplies the evidence as the first step does.
+    **dict.fromkeys(("sparse-coding", "sparse-coding, fista"), 4 * GRAM + 80 * 10 * 32),
+}
+
+
+@pytest.mark.parametrize("name", UNCOUNTED)
+def test_multiply_adds_of_a_frame_are_those_that_torch_counts(name: str) -> None:
+    """But for what a graph computes once; of recurrent cells torch counts none."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        small(name)(magnitude(frames=40, batch=2))
+    assert 80 * small(name).macs_per_frame() == counter.get_total_flops() / 2 - UNCOUNTED[name]
+
+
 def test_grid_observes_the_cube_root_of_bands_or_nearly() -> None:
     """The power of 0.3 is part of the trained models: others would hear another loudness."""
     network = small("grid")
@@ -208,6 +241,11 @@ def test_no_trained_layer_is_sparse_nmf_bit_for_bit() -> None:
 def test_number_of_trained_parameters_follows_the_trained_layers(layers: int, trained: int) -> None:
     settings = DeepNmfSettings(**SMALL["deep-nmf"], trained_layers=layers)
     assert DeepNmf(settings).parameter_counts()[1] == trained
+
+
+def test_one_of_each_is_enough() -> None:
+    network = DeepNmf(DeepNmfSettings(bins=1, context=1, atoms=1, iterations=1, trained_layers=2))
+    assert network(torch.rand(1, 1, 5))[0].shape == (1, 2, 1, 5)
 
 
 def test_one_tied_dictionary_is_trained_once() -> None:

@@ -116,3 +116,8 @@ def test_a_full_disk_is_an_error_with_a_remedy(tmp_path, pair):
         kept._file = Path("/dev/full").open("w", encoding="utf-8")  # noqa: SIM115  the ledger closes it
         with pytest.raises(DeepnmfError, match="cannot be written .No space left on device.; .* free some space"):
             part.add(pair, SCORES)
+
+
+def test_no_line_holds_what_json_lacks():
+    with pytest.raises(ValueError, match="JSON"):
+        ledger._text({"key": math.nan})

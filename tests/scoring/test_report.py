@@ -12,6 +12,7 @@ import pytest
 
 from deepnmf_cli import __version__
 from deepnmf_cli.errors import DeepnmfError
+from deepnmf_cli.scoring import report as report_room
 from deepnmf_cli.scoring.bootstrap import interval
 from deepnmf_cli.scoring.metrics import METRICS
 from deepnmf_cli.scoring.mixtures import Mixture
@@ -213,11 +214,18 @@ def test_the_report_is_written_as_csv_json_markdown_and_figures(report, tmp_path
     names = {"files.csv", "report.json", "report.md", "scores.png", "gain_by_snr.png"}
     assert {path.name for path in written} == names == {path.name for path in tmp_path.iterdir()}
     assert json.loads((tmp_path / "report.json").read_text("utf-8")) == report
+    assert report["format"] == 1  # whoever changes the layout raises it
     rows = list(csv.DictReader((tmp_path / "files.csv").read_text("utf-8").splitlines()))
     assert len(rows) == 12 and rows[5]["system"] == "other|tool" and rows[5]["name"] == "b"
     assert float(rows[5]["SDR"]) == 6.0 and rows[5]["PESQ"] == "" and rows[5]["notes"] == "PESQ: too short"
     assert (tmp_path / "report.md").read_text("utf-8") == markdown(report, ["scores.png", "gain_by_snr.png"])
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in names if name.endswith(".png"))
+
+
+def test_systems_are_named_beside_the_first_panel(report):
+    first, *others = report_room._score_figure(report).axes
+    assert [text.get_text() for text in first.get_yticklabels()] == [system["name"] for system in report["systems"]]
+    assert not any(text.get_text() for panel in others for text in panel.get_yticklabels())
 
 
 def test_json_holds_no_nan(report):

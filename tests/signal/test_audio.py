@@ -249,6 +249,31 @@ def test_flac_written_to_a_pipe_is_counted(tmp_path):
     np.testing.assert_array_equal(audio.read(path)[0], samples)
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_write_that_fails_says_whether_the_disk_is_full(tmp_path, number):
+    full = number in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+    found = "found a full disk, or an exceeded quota" if full else "found an output that cannot be written"
+    with raises("x.wav", found), audio_writer._explaining(tmp_path / "x.wav"):
+        raise OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize(("container", "subtype"), [("WAV", "FLOAT"), ("OGG", "VORBIS")])
+def test_a_block_without_samples_adds_nothing(tmp_path, container, subtype):
+    path = tmp_path / f"x.{container.lower()}"
+    with audio_writer.open_writer(path, AudioInfo(RATE_HZ, 1, 100, container, subtype)) as writer:
+        for frames in (0, 100, 0):
+            writer.write(noise(frames))
+    assert audio.info(path).frames == 100
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "It failed", "x.wav"), ValueError("It failed."), soundfile.LibsndfileError(2)]
+)
+def test_the_reason_of_an_error_is_what_it_says_without_its_path(error):
+    expected = "System error" if isinstance(error, soundfile.LibsndfileError) else "It failed"
+    assert audio.reason(error) == expected
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "none", tmp_path / "file"):

@@ -1,5 +1,6 @@
 """That a recording is read to its true end, or refused: whatever its header promises, and however it was joined or cut."""
 
+import itertools
 import re
 
 import numpy as np
@@ -9,7 +10,7 @@ import soundfile
 from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal import audio, audio_writer
 from deepnmf_cli.signal.audio import AudioReader
-from deepnmf_cli.signal.links import _frame
+from deepnmf_cli.signal.links import mpeg_frame
 from deepnmf_cli.signal.parts import Part
 from tests.fuzz.containers import seal
 
@@ -47,7 +48,7 @@ def without_header(mp3):
     """(the frames of samples alone, their number as the header said)"""
     assert mp3[:1] == b"\xff"
     info = max(mp3[:100].find(b"Xing"), mp3[:100].find(b"Info"))
-    return mp3[_frame(mp3[:4]).size :], int.from_bytes(mp3[info + 8 : info + 12], "big")
+    return mp3[mpeg_frame(mp3[:4]).size :], int.from_bytes(mp3[info + 8 : info + 12], "big")
 
 
 def put(content, position, value):
@@ -91,8 +92,8 @@ def test_an_mp3_without_a_header_is_counted(tmp_path, make, tag):
 @pytest.mark.parametrize("layer_bits", [b"\xff\xf5", b"\xff\xf7"])
 def test_other_layers_of_mpeg_are_counted(tmp_path, layer_bits):
     head = layer_bits + b"\x88\xc0"  # 16 kHz, one channel
-    frame = head.ljust(_frame(head).size, b"\0")
-    assert read(tmp_path, frame * 20)[0].shape == (1, 20 * _frame(head).samples)
+    frame = head.ljust(mpeg_frame(head).size, b"\0")
+    assert read(tmp_path, frame * 20)[0].shape == (1, 20 * mpeg_frame(head).samples)
 
 
 def test_joined_mp3s_are_taken_apart(tmp_path):
@@ -110,6 +111,16 @@ def test_joined_mp3s_of_several_kinds_are_refused(tmp_path):
     refused(tmp_path, mono + stereo, r"parts of 1 channel\(s\) at 16000 Hz and of 2", "apart")
     faster, _ = without_header(vbr(tmp_path, rate_hz=24000))
     refused(tmp_path, without_header(mono)[0] + faster, "at 16000 Hz and of 1 .* at 24000 Hz")
+
+
+def test_an_mp3_header_may_count_itself_but_promise_no_more(tmp_path):
+    whole = vbr(tmp_path)
+    _, frames = without_header(whole)
+    info = max(whole[:100].find(b"Xing"), whole[:100].find(b"Info"))
+    for more in (0, 1):
+        found, _ = read(tmp_path, put(whole, info + 8, (frames + more).to_bytes(4, "big")))
+        assert found.shape[1] >= FRAMES
+    refused(tmp_path, put(whole, info + 8, (frames + 2).to_bytes(4, "big")), "as the header says", "incomplete")
 
 
 def test_an_mp3_header_that_promises_too_little_loses_nothing(tmp_path):
@@ -152,7 +163,7 @@ def test_what_lies_between_frames_is_left_out(tmp_path, capfd):
     """The decoder gives up on more than 1 kB, and comments on less."""
     whole = vbr(tmp_path)
     bare, _ = without_header(whole)
-    middle = _frame(bare[:4]).size
+    middle = mpeg_frame(bare[:4]).size
     for between in (bytes(100), bytes(5000), b"ID3\x04\0\0\x7f\x7f\x7f\x7f" + bytes(100)):
         found, notes = read(tmp_path, whole[: len(whole) - len(bare)] + bare[:middle] + between + bare[middle:])
         np.testing.assert_array_equal(found, read(tmp_path, whole)[0])
@@ -235,6 +246,22 @@ def test_a_damaged_page_of_ogg_is_noticed(tmp_path, subtype, rate_hz):
     found, notes = read(tmp_path, put(whole, pages[2] + 100, b"\0\1\2"))
     assert found.shape[1] < samples.shape[1]
     assert notes == ("its first pages with samples are missing, or damaged",)
+
+
+def pages_of(stream, serial):
+    """Its pages, with another number of the stream."""
+    starts = [match.start() for match in re.finditer(b"OggS", stream)] + [len(stream)]
+    return [seal(put(stream[a:b], 14, serial)) for a, b in itertools.pairwise(starts)]
+
+
+@pytest.mark.parametrize("byte", range(4))
+def test_ogg_streams_that_play_at_the_same_time_are_told_apart_by_their_whole_number(tmp_path, byte):
+    whole = encoded(tmp_path, "OGG", "VORBIS")
+    first = pages_of(whole, bytes(4))
+    second = pages_of(whole, put(bytes(4), byte, b"\1"))
+    together = first[:1] + second[:1] + [page for pair in zip(first[1:], second[1:]) for page in pair]
+    refused(tmp_path, b"".join(together), "2 Ogg streams that play at the same time; expected one")
+    np.testing.assert_array_equal(read(tmp_path, b"".join(second))[0], read(tmp_path, whole)[0])
 
 
 def test_a_chain_of_ogg_behind_tags_is_followed(tmp_path):

@@ -5,6 +5,7 @@ Encoders that get more than they can take may end the process, so everything is 
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -129,3 +130,8 @@ def test_levels_beyond_single_precision_are_refused_in_float(tmp_path):
 
 def test_every_container_that_is_written_has_been_tried():
     assert set(WRITABLE.values()) <= {container for container, _ in FORMATS}
+
+
+@pytest.mark.parametrize("subtype", ["OPUS", "MPEG_LAYER_III"])
+def test_the_rates_that_a_message_lists_are_those_that_are_taken(subtype):
+    assert [int(number) for number in re.findall(r"\d+", LIMITS[subtype].rates)] == list(LIMITS[subtype].rates_hz)

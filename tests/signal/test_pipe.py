@@ -144,6 +144,11 @@ COMPRESSED = [
     (b"FORM\0\0\0\0AIFF" + bytes(40), "AIFF"), (b"caff\0\1" + bytes(40), "CAF"), (b".snd" + bytes(40), "AU"),
     (b"riff\x2e\x91\xcf\x11" + bytes(40), "Wave64"), (b"\x1a\x45\xdf\xa3" + bytes(40), "Matroska"),
     (b"RIFF\0\0\0\0AVI LIST" + bytes(40), "AVI"), (b"RIFX\0\0\0\0WAVE" + bytes(40), "big-endian WAV"),
+    (b"BW64\xff\xff\xff\xffWAVE" + bytes(40), "BW64"), (b"\0\0\0\x08wide\0\0" + bytes(40), "QuickTime"),
+    (b"\0\0\1\0moov\0\0" + bytes(40), "QuickTime"), (b"\0\0\1\0mdat\0\0" + bytes(40), "QuickTime"),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11" + bytes(40), "WMA"), (b"#!AMR\n" + bytes(40), "AMR"),
+    (b"wvpk\x20\0" + bytes(40), "WavPack"), (b"MAC \x96\x0f" + bytes(40), "Monkey's Audio"),
+    (b"FLV\1\4\0" + bytes(40), "Flash video"), (b"fap \0\0" + bytes(40), "PAF"),
 ]  # fmt: skip
 
 
@@ -202,6 +207,19 @@ def test_notes_that_end_early_are_a_header_cut_short():
 def test_headers_that_are_of_no_use_are_explained(data, found):
     with pytest.raises(AudioError, match=f"standard input: .*{found}"):
         PipeReader(Dribble(data), RAW)
+
+
+@pytest.mark.parametrize(("size", "taken"), [(24, False), (25, False), (26, True), (40, True)])
+def test_an_extensible_description_is_taken_as_soon_as_it_names_its_samples(size, taken):
+    """Whose name is the 25th and 26th byte."""
+    chunk = (struct.pack("<HHIIHH", 0xFFFE, 1, 16000, 32000, 2, 16) + bytes(8) + b"\1\0").ljust(40, b"\0")[:size]
+    chunk += bytes(size % 2)
+    data = b"RIFF\0\0\0\0WAVEfmt " + struct.pack("<I", size) + chunk + b"data" + struct.pack("<I", 4) + b"\1\0\2\0"
+    if not taken:
+        with pytest.raises(AudioError, match="16 bits, format 65534"):
+            PipeReader(Dribble(data), RAW)
+    else:
+        np.testing.assert_array_equal(read(PipeReader(Dribble(data), RAW)), [[2**-15, 2**-14]])
 
 
 def test_a_sample_that_is_not_finite_is_located():

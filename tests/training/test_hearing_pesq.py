@@ -119,6 +119,13 @@ def test_other_rates_are_heard_up_to_8_khz(speech: np.ndarray, rate_hz: int) -> 
     assert points == pytest.approx(lost(noisy, clean), abs=0.35)
 
 
+@pytest.mark.parametrize("rate_hz", [8000, 16000])
+def test_powers_of_bins_add_up_to_the_mean_square(rate_hz: int) -> None:
+    sound = torch.randn(1, 4 * rate_hz, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    powers = power_spectra(sound, rate_hz)[:, 1:-1].sum(1).mean() * hearing.share_of_mean_square(rate_hz)
+    assert powers.item() == pytest.approx(sound.square().mean().item(), rel=0.03)
+
+
 def test_the_last_moments_count(speech: np.ndarray) -> None:
     clean = level(speech)[: 4 * RATE_HZ]
     noise = 0.5 * np.random.default_rng(1).standard_normal(2000)

@@ -3,10 +3,12 @@
 import copy
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings
 from deepnmf_cli.networks.dnn import Dnn, DnnSettings
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training import trainer
@@ -87,3 +89,36 @@ def test_dev_score_and_model_are_of_the_mean_and_the_weights_stay(tmp_path: Path
     assert all(torch.equal(a, b) for a, b in zip(scored, one.average, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(scored, one.trained, strict=True))
     assert all(torch.equal(own[name], value) for name, value in one.network.state_dict().items())
+
+
+@pytest.mark.parametrize(("score_every", "due"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (9, [5])])
+def test_a_score_is_due_at_multiples_and_at_the_end_and_once(tmp_path: Path, score_every: int, due: list[int]) -> None:
+    one, found = made(tmp_path, steps=5, score_every=score_every), []
+    for one.step in range(6):
+        if one._unscored():
+            found.append(one.step)
+            one.journal.rows.append({"step": one.step})
+            assert not one._unscored()
+    assert found == due
+
+
+def test_greedy_training_lets_one_layer_after_another_learn(tmp_path: Path, monkeypatch) -> None:
+    one = made(tmp_path, greedy=True, steps=7)
+    one.network = DeepNmf(DeepNmfSettings(bins=129, context=1, atoms=3, iterations=3, trained_layers=3))
+    layers = []
+    monkeypatch.setattr(one.network, "train_last", layers.append)
+    learn(one)
+    assert layers == [1, 1, 1, 2, 2, 3, 3] and all(type(count) is int for count in layers)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_run_that_learns_says_first_where_it_begins(tmp_path: Path, monkeypatch, learns: bool) -> None:
+    one, said = made(tmp_path, steps=1), []
+    if not learns:
+        one.trained, one.average = [], []
+    monkeypatch.setattr(trainer, "dev_score", lambda *_: DevScore(1.0))
+    for work in ("_save", "_publish", "_score", "_steps"):
+        monkeypatch.setattr(one, work, lambda *_: None)
+    source = SimpleNamespace(length=RATE_HZ)
+    one.train(source, [], 0, lambda news: said.append(copy.deepcopy(news)), lambda: False)
+    assert said == ([{"began": {}}, {"began": {"step 0": 1.0}}] if learns else [])

@@ -74,7 +74,7 @@ def level_db(
 
 
 def sung(pitch_hz: float, seconds: float, draw: np.random.Generator) -> np.ndarray:
-    """An /a/ by source and filter, with vibrato of 5 Hz and 3 %, jitter, and an amplitude that wavers."""
+    """The vowel of "father" by source and filter: with vibrato of 5 Hz and 3 %, jitter, a wavering level."""
     time = np.arange(int(seconds * RATE)) / RATE
     wander = np.convolve(draw.standard_normal(len(time)), np.hanning(RATE // 4), "same")
     wander *= 0.01 / wander.std()
