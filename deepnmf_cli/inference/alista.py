@@ -116,16 +116,16 @@ class Alista(SparseCoding[Tensor]):
 
     def parameters(self, iterations: int, dictionary: Tensor) -> dict[str, Parameter]:
         """For `dictionary` (E, R); rates start at 1, thresholds at the sparsity."""
-        analytic, like = weights(dictionary, self.ridge), {"dtype": dictionary.dtype}
+        analytic, like = weights(dictionary, self.ridge), dictionary.dtype
         gram, steps = analytic @ dictionary, range(iterations)
         return {
             "weights": Parameter(steps, lambda _: analytic, shared=True, trained=False),
             "gram": Parameter(range(1, iterations), lambda _: gram, shared=True, trained=False),
             "share": Parameter(
-                steps, lambda k: torch.tensor([selected(k, self.support_growth)], **like), own=True, trained=False
+                steps, lambda k: torch.tensor([selected(k, self.support_growth)], dtype=like), own=True, trained=False
             ),
-            "rate": Parameter(steps, lambda _: torch.ones(1, **like), "log"),
-            "threshold": Parameter(steps, lambda _: torch.full((1,), self.sparsity, **like), "log"),
+            "rate": Parameter(steps, lambda _: torch.ones(1, dtype=like), "log"),
+            "threshold": Parameter(steps, lambda _: torch.full((1,), self.sparsity, dtype=like), "log"),
             "dictionary": Parameter([iterations], lambda _: dictionary[-self.bins :], trained=False),
         }
 
@@ -134,7 +134,7 @@ class Alista(SparseCoding[Tensor]):
 
     def step(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
         answer, names = parameters["weights"] @ evidence, ("rate", "threshold", "share")
-        return step(state, answer, parameters.get("gram"), *(parameters[name] for name in names), self.signed)
+        return step(state, answer, parameters.get("gram"), *(parameters[name] for name in names), signed=self.signed)
 
     def readout(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
         return self.masks(state, parameters)

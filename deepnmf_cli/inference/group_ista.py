@@ -95,7 +95,7 @@ class GroupIsta(SparseCoding[Tensor], Descent[Tensor, Tensor]):
         dictionary = parameters["dictionary"]
         products = dictionary.mT @ evidence, dictionary.mT @ dictionary
         numbers = (parameters[name] for name in ("rate", "penalty", "group_penalty"))
-        return step(state, *products, *numbers, 2 * self.blocks, self.signed)
+        return step(state, *products, *numbers, groups=2 * self.blocks, signed=self.signed)
 
     def readout(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
         return self.masks(state, parameters)

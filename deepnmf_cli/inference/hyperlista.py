@@ -108,13 +108,13 @@ class Hyperlista(SparseCoding[State]):
         """For `dictionary` (E, R)."""
         inverse = alista.inverse(dictionary, self.ridge)
         gram, scale = inverse @ dictionary, alista.scales(inverse, dictionary)
-        steps, like, fixed = range(iterations), {"dtype": dictionary.dtype}, {"shared": True, "trained": False}
-        constants = {name: torch.full((1,), getattr(self, name), **like) for name in CONSTANTS}
+        steps, like = range(iterations), dictionary.dtype
+        constants = {name: torch.full((1,), getattr(self, name), dtype=like) for name in CONSTANTS}
         return {
-            "inverse": Parameter([0], lambda _: inverse, **fixed),
-            "gram": Parameter(range(1, iterations), lambda _: gram, **fixed),
-            "scale": Parameter(steps, lambda _: scale, **fixed),
-            "dictionary": Parameter([iterations], lambda _: dictionary[-self.bins :], **fixed),
+            "inverse": Parameter([0], lambda _: inverse, shared=True, trained=False),
+            "gram": Parameter(range(1, iterations), lambda _: gram, shared=True, trained=False),
+            "scale": Parameter(steps, lambda _: scale, shared=True, trained=False),
+            "dictionary": Parameter([iterations], lambda _: dictionary[-self.bins :], shared=True, trained=False),
         } | {name: Parameter(steps, lambda _, x=x: x, "log", shared=True) for name, x in constants.items()}
 
     def start(self, evidence: Tensor, parameters: Parameters) -> State:

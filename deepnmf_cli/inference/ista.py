@@ -162,7 +162,7 @@ class Ista(SparseCoding[Tensor], Descent[Tensor, Tensor], Recurrence[Tensor]):
         return (dictionary.mT @ dictionary, parameters["rate"], parameters["penalty"]), columns
 
     def update(self, constants: tuple, columns: tuple[Tensor, ...], state: Tensor) -> Tensor:
-        proposed = step(state, columns[0], *constants, self.signed)
+        proposed = step(state, columns[0], *constants, signed=self.signed)
         return torch.lerp(state, proposed, columns[1]) if self.relaxed else proposed
 
     def warm_start(self, columns: tuple[Tensor, ...], before: Tensor, parameters: Parameters) -> Tensor:
