@@ -87,7 +87,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if given.verb == "collect":
         results |= {run.name: row for run in chosen if (row := result(run, given.runs, part)) is not None}
-        tested = [given.runs / run.name / part for run in chosen if (given.runs / run.name / part).is_dir()]
+        tested = [given.runs / run.name / part for run in chosen if scored(run, given.runs, part)]
         if tested:
             results["noisy"] = test_scores(tested[0], "noisy")
         kept.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
@@ -103,7 +103,7 @@ def main() -> None:
                     continue
                 print(run.name, flush=True)
                 train_one(run, given.corpus, given.runs)
-            if given.verb == "score" and complete(run, given.runs) and not (given.runs / run.name / part).is_dir():
+            if given.verb == "score" and complete(run, given.runs) and not scored(run, given.runs, part):
                 print(run.name, flush=True)
                 score_one(run, given.corpus, given.runs, part)
 
@@ -142,6 +142,11 @@ def history(folder: Path) -> list[dict[str, str]]:
         return []
     with open(folder / "history.csv", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def scored(run: Run, runs: Path, part: str) -> bool:
+    """Whether all files have been scored: a scoring that was stopped leaves what it has done."""
+    return (runs / run.name / part / "report.json").is_file()
 
 
 def score_one(run: Run, corpus: Path, runs: Path, part: str) -> None:
