@@ -66,24 +66,25 @@ def initial_network(
     cache: Path | None = None,
     key: str = "",
 ) -> MaskNetwork:
-    """The network where training starts: NMF networks begin with learned dictionaries, the others at random.
+    """The network where training starts: some begin with learned dictionaries, the others at random.
 
     Dictionaries are kept in the folder `cache`, where `key` names the material.
     """
     torch.manual_seed(recipe.training.seed)
     kind, network = NETWORKS[recipe.model][0], recipe.network
+    built = build(recipe.model, network)
     if not kind.from_dictionary:
-        built = build(recipe.model, network)
         built.fit(lambda: mixture_frames(source, recipe.front_end, STATISTICS_FROM))
         return built
-    shape = [network.bins, network.context, network.atoms, network.beta, network.sparsity]
+    names = ("bins", "single_bands", "wide_bands", "context", "atoms", "beta", "sparsity")
+    shape = [getattr(network, name) for name in names if hasattr(network, name)]
     name = (
         f"dictionary-{digest(key, changed(recipe.front_end), changed(recipe.dictionary), recipe.training.seed, shape)}"
     )
 
     def learn() -> dict[str, Tensor]:
         seed = recipe.training.seed
-        learned = learn_source_dictionaries(source, network, recipe.front_end, recipe.dictionary, seed, progress)
+        learned = learn_source_dictionaries(source, built, recipe.front_end, recipe.dictionary, seed, progress)
         return {"dictionary": learned}
 
     return kind(network, kept(cache / f"{name}.safetensors" if cache else None, learn)["dictionary"])

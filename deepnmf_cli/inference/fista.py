@@ -1,4 +1,4 @@
-"""FISTA: ISTA with momentum (Beck & Teboulle, SIAM Journal on Imaging Sciences 2, 2009), with h >= 0.
+"""FISTA: ISTA with momentum (Beck & Teboulle, SIAM Journal on Imaging Sciences 2, 2009), with h >= 0 unless signed.
 
     h^k = relu(z^k - rate (D^T D z^k - D^T x + penalty)),    z^{k+1} = h^k + m_k (h^k - h^{k-1})
 
@@ -34,20 +34,21 @@ def step(
     rate: float | Tensor,
     penalty: float | Tensor,
     momentum: float | Tensor,
+    signed: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return (h^k, z^{k+1}) from (h^{k-1}, z^k), (..., R, T) each; the other arguments are those of `ista.step`."""
     before, ahead = state
-    h = ista.step(ahead, correlation, gram, rate, penalty)
+    h = ista.step(ahead, correlation, gram, rate, penalty, signed)
     return h, h + momentum * (h - before)
 
 
 @torch.no_grad()
-def infer(x: Tensor, dictionary: Tensor, iterations: int, penalty: float | Tensor) -> Tensor:
+def infer(x: Tensor, dictionary: Tensor, iterations: int, penalty: float | Tensor, signed: bool = False) -> Tensor:
     """Return activations (..., R, T) after `iterations` steps of the largest rate from none."""
     rate, correlation, gram = largest_rate(dictionary), dictionary.mT @ x, dictionary.mT @ dictionary
     state = (ista.start(correlation), ista.start(correlation))
     for momentum in momenta(iterations):
-        state = step(state, correlation, gram, rate, penalty, momentum)
+        state = step(state, correlation, gram, rate, penalty, momentum, signed)
     return state[0]
 
 
@@ -72,7 +73,7 @@ class Fista(SparseCoding[tuple[Tensor, Tensor]]):
     def step(self, evidence: Tensor, state: tuple[Tensor, Tensor], parameters: Parameters) -> tuple[Tensor, Tensor]:
         dictionary, momentum = parameters["dictionary"], parameters.get("momentum", 0.0)
         gram, correlation = dictionary.mT @ dictionary, dictionary.mT @ evidence
-        return step(state, correlation, gram, parameters["rate"], parameters["penalty"], momentum)
+        return step(state, correlation, gram, parameters["rate"], parameters["penalty"], momentum, self.signed)
 
     def readout(self, evidence: Tensor, state: tuple[Tensor, Tensor], parameters: Parameters) -> Tensor:
         return self.masks(state[0], parameters)

@@ -1,13 +1,13 @@
-"""Non-negative sparse coding with a fixed dictionary: the activations h >= 0 that explain x ~ D h in the squared sense.
+"""Sparse coding with a fixed dictionary: the few activations h that explain x ~ D h in the squared sense.
 
-ISTA (Daubechies, Defrise & De Mol 2004) with its threshold made one-sided: a gradient step on the squared error, then
-the proximal map of the penalty, which for h >= 0 is relu. Written with the Gram matrix D^T D and the correlation D^T x,
-since both serve all iterations.
+ISTA (Daubechies, Defrise & De Mol 2004): a gradient step on the squared error, then the proximal map of the penalty, a
+soft threshold; where h >= 0, as for magnitudes and unless activations are signed, it is one-sided. Written with the
+Gram matrix D^T D and the correlation D^T x, since both serve all iterations.
 
 Shapes: evidence x (..., E, T), activations h (..., R, T), dictionary D (E, R).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from deepnmf_cli.inference import nmf, wiener
 from deepnmf_cli.inference.algorithm import Algorithm, Descent, Parameter, Parameters, Recurrence, State
+from deepnmf_cli.inference.shrinkage import soft_threshold
 
 
 def largest_rate(dictionary: Tensor) -> Tensor:
@@ -27,33 +28,44 @@ def start(correlation: Tensor) -> Tensor:
     return torch.zeros_like(correlation)
 
 
-def step(h: Tensor, correlation: Tensor, gram: Tensor, rate: float | Tensor, penalty: float | Tensor) -> Tensor:
-    """One iteration, h <- relu(h - rate (D^T D h - D^T x + penalty)); differentiable in every tensor.
+def step(
+    h: Tensor,
+    correlation: Tensor,
+    gram: Tensor,
+    rate: float | Tensor,
+    penalty: float | Tensor,
+    signed: bool = False,
+) -> Tensor:
+    """One iteration, h <- relu(h - rate (D^T D h - D^T x + penalty)), or for signed activations the soft threshold of
+    h - rate (D^T D h - D^T x) by rate * penalty; differentiable in every tensor.
 
     Args:
-        h: activations >= 0, (..., R, T).
+        h: activations, >= 0 unless signed, (..., R, T).
         correlation: D^T x, (..., R, T).
         gram: D^T D, (R, R).
         rate: 1 / alpha > 0.
         penalty: lambda >= 0, a number or a tensor that broadcasts to (R, 1).
+        signed: whether activations may be negative.
     """
+    if signed:
+        return soft_threshold(h - rate * (gram @ h - correlation), rate * penalty, signed)
     return torch.relu(h - rate * (gram @ h - correlation + penalty))
 
 
 def objective(h: Tensor, x: Tensor, dictionary: Tensor, penalty: float | Tensor) -> Tensor:
     """1/2 |x - D h|^2 + penalty |h|_1, one number per batch entry: shape (...,)."""
     error = (x - dictionary @ h).square().sum((-2, -1)) / 2
-    return error + (penalty * h).sum((-2, -1))
+    return error + (penalty * h.abs()).sum((-2, -1))
 
 
 @torch.no_grad()
-def infer(x: Tensor, dictionary: Tensor, iterations: int, penalty: float | Tensor) -> Tensor:
+def infer(x: Tensor, dictionary: Tensor, iterations: int, penalty: float | Tensor, signed: bool = False) -> Tensor:
     """Activations (..., R, T) after `iterations` steps of the largest rate from `start`."""
     rate = largest_rate(dictionary)
     correlation, gram = dictionary.mT @ x, dictionary.mT @ dictionary
     h = start(correlation)
     for _ in range(iterations):
-        h = step(h, correlation, gram, rate, penalty)
+        h = step(h, correlation, gram, rate, penalty, signed)
     return h
 
 
@@ -64,7 +76,7 @@ FULL_STEP = 2.0
 @dataclass(frozen=True)
 class SparseCoding(Algorithm[Tensor, State]):
     """What algorithms of sparse coding have in common: evidence x (..., E, N), activations (..., R, N), and a
-    dictionary, a rate and a penalty for every layer.
+    dictionary, a rate and a penalty for every layer, where a subclass does not say otherwise.
 
     Dictionaries (E, R) have the atoms of speech first. The readout uses the last `bins` rows only, which are those of
     the present frame where evidence has context; a dictionary of the readout's own is stored as (bins, R).
@@ -72,26 +84,46 @@ class SparseCoding(Algorithm[Tensor, State]):
 
     name: ClassVar[str]
     """Of the algorithm, as recipes have it."""
-    products: ClassVar[int] = 1
-    """Products of the dictionary's size with the evidence in a step, beside that of the Gram matrix with the state."""
+    sketches: ClassVar[bool] = False
+    """Whether `parameters` also takes a sketch."""
     bins: int
     atoms: tuple[int, int]
     """Atoms of speech and of noise, R in all."""
     sparsity: float = 0.02
     """Where penalties lambda start."""
+    signed: bool = field(default=False, kw_only=True)
+    """Whether activations, and entries of dictionaries, may be negative."""
+    mask_power: float = field(default=1.0, kw_only=True)
+    """Power applied to the models of the sources before they share out the mixture."""
+
+    @property
+    def kind(self) -> str:
+        """How dictionaries stay as they must be."""
+        return "free" if self.signed else "log"
 
     def parameters(self, iterations: int, dictionary: Tensor) -> dict[str, Parameter]:
         """All dictionaries start at `dictionary` (E, R), rates at the largest that never raises the objective."""
         rate = largest_rate(dictionary).reshape(1)
         return {
-            "dictionary": nmf.dictionaries(dictionary, self.bins, iterations),
+            "dictionary": nmf.dictionaries(dictionary, self.bins, iterations, self.kind),
             "rate": Parameter(range(iterations), lambda _: rate, "log"),
             "penalty": nmf.penalties(self.sparsity, dictionary, iterations),
         }
 
     def masks(self, activations: Tensor, parameters: Parameters) -> Tensor:
-        """Wiener-like masks (..., 2, bins, N) of the sources' models."""
-        return wiener.masks(nmf.readout(activations, parameters["dictionary"][-self.bins :], self.atoms))
+        """Wiener-like masks (..., 2, bins, N) of the sources' models, by their size where they are signed."""
+        models = nmf.readout(activations, parameters["dictionary"][-self.bins :], self.atoms)
+        models = models.abs() if self.signed else models
+        return wiener.masks(models if self.mask_power == 1 else models.pow(self.mask_power))
+
+    def none(self, evidence: Tensor) -> Tensor:
+        """Activations of zero, (..., R, N)."""
+        return evidence.new_zeros(*evidence.shape[:-2], sum(self.atoms), evidence.shape[-1])
+
+    def macs(self, rows: int, iterations: int) -> int:
+        """Multiply-adds of one frame of `rows` values, without the readout."""
+        atoms = sum(self.atoms)
+        return iterations * (rows * atoms + atoms**2)
 
 
 @dataclass(frozen=True)
@@ -130,8 +162,9 @@ class Ista(SparseCoding[Tensor], Descent[Tensor, Tensor], Recurrence[Tensor]):
         return (dictionary.mT @ dictionary, parameters["rate"], parameters["penalty"]), columns
 
     def update(self, constants: tuple, columns: tuple[Tensor, ...], state: Tensor) -> Tensor:
-        proposed = step(state, columns[0], *constants)
+        proposed = step(state, columns[0], *constants, self.signed)
         return torch.lerp(state, proposed, columns[1]) if self.relaxed else proposed
 
     def warm_start(self, columns: tuple[Tensor, ...], before: Tensor, parameters: Parameters) -> Tensor:
-        return torch.relu(parameters["transition"] @ before)
+        predicted = parameters["transition"] @ before
+        return predicted if self.signed else torch.relu(predicted)

@@ -35,6 +35,16 @@ def band_matrix(bins: int, single: int, wide: int, rate_hz: int) -> Tensor:
     return matrix.float()
 
 
+def band_sketch(settings: "BandSettings", rows: int) -> Tensor:
+    """Non-negative (rows, bands): wider bands, evenly spaced on the ERB scale, of the bands of a network; rows have
+    unit norm, so that a sketch is about as large as what it is made of.
+    """
+    s = settings
+    bins_of_bands = band_matrix(s.bins, s.single_bands, s.wide_bands, s.rate_hz)
+    wider = band_matrix(s.bins, 0, rows, s.rate_hz) @ bins_of_bands.T
+    return wider / wider.norm(dim=1, keepdim=True)
+
+
 @dataclass(frozen=True)
 class BandSettings:
     """The bands of a network: a subclass adds the rest of its shape."""

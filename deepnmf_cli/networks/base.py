@@ -83,6 +83,12 @@ class MaskNetwork(nn.Module):
     def fit(self, frames: Callable[[], Tensor]) -> None:
         """Take statistics of what its input from level-normalised `frames()` (F, N) of mixtures; most need none."""
 
+    def evidence_of(self, magnitude: Tensor) -> Tensor:
+        """Return what its dictionaries explain, (B, E, T), of level-normalised magnitudes (B, F, T). Raises TypeError
+        where there are none.
+        """
+        raise TypeError(f"{type(self).__name__} has no dictionaries")
+
     @classmethod
     def layerwise(cls, settings: Any) -> bool:
         """Return whether its layers can be trained one after the other."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from deepnmf_cli.inference import nmf
 from deepnmf_cli.inference.nmf import DICTIONARY
 from deepnmf_cli.networks.frame_network import FrameNetwork
+from deepnmf_cli.signal.level import stack_context
 from deepnmf_cli.unfold.network import Bank, Unfolded
 from deepnmf_cli.unfold.ties import Ties
 
@@ -101,6 +102,9 @@ class DeepNmf(FrameNetwork):
         parameters = algorithm.parameters(s.iterations, dictionary)
         bank = Bank.declared(parameters, s.iterations, ties={DICTIONARY: ties})
         self.unfolded = Unfolded(algorithm, s.iterations, bank)
+
+    def evidence_of(self, magnitude: Tensor) -> Tensor:
+        return stack_context(magnitude, self.settings.context)[0]
 
     @classmethod
     def layerwise(cls, settings: DeepNmfSettings) -> bool:

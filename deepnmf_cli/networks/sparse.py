@@ -1,6 +1,7 @@
 """Sparse coding and NMF on frequency bands, unfolded, and a Wiener filter of the models of speech and noise.
 
-* `sparse-coding`: K iterations of an algorithm that recipes name, such as "ista" or "fista", on every frame.
+* `sparse-coding`: K iterations of an algorithm that recipes name, such as "ista" or "alista", on every frame. It begins
+  with dictionaries of speech and noise that are learned before.
 * `recurrent-ista`: ISTA whose iteration of a frame begins where that of the last frame ended, also relaxed,
   h <- (1 - g) h + g relu(.), with a trained schedule g that depends on the frame.
 * `recurrent-nmf`: multiplicative updates (33) of Kullback-Leibler NMF that begin so, a non-negative dynamical system.
@@ -8,7 +9,7 @@
 With tied, untrained weights and without recurrence they are the classical algorithms.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from deepnmf_cli.inference import algorithms
 from deepnmf_cli.inference.ista import Ista, SparseCoding
 from deepnmf_cli.inference.nmf import SparseNmf
-from deepnmf_cli.networks.band_network import BandNetwork, BandSettings
+from deepnmf_cli.networks.band_network import BandNetwork, BandSettings, band_sketch
 from deepnmf_cli.signal.level import stack_context
 from deepnmf_cli.unfold.network import Bank, Unfolded
 from deepnmf_cli.unfold.recurrent import RecurrentUnfolded
@@ -60,11 +61,56 @@ class SparseCodingSettings(CodingSettings):
     sparsity: float = 0.02
     algorithm: str = "ista"
     """Name of the algorithm, one of those in `deepnmf_cli.inference`."""
+    trained_layers: int = -1
+    """Layers trained, counted from the readout (C), from 0 to K + 1; -1 for all, tied or not."""
+    mask_power: float = 1.0
+    """Power applied to the models of the sources before they share out the mixture."""
+    ridge: float = 0.0
+    """Of analytic weights: how much they avoid large entries."""
+    support_growth: float = 0.012
+    """Of "alista"."""
+    threshold: float = 0.03
+    """Where the first constant of "hyperlista" starts."""
+    momentum: float = 0.01
+    """Where the second one starts."""
+    support: float = 0.1
+    """Where the third one starts."""
+    blocks: int = 8
+    """Blocks of atoms in each source, in "hyperlista-abt"."""
+    period: int = 5
+    """Steps of "psista" from one that sees all bands to the next."""
+    sketch_bands: int = 24
+    """Wider bands that the other steps see, per frame."""
+
+    beta: ClassVar[float] = 2.0
+    """Divergence by which dictionaries are learned: the squared error, as in the algorithms."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.algorithm not in ALGORITHMS:
             raise ValueError(f"algorithm {self.algorithm!r} is none of {', '.join(ALGORITHMS)}")
+        if not -1 <= self.trained_layers <= self.iterations + 1:
+            raise ValueError(f"trained_layers must lie between 0 and iterations + 1 = {self.iterations + 1}, or be -1")
+        if self.trained_layers >= 0 and self.tied:
+            raise ValueError("tied layers are trained together; leave out trained_layers")
+        if ALGORITHMS[self.algorithm].sketches and not 1 <= self.sketch_bands < self.bands:
+            raise ValueError(f"sketch_bands must be at least 1 and below the {self.bands} bands")
+        positive = self.mask_power, self.threshold, self.momentum, self.support
+        if min(positive) <= 0 or min(self.ridge, self.support_growth) < 0:
+            raise ValueError(
+                "mask_power, threshold, momentum and support must be positive, ridge and support_growth not negative"
+            )
+        self.chosen()
+
+    @property
+    def sketch_rows(self) -> int:
+        """Rows of the sketch of the evidence."""
+        return self.context * self.sketch_bands
+
+    def chosen(self) -> SparseCoding:
+        """Return the algorithm, with those of its settings that have the same name here."""
+        kind, own = ALGORITHMS[self.algorithm], {"bins": self.bands, "atoms": (self.atoms, self.atoms)}
+        return kind(**{f.name: getattr(self, f.name) for f in fields(kind) if hasattr(self, f.name)} | own)
 
 
 @dataclass(frozen=True)
@@ -106,13 +152,20 @@ class _BandCoder(BandNetwork):
     def _unfold(self, dictionary: Tensor) -> Unfolded:
         raise TypeError(f"{type(self).__name__} has no algorithm")
 
+    def evidence_of(self, magnitude: Tensor) -> Tensor:
+        return stack_context(self._observed(magnitude), self.settings.context)[0]
+
+    def _observed(self, magnitude: Tensor) -> Tensor:
+        """Bands (B, bands, T) of magnitudes (B, F, T), compressed."""
+        bands = self.pool(magnitude)
+        return bands.pow(self.compression) if self.compression != 1 else bands
+
     def _bank(self, algorithm: SparseCoding | SparseNmf, dictionary: Tensor) -> Bank:
         s = self.settings
         return Bank.declared(algorithm.parameters(s.iterations, dictionary), s.iterations, s.tied)
 
     def masks(self, evidence: Tensor, state: tuple | None) -> tuple[Tensor, tuple]:
-        bands = self.pool(evidence)
-        bands = bands.pow(self.compression) if self.compression != 1 else bands
+        bands = self._observed(evidence)
         past, before = (None, None) if state is None else state
         stacked, past = stack_context(bands, self.settings.context, past)
         band_masks, before = self._infer(stacked, before)
@@ -136,23 +189,24 @@ class SparseCodingNetwork(_BandCoder):
     """Unfolded sparse coding of single frames, by the algorithm that the settings name."""
 
     name = "sparse-coding"
-    description = "Unfolded sparse coding: ISTA, FISTA and their relatives"
+    description = "Unfolded sparse coding: ISTA, FISTA, LISTA and their relatives"
     settings_type = SparseCodingSettings
+    from_dictionary = True
     compression = 0.3
     unfolded: Unfolded[Tensor, Any, SparseCoding]
 
     def _unfold(self, dictionary: Tensor) -> Unfolded:
-        s = self.settings
-        algorithm = ALGORITHMS[s.algorithm](s.bands, (s.atoms, s.atoms), s.sparsity)
-        return Unfolded(algorithm, s.iterations, self._bank(algorithm, dictionary))
+        s, algorithm = self.settings, self.settings.chosen()
+        sketch = (torch.block_diag(*[band_sketch(s, s.sketch_bands)] * s.context),) if algorithm.sketches else ()
+        parameters = algorithm.parameters(s.iterations, dictionary, *sketch)
+        last = s.trained_layers if s.trained_layers >= 0 else None
+        return Unfolded(algorithm, s.iterations, Bank.declared(parameters, s.iterations, s.tied, last=last))
 
     def _infer(self, stacked: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return self.unfolded(stacked), None
 
     def _iteration_macs(self) -> int:
-        s, states = self.settings, 2 * self.settings.atoms
-        products = self.unfolded.algorithm.products
-        return s.iterations * (products * s.evidence * states + states**2)
+        return self.unfolded.algorithm.macs(self.settings.evidence, self.settings.iterations)
 
 
 class _RecurrentCoder(_BandCoder):

@@ -9,7 +9,7 @@ from torch import Tensor
 from deepnmf_cli.corpus.dataset import ExampleSource
 from deepnmf_cli.errors import RecipeError
 from deepnmf_cli.inference.dictionary import exemplars, learn_dictionary
-from deepnmf_cli.networks.deep_nmf import DeepNmfSettings
+from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.signal.level import normalised_magnitudes, stack_context
 from deepnmf_cli.signal.stft import FrontEnd
 
@@ -38,39 +38,41 @@ class DictionarySettings:
 
 def learn_source_dictionaries(
     source: ExampleSource,
-    network: DeepNmfSettings,
+    network: MaskNetwork,
     front_end: FrontEnd,
     settings: DictionarySettings,
     seed: int,
     progress: Callable[[dict], None] = lambda row: None,
 ) -> Tensor:
-    """Unit-norm dictionary (T F, 2R), speech atoms first, from the clean speech and the noise of training mixtures.
+    """Unit-norm dictionary (E, 2R), speech atoms first, from the clean speech and the noise of training mixtures, for
+    what `network` makes of them; its own weights play no part.
 
     Raises RecipeError when mini-batches are too small to draw the first atoms from.
     """
-    if settings.batch_frames < 2 * network.atoms:  # half of the frames may be inaudible pauses
+    shape = network.settings
+    if settings.batch_frames < 2 * shape.atoms:  # half of the frames may be inaudible pauses
         raise RecipeError(
             "dictionary.batch_frames",
             str(settings.batch_frames),
-            f"at least twice network.atoms = {network.atoms}",
+            f"at least twice network.atoms = {shape.atoms}",
             "Raise batch_frames or lower network.atoms.",
         )
     parts = []
     for index, name in enumerate(("speech", "noise")):
 
         def frames(batch: int, index: int = index) -> Tensor:
-            return context_frames(source, index, batch, settings.batch_frames, network.context, front_end)
+            return context_frames(source, index, batch, settings.batch_frames, network, front_end)
 
         if settings.method == "exemplars":
-            parts.append(exemplars(frames(0), network.atoms, torch.Generator().manual_seed(seed)))
+            parts.append(exemplars(frames(0), shape.atoms, torch.Generator().manual_seed(seed)))
             continue
         parts.append(
             learn_dictionary(
                 frames,
                 settings.batches,
-                network.atoms,
-                network.beta,
-                network.sparsity,
+                shape.atoms,
+                shape.beta,
+                shape.sparsity,
                 activation_steps=settings.iterations,
                 seed=seed,
                 progress=lambda done, cost, name=name: progress({"dictionary": name, "step": done, "loss": cost}),
@@ -80,9 +82,10 @@ def learn_source_dictionaries(
 
 
 def context_frames(
-    source: ExampleSource, index: int, batch: int, count: int, context: int, front_end: FrontEnd
+    source: ExampleSource, index: int, batch: int, count: int, network: MaskNetwork, front_end: FrontEnd
 ) -> Tensor:
-    """Mini-batch `batch` of stacked frames (context * F, count) of the speech (index 0) or noise (1) of mixtures.
+    """Mini-batch `batch` of frames (E, count) of the speech (index 0) or noise (1) of mixtures, as the dictionaries of
+    `network` explain them.
 
     A few frames are taken from each of many segments: neighbouring frames share most of their context, and a mini-batch
     should hold many voices.
@@ -94,8 +97,9 @@ def context_frames(
     chosen = []
     for i in range(segments):
         samples = torch.from_numpy(source[batch * segments + i][index])
-        stacked = stack_context(normalised_magnitudes(pair.analysis(samples)[None]), context)[0][0]
-        sounding = stacked[:, stacked.square().mean(0) > INAUDIBLE]
+        magnitude = normalised_magnitudes(pair.analysis(samples)[None])
+        heard = stack_context(magnitude, network.settings.context)[0][0].square().mean(0) > INAUDIBLE
+        sounding = network.evidence_of(magnitude)[0][:, heard]
         chosen.append(sounding[:, torch.randperm(sounding.shape[1], generator=draw)[:per_segment]])
     return torch.cat(chosen, 1)[:, :count]
 

@@ -23,8 +23,9 @@ from deepnmf_cli.training.dev import SCORES, DevScore, Pair, dev_score
 from deepnmf_cli.training.journal import Journal, require
 from deepnmf_cli.training.minibatch import Batch, FrameBatch, FrameStore
 from deepnmf_cli.training.objectives import ObjectiveSettings
+from deepnmf_cli.training.search import SimplexSearch
 
-OPTIMIZERS = ("adam", "adam-log", "adam-softplus", "muon", *multiplicative.RULES)
+OPTIMIZERS = ("adam", "adam-log", "adam-softplus", "muon", "search", *multiplicative.RULES)
 """Names of `training.optimizer`."""
 
 
@@ -46,7 +47,7 @@ class TrainingSettings:
     in the second also the layer below it, and so on. For deep NMF."""
     optimizer: str = "adam"
     """"adam"; "adam-log" and "adam-softplus" set network.parameterisation too; "muon" for matrices, with Adam for the
-    other weights; or one of multiplicative.RULES."""
+    other weights; "search" for a few numbers, without back-propagation; or one of multiplicative.RULES."""
     momentum: float = 0.9
     """Of the multiplicative optimisers: share of what earlier batches said that is kept, in [0, 1)."""
     learning_rate: float = 1e-3
@@ -144,6 +145,8 @@ class Trainer:
             self.optimiser = multiplicative.MultiplicativeDescent(
                 self.network, objective_settings, settings.optimizer, settings.momentum
             )
+        elif settings.optimizer == "search":
+            self.optimiser = SimplexSearch(self.network, front_end, objective_settings)
         else:
             gpu = device.startswith("cuda")
             self.optimiser = GradientDescent(

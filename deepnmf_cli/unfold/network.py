@@ -44,16 +44,26 @@ class Bank(nn.Module):
 
     @classmethod
     def declared(
-        cls, parameters: Mapping[str, Parameter], iterations: int, tied: bool = False, ties: Mapping[str, Ties] = {}
+        cls,
+        parameters: Mapping[str, Parameter],
+        iterations: int,
+        tied: bool = False,
+        ties: Mapping[str, Ties] = {},
+        last: int | None = None,
     ) -> "Bank":
         """The bank for what an algorithm declares: a slot for every layer that uses a parameter, or with `tied`, and
-        where it is shared, one for all of them. `ties` are tables that stand in the place of these.
+        where it is shared, one for all of them. With `last`, only the last layers are trained, so many of them, the
+        readout included, and those below share what they can. `ties` are tables that stand in the place of these.
         """
         used = {name: p for name, p in parameters.items() if p.layers}
-        tables = {
-            name: ties.get(name) or Ties.among(iterations + 1, p.layers, p.shared or (tied and not p.own), p.trained)
-            for name, p in used.items()
-        }
+        layers = iterations + 1
+
+        def table(p: Parameter) -> Ties:
+            if last is None or p.shared or not p.trained:
+                return Ties.among(layers, p.layers, p.shared or (tied and not p.own), p.trained)
+            return Ties.last(layers, last, p.layers, p.own)
+
+        tables = {name: ties.get(name) or table(p) for name, p in used.items()}
         initial = {
             name: [p.initial(tables[name].first_layer(slot)) for slot in range(tables[name].count)]
             for name, p in used.items()

@@ -38,13 +38,18 @@ class Ties:
         return cls(tuple(slots.get(layer) for layer in range(layers)), trained_slots)
 
     @classmethod
-    def last(cls, layers: int, trained: int) -> "Ties":
-        """The last `trained` layers have slots of their own; all layers below share slot 0, which stays fixed."""
+    def last(cls, layers: int, trained: int, used: Iterable[int] | None = None, own: bool = False) -> "Ties":
+        """Of the `used` layers, all by default, those among the last `trained` layers have slots of their own; the ones
+        below share slot 0, or with `own` have slots of their own too, which stay fixed.
+        """
         if not 0 <= trained <= layers:
             raise ValueError(f"between 0 and {layers} layers can be trained, not {trained}")
-        if trained == layers:
-            return cls.untied(layers)
-        return cls((0,) * (layers - trained) + tuple(range(1, trained + 1)), frozenset(range(1, trained + 1)))
+        places = sorted(range(layers) if used is None else used)
+        below = sum(layer < layers - trained for layer in places)
+        shared = 0 if own else max(0, below - 1)  # slots that the layers below save
+        slots = {layer: max(0, number - shared) for number, layer in enumerate(places)}
+        fixed = {slots[layer] for layer in places[:below]}
+        return cls(tuple(slots.get(layer) for layer in range(layers)), frozenset(slots.values()) - fixed)
 
     @property
     def count(self) -> int:

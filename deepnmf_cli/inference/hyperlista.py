@@ -1,0 +1,166 @@
+"""HyperLISTA: analytic weights, and three numbers from which each layer takes its parameters for each frame (Chen, Liu,
+Wang & Yin, NeurIPS 2021); HyperLISTA-ABT has thresholds for blocks of atoms (Qian, Wang, Jung, Shi & Zhu, IEEE TGRS
+2024).
+
+With the pseudo-inverse D^+ and c of `deepnmf_cli.inference.alista`, and e^k = D^+ (D h^k - x), an estimate of h^k - h:
+
+    z = h^k - c o e^k + b |h^k|_0 (h^k - h^{k-1}),      h^{k+1} = S_p(z; theta)
+    theta = t |e^k|_1,      p = s log(|D^+ x|_1 / |e^k|_1), in [0, 1]
+
+so that steps carry on the further, the more atoms are active, and thresholds fall with the error that is left. S_p is a
+soft threshold which the largest share p of activations pass as they are. t, b and s are trained; p has no slope, so
+that training searches. With blocks, theta and p of an atom come from the norms over its block alone: what is weak in
+one band is not measured by what is strong in another.
+
+Shapes: evidence x (..., E, T), activations h (..., R, T), dictionary D (E, R).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deepnmf_cli.inference import alista
+from deepnmf_cli.inference.algorithm import Parameter, Parameters
+from deepnmf_cli.inference.ista import SparseCoding
+from deepnmf_cli.inference.shrinkage import select_support
+
+EXPLAINED = 1e-12
+"""Added to |e|_1 and |D^+ x|_1 before their quotient is taken, for silence and for what is explained exactly."""
+
+State = tuple[Tensor, Tensor, Tensor]
+"""h^k, h^{k-1} and D^+ x."""
+
+CONSTANTS = ("threshold", "momentum", "support")
+"""Names of t, b and s."""
+
+Constants = tuple[float | Tensor, float | Tensor, float | Tensor]
+"""t, b and s."""
+
+
+def start(x: Tensor, inverse: Tensor) -> State:
+    """Return no activations, and D^+ x."""
+    answer = inverse @ x
+    return torch.zeros_like(answer), torch.zeros_like(answer), answer
+
+
+def step(
+    state: State, gram: Tensor | None, scale: Tensor, constants: Constants, blocks: int = 1, signed: bool = False
+) -> State:
+    """One layer; differentiable in every tensor but s.
+
+    Args:
+        state: of (..., R, T) each; without `gram`, activations are zero.
+        gram: D^+ D, (R, R).
+        scale: c, (R, 1).
+        constants: t, b and s >= 0.
+        blocks: of R / blocks neighbouring atoms each.
+    """
+    (h, before, answer), (threshold, momentum, support) = state, constants
+    error = -answer if gram is None else gram @ h - answer
+    active = (h != 0).sum(-2, keepdim=True).to(h)
+    z = h - scale * error + momentum * active * (h - before)
+    z, left, whole = (x.unflatten(-2, (blocks, -1)) for x in (z, error.abs(), answer.abs()))
+    left, whole = left.sum(-2, keepdim=True), whole.sum(-2, keepdim=True)
+    share = (support * torch.log((whole + EXPLAINED) / (left + EXPLAINED))).clamp(0, 1)
+    return select_support(z, threshold * left, share, signed).flatten(-3, -2), h, answer
+
+
+@torch.no_grad()
+def infer(
+    x: Tensor,
+    dictionary: Tensor,
+    iterations: int,
+    constants: Constants,
+    blocks: int = 1,
+    ridge: float = 0.0,
+    signed: bool = False,
+) -> Tensor:
+    """Return activations (..., R, T) after `iterations` steps from none."""
+    inverse = alista.inverse(dictionary, ridge)
+    gram, scale = inverse @ dictionary, alista.scales(inverse, dictionary)
+    state = start(x, inverse)
+    for k in range(iterations):
+        state = step(state, gram if k else None, scale, constants, blocks, signed)
+    return state[0]
+
+
+def by_centre(dictionary: Tensor, atoms: tuple[int, int], bins: int) -> Tensor:
+    """Return the dictionary (E, R) with the atoms of each source in the order of the centres of their last `bins`
+    rows.
+    """
+    rows = dictionary[-bins:].square()
+    centres = (torch.arange(bins, dtype=rows.dtype)[:, None] * rows).sum(0) / rows.sum(0)
+    speech, noise = (part.argsort() for part in centres.split(list(atoms)))
+    return dictionary[:, torch.cat([speech, atoms[0] + noise])]
+
+
+@dataclass(frozen=True)
+class Hyperlista(SparseCoding[State]):
+    """HyperLISTA as an algorithm: the three constants are the same in all layers, and nothing else is trained."""
+
+    name = "hyperlista"
+    ridge: float = 0.0
+    threshold: float = 0.03
+    """Where t starts."""
+    momentum: float = 0.01
+    """Where b starts."""
+    support: float = 0.1
+    """Where s starts."""
+
+    @property
+    def groups(self) -> int:
+        """Number of blocks that have thresholds of their own."""
+        return 1
+
+    def parameters(self, iterations: int, dictionary: Tensor) -> dict[str, Parameter]:
+        """For `dictionary` (E, R)."""
+        inverse = alista.inverse(dictionary, self.ridge)
+        gram, scale = inverse @ dictionary, alista.scales(inverse, dictionary)
+        steps, like, fixed = range(iterations), {"dtype": dictionary.dtype}, {"shared": True, "trained": False}
+        constants = {name: torch.full((1,), getattr(self, name), **like) for name in CONSTANTS}
+        return {
+            "inverse": Parameter([0], lambda _: inverse, **fixed),
+            "gram": Parameter(range(1, iterations), lambda _: gram, **fixed),
+            "scale": Parameter(steps, lambda _: scale, **fixed),
+            "dictionary": Parameter([iterations], lambda _: dictionary[-self.bins :], **fixed),
+        } | {name: Parameter(steps, lambda _, x=x: x, "log", shared=True) for name, x in constants.items()}
+
+    def start(self, evidence: Tensor, parameters: Parameters) -> State:
+        return start(evidence, parameters["inverse"])
+
+    def step(self, evidence: Tensor, state: State, parameters: Parameters) -> State:
+        constants = tuple(parameters[name] for name in CONSTANTS)
+        return step(state, parameters.get("gram"), parameters["scale"], constants, self.groups, self.signed)
+
+    def readout(self, evidence: Tensor, state: State, parameters: Parameters) -> Tensor:
+        return self.masks(state[0], parameters)
+
+    def macs(self, rows: int, iterations: int) -> int:
+        atoms = sum(self.atoms)
+        return rows * atoms + (iterations - 1) * atoms**2
+
+
+@dataclass(frozen=True)
+class HyperlistaAbt(Hyperlista):
+    """HyperLISTA with adaptive thresholds for blocks: in each source, atoms of neighbouring frequencies.
+
+    Atoms are put in the order of their centres, so that blocks are neighbours.
+    """
+
+    name = "hyperlista-abt"
+    blocks: int = 8
+    """Of each source; all have the same number of atoms."""
+
+    def __post_init__(self) -> None:
+        size, rest = divmod(sum(self.atoms), 2 * self.blocks)
+        if rest or not size or any(atoms % size for atoms in self.atoms):
+            raise ValueError(f"{self.atoms} atoms cannot be shared by {self.blocks} blocks of equal size per source")
+
+    @property
+    def groups(self) -> int:
+        return 2 * self.blocks
+
+    def parameters(self, iterations: int, dictionary: Tensor) -> dict[str, Parameter]:
+        """For `dictionary` (E, R)."""
+        return super().parameters(iterations, by_centre(dictionary, self.atoms, self.bins))

@@ -1,0 +1,110 @@
+"""Periodic sketched ISTA: most steps see a sketch of the evidence, every p-th step all of it (Tokumura, Nakai-Kasai &
+Wadayama, arXiv 2604.20214, 2026).
+
+A step on a sketch S (E', E), E' < E, is one of ISTA for the smaller problem
+
+    1/2 |S x - S D h|^2 + penalty |h|_1
+
+whose products cost E' / E as much. It descends this problem; that of x itself need not fall, which is why it is seen to
+every p-th step. Where S >= 0, as the pooling of frequencies into wider bands is, sketches of spectra are spectra, and
+dictionaries stay non-negative.
+
+Shapes: evidence x (..., E, T), activations h (..., R, T), dictionary D (E, R).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deepnmf_cli.inference import ista, nmf
+from deepnmf_cli.inference.algorithm import Parameter, Parameters
+from deepnmf_cli.inference.ista import SparseCoding, largest_rate
+
+
+@torch.no_grad()
+def infer(
+    x: Tensor,
+    dictionary: Tensor,
+    sketch: Tensor,
+    iterations: int,
+    period: int,
+    penalty: float | Tensor,
+    signed: bool = False,
+) -> Tensor:
+    """Return activations (..., R, T) after `iterations` steps, of the largest rate for what they see, from none.
+
+    `sketch` is S, (E', E); steps period, 2 period, ... see all of the evidence.
+    """
+    seen = [(sketch @ x, sketch @ dictionary), (x, dictionary)]
+    problems = [(d.mT @ y, d.mT @ d, largest_rate(d)) for y, d in seen]
+    h = ista.start(problems[0][0])
+    for k in range(iterations):
+        h = ista.step(h, *problems[k % period == period - 1], penalty, signed)
+    return h
+
+
+@dataclass(frozen=True)
+class Psista(SparseCoding[Tensor]):
+    """Periodic sketched ISTA as an algorithm; the state are the activations.
+
+    Layers that see the sketch have dictionaries of their own, (E', R), that start at S D; the others, and the readout,
+    have the dictionary (E, R).
+    """
+
+    name = "psista"
+    sketches = True
+    period: int = 5
+    """Every step of this number sees all of the evidence (p)."""
+    sketch_rows: int = 0
+    """Rows of the sketch (E'), of which the cost depends."""
+
+    def __post_init__(self) -> None:
+        if self.period < 1:
+            raise ValueError("period must be at least 1")
+
+    def full(self, iterations: int) -> list[int]:
+        """Return the layers that see all of the evidence."""
+        return list(range(self.period - 1, iterations, self.period))
+
+    def parameters(self, iterations: int, dictionary: Tensor, sketch: Tensor) -> dict[str, Parameter]:
+        """For `dictionary` (E, R) and `sketch` (E', E)."""
+        full = self.full(iterations)
+        sketched, small = [k for k in range(iterations) if k not in full], sketch @ dictionary
+        rates = [largest_rate(d).reshape(1) for d in (small, dictionary)]
+        whole = nmf.dictionaries(dictionary, self.bins, iterations, self.kind)
+        return {
+            "dictionary": Parameter([*full, iterations], whole.initial, whole.kind),
+            "sketched": Parameter(sketched, lambda _: small, self.kind),
+            "sketch": Parameter(sketched, lambda _: sketch, shared=True, trained=False),
+            "rate": Parameter(range(iterations), lambda k: rates[k in full], "log", own=True),
+            "penalty": nmf.penalties(self.sparsity, dictionary, iterations),
+        }
+
+    def start(self, evidence: Tensor, parameters: Parameters) -> Tensor:
+        return self.none(evidence)
+
+    def seen(self, evidence: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
+        """Return the evidence and the dictionary of a layer: sketched, or whole."""
+        if "sketch" in parameters:
+            return parameters["sketch"] @ evidence, parameters["sketched"]
+        return evidence, parameters["dictionary"]
+
+    def step(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
+        x, dictionary = self.seen(evidence, parameters)
+        gram, correlation = dictionary.mT @ dictionary, dictionary.mT @ x
+        return ista.step(state, correlation, gram, parameters["rate"], parameters["penalty"], self.signed)
+
+    def readout(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
+        return self.masks(state, parameters)
+
+    def objective(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
+        """What a step with these parameters does not increase, one number per example: of the sketch, or of all."""
+        x, dictionary = self.seen(evidence, parameters)
+        return ista.objective(state, x, dictionary, parameters["penalty"])
+
+    def macs(self, rows: int, iterations: int) -> int:
+        """The sketch itself is made once for a frame."""
+        atoms, full = sum(self.atoms), len(self.full(iterations))
+        products = full * rows + (iterations - full) * self.sketch_rows
+        return self.sketch_rows * rows + products * atoms + iterations * atoms**2
