@@ -22,6 +22,7 @@ from torch import Tensor
 
 from deepnmf_cli.inference import alista
 from deepnmf_cli.inference.algorithm import Parameter, Parameters
+from deepnmf_cli.inference.blocks import by_centre, check
 from deepnmf_cli.inference.ista import SparseCoding
 from deepnmf_cli.inference.shrinkage import select_support
 
@@ -85,16 +86,6 @@ def infer(
     return state[0]
 
 
-def by_centre(dictionary: Tensor, atoms: tuple[int, int], bins: int) -> Tensor:
-    """Return the dictionary (E, R) with the atoms of each source in the order of the centres of their last `bins`
-    rows.
-    """
-    rows = dictionary[-bins:].square()
-    centres = (torch.arange(bins, dtype=rows.dtype)[:, None] * rows).sum(0) / rows.sum(0)
-    speech, noise = (part.argsort() for part in centres.split(list(atoms)))
-    return dictionary[:, torch.cat([speech, atoms[0] + noise])]
-
-
 @dataclass(frozen=True)
 class Hyperlista(SparseCoding[State]):
     """HyperLISTA as an algorithm: the three constants are the same in all layers, and nothing else is trained."""
@@ -143,19 +134,14 @@ class Hyperlista(SparseCoding[State]):
 
 @dataclass(frozen=True)
 class HyperlistaAbt(Hyperlista):
-    """HyperLISTA with adaptive thresholds for blocks: in each source, atoms of neighbouring frequencies.
-
-    Atoms are put in the order of their centres, so that blocks are neighbours.
-    """
+    """HyperLISTA with adaptive thresholds for blocks of atoms, as `deepnmf_cli.inference.blocks` makes them."""
 
     name = "hyperlista-abt"
     blocks: int = 8
     """Of each source; all have the same number of atoms."""
 
     def __post_init__(self) -> None:
-        size, rest = divmod(sum(self.atoms), 2 * self.blocks)
-        if rest or not size or any(atoms % size for atoms in self.atoms):
-            raise ValueError(f"{self.atoms} atoms cannot be shared by {self.blocks} blocks of equal size per source")
+        check(self.atoms, self.blocks)
 
     @property
     def groups(self) -> int:

@@ -76,7 +76,9 @@ class SparseCodingSettings(CodingSettings):
     support: float = 0.1
     """Where the third one starts."""
     blocks: int = 8
-    """Blocks of atoms in each source, in "hyperlista-abt"."""
+    """Blocks of atoms in each source, in "hyperlista-abt" and "group-ista"."""
+    group_sparsity: float = 0.02
+    """Initial weight of the penalty on blocks, in "group-ista"."""
     period: int = 5
     """Steps of "psista" from one that sees all bands to the next."""
     sketch_bands: int = 24
@@ -96,9 +98,10 @@ class SparseCodingSettings(CodingSettings):
         if ALGORITHMS[self.algorithm].sketches and not 1 <= self.sketch_bands < self.bands:
             raise ValueError(f"sketch_bands must be at least 1 and below the {self.bands} bands")
         positive = self.mask_power, self.threshold, self.momentum, self.support
-        if min(positive) <= 0 or min(self.ridge, self.support_growth) < 0:
+        if min(positive) <= 0 or min(self.ridge, self.support_growth, self.group_sparsity) < 0:
             raise ValueError(
-                "mask_power, threshold, momentum and support must be positive, ridge and support_growth not negative"
+                "mask_power, threshold, momentum and support must be positive, "
+                "ridge, support_growth and group_sparsity not negative"
             )
         self.chosen()
 

@@ -107,7 +107,8 @@ def dev_table(chosen: dict, order: tuple[str, ...] = ()) -> str:
     if not order:
         order = sorted(chosen, key=lambda rung: -statistics.mean(r["dev_si_sdr"] for r in chosen[rung]))
     scores = {
-        "dev SI-SDR": (2, lambda r: r["dev_si_sdr"]), "dev PESQ": (3, lambda r: r["dev_pesq"]),
+        "dev SI-SDR": (2, lambda r: r["dev_si_sdr"]),
+        "dev PESQ": (3, lambda r: r["dev_pesq"] if "dev_pesq" in r else r["dev"]["summary"]["PESQ"]["mean"]),
         "dev ESTOI": (3, lambda r: r["dev"]["summary"]["ESTOI"]["mean"]),
     }  # fmt: skip
     if not any("dev" in r for rows in chosen.values() for r in rows):
@@ -122,7 +123,9 @@ def dev_table(chosen: dict, order: tuple[str, ...] = ()) -> str:
         one, cells = rows[0], [rung, str(len(rows))]
         cells += [f"{one['parameters']:,}", f"{one['macs_per_s'] / 1e6:.1f}", f"{one['seconds'] / 60:.1f}"]
         for name, (digits, score) in scores.items():
-            each = [score(r) for r in rows if "dev" in r or name != "dev ESTOI"]
+            each = [
+                score(r) for r in rows if "dev" in r or name == "dev SI-SDR" or (name == "dev PESQ" and "dev_pesq" in r)
+            ]
             if not each:
                 cells.append("-")
                 continue

@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from deepnmf_cli.inference import alista, fista, hyperlista, ista, lista, psista
+from deepnmf_cli.inference import alista, fista, group_ista, hyperlista, ista, lista, psista
 from deepnmf_cli.inference.alista import Alista
 from deepnmf_cli.inference.shrinkage import select_support, soft_threshold
 from deepnmf_cli.unfold.network import Bank, Unfolded
@@ -37,6 +37,16 @@ def test_soft_thresholds_are_the_proximal_maps_of_their_penalties() -> None:
         candidates = grid if signed else grid[grid >= 0]
         costs = (candidates - z[:, None]).square() / 2 + 0.7 * candidates.abs()
         torch.testing.assert_close(soft_threshold(z, 0.7, signed), candidates[costs.argmin(1)], rtol=0, atol=2e-3)
+
+
+def test_blocks_shrink_by_the_proximal_map_of_both_penalties() -> None:
+    """Against a search of the minimum of 1/2 |h - z|^2 + .2 |h|_1 + .5 |h|_2 over h >= 0 in the plane."""
+    axis = torch.linspace(0, 3, 1201)
+    plane = torch.cartesian_prod(axis, axis)
+    for z in ((1.5, 0.4), (0.3, 0.5), (-1.0, 2.0)):
+        costs = (plane - torch.tensor(z)).square().sum(1) / 2 + 0.2 * plane.sum(1) + 0.5 * plane.norm(dim=1)
+        shrunk = group_ista.shrink_blocks(soft_threshold(torch.tensor(z)[:, None], 0.2), 0.5, 1)[:, 0]
+        torch.testing.assert_close(shrunk, plane[costs.argmin()], rtol=0, atol=4e-3)
 
 
 def test_selected_support_passes_the_largest_that_reach_the_threshold() -> None:
@@ -186,7 +196,7 @@ def test_thresholds_of_hyperlista_follow_the_level_and_silence_stays_silent() ->
 
 
 def test_blocks_of_unequal_size_are_refused() -> None:
-    for atoms, blocks in (((4, 4), 3), ((4, 3), 1), ((2, 6), 2), ((2, 2), 4)):
+    for atoms, blocks in (((4, 4), 3), ((4, 3), 1), ((2, 6), 2), ((2, 2), 4), ((2, 2), 0)):
         if atoms == (2, 6):
             assert hyperlista.HyperlistaAbt(5, atoms, blocks=blocks).groups == 4
             continue

@@ -49,6 +49,7 @@ SMALL["grid-fixed"] = SMALL["grid"]
 for algorithm in ("fista", "lista", "alista", "hyperlista"):
     SMALL[f"sparse-coding, {algorithm}"] = SMALL["sparse-coding"] | {"algorithm": algorithm, "mask_power": 2.0}
 SMALL["sparse-coding, hyperlista-abt"] = SMALL["sparse-coding"] | {"algorithm": "hyperlista-abt", "blocks": 5}
+SMALL["sparse-coding, group-ista"] = SMALL["sparse-coding"] | {"algorithm": "group-ista", "blocks": 5}
 SMALL["sparse-coding, psista"] = SMALL["sparse-coding"] | {"algorithm": "psista", "period": 3, "sketch_bands": 4}
 SMALL |= {
     f"grid, {messages}": SMALL["grid"] | {"messages": messages} for messages in ("geometric", "belief-propagation")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepnmf_cli.inference import alista, fista, hyperlista, ista, lista, nmf, psista, wiener
+from deepnmf_cli.inference import alista, fista, group_ista, hyperlista, ista, lista, nmf, psista, wiener
 from deepnmf_cli.inference.algorithm import Parameter
 
 BINS, ATOMS, FRAMES = 12, (4, 3), 9
@@ -59,10 +59,20 @@ def signed(algorithm: Any, infer: Infer, **more: Any) -> dict[str, Any]:
     } | more  # fmt: skip
 
 
+def in_order() -> Tensor:
+    """The wide dictionary with the atoms of each source in the order of their centres."""
+    centres = (torch.arange(BINS)[:, None] * WIDE**2).sum(0) / (WIDE**2).sum(0)
+    return WIDE[:, [r for source in (range(8), range(8, 16)) for r in sorted(source, key=lambda r: centres[r])]]
+
+
+def group_lasso(layers: list[dict], k: int) -> Tensor:
+    d = in_order()
+    return wiener.masks(nmf.readout(group_ista.infer(MIXTURE, d, k, 0.02, 0.05, 4), d, (8, 8)))
+
+
 def by_blocks(layers: list[dict], k: int) -> Tensor:
     """HyperLISTA with atoms in the order of their centres, block by block and frame by frame."""
-    centres = (torch.arange(BINS)[:, None] * WIDE**2).sum(0) / (WIDE**2).sum(0)
-    d = WIDE[:, [r for source in (range(8), range(8, 16)) for r in sorted(source, key=lambda r: centres[r])]]
+    d = in_order()
     pseudo = torch.linalg.pinv(d)
     scale = 1 / (pseudo @ d).diagonal()[:, None]
     h = before = torch.zeros(16, FRAMES).double()
@@ -123,6 +133,10 @@ SPARSE_CASES = {
     "hyperlista-abt": {
         "algorithm": hyperlista.HyperlistaAbt(BINS, (8, 8), support=0.9, blocks=2), "declared": declared(WIDE),
         "evidence": MIXTURE, "classical": by_blocks, **SEARCHED,
+    },
+    "group-ista": {
+        "algorithm": group_ista.GroupIsta(BINS, (8, 8), blocks=2, group_sparsity=0.05), "declared": declared(WIDE),
+        "evidence": MIXTURE, "classical": group_lasso,
     },
     "psista": positive(
         psista.Psista(BINS, ATOMS, period=3), lambda x, d, k: psista.infer(x, d, SKETCH, k, 3, 0.02),
