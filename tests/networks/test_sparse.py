@@ -9,8 +9,16 @@ import torch
 
 from deepnmf_cli.inference import ista, nmf, wiener
 from deepnmf_cli.networks import build
+from deepnmf_cli.networks.band_network import band_sketch
 from deepnmf_cli.networks.rnn import GridRnn, GridRnnSettings, Rnn, RnnSettings
-from deepnmf_cli.networks.sparse import IstaSettings, RecurrentIsta, RecurrentNmf, RecurrentNmfSettings
+from deepnmf_cli.networks.sparse import (
+    IstaSettings,
+    RecurrentIsta,
+    RecurrentNmf,
+    RecurrentNmfSettings,
+    SparseCodingNetwork,
+    SparseCodingSettings,
+)
 from deepnmf_cli.recipe import read_recipe
 from deepnmf_cli.signal.level import normalise_level, stack_context
 
@@ -103,6 +111,48 @@ def test_a_schedule_of_one_makes_full_steps_and_of_zero_none() -> None:
     assert (relaxed(inputs())[0] == 0.5).all()  # no activations, and so nothing is known
 
 
+@torch.no_grad()
+def test_sharper_masks_are_shares_of_powers_of_the_models() -> None:
+    plain, sharp = (SparseCodingNetwork(SparseCodingSettings(**SHAPE, mask_power=p), dictionary()) for p in (1.0, 3.0))
+    x = evidence(plain, inputs())
+    speech, noise = (network.unfolded(x)[:, 0] for network in (plain, sharp))
+    ratio = speech / (1 - speech)
+    torch.testing.assert_close(noise, ratio**3 / (1 + ratio**3))
+
+
+def test_a_sketch_pools_neighbouring_bands_on_the_erb_scale() -> None:
+    sketch = band_sketch(SparseCodingSettings(), 24)
+    assert sketch.shape == (24, 96) and (sketch >= 0).all() and (sketch.sum(0) > 0).all()
+    torch.testing.assert_close(sketch.norm(dim=1), torch.ones(24))
+    centres = (sketch * torch.arange(96)).sum(1) / sketch.sum(1)
+    assert (centres.diff() > 0).all()
+    assert (sketch > 0).sum(1).max() < 24
+
+
+@pytest.mark.parametrize(
+    "algorithm,products",
+    [
+        ("ista", 10 * (288 * 128 + 128 * 128)),  # D^T x and D^T D h in each of ten layers
+        ("lista", 10 * 288 * 128 + 9 * 128 * 128),  # nothing comes before the first
+        ("alista", 10 * 288 * 128 + 9 * 128 * 128),
+        ("hyperlista", 288 * 128 + 9 * 128 * 128),  # D^+ x once
+        ("psista", 72 * 288 + (8 * 72 + 2 * 288) * 128 + 10 * 128 * 128),  # two layers see all 288 rows
+    ],
+)
+def test_multiply_adds_are_counted_by_algorithm(algorithm: str, products: int) -> None:
+    network = SparseCodingNetwork(SparseCodingSettings(context=3, algorithm=algorithm, ridge=0.1))
+    assert network.macs_per_frame() == products + 2 * 193 * 32 + 96 * 128  # bands and back, and the readout
+
+
+def test_only_the_last_layers_are_trained_where_that_is_asked_for() -> None:
+    settings = SparseCodingSettings(**SHAPE, algorithm="lista", trained_layers=2)
+    bank = SparseCodingNetwork(settings, dictionary()).unfolded.bank
+    trained = {name.partition(".")[0] for name, _ in bank.named_parameters()}
+    assert trained == {"encoder_1", "recurrence_1", "threshold_1", "dictionary_0"}
+    assert bank.ties["encoder"].slots == (0, 0, 0, 0, 0, 1, None)
+    assert bank.ties["recurrence"].slots == (None, 0, 0, 0, 0, 1, None)
+
+
 def test_non_negative_weights_stay_non_negative() -> None:
     network = RecurrentNmf(RecurrentNmfSettings(**SHAPE), dictionary())
     optimiser = torch.optim.SGD(network.parameters(), lr=100.0)
@@ -148,6 +198,14 @@ def test_rivals_in_recipes_are_about_as_large_as_what_they_are_compared_with() -
         (RnnSettings(), {"cell": "rnn"}),
         (GridRnnSettings(), {"cell": "rnn"}),
         (GridRnnSettings(), {"channels": 7}),
+        (SparseCodingSettings(), {"algorithm": "lasso"}),
+        (SparseCodingSettings(), {"trained_layers": 12}),
+        (SparseCodingSettings(), {"trained_layers": 2, "tied": True}),
+        (SparseCodingSettings(algorithm="psista"), {"sketch_bands": 96}),
+        (SparseCodingSettings(algorithm="psista"), {"period": 0}),
+        (SparseCodingSettings(algorithm="hyperlista-abt"), {"blocks": 7}),
+        (SparseCodingSettings(algorithm="group-ista"), {"group_sparsity": -1.0}),
+        (SparseCodingSettings(), {"mask_power": 0.0}),
     ],
 )
 def test_impossible_settings_are_refused(settings: Any, wrong: dict) -> None:

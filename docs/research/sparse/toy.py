@@ -17,7 +17,7 @@ from deepnmf_cli.inference.ista import SparseCoding
 from deepnmf_cli.unfold.network import Bank, Unfolded
 
 ROWS, ATOMS, LAYERS, DENSITIES = 50, 100, 10, (0.1, 0.2, 0.05)
-STEPS, BATCH = 400, 128
+STEPS, BATCH = 250, 64
 
 
 def dictionary(seed: int) -> Tensor:
