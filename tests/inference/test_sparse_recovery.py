@@ -73,10 +73,26 @@ def test_analytic_weights_are_the_least_coherent_ones(shape: tuple[int, int]) ->
         def cost(w: Tensor, ridge: float = ridge, mean: Tensor = mean) -> Tensor:
             return (w @ dictionary).square().sum() + ridge * mean * w.square().sum()
 
+        # At a minimum under w_r^T d_r = 1 the slope of the cost in w_r is a multiple of d_r.
+        slope = weights @ (dictionary @ dictionary.mT + ridge * mean * torch.eye(shape[0]).double())
+        multiple = (slope * dictionary.mT).sum(1, keepdim=True) / dictionary.square().sum(0)[:, None]
+        torch.testing.assert_close(slope, multiple * dictionary.mT)
         for _ in range(20):  # any other matrix whose rows answer their own atoms with one
             other = weights + 0.1 * torch.randn(weights.shape, generator=draw, dtype=torch.float64)
             other = other / (other * dictionary.mT).sum(1, keepdim=True)
             assert cost(weights) < cost(other)
+
+
+def test_objectives_are_their_definitions() -> None:
+    draw = torch.Generator().manual_seed(2)
+    d, x, h = (torch.randn(*shape, generator=draw, dtype=torch.float64) for shape in ((6, 8), (6, 3), (8, 3)))
+    fit = (x - d @ h).square().sum() / 2
+    torch.testing.assert_close(ista.objective(h, x, d, 0.3), fit + 0.3 * h.abs().sum())
+    algorithm = group_ista.GroupIsta(6, (4, 4), blocks=2, signed=True)
+    parameters = {"dictionary": d, "penalty": 0.3, "group_penalty": torch.tensor([[1.0], [2.0], [3.0], [4.0]])}
+    blocks = sum(k * h[2 * k - 2 : 2 * k].norm(dim=0).sum() for k in (1, 2, 3, 4))
+    expected = fit + 0.3 * h.abs().sum() + blocks
+    torch.testing.assert_close(algorithm.objective(x, h, parameters), expected)
 
 
 def incoherent() -> tuple[Tensor, float]:
