@@ -26,6 +26,10 @@ STOPPED = {
     "sparse-nmf": {"context": 2, "atoms": 4, "iterations": LAYERS},
     "sparse-coding": {**BANDS, "atoms": 6, "iterations": LAYERS},
     "sparse-coding by fista": {**BANDS, "atoms": 6, "iterations": LAYERS, "algorithm": "fista"},
+    **{
+        f"sparse-coding by {name}": {**BANDS, "atoms": 6, "iterations": LAYERS, "algorithm": name, **more}
+        for name, more in (("lista", {}), ("hyperlista", {}), ("psista", {"period": 2, "sketch_bands": 8}))
+    },
     "recurrent-ista": {**BANDS, "atoms": 6, "iterations": LAYERS},
     "recurrent-nmf": {**BANDS, "atoms": 6, "iterations": LAYERS},
     "belief-propagation": {**FIELD, "graph": "bands"},

@@ -200,7 +200,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     assert train(chosen, where, tmp_path / "whole")
 
     def count(row: dict) -> None:
-        steps.extend([row] if "loss" in row else [])
+        steps.extend([row] if "best" in row else [])
 
     assert not train(chosen, where, tmp_path / "cut", progress=count, stop=lambda: len(steps) == 3)
     assert train(chosen, where, tmp_path / "cut", resume=True)

@@ -1,12 +1,19 @@
 """Descent constraints: multipliers that are known in closed form, and what they do to unfolded sparse coding."""
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
 
+from deepnmf_cli.inference import fista, ista
+from deepnmf_cli.inference.algorithm import Algorithm, Parameter
+from deepnmf_cli.inference.lista import Lista
 from deepnmf_cli.training.primal_dual import ARRIVED, ConstraintSettings, Multipliers, slack
+from deepnmf_cli.unfold.network import Bank, Unfolded
+
+DEPTH = 4
 
 
 def solve(loss, constraints, x: list[float], steps: int = 1000, clip: float | None = None) -> tuple[Tensor, Tensor]:
@@ -100,3 +107,84 @@ def test_noise_may_fall_from_layer_to_layer() -> None:
     constant, falling = ConstraintSettings(noise=0.6), ConstraintSettings(noise=0.6, noise_schedule="falling")
     assert [constant.noise_after(k) for k in (1, 2, 3)] == [0.6, 0.6, 0.6]
     assert [falling.noise_after(k) for k in (1, 2, 3)] == pytest.approx([0.6, 0.3, 0.2])
+
+
+def codes(x: Tensor, dictionary: Tensor) -> Tensor:
+    """Sparse codes (R, N) by FISTA."""
+    rate, h = ista.largest_rate(dictionary), x.new_zeros(dictionary.shape[1], x.shape[1])
+    correlation, gram, ahead = dictionary.mT @ x, dictionary.mT @ dictionary, h
+    for momentum in fista.momenta(150):
+        later = ista.step(ahead, correlation, gram, rate, 0.1, signed=True)
+        h, ahead = later, later + momentum * (later - h)
+    return h
+
+
+def lista(epsilon: float | None, steps: int) -> tuple[list[Tensor], Tensor, Tensor]:
+    """LISTA of four layers, 50 x 100, that starts as ISTA: weights and multipliers after some training, and distances
+    to the targets by layer, on other inputs.
+    """
+    draw = torch.Generator().manual_seed(0)
+    dictionary = torch.randn(50, 100, generator=draw)
+    dictionary /= dictionary.norm(dim=0)
+    x = dictionary @ (torch.randn(100, 900, generator=draw) * (torch.rand(100, 900, generator=draw) < 0.1))
+    target, algorithm = codes(x, dictionary), Lista(50, (100, 0), 0.1, signed=True)
+    parameters = {name: p for name, p in algorithm.parameters(DEPTH, dictionary).items() if name != "dictionary"}
+    network, multipliers = Unfolded(algorithm, DEPTH, Bank.declared(parameters, DEPTH)), Multipliers(DEPTH, 0.05)
+    optimiser = torch.optim.Adam(network.parameters(), 2e-3)
+
+    def distances(chosen: Tensor | slice) -> tuple[Tensor, Tensor]:
+        errors = [(h - target[:, chosen]).square().sum(0) for h in network.trajectory(x[:, chosen])]
+        return errors[-1].mean() / 2, torch.stack([e.add(1e-12).sqrt().mean() for e in errors])
+
+    for _ in range(steps):
+        loss, measured = distances(torch.randint(800, (32,), generator=draw))
+        if epsilon is not None:
+            found = slack(measured, epsilon)
+            loss = multipliers.lagrangian(loss, found)
+            multipliers.ascend(found)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    with torch.no_grad():
+        return list(network.parameters()), multipliers.values, distances(slice(800, 900))[1]
+
+
+def test_layers_that_descend_by_themselves_are_trained_as_without_constraints() -> None:
+    plain, bound = lista(None, 10), lista(0.01, 10)
+    assert all(torch.equal(a, b) for a, b in zip(plain[0], bound[0], strict=True)) and not bound[1].any()
+
+
+@dataclass(frozen=True)
+class Approach(Algorithm):
+    """y <- y + a_k (x - y): every layer goes a share of the way to x."""
+
+    def parameters(self, iterations: int) -> dict[str, Parameter]:
+        return {"share": Parameter(range(iterations), lambda _: torch.zeros(1))}
+
+    def start(self, evidence, parameters):
+        return torch.zeros_like(evidence)
+
+    def step(self, evidence, state, parameters):
+        return state + parameters["share"] * (evidence - state)
+
+    def readout(self, evidence, state, parameters):
+        return state
+
+
+def test_layers_whose_steps_cost_something_go_exactly_as_far_as_they_are_asked_to() -> None:
+    """The distance after layer k is 1 - a_k of that before, so that c_k = epsilon - a_k: the least sum_k a_k^2/2 is at
+    a_k = epsilon, with lambda_k = epsilon.
+    """
+    network, x = Unfolded(Approach(), 3, Bank.declared(Approach().parameters(3), 3)), torch.tensor([1.0, -2.0])
+    shares, multipliers = list(network.parameters()), Multipliers(3, 0.1)
+    optimiser = torch.optim.SGD(shares, 0.1)
+    for _ in range(300):
+        measured = torch.stack([(x - y).norm() for y in network.trajectory(x)])
+        found, loss = slack(measured, 0.3), torch.cat(shares).square().sum() / 2
+        optimiser.zero_grad()
+        multipliers.lagrangian(loss, found).backward()
+        optimiser.step()
+        multipliers.ascend(found)
+    assert torch.cat(shares).tolist() == pytest.approx([0.3] * 3, abs=1e-4)
+    assert multipliers.values.tolist() == pytest.approx([0.3] * 3, abs=1e-4)
+    assert measured.tolist() == pytest.approx([5**0.5 * 0.7**k for k in range(4)], rel=1e-3)
