@@ -297,13 +297,14 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def append(path: Path, rows: list[dict]) -> None:
+    if not rows:
+        return
     new = not path.is_file()
     with open(path, "a", newline="") as file:
-        if rows:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerows({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerows({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 
 
 def by_network(rows: list[dict[str, str]]) -> Iterator[tuple[str, list[dict[str, str]]]]:
