@@ -22,6 +22,8 @@ FIELD = {"context": 2, "hidden": [8], "iterations": LAYERS}
 STOPPED = {
     "grid": GRID,
     "grid with phase": {**GRID, "phase": True, "frame_spins": 3, "local_fields": True},
+    "grid-field": GRID,
+    "grid-fixed": GRID,
     "deep-nmf": {"context": 2, "atoms": 4, "iterations": LAYERS, "trained_layers": 2},
     "sparse-nmf": {"context": 2, "atoms": 4, "iterations": LAYERS},
     "sparse-coding": {**BANDS, "atoms": 6, "iterations": LAYERS},
