@@ -361,7 +361,8 @@ class Trainer:
         if (feasible, score.value) > (self.feasible, self.best):
             self.best, self.feasible, self.since_best = score.value, feasible, 0
         if self.network.annealing:
-            self.best = -math.inf  # a later network replaces this one even if it is worse
+            # A later network replaces this one even if it is worse.
+            self.best, self.feasible = -math.inf, not self._constrained
         self.journal.rows.append(
             {
                 "step": self.step,
