@@ -28,11 +28,29 @@ class LearnsNoise(Protocol):
         ...
 
 
+@runtime_checkable
+class Stoppable(Protocol):
+    """What a `Backend` has beside if its network may be stopped after any layer."""
+
+    def at_depth(self, depth: int) -> Backend:
+        """The same, stopped after `depth` layers. Raises UsageError for a depth that the network does not have."""
+        ...
+
+
 class Enhancer:
     """A network that is ready to run with its front end, for recordings of any rate, length and number of channels."""
 
-    def __init__(self, backend: Backend, front_end: FrontEnd) -> None:
+    def __init__(self, backend: Backend, front_end: FrontEnd, depth: int | None = None) -> None:
+        """With `depth`, the network is stopped after so many of its layers, from 1 on, which is quicker and removes
+        less noise. Raises UsageError for a depth that it does not have, and for an exported network, whose depth is
+        fixed.
+        """
         self.backend, self.front_end = backend, front_end
+        if depth is not None:
+            if not isinstance(backend, Stoppable):
+                found, remedy = "a model that was exported, whose depth is fixed", "Choose --backend torch."
+                raise UsageError("--depth", found, "one that torch runs", remedy)
+            self.backend = backend.at_depth(depth)
 
     def stream(
         self, rate_hz: int, channels: int, max_attenuation_db: float | None = None, mix: float = 1.0

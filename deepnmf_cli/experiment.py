@@ -212,7 +212,9 @@ def train(
         frames, settings = None, recipe.training
         if settings.frame_stride > 1 and any(p.requires_grad for p in network.parameters()):
             frames = FrameStore(source, recipe.front_end, network, settings.batch, settings.frame_stride, cache, key)
-        trainer = Trainer(network, recipe.front_end, recipe.objective, settings, journal, describe, device, frames)
+        of_layers = {"depth": recipe.depth, "constraints": recipe.constraints}
+        loop = network, recipe.front_end, recipe.objective, settings, journal, describe, device, frames
+        trainer = Trainer(*loop, **of_layers)
         if resume:
             trainer.resume()
             if trainer.scored_otherwise() and journal.best_path.is_file():
@@ -227,6 +229,9 @@ def train(
         complete = trainer.train(source, dev, workers, progress, stop, limit)
         if complete and teacher:
             _choose_share(recipe, opened, teacher, journal, device, say)
+    if complete and not trainer.feasible:
+        told = journal.folder / "constraints.csv"
+        say(f"{told}: no weights met the constraints on dev; the model is that of the best score", True)
     if complete and not teacher and (worse := _worse(trainer)):
         progress({"worse": worse})
     return complete

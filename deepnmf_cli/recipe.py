@@ -13,11 +13,13 @@ from deepnmf_cli.corpus.augment import AugmentationSettings
 from deepnmf_cli.corpus.dataset import MixingSettings
 from deepnmf_cli.errors import RecipeError, shortened
 from deepnmf_cli.model_file import NETWORK_TABLES, ModelFile, network_settings
-from deepnmf_cli.networks import NETWORKS
+from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.settings import refuse_unknown, section, shown
 from deepnmf_cli.signal.stft import FrontEnd
-from deepnmf_cli.training import minibatch, multiplicative
+from deepnmf_cli.training import layers, minibatch, multiplicative
+from deepnmf_cli.training.layers import DepthSettings
 from deepnmf_cli.training.objectives import ObjectiveSettings
+from deepnmf_cli.training.primal_dual import ConstraintSettings
 from deepnmf_cli.training.sparse_nmf import DictionarySettings
 from deepnmf_cli.training.trainer import TrainingSettings
 from deepnmf_cli.training.tuning import TuningSettings
@@ -37,6 +39,8 @@ class Recipe:
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     dictionary: DictionarySettings = field(default_factory=DictionarySettings)
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    depth: DepthSettings = field(default_factory=DepthSettings)
+    constraints: ConstraintSettings = field(default_factory=ConstraintSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     tuning: TuningSettings = field(default_factory=TuningSettings)
 
@@ -64,6 +68,8 @@ class Recipe:
         if built["training"].greedy and not NETWORKS[model][0].layerwise(built["network"]):
             place, remedy = f"{where} training.greedy", "Set training.greedy=false."
             raise RecipeError(place, f"model {model!r}, or tied layers", "deep-nmf with untied layers", remedy)
+        if built["depth"].wanted or built["constraints"].wanted:
+            _require_layers(model, built, where)
         return cls(model=model, **built)
 
     @classmethod
@@ -171,6 +177,18 @@ def _apply(table: dict[str, Any], override: str) -> None:
         if not isinstance(table, dict):
             raise RecipeError(f"--set {override}", f"{part!r}, which is no section", "section.key=value", "Mend it.")
     table[name] = value
+
+
+def _require_layers(model: str, built: Mapping[str, Any], where: str) -> None:
+    """Raise RecipeError where a network, or the way in which it is trained, has no layers that can be looked at."""
+    training = built["training"]
+    by_gradient = training.optimizer == "muon" or training.optimizer.startswith("adam")
+    for key, wrong in (("greedy", training.greedy), ("optimizer", not by_gradient)):
+        if wrong:
+            found = f"training.{key} = {shown(getattr(training, key))} beside [depth] or [constraints]"
+            expected, remedy = "descent along the gradient of all layers", "Leave out one of the two."
+            raise RecipeError(f"{where} training.{key}", found, expected, remedy)
+    layers.require_support(build(model, built["network"]), built["depth"], built["constraints"], where)
 
 
 def _parameterise(network: Any, given: Mapping[str, Any], optimizer: str, where: str) -> Any:

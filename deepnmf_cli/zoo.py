@@ -129,43 +129,63 @@ def _model_info(
 
 
 def load_enhancer(
-    name: str | Path | None = None, device: str = "auto", backend: str = "auto", threads: int | None = None
+    name: str | Path | None = None,
+    device: str = "auto",
+    backend: str = "auto",
+    threads: int | None = None,
+    depth: int | None = None,
 ) -> Enhancer:
     """An enhancer for the model called `name` (None: the default) on "auto", "cpu" or "cuda".
 
     `backend` "torch" runs the weights; "onnx" what `deepnmf export` made of them, on the CPU and without torch, whose
     import takes seconds; "auto" chooses "onnx" where there is an export of these weights beside them and no GPU to be
     used. `threads` bounds those of the matrix products; None leaves torch its choice, and gives one to "onnx".
+
+    `depth` stops the network after so many of its layers. An export has all of them, so that "auto" is "torch" then.
     """
-    exported = _exported_backend(find(name), device, backend, threads)
-    return _from_export(exported) if exported else _from_weights(*load(name), device, threads)
+    exported = _exported_backend(find(name), device, _backend(backend, depth), threads)
+    return _from_export(exported, depth) if exported else _from_weights(*load(name), device, threads, depth)
 
 
-def load_described(name: str | Path, device: str = "auto", backend: str = "auto") -> tuple[Enhancer, ModelInfo]:
-    """`load_enhancer` and `info` of one model, whose weights are read once."""
+def load_described(
+    name: str | Path, device: str = "auto", backend: str = "auto", depth: int | None = None
+) -> tuple[Enhancer, ModelInfo]:
+    """`load_enhancer` and `info` of one model, whose weights are read once. What is told of it is of the layers that
+    run.
+    """
     path = find(name)
     sha256 = _sha256(path)
-    exported, reported = _exported_backend(path, device, backend, None, sha256), _reported(name, sha256)
+    exported = _exported_backend(path, device, _backend(backend, depth), None, sha256)
+    reported = _reported(name, sha256) if depth is None else None
     if exported and reported:
-        return _from_export(exported), reported
+        return _from_export(exported, depth), reported
     network, file = load(name)
+    if depth is not None:
+        network.stop_after(depth)
     described = reported or _counted(name, network, file)
-    enhancer = _from_export(exported) if exported else _from_weights(network, file, device, None)
+    enhancer = _from_export(exported, depth) if exported else _from_weights(network, file, device, None, depth)
     return enhancer, described
 
 
-def _from_weights(network: "MaskNetwork", file: "ModelFile", device: str, threads: int | None) -> Enhancer:
+def _backend(asked: str, depth: int | None) -> str:
+    """What "auto" means for a network that is stopped early."""
+    return "torch" if depth is not None and asked == "auto" else asked
+
+
+def _from_weights(
+    network: "MaskNetwork", file: "ModelFile", device: str, threads: int | None, depth: int | None
+) -> Enhancer:
     import torch
 
     from deepnmf_cli.networks.backend import TorchBackend
 
     if threads is not None:
         torch.set_num_threads(threads)
-    return Enhancer(TorchBackend(network, resolve_device(device)), file.front_end)
+    return Enhancer(TorchBackend(network, resolve_device(device)), file.front_end, depth)
 
 
-def _from_export(backend: "OnnxBackend") -> Enhancer:
-    return Enhancer(backend, backend.front_end())
+def _from_export(backend: "OnnxBackend", depth: int | None) -> Enhancer:
+    return Enhancer(backend, backend.front_end(), depth)
 
 
 def _exported_backend(

@@ -12,7 +12,17 @@ from deepnmf_cli.recipe import Recipe, read_recipe
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "recipes.md").read_text("utf-8")
-SECTIONS = ["front_end", "mixing", "augmentation", "dictionary", "objective", "training", "tuning"]
+SECTIONS = [
+    "front_end",
+    "mixing",
+    "augmentation",
+    "dictionary",
+    "objective",
+    "depth",
+    "constraints",
+    "training",
+    "tuning",
+]
 
 
 def stated(heading: str) -> dict[str, object]:

@@ -24,6 +24,7 @@ from deepnmf_cli.commands.jobs import (
 from deepnmf_cli.commands.options import (
     NoiseProfile,
     backend_option,
+    depth_option,
     device_option,
     json_option,
     max_attenuation_option,
@@ -45,6 +46,7 @@ from deepnmf_cli.errors import DeepnmfError, UsageError
 @model_option
 @device_option
 @backend_option
+@depth_option
 @max_attenuation_option
 @mix_option
 @noise_profile_option
@@ -65,6 +67,7 @@ def command(
     model: str | None,
     device: str,
     backend: str,
+    depth: int | None,
     max_attenuation_db: float | None,
     mix: float,
     noise_profile: NoiseProfile | None,
@@ -101,7 +104,7 @@ def command(
     for path, error in unreadable:
         outcome.failed(_row(path), error)
     if planned:
-        settings = Settings(model, device, backend, max_attenuation_db, mix, noise_profile, overwrite)
+        settings = Settings(model, device, backend, max_attenuation_db, mix, noise_profile, overwrite, depth)
         begin = time.perf_counter()
         try:
             elapsed_s = _enhance_all(planned, settings, jobs, outcome, hidden=as_json or quiet)

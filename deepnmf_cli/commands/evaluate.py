@@ -12,7 +12,7 @@ import click
 
 from deepnmf_cli import extras
 from deepnmf_cli.commands import console
-from deepnmf_cli.commands.options import backend_option, device_option, json_option, quiet_option
+from deepnmf_cli.commands.options import DEPTH, backend_option, device_option, json_option, quiet_option
 from deepnmf_cli.errors import DeepnmfError, UsageError
 
 if TYPE_CHECKING:
@@ -40,6 +40,10 @@ FILES_PER_JOB = 16
     "--model", "models", metavar="NAME|FILE", multiple=True,
     help="A model to enhance --noisy with: a name of `deepnmf models`, a .safetensors file, or the word default. "
     "Repeat to compare several.",
+)  # fmt: skip
+@click.option(
+    "--depth", "depths", metavar="K", multiple=True, type=DEPTH, show_default="all layers",
+    help="Stop each --model after its first K layers. Repeat to compare several depths.",
 )  # fmt: skip
 @click.option(
     "--mixtures", "--snr-csv", "table", metavar="FILE", type=click.Path(),
@@ -71,6 +75,7 @@ def command(
     noisy: str | None,
     estimates: tuple[str, ...],
     models: tuple[str, ...],
+    depths: tuple[int, ...],
     table: str | None,
     report_folder: str | None,
     dnsmos: bool,
@@ -95,7 +100,7 @@ def command(
 
     Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted. A file that is missing or cannot be read fails all.
     """
-    _check_usage(noisy, estimates, models)
+    _check_usage(noisy, estimates, models, depths)
     extras.require("evaluate", "deepnmf evaluate")
     model_files = _find_models(models)
     if report_folder:
@@ -110,7 +115,11 @@ def command(
     names = [pair.name for pair in pairs]
     known, remarks = _known_mixtures(names, table, reference)
     metrics = [*METRICS, *(DNSMOS if dnsmos else ())]
-    runners = [_model_runner(model, path, device, backend) for model, path in model_files.items()]
+    runners = [
+        _model_runner(model, path, device, backend, depth)
+        for model, path in model_files.items()
+        for depth in depths or (None,)
+    ]
 
     with (
         ledger.Ledger(report_folder) if report_folder else nullcontext() as kept,
@@ -118,7 +127,7 @@ def command(
         scorer.ScoringPool(jobs or _jobs(len(names))) as pool,
     ):
         if not bar.disable:
-            bar.reset(total=_seconds(pairs) * (len(folders) + len(models)))
+            bar.reset(total=_seconds(pairs) * (len(folders) + len(runners)))
         by_folder = {folder: pairs for folder, (pairs, _) in paired.items()}
         systems = _score_folders(noisy, by_folder, pool, bar.update, kept, metrics)
         systems += [run(pairs, pool, bar.update, kept, metrics) for run in runners]
@@ -136,7 +145,13 @@ def command(
         console.say(f"Wrote {', '.join(path.name for path in written)} to {pairing.printable(report_folder)}.")
 
 
-def _check_usage(noisy: str | None, estimates: tuple[str, ...], models: tuple[str, ...]) -> None:
+def _check_usage(
+    noisy: str | None, estimates: tuple[str, ...], models: tuple[str, ...], depths: tuple[int, ...]
+) -> None:
+    if depths and not models:
+        raise UsageError("--depth", "no --model", "a model that is stopped there", "Add --model NAME|FILE.")
+    if repeated := [depth for depth, times in Counter(depths).items() if times > 1]:
+        raise UsageError("--depth", f"{repeated[0]} twice", "each depth once", "Leave one of the two out.")
     if models and not noisy:
         expected = "--noisy DIR, the recordings that the model enhances"
         raise UsageError("--model", "no noisy recordings", expected, "Add --noisy DIR.")
@@ -215,7 +230,7 @@ def _score_folders(
 
 
 def _model_runner(
-    model: str, path: Path, device: str, backend: str
+    model: str, path: Path, device: str, backend: str, depth: int | None
 ) -> "Callable[[list[Pair], ScoringPool, Callable[[float], object], Ledger | None, list[str]], System]":
     """Load a model now, so that a damaged file fails before any work, and return what scores it later."""
     from deepnmf_cli import zoo
@@ -223,9 +238,11 @@ def _model_runner(
     from deepnmf_cli.scoring.report import MODEL, System
     from deepnmf_cli.scoring.scorer import score_enhanced
 
-    enhancer, info = zoo.load_described(path, device, backend)
+    enhancer, info = zoo.load_described(path, device, backend, depth)
     facts = {"parameters": info.parameters, "macs_per_s": info.macs_per_s, "sha256": file_hash(path)}
     name = info.name if model == DEFAULT else model
+    stopped = () if depth is None else (f"depth {depth}",)
+    name = ", ".join((name, *stopped))
 
     def run(
         pairs: "list[Pair]",
@@ -234,7 +251,7 @@ def _model_runner(
         kept: "Ledger | None",
         metrics: list[str],
     ) -> "System":
-        finished = kept and kept.of("model", facts["sha256"], device, backend, *metrics)
+        finished = kept and kept.of("model", facts["sha256"], device, backend, *stopped, *metrics)
         scores = score_enhanced(pairs, enhancer.enhance, pool, progress, finished, metrics)
         return System(printable(name), MODEL, printable(model), scores, facts)
 

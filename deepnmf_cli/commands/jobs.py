@@ -149,6 +149,7 @@ class Settings:
     mix: float
     noise_profile: NoiseProfile | None = None
     overwrite: bool = False
+    depth: int | None = None
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,8 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
     from deepnmf_cli import zoo
 
     profile = settings.noise_profile
-    enhancer = zoo.load_enhancer(settings.model, settings.device, backend_for(settings.backend, profile), threads)
+    backend = backend_for(settings.backend, profile)
+    enhancer = zoo.load_enhancer(settings.model, settings.device, backend, threads, settings.depth)
     if profile is not None:
         enhancer.require_atoms()
     if profile is not None and profile.file is not None:

@@ -66,6 +66,14 @@ mix_option = click.option(
     show_default=True,
     help="Share of the enhanced sound in the output, the rest being the input: 1 is all of it, 0.8 leaves some noise.",
 )
+DEPTH = click.IntRange(min=1)
+depth_option = click.option(
+    "--depth",
+    metavar="K",
+    type=DEPTH,
+    show_default="all layers",
+    help="Stop the network after its first K layers: quicker, and less noise is removed. Computed by torch.",
+)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace outputs that exist already.")
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on standard output instead of text."

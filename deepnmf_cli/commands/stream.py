@@ -16,6 +16,7 @@ from deepnmf_cli.commands.options import (
     NoiseProfile,
     backend_for,
     backend_option,
+    depth_option,
     device_option,
     max_attenuation_option,
     mix_option,
@@ -58,6 +59,7 @@ RATE_HZ, CHANNELS, FORMAT = 16000, 1, "s16le"
 @noise_profile_option
 @device_option
 @backend_option
+@depth_option
 @click.option("--live", "is_live", is_flag=True, help="From the microphone to the loudspeaker, until Ctrl-C.")
 @click.option("--input-device", metavar="N|NAME", help="With --live: the microphone, by number or part of its name.")
 @click.option("--output-device", metavar="N|NAME", help="With --live: the loudspeaker.")
@@ -74,6 +76,7 @@ def command(
     noise_profile: NoiseProfile | None,
     device: str,
     backend: str,
+    depth: int | None,
     is_live: bool,
     input_device: str | None,
     output_device: str | None,
@@ -115,7 +118,7 @@ def command(
     from deepnmf_cli import zoo
 
     # Blocks are small: a second thread would cost more by waiting than it could do.
-    enhancer = zoo.load_enhancer(model, device, backend_for(backend, noise_profile), threads=1)
+    enhancer = zoo.load_enhancer(model, device, backend_for(backend, noise_profile), threads=1, depth=depth)
     if noise_profile is not None:
         enhancer = noise_profile.teach(enhancer, noise_profile.file, noise_profile.file)
     block_s = block_ms / 1000

@@ -1,5 +1,6 @@
 """A network that torch computes, as streaming needs it."""
 
+import copy
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -29,6 +30,12 @@ class TorchBackend:
 
     def to_numpy(self, samples: Tensor) -> np.ndarray:
         return samples.cpu().numpy()
+
+    def at_depth(self, depth: int) -> "TorchBackend":
+        """The same network, stopped after `depth` layers. Raises UsageError as `MaskNetwork.stop_after` does."""
+        network = copy.deepcopy(self.network)
+        network.stop_after(depth)
+        return TorchBackend(network, self.device)
 
     def require_atoms(self) -> None:
         """Raise UsageError for a network that cannot learn a noise."""

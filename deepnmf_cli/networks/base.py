@@ -10,9 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from deepnmf_cli.errors import UsageError
 from deepnmf_cli.signal.features import features
 from deepnmf_cli.signal.level import modulus, normalise_level, running_level
 from deepnmf_cli.signal.stft import FrontEnd
+from deepnmf_cli.unfold.network import Unfolded
 from deepnmf_cli.unfold.nonnegative import NonNegative
 
 BANK = "unfolded.bank."
@@ -124,8 +126,26 @@ class MaskNetwork(nn.Module):
         """Return whether a schedule still changes the network: another one will come out."""
         return False
 
+    @property
+    def depths(self) -> range:
+        """Return the numbers of layers after which it may be stopped; none where only the last layer has masks."""
+        unfolded = getattr(self, "unfolded", None)
+        return range(1, unfolded.iterations + 1) if isinstance(unfolded, Unfolded) else range(0)
+
+    def stop_after(self, depth: int) -> None:
+        """Run `depth` layers from now on, and read the masks out of the state that they leave. Raises UsageError for a
+        depth that it does not have.
+        """
+        if not self.depths:
+            remedy = "Leave --depth out, or choose another model."
+            raise UsageError("--depth", f"the model {self.name}", "one that gives masks after every layer", remedy)
+        if depth not in self.depths:
+            expected = f"1 to {self.depths[-1]}, the layers of this model"
+            raise UsageError("--depth", f"{depth}", expected, "Choose such a number, or leave it out for all of them.")
+        self.unfolded.depth = depth
+
     def macs_per_frame(self) -> int:
-        """Multiply-adds of one frame."""
+        """Multiply-adds of one frame, of the layers that run."""
         raise TypeError(f"{type(self).__name__} does not count its multiply-adds")
 
     def parameter_counts(self) -> tuple[int, int]:

@@ -149,12 +149,13 @@ class DeepNmf(FrameNetwork):
             self.settings.iterations,
             Bank({DICTIONARY: ties}, {DICTIONARY: wider}, bank.kinds),
         )
+        other.unfolded.depth = self.unfolded.depth
         return other
 
     def macs_per_frame(self) -> int:
         s = self.settings
         atoms = sum(self.unfolded.algorithm.atoms)
-        return s.iterations * 2 * (s.context * s.bins) * atoms + s.bins * atoms
+        return self.unfolded.depth * 2 * (s.context * s.bins) * atoms + s.bins * atoms
 
 
 class SparseNmf(DeepNmf):

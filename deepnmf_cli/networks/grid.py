@@ -142,7 +142,7 @@ class Grid(GridWiring):
         per_layer = (2 * parts + 1) * s.channels**2
         if s.frame_spins:
             per_layer += 2 * s.frame_channels * s.channels + (parts + 1) * s.frame_channels * s.frame_spins
-        per_node = (s.context * s.window + s.bands_per_node) * s.channels + s.iterations * per_layer
+        per_node = (s.context * s.window + s.bands_per_node) * s.channels + self.unfolded.depth * per_layer
         with_phase = s.single_bands // s.bands_per_node if s.phase else 0  # nodes
         per_phase = (4 * s.window + 2 * s.bands_per_node) * s.channels
         return s.nodes * per_node + with_phase * per_phase + self.band_macs()

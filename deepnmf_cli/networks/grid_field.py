@@ -41,8 +41,9 @@ class GridFieldNetwork(GridWiring):
     def infer(self, evidence: GridEvidence) -> tuple[tuple[Tensor, None], Tensor]:
         observed, before, _ = evidence
         inputs, unfolded = (observed.permute(1, 3, 2, 0).flatten(1, 2), before), self.unfolded
-        layers = [unfolded.bank.layer(k) for k in range(unfolded.iterations)]
-        states = unfolded.algorithm.in_machine_code(*inputs, layers)
+        layers = [unfolded.bank.layer(k) for k in range(unfolded.depth)]
+        # What is to be remembered of each layer, or disturbed between them, is not there in machine code.
+        states = unfolded.algorithm.in_machine_code(*inputs, layers) if unfolded.path is None else None
         if states is None:
             marginals, last = unfolded.infer(inputs)
         else:
@@ -51,5 +52,5 @@ class GridFieldNetwork(GridWiring):
 
     def macs_per_frame(self) -> int:
         s = self.settings
-        per_node = (s.context * s.window + s.bands_per_node) * s.channels + s.iterations * 3 * s.channels**2
+        per_node = (s.context * s.window + s.bands_per_node) * s.channels + self.unfolded.depth * 3 * s.channels**2
         return s.nodes * per_node + self.band_macs()

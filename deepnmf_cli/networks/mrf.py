@@ -94,11 +94,15 @@ class MrfNetwork(FrameNetwork):
         self.unfolded.algorithm = replace(algorithm, kernel=kernel)
         return True
 
+    @property
+    def depths(self) -> range:
+        return range(0) if self.settings.graph == "layers" else super().depths  # lower layers have units of their own
+
     def macs_per_frame(self) -> int:
-        """Of all layers; couplings count as often as `MACS_PER_MESSAGE` says, in a field in both directions."""
+        """Of the layers that run. Couplings count as `MACS_PER_MESSAGE` says, in a field in both directions."""
         bank, algorithm = self.unfolded.bank, self.unfolded.algorithm
         total, per_coupling = 0, MACS_PER_MESSAGE[algorithm.alpha == 0] * (2 if isinstance(algorithm, Field) else 1)
-        for k in range(self.unfolded.iterations):
+        for k in range(self.unfolded.depth):
             parameters = bank.layer(k)
             if k == 0 or isinstance(algorithm, Field) or algorithm.every:
                 total += parameters["evidence"].numel()

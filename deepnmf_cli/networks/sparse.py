@@ -209,7 +209,7 @@ class SparseCodingNetwork(_BandCoder):
         return self.unfolded(stacked), None
 
     def _iteration_macs(self) -> int:
-        return self.unfolded.algorithm.macs(self.settings.evidence, self.settings.iterations)
+        return self.unfolded.algorithm.macs(self.settings.evidence, self.unfolded.depth)
 
 
 class _RecurrentCoder(_BandCoder):
@@ -243,7 +243,7 @@ class RecurrentIsta(_RecurrentCoder):
         s, states = self.settings, 2 * self.settings.atoms
         products = 2 if s.relaxed else 1
         transition = states**2 if s.recurrent else 0
-        return transition + s.iterations * (products * s.evidence * states + states**2)
+        return transition + self.unfolded.depth * (products * s.evidence * states + states**2)
 
 
 class RecurrentNmf(_RecurrentCoder):
@@ -261,4 +261,4 @@ class RecurrentNmf(_RecurrentCoder):
 
     def _iteration_macs(self) -> int:
         s, states = self.settings, 2 * self.settings.atoms
-        return (states**2 if s.recurrent else 0) + s.iterations * 2 * s.evidence * states
+        return (states**2 if s.recurrent else 0) + self.unfolded.depth * 2 * s.evidence * states

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.signal.stft import FrontEnd
+from deepnmf_cli.training.layers import LayerTerms
 from deepnmf_cli.training.minibatch import Batch, FrameBatch
 from deepnmf_cli.training.objectives import ObjectiveSettings, objective
 
 State = dict[int, dict[str, Tensor]]
-"""What an optimiser remembers, by number of the trained tensor and by name."""
+"""What an optimiser remembers, by number of the trained tensor and by name; of constraints under CONSTRAINTS."""
 
+CONSTRAINTS = -1
 
 REMEMBERED = {torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}, torch.optim.Muon: {"momentum_buffer"}}
 """Names of what the optimisers of PyTorch remember of a tensor."""
@@ -54,13 +56,15 @@ class GradientDescent:
         muon: bool = False,
         captured: bool = False,
         weight_decay: float = 0.0,
+        terms: LayerTerms | None = None,
     ) -> None:
         """Gradients are scaled down to `clip_norm`; `mixed_precision` means bfloat16 matrix products on CUDA;
-        `captured` that steps are launched as CUDA graphs, see `CapturedStep`. Each step also multiplies weights by 1 -
-        `weight_decay` times the learning rate (Loshchilov & Hutter, "Decoupled weight decay regularization", 2019).
+        `captured` that steps are launched as CUDA graphs, see `CapturedStep`, which `terms` of layers do not allow.
+        Each step also multiplies weights by 1 - `weight_decay` times the learning rate (Loshchilov & Hutter, "Decoupled
+        weight decay regularization", 2019).
         """
         self.network, self.front_end, self.settings = network, front_end, settings
-        self.clip_norm, self.mixed_precision = clip_norm, mixed_precision
+        self.clip_norm, self.mixed_precision, self.terms = clip_norm, mixed_precision, terms
         self.trained = [p for p in network.parameters() if p.requires_grad]
         matrices = [i for i, p in enumerate(self.trained) if muon and p.dim() == 2 and min(p.shape) > 1]
         others = [i for i in range(len(self.trained)) if i not in matrices]
@@ -83,12 +87,20 @@ class GradientDescent:
         return float(change(batch, learning_rate))
 
     def _change(self, batch: Batch | FrameBatch, learning_rate: float) -> Tensor:
-        with torch.autocast("cuda", torch.bfloat16, enabled=self.mixed_precision):
-            masks = batch.masks(self.network)
-        loss = objective(self.settings, masks.float(), batch.spectra, batch.waveforms, self.front_end)
+        def masks() -> Tensor:
+            with torch.autocast("cuda", torch.bfloat16, enabled=self.mixed_precision):
+                return batch.masks(self.network)
+
+        def loss_of(masks: Tensor) -> Tensor:
+            return objective(self.settings, masks.float(), batch.spectra, batch.waveforms, self.front_end)
+
+        if self.terms is None:
+            total = loss = loss_of(masks())
+        else:
+            total, loss = self.terms.total(batch, masks, loss_of)
         for _, optimiser in self.parts:
             optimiser.zero_grad()
-        loss.backward()
+        total.backward()
         torch.nn.utils.clip_grad_norm_(self.trained, self.clip_norm)
         for _, optimiser in self.parts:
             for group in optimiser.param_groups:
@@ -97,12 +109,16 @@ class GradientDescent:
         return loss.detach()
 
     def state(self) -> State:
-        """Running moments and step counts."""
+        """Running moments and step counts; multipliers of constraints."""
         states = [(numbers, optimiser.state_dict()["state"]) for numbers, optimiser in self.parts]
-        return {numbers[i]: held for numbers, state in states for i, held in state.items()}
+        found = {numbers[i]: held for numbers, state in states for i, held in state.items()}
+        return found if self.terms is None else found | {CONSTRAINTS: self.terms.state()}
 
     def load_state(self, state: State) -> None:
         """Take what `state` gave. Raises ValueError when that is of other weights, or of another optimiser."""
+        if self.terms is not None:
+            state = dict(state)
+            self.terms.load_state(state.pop(CONSTRAINTS))
         names = {number: REMEMBERED[type(optimiser)] for numbers, optimiser in self.parts for number in numbers}
         for number, held in state.items():
             shapes = {(), self.trained[number].shape} if number in names else {}

@@ -40,6 +40,10 @@ COLUMNS = (
 OPTIONAL = ("loss", "dev_pesq", "dev_pesq_estimated")
 """Columns that may have no number."""
 
+CONSTRAINT_COLUMNS = ("step", "layer", "multiplier", "slack", "dev_slack")
+"""Slack is c_k <= 0 where layer k descends as it has to: `slack` the mean over the training batches since the last dev
+score, `dev_slack` that of the averaged weights on dev pairs."""
+
 
 class Journal:
     """The folder of one run.
@@ -53,6 +57,8 @@ class Journal:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.rows: list[dict[str, float]] = []
+        self.constraints: list[dict[str, float]] = []
+        """A row for each layer and dev score of a run with constraints, of CONSTRAINT_COLUMNS."""
         self.recipe: dict[str, Any] = {}
         self.material: dict[str, Any] | None = None
         """What the run learns from, as `check` found it in a run to resume; None in those of earlier versions."""
@@ -142,16 +148,43 @@ class Journal:
             yield
 
     def write_history(self) -> None:
-        """Write the rows to history.csv, and draw loss and dev score over hours of audio into curves.png, where
-        matplotlib is installed.
+        """Write the rows to history.csv, and draw loss and dev score over hours of audio into curves.png; those of
+        constraints to constraints.csv and constraints.png. Figures need matplotlib, and are left out without it.
         """
-        with checkpoint.atomic_path(self.folder / "history.csv") as partial, open(partial, "w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+        self._write_table("history.csv", COLUMNS, self.rows)
+        self._write_figure("curves.png", self._draw)
+        if self.constraints:
+            self._write_table("constraints.csv", CONSTRAINT_COLUMNS, self.constraints)
+            self._write_figure("constraints.png", self._draw_constraints)
+
+    def _write_table(self, name: str, columns: Sequence[str], rows: Iterable[dict]) -> None:
+        with checkpoint.atomic_path(self.folder / name) as partial, open(partial, "w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
             writer.writeheader()
-            writer.writerows(self.rows)
+            writer.writerows(rows)
+
+    def _write_figure(self, name: str, draw: Callable[[], "Figure"]) -> None:
         if extras.has("matplotlib"):
-            with checkpoint.atomic_path(self.folder / "curves.png") as partial:
-                self._draw().savefig(partial, dpi=120)
+            with checkpoint.atomic_path(self.folder / name) as partial:
+                draw().savefig(partial, dpi=120)
+
+    def _draw_constraints(self) -> "Figure":
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7, 6), layout="constrained")
+        axes = figure.subplots(2, 1, sharex=True)
+        layers = sorted({row["layer"] for row in self.constraints})
+        for layer in layers:
+            rows = [row for row in self.constraints if row["layer"] == layer]
+            for axis, column in zip(axes, ("multiplier", "dev_slack"), strict=True):
+                axis.plot([row["step"] for row in rows], [row[column] for row in rows], label=f"layer {layer}")
+        for axis, label in zip(axes, ("multiplier", "slack on dev (met below 0)"), strict=True):
+            axis.set_ylabel(label)
+            axis.grid(alpha=0.3)
+        axes[1].axhline(0, color="black", linewidth=0.8)
+        axes[0].legend(fontsize="small", ncols=2)
+        axes[1].set_xlabel("steps")
+        return figure
 
     def _draw(self) -> "Figure":
         from matplotlib.figure import Figure
@@ -177,6 +210,8 @@ class Journal:
         for index, held in optimiser.items():
             tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in held.items()}
         meta = {"progress": progress, "history": self.rows, _RECIPE: self.recipe, "material": self.material}
+        if self.constraints:
+            meta["constraints"] = self.constraints
         checkpoint.save(self.resume_path, tensors, meta | {"checksum": _checksum(tensors, meta)})
 
     def load_resume(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[int, dict[str, Tensor]], dict]:
@@ -192,6 +227,10 @@ class Journal:
         for row in self.rows:
             require(row.keys() == set(COLUMNS), "another history")
             _require_numbers(v for k, v in row.items() if k not in OPTIONAL or v is not None)
+        self.constraints = meta.get("constraints", [])
+        for row in self.constraints:
+            require(row.keys() == set(CONSTRAINT_COLUMNS), "another history of constraints")
+            _require_numbers(row.values())
         for count in (progress["step"], progress["since_best"], *(row["step"] for row in self.rows)):
             require(type(count) is int and count >= 0, f"{count} steps")
         _require_numbers([progress["best"], progress["seconds"], *progress["losses"]])

@@ -94,7 +94,7 @@ def objective(
     mixture, magnitude = mixture * gain, magnitude * gain
     sources = NOISE + 1 if settings.noise_weight else SPEECH + 1  # noise is not looked at where it does not count
     masks, spectra = complex_masks(masks)[:, :sources], spectra[:, :sources] * gain[:, None]
-    estimates, truth = _size(masks) * magnitude[:, None], modulus(spectra)
+    estimates, truth = mask_size(masks) * magnitude[:, None], modulus(spectra)
     loss = magnitude.new_zeros(())
     if settings.magnitude:
         target = phase_sensitive(spectra, mixture) if settings.phase_sensitive else truth
@@ -131,7 +131,7 @@ def _waveform_terms(settings: ObjectiveSettings, estimate: Tensor, target: Tenso
     return loss
 
 
-def _size(masks: Tensor) -> Tensor:
+def mask_size(masks: Tensor) -> Tensor:
     """|M| of real or complex masks; TINY^2 keeps the slope of a complex one finite at zero."""
     return torch.view_as_real(masks).square().sum(-1).add(TINY**2).sqrt() if masks.is_complex() else masks
 

@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,8 +22,10 @@ from deepnmf_cli.training import multiplicative
 from deepnmf_cli.training.descent import GradientDescent, Optimiser
 from deepnmf_cli.training.dev import SCORES, DevScore, Pair, dev_score
 from deepnmf_cli.training.journal import Journal, require
+from deepnmf_cli.training.layers import DepthSettings, LayerTerms
 from deepnmf_cli.training.minibatch import Batch, FrameBatch, FrameStore
 from deepnmf_cli.training.objectives import ObjectiveSettings
+from deepnmf_cli.training.primal_dual import ConstraintSettings
 from deepnmf_cli.training.search import SimplexSearch
 
 OPTIMIZERS = ("adam", "adam-log", "adam-softplus", "muon", "search", *multiplicative.RULES)
@@ -92,6 +95,9 @@ class TrainingSettings:
             raise ValueError("momentum must lie in [0, 1)")
 
 
+JUDGED_PAIRS = 16
+"""Dev pairs on which constraints are judged."""
+
 RESUME_EVERY_S = 120
 """Seconds between resume points: what a crash costs at most."""
 
@@ -130,9 +136,12 @@ class Trainer:
         describe: Callable[[Path, MaskNetwork, int, DevScore | None], ModelFile],
         device: str = "cpu",
         frames: FrameStore | None = None,
+        depth: DepthSettings = DepthSettings(),
+        constraints: ConstraintSettings = ConstraintSettings(),
     ) -> None:
         """`describe(path, network, step, dev score)` gives a model file, which may have no score;
-        `frames` the batches where `settings.frame_stride` is not 1.
+        `frames` the batches where `settings.frame_stride` is not 1; `depth` and `constraints` what the optimisers that
+        descend along the gradient ask of every layer.
         """
         self.network, self.front_end, self.settings, self.journal = network.to(device), front_end, settings, journal
         self.describe, self.device, self.frames = describe, device, frames
@@ -140,6 +149,9 @@ class Trainer:
         if settings.machine_code and device == "cpu":
             network.accelerate()
         self.trained = [p for p in self.network.parameters() if p.requires_grad]
+        self.terms: LayerTerms | None = None
+        if depth.wanted or constraints.wanted:
+            self.terms = LayerTerms(self.network, depth, constraints, settings.seed)
         self.optimiser: Optimiser
         if settings.optimizer in multiplicative.RULES:
             self.optimiser = multiplicative.MultiplicativeDescent(
@@ -156,11 +168,18 @@ class Trainer:
                 settings.clip_norm,
                 mixed_precision=gpu and settings.mixed_precision and network.mixed_precision,
                 muon=settings.optimizer == "muon",
-                captured=gpu and settings.machine_code and network.same_operations and not settings.greedy,
+                captured=gpu
+                and settings.machine_code
+                and network.same_operations
+                and not settings.greedy
+                and self.terms is None,
                 weight_decay=settings.weight_decay,
+                terms=self.terms,
             )
         self.average = [p.detach().clone() for p in self.trained]
         self.step, self.best, self.seconds, self.since_best = 0, -math.inf, 0.0, 0
+        self.feasible = not self._constrained
+        """Whether the best model meets its constraints: one that does comes before all that do not."""
         self.losses: list[float] = []
         self._scoring_s: float | None = None
         self.began: dict[str, float] = {}
@@ -273,7 +292,7 @@ class Trainer:
             self.optimiser.load_state(optimiser)
             self.step, self.best = progress["step"], progress["best"]
             self.seconds, self.since_best, self.losses = progress["seconds"], progress["since_best"], progress["losses"]
-            self.began = progress.get("began", {})
+            self.began, self.feasible = progress.get("began", {}), progress.get("feasible", not self._constrained)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise self.journal.damaged(error) from error
 
@@ -337,12 +356,13 @@ class Trainer:
 
     def _score(self, dev: Sequence[Pair], pause: Callable[[], None]) -> None:
         """Score the averaged weights on the dev pairs, keep them if they are the best so far, write the history."""
-        score = self._dev_score(dev, pause)
+        score, feasible = self._dev_score(dev, pause), self._judge(dev, pause)
         self.since_best += 1
-        if score.value > self.best:
-            self.best, self.since_best = score.value, 0
+        if (feasible, score.value) > (self.feasible, self.best):
+            self.best, self.feasible, self.since_best = score.value, feasible, 0
         if self.network.annealing:
-            self.best = -math.inf  # a later network replaces this one even if it is worse
+            # A later network replaces this one even if it is worse.
+            self.best, self.feasible = -math.inf, not self._constrained
         self.journal.rows.append(
             {
                 "step": self.step,
@@ -359,6 +379,21 @@ class Trainer:
         self.losses.clear()
         self._save()
         self._publish()
+
+    @property
+    def _constrained(self) -> bool:
+        return self.terms is not None and self.terms.constrained
+
+    def _judge(self, dev: Sequence[Pair], pause: Callable[[], None]) -> bool:
+        """Return whether the averaged weights meet the constraints on dev pairs, and put the slack into the journal."""
+        if self.terms is None or not self.terms.constrained:
+            return True
+        pairs = _Paused(dev[:JUDGED_PAIRS], pause)
+        with self._averaged():
+            waveforms = (torch.from_numpy(np.stack([clean, noisy - clean]))[None] for clean, noisy in pairs)
+            slack = self.terms.judge(map(self.batch, waveforms))
+        self.journal.constraints += [{"step": self.step, **row} for row in self.terms.report(slack)]
+        return self.terms.feasible(slack)
 
     def _publish(self) -> None:
         """Write what follows from the resume point: the best model where it is the present one, history and curves."""
@@ -396,6 +431,8 @@ class Trainer:
     def _save(self) -> None:
         progress = {"step": self.step, "best": self.best, "seconds": self.seconds}
         progress |= {"since_best": self.since_best, "losses": self.losses, "began": self.began}
+        if self._constrained:
+            progress["feasible"] = self.feasible
         average = {str(i): tensor for i, tensor in enumerate(self.average)}
         self.journal.save_resume(self.network.state_dict(), average, self.optimiser.state(), progress)
 

@@ -5,6 +5,8 @@ algorithm is.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
@@ -20,6 +22,16 @@ Method = TypeVar("Method", bound=Algorithm)
 
 Disturb = Callable[[int, Any], Any]
 """(k, phi^k) -> the state that layer k + 1 gets in its place."""
+
+
+@dataclass
+class Path:
+    """What the layers made of one evidence: the state after each layer that ran, by its number, before any
+    disturbance of it.
+    """
+
+    evidence: Any = None
+    states: dict[int, Any] = field(default_factory=dict)
 
 
 class Bank(nn.Module):
@@ -126,12 +138,20 @@ class Unfolded(nn.Module, Generic[Evidence, State, Method]):
     order on the same numbers.
     """
 
+    depth: int
+    """Layers that run unless a call says otherwise: all K, or fewer for a network that is stopped early."""
+    disturb: Disturb | None = None
+    """What changes states between layers unless a call says otherwise."""
+    path: Path | None = None
+    """What is remembered of the present evidence, see `remembered`."""
+
     def __init__(self, algorithm: Method, iterations: int, bank: Bank) -> None:
         super().__init__()
         for name, table in bank.ties.items():
             if len(table.slots) != iterations + 1:
                 raise ValueError(f"{name} needs {iterations + 1} table entries, not {len(table.slots)}")
         self.algorithm, self.iterations, self.bank = algorithm, iterations, bank
+        self.depth = iterations
 
     def start(self, evidence: Evidence) -> State:
         """Return phi^0."""
@@ -144,8 +164,11 @@ class Unfolded(nn.Module, Generic[Evidence, State, Method]):
 
         `disturb` may change what the next layer gets, for example by noise; what is yielded is what it gets.
         """
+        disturb = disturb or self.disturb
         for k in range(first, self.iterations):
             state = self.algorithm.step(evidence, state, self.bank.layer(k))
+            if self.path is not None:
+                self.path.states[k + 1] = state
             if disturb is not None:
                 state = disturb(k + 1, state)
             yield state
@@ -155,22 +178,44 @@ class Unfolded(nn.Module, Generic[Evidence, State, Method]):
         return self.algorithm.readout(evidence, state, self.bank.layer(self.iterations))
 
     def trajectory(self, evidence: Evidence, depth: int | None = None, disturb: Disturb | None = None) -> list[State]:
-        """Return [phi^0, ..., phi^depth]: the starting state and the state after each layer, up to all K."""
+        """Return [phi^0, ..., phi^depth]: the starting state and the state after each layer, up to `self.depth`."""
         state = self.start(evidence)
         return [state, *islice(self.states(evidence, state, disturb=disturb), self._depth(depth))]
 
     def infer(self, evidence: Evidence, fixed: State | None = None, depth: int | None = None) -> tuple[Any, State]:
         """Return y = g(x, phi^depth), and phi^depth for whoever continues from it.
 
-        `depth` is at most K, which it is by default: a network may be stopped after any layer. `fixed` is
+        `depth` is at most K, and `self.depth` by default: a network may be stopped after any layer. `fixed` is
         `fixed_state(evidence)` if at hand.
         """
-        first, state = (0, self.start(evidence)) if fixed is None else (self.fixed_layers, fixed)
-        state = self._advance(evidence, state, first, self._depth(depth))
+        depth = self._depth(depth)
+        if self.path is not None and depth in self.path.states:
+            state = self.path.states[depth]
+            return self.readout(evidence, state), state
+        if fixed is None or depth < self.fixed_layers:
+            first, state = 0, self.start(evidence)
+        else:
+            first, state = self.fixed_layers, fixed
+        if self.path is not None:
+            self.path.evidence, self.path.states[first] = evidence, state
+        state = self._advance(evidence, state, first, depth)
         return self.readout(evidence, state), state
 
+    @contextmanager
+    def remembered(self, disturb: Disturb | None = None) -> Iterator[Path]:
+        """Keep the states of one evidence while the context lasts, so that all layers are read out at the cost of one
+        pass: `infer` at full depth runs them, and at a lower depth takes what it left.
+
+        `disturb` changes what the next layer gets, as in `states`.
+        """
+        self.path, self.disturb = Path(), disturb
+        try:
+            yield self.path
+        finally:
+            self.path = self.disturb = None
+
     def forward(self, evidence: Evidence) -> Any:
-        """Return y = g(x, phi^K)."""
+        """Return y = g(x, phi) for the state after `self.depth` layers."""
         return self.infer(evidence)[0]
 
     @property
@@ -199,4 +244,4 @@ class Unfolded(nn.Module, Generic[Evidence, State, Method]):
     def _depth(self, depth: int | None) -> int:
         if depth is not None and not 0 <= depth <= self.iterations:
             raise ValueError(f"a depth of {depth} for {self.iterations} layers")
-        return self.iterations if depth is None else depth
+        return self.depth if depth is None else depth

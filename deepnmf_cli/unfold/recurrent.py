@@ -44,8 +44,14 @@ class RecurrentUnfolded(Unfolded[Any, Tensor, Recurrence[Tensor]]):
     def infer(self, evidence: Frames, fixed: Tensor | None = None, depth: int | None = None) -> tuple[Any, Tensor]:
         """Return y of all frames, and phi^depth (R, B) of the last one, with which the next block begins.
 
-        Every frame runs all layers, so that `fixed` is not used.
+        Every frame runs all layers, so that `fixed` is not used. States that are `remembered` include a disturbance.
         """
+        depth = self._depth(depth)
+        if self.path is not None:
+            if depth not in self.path.states:
+                self.path.evidence, self.path.states = evidence, dict(enumerate(self.trajectory(evidence, depth)))
+            states = self.path.states[depth]
+            return self.readout(evidence, states), states[:, -1]
         if not self.recurrent:
             states = self.trajectory(evidence, depth)[-1]
             return self.readout(evidence, states), states[:, -1]
@@ -56,6 +62,7 @@ class RecurrentUnfolded(Unfolded[Any, Tensor, Recurrence[Tensor]]):
         self, frames: Tensor, before: Tensor | None, depth: int | None, disturb: Disturb | None = None
     ) -> Iterator[list[Tensor]]:
         """[phi^0, ..., phi^depth] of one frame after the other, (R, B) each."""
+        disturb = disturb or self.disturb
         depth, columns, length = self._depth(depth), _columns(frames), frames.shape[-1]
         layers = [self.bank.layer(k) for k in range(self.iterations)]
         prepared = [self.algorithm.prepare(columns, layer) for layer in layers]

@@ -64,9 +64,9 @@ def test_options_reach_the_enhancer(deepnmf, monkeypatch, stub, noisy):
     process = stub.enhance_blocks
     monkeypatch.setattr(stub, "enhance_blocks", lambda *args: seen.append(args[1:]) or process(*args))
     options = ["--model", "some.safetensors", "--device", "cpu", "--backend", "torch"]
-    options += ["--max-attenuation", "15", "--mix", "0.8"]
+    options += ["--depth", "3", "--max-attenuation", "15", "--mix", "0.8"]
     assert deepnmf("enhance", "noisy.wav", "-o", "clean.wav", *options).code == 0
-    assert seen == [("some.safetensors", "cpu", "torch", None), (RATE_HZ, 1, 15.0, 0.8)]
+    assert seen == [("some.safetensors", "cpu", "torch", None, 3), (RATE_HZ, 1, 15.0, 0.8)]
 
 
 def test_json_has_a_row_per_file(deepnmf, stub, noisy):

@@ -47,6 +47,27 @@ def test_impossible_uses_of_pipes(deepnmf, stub, noisy, arguments, message):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--depth", "0"], "Invalid value for '--depth'"),
+        (["--depth", "two"], "Invalid value for '--depth'"),
+        (["--depth", "5"], "--depth: found 5; expected 1 to 4, the layers of this model."),
+        (["--depth", "2", "--backend", "onnx"], "--depth: found a model that was exported, whose depth is fixed"),
+    ],
+)
+def test_depths_that_a_model_does_not_have(deepnmf, noisy, arguments, message):
+    result = deepnmf("enhance", "noisy.wav", "-o", "clean.wav", "--model", "tiny", *arguments)
+    assert result.code == EXIT_USAGE and message in result.err
+    assert listing() == ["noisy.wav"]
+
+
+def test_a_model_without_masks_in_its_layers_is_not_stopped(deepnmf, noisy, tiny_model):
+    result = deepnmf("enhance", "noisy.wav", "-o", "clean.wav", "--model", tiny_model, "--depth", "1")
+    assert result.code == EXIT_USAGE and "--depth: found the model dnn; expected one that gives masks" in result.err
+    assert listing() == ["noisy.wav"]
+
+
+@pytest.mark.parametrize(
     ("stream", "arguments", "message"),
     [
         ("stdin", ["-", "-o", "a.wav"], "standard input: found a terminal; expected audio from a pipe or a file"),

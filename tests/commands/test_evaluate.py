@@ -51,7 +51,7 @@ def models(monkeypatch, tmp_path):
         path.parent.mkdir(parents=True)
         path.write_text(path.parent.name)
 
-    def load_described(path, device, backend):
+    def load_described(path, device, backend, depth):
         name = path.parent.name
         return Enhancer(shares[name]), SimpleNamespace(name=name, parameters=1000, macs_per_s=2e6)
 
@@ -117,6 +117,18 @@ def test_a_real_model_file_is_run(deepnmf, sets, tiny_model, monkeypatch):
     _noisy, tiny = result.json["systems"]
     assert result.code == 0 and tiny["name"] == str(tiny_model) and tiny["model"]["parameters"] > 0
     assert np.isfinite(tiny["summary"]["SDR"]["mean"]) and tiny["gain"]["SDR"]["count"] == 3
+
+
+def test_a_model_is_compared_at_several_depths(deepnmf, sets):
+    words = ["--reference", "clean", "--noisy", "noisy", "--model", "tiny", "--depth", "1", "--depth", "4", "--json"]
+    found = deepnmf("evaluate", *words, "--device", "cpu", "--report", "report")
+    names = [system["name"] for system in found.json["systems"]]
+    assert found.code == 0 and names == ["noisy", "tiny, depth 1", "tiny, depth 4"]
+    whole = deepnmf("evaluate", *words[:6], "--json", "--backend", "torch", "--device", "cpu")
+    assert means(found)["tiny, depth 4"] == means(whole)["tiny"] != means(found)["tiny, depth 1"]
+    one, four, all_layers = (s["model"]["macs_per_s"] for s in (*found.json["systems"][1:], whole.json["systems"][1]))
+    assert one < four == pytest.approx(all_layers, rel=1e-6)
+    assert "--depth 1 --depth 4" in found.json["command"]
 
 
 def test_the_report_holds_the_command_and_the_same_numbers(deepnmf, sets, models):
@@ -188,6 +200,13 @@ def test_a_silent_reference_is_a_note_and_no_crash(deepnmf, sets):
         (["--reference", "clean", "--model", "best"], 2, "--model: found no noisy recordings"),
         (["--reference", "clean", "--estimate", "noisy", "--estimate", "noisy"], 2, "noisy: found it twice"),
         (["--reference", "clean", "--estimate", "noisy", "--jobs", "0"], 2, "Invalid value for '--jobs'"),
+        (["--reference", "clean", "--estimate", "noisy", "--depth", "2"], 2, "--depth: found no --model"),
+        (
+            ["--reference", "clean", "--noisy", "noisy", "--model", "tiny", "--depth", "5"],
+            2,
+            "--depth: found 5; expected",
+        ),
+        (["--reference", "clean", "--noisy", "noisy", "--model", "tiny", *["--depth", "2"] * 2], 2, "found 2 twice"),
         (["--reference", "nowhere", "--estimate", "noisy"], 1, "nowhere: found nothing there"),
         (["--reference", "clean", "--estimate", "empty"], 1, "empty: found no audio files"),
         (["--reference", "clean", "--estimate", "noisy", "--snr-csv", "gone.csv"], 1, "gone.csv: found no readable"),

@@ -103,6 +103,16 @@ def test_a_wav_stream_that_ends_early_is_told(deepnmf, tiny_model, noisy):
     assert result.code == 0 and "Warning: the input ended 100 frames before its header says." in result.err
 
 
+def test_a_network_is_stopped_early_as_by_enhance(deepnmf, noisy):
+    assert deepnmf("enhance", "noisy.wav", "-o", "file.wav", "--model", "tiny", "--depth", "2").code == 0
+    result = deepnmf("stream", "--model", "tiny", "--depth", "2", "--block", "100", stdin=noisy.read_bytes())
+    assert result.code == 0
+    streamed, _ = soundfile.read(io.BytesIO(result.out))
+    np.testing.assert_allclose(streamed, soundfile.read("file.wav")[0], atol=2**-15)
+    whole = deepnmf("stream", "--model", "tiny", "--block", "100", stdin=noisy.read_bytes())
+    assert not np.allclose(streamed, soundfile.read(io.BytesIO(whole.out))[0], atol=1e-3)
+
+
 def test_clipped_samples_are_counted(deepnmf, stub):
     stub.gain, stub.stream = np.float32(4), lambda rate_hz, channels: SimpleNamespace(latency_samples=777)
     result = deepnmf("stream", stdin=np.array([100, 9000, -9000, -100], "<i2").tobytes())

@@ -446,6 +446,30 @@ def test_states_may_be_disturbed_between_layers(name: str) -> None:
             assert not moved[2].any() and not moved[3].equal(plain[3])
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_all_layers_are_read_out_after_one_pass(name: str) -> None:
+    case, network = CASES[name], disturbed(CASES[name].network())
+    with torch.no_grad():
+        expected = [output(network.readout(case.evidence, state)) for state in network.trajectory(case.evidence)]
+        with network.remembered() as path:
+            network(case.evidence)
+            network.states = None  # none runs again
+            found = [output(network.infer(case.evidence, depth=depth)[0]) for depth in range(LAYERS + 1)]
+        assert sorted(path.states) == list(range(LAYERS + 1))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert network.path is None
+
+
+def test_what_is_remembered_is_what_a_layer_made_not_what_the_next_one_got() -> None:
+    network = CASES["ista"].network()
+    with torch.no_grad():
+        plain = network.trajectory(MIXTURE)
+        with network.remembered(lambda k, state: torch.zeros_like(state) if k == 2 else state) as path:
+            network(MIXTURE)
+    assert torch.equal(path.states[2], plain[2]) and torch.equal(path.states[3], plain[1])
+    assert path.evidence is MIXTURE and network.disturb is None
+
+
 def test_a_depth_that_does_not_exist_is_refused() -> None:
     for depth in (-1, LAYERS + 1):
         with pytest.raises(ValueError, match="a depth of"):

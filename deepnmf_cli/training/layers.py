@@ -1,0 +1,249 @@
+"""What training asks of the layers below the last: that each is good, that each descends, and that noise does no harm.
+
+* Deep supervision (Lee et al., "Deeply-supervised nets", AISTATS 2015): the objective after every layer.
+* Self-distillation (Zhang et al., "Be your own teacher", ICCV 2019): the last layer's estimate as a target.
+* Descent constraints and noise between layers: `deepnmf_cli.training.primal_dual`.
+
+All layers are read out in one pass. Layers that training does not change are left out.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepnmf_cli.errors import RecipeError
+from deepnmf_cli.inference.algorithm import Descent
+from deepnmf_cli.networks.base import SPEECH, MaskNetwork
+from deepnmf_cli.signal.level import modulus
+from deepnmf_cli.signal.masks import complex_masks
+from deepnmf_cli.training.minibatch import Batch, FrameBatch
+from deepnmf_cli.training.objectives import TINY, compressed_error, mask_size
+from deepnmf_cli.training.primal_dual import ConstraintSettings, Multipliers, slack
+from deepnmf_cli.unfold.network import Path
+from deepnmf_cli.unfold.recurrent import RecurrentUnfolded
+
+POWER = 0.5
+"""Of the magnitudes between which distances are measured, as in the term `compressed_half` of the objective."""
+
+STEPS_PER_SEED = 1 << 32
+"""Seeds of noise: one for each step of each run."""
+
+LARGEST_SEED = 1 << 63
+
+Masks = Callable[[], Tensor]
+"""Gives the network's masks of one batch."""
+
+
+@dataclass(frozen=True)
+class DepthSettings:
+    """Weights by which training looks at every layer, so that the network may be stopped there; none by default."""
+
+    supervision: tuple[float, ...] = ()
+    """Weight of the objective after each layer but the last: a number for each, or one for all of them."""
+    distillation: tuple[float, ...] = ()
+    """Weight of the squared distance from the last layer's estimate, in the same form."""
+
+    def __post_init__(self) -> None:
+        if min((*self.supervision, *self.distillation), default=0.0) < 0:
+            raise ValueError("supervision and distillation must not be negative")
+
+    @property
+    def wanted(self) -> bool:
+        """Return whether any layer below the last one counts."""
+        return any(self.supervision) or any(self.distillation)
+
+    def weights(self, layers: int) -> list[tuple[float, float]]:
+        """Return (supervision, distillation) of layers 1 .. `layers` - 1. Raises ValueError for other numbers of
+        them.
+        """
+        rows = []
+        for name in ("supervision", "distillation"):
+            given = getattr(self, name)
+            if len(given) not in (0, 1, layers - 1):
+                raise ValueError(f"{name} has {len(given)} weights for the {layers - 1} layers below the last")
+            rows.append(given * (layers - 1) if len(given) == 1 else given or (0.0,) * (layers - 1))
+        return list(zip(*rows, strict=True))
+
+
+def require_support(
+    network: MaskNetwork, depth: DepthSettings, constraints: ConstraintSettings, where: str = "recipe"
+) -> None:
+    """Raise RecipeError for what a network cannot be asked for."""
+    place = f"{where} [{'depth' if depth.wanted else 'constraints'}]"
+    if not network.depths:
+        expected, remedy = "one that gives masks after every layer, such as grid", "Leave the section out."
+        raise RecipeError(place, f"the model {network.name}", expected, remedy)
+    unfolded = network.unfolded
+    try:
+        depth.weights(unfolded.iterations)
+    except ValueError as error:
+        remedy = "Give one number for all of them, or one for each."
+        raise RecipeError(f"{where} [depth]", str(error), f"1 or {unfolded.iterations - 1}", remedy) from error
+    if constraints.kind == "none":
+        return
+    if unfolded.fixed_layers == unfolded.iterations:
+        found, remedy = "a network of which only the readout is trained", "Raise network.trained_layers."
+        raise RecipeError(f"{where} constraints.kind", found, "a trained layer below it", remedy)
+    of_algorithm = constraints.kind in ("objective", "gradient")
+    if of_algorithm and (not isinstance(unfolded.algorithm, Descent) or isinstance(unfolded, RecurrentUnfolded)):
+        found = f"{constraints.kind!r} for the model {network.name}"
+        expected = "an algorithm without recurrence that has an objective, such as ista or sparse NMF"
+        raise RecipeError(f"{where} constraints.kind", found, expected, 'Set constraints.kind="target".')
+
+
+class LayerTerms:
+    """The terms, the multipliers and the noise of one training run."""
+
+    def __init__(
+        self, network: MaskNetwork, depth: DepthSettings, constraints: ConstraintSettings, seed: int = 0
+    ) -> None:
+        """Raises RecipeError as `require_support` does."""
+        require_support(network, depth, constraints)
+        self.network, self.constraints, self._seed = network, constraints, seed
+        self._weights = depth.weights(network.unfolded.iterations) if depth.wanted else []
+        unfolded = network.unfolded
+        self._layers = range(unfolded.fixed_layers, unfolded.iterations + 1)
+        """The state before the first trained layer, and those after each."""
+        self.constrained = constraints.kind != "none"
+        device = next(network.parameters()).device
+        count = len(self._layers) - 1 if self.constrained else 0
+        self.epsilon = constraints.share(max(1, count))
+        self.multipliers = Multipliers(count, constraints.dual_rate, device)
+        self._slack, self._steps, self._since = torch.zeros(count, device=device), 0, 0
+        self._reference: dict[str, Tensor] = {}
+        """Parameters of the algorithm from which training started: layers that are trained apart share no objective."""
+        if constraints.kind in ("objective", "gradient"):
+            self._reference = {name: x.detach().clone() for name, x in unfolded.bank.layer(0).items()}
+
+    def total(
+        self, batch: Batch | FrameBatch, masks: Masks, objective: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the Lagrangian to descend on, and the objective of the whole network, its noise included; multipliers
+        go up where layers fell short.
+        """
+        self._generator = torch.Generator(self.multipliers.values.device)
+        self._generator.manual_seed((self._seed * STEPS_PER_SEED + self._steps) % LARGEST_SEED)
+        self._steps += 1
+        with self.network.unfolded.remembered(self._disturb if self.constraints.noise else None) as path:
+            last = masks()
+            loss = total = objective(last)
+            for layer, (supervision, distillation) in enumerate(self._weights, start=1):
+                if layer not in path.states or not (supervision or distillation):
+                    continue
+                earlier = self._after(layer, masks)
+                if supervision:
+                    total = total + supervision * objective(earlier)
+                if distillation:
+                    taught = compressed_error(*_estimates(batch, earlier, last.detach()), POWER)
+                    total = total + distillation * taught
+            if self.constrained:
+                with torch.set_grad_enabled(self.multipliers.active):
+                    found = slack(self._measures(batch, path, masks), self.epsilon)
+                total = self.multipliers.lagrangian(total, found)
+                self.multipliers.ascend(found)
+                self._slack, self._since = self._slack + found.detach(), self._since + 1
+        return total, loss
+
+    @torch.no_grad()
+    def judge(self, batches: Iterable[Batch]) -> Tensor:
+        """Return the slack (K,) of the network as it is, without noise, from means over all batches."""
+        measures = []
+        for batch in batches:
+            with self.network.unfolded.remembered() as path:
+                batch.masks(self.network)
+                measures.append(self._measures(batch, path, lambda: batch.masks(self.network)))
+        return slack(torch.stack(measures).mean(0), self.epsilon)
+
+    def feasible(self, found: Tensor) -> bool:
+        """Return whether a slack (K,) is within the tolerance."""
+        return bool((found <= self.constraints.tolerance).all())
+
+    def report(self, judged: Tensor) -> list[dict[str, float]]:
+        """Return for each layer its multiplier, the mean slack in training since the last report, and that which was
+        judged.
+        """
+        trained = self._slack / max(1, self._since)
+        self._slack, self._since = torch.zeros_like(self._slack), 0
+        columns = (x.tolist() for x in (self.multipliers.values, trained, judged))
+        rows = zip(self._layers[1:], *columns, strict=True)
+        return [dict(zip(("layer", "multiplier", "slack", "dev_slack"), row, strict=True)) for row in rows]
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what a continued run needs to go on bit for bit."""
+        counts = torch.tensor([self._steps, self._since])
+        held = {"multipliers": self.multipliers.values, "slack": self._slack, "counts": counts}
+        return held | {f"reference.{name}": x for name, x in self._reference.items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take what `state` gave. Raises ValueError when that is of other constraints."""
+        own = self.state()
+        if {k: x.shape for k, x in own.items()} != {k: x.shape for k, x in state.items()}:
+            raise ValueError("multipliers of other constraints")
+        moved = {name: x.to(own[name].device) for name, x in state.items()}
+        self.multipliers.values, self._slack = moved["multipliers"], moved["slack"]
+        self._steps, self._since = moved["counts"].tolist()
+        self._reference = {name: moved[f"reference.{name}"] for name in self._reference}
+
+    def _measures(self, batch: Batch | FrameBatch, path: Path, masks: Masks) -> Tensor:
+        """m_0 .. m_K (K + 1,) of the constraint's kind."""
+        kind, algorithm = self.constraints.kind, self.network.unfolded.algorithm
+        found = []
+        for layer in self._layers:
+            state = path.states[layer]
+            if kind == "target":
+                estimate, truth = _estimates(batch, self._after(layer, masks))
+                found.append(compressed_error(estimate, truth, POWER).add(TINY).sqrt())
+            elif kind == "objective":
+                found.append(algorithm.objective(path.evidence, state, self._reference).mean())
+            else:
+                step = algorithm.step(path.evidence, state, self._reference) - state
+                found.append(step.square().mean().add(TINY**2).sqrt())
+        return torch.stack(found)
+
+    def _after(self, layer: int, masks: Masks) -> Tensor:
+        """The masks after a layer that has run."""
+        with _stopped(self.network, layer):
+            return masks()
+
+    def _disturb(self, layer: int, state: Any) -> Any:
+        """What the next layer gets of a state: with noise, unless there is no next layer."""
+        size = self.constraints.noise_after(layer)
+        if layer == self.network.unfolded.iterations or not size:
+            return state
+        if isinstance(state, tuple):  # what is deeper inside is carried through time
+            return tuple(self._noisy(x, size) if isinstance(x, Tensor) else x for x in state)
+        return self._noisy(state, size)
+
+    def _noisy(self, x: Tensor, size: float) -> Tensor:
+        """Tensors that are nowhere negative stay so: what they hold may not make sense otherwise."""
+        noise = torch.randn(x.shape, generator=self._generator, device=x.device, dtype=x.dtype)
+        noisy = x + size * x.detach().square().mean().sqrt() * noise
+        return torch.where((x >= 0).all(), noisy.clamp_min(0), noisy)
+
+
+@contextmanager
+def _stopped(network: MaskNetwork, layer: int) -> Iterator[None]:
+    unfolded = network.unfolded
+    unfolded.depth = layer
+    try:
+        yield
+    finally:
+        unfolded.depth = unfolded.iterations
+
+
+def _estimates(batch: Batch | FrameBatch, masks: Tensor, other: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Magnitudes (B, F, T) of the speech that masks estimate, and of that which `other` masks estimate, or else of true
+    speech; at the level of the mixtures.
+    """
+    magnitude = modulus(batch.spectra.sum(1))
+    gain = 1 / magnitude.square().mean((-1, -2)).sqrt().clamp_min(TINY)[:, None, None]
+
+    def speech(masks: Tensor) -> Tensor:
+        return mask_size(complex_masks(masks.float())[:, SPEECH]) * magnitude * gain
+
+    truth = modulus(batch.spectra[:, SPEECH]) * gain if other is None else speech(other)
+    return speech(masks), truth

@@ -1,0 +1,106 @@
+"""Figures of index.md, from the tables that descent.py wrote."""
+
+from pathlib import Path
+
+from descent import by_network, read
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLOURS = ("#777777", "#b2443c", "#2f6f9f", "#d08b2c", "#4c8f57", "#7d5a9c", "#222222")
+
+
+def draw_all(folder: Path) -> None:
+    """Write layers.png, robustness.png and multipliers.png, and print the table of index.md."""
+    print(table(folder))
+    layers(folder).savefig(folder / "layers.png", dpi=110)
+    robustness(folder).savefig(folder / "robustness.png", dpi=110)
+    multipliers(folder).savefig(folder / "multipliers.png", dpi=110)
+
+
+def table(folder: Path) -> str:
+    """A row for each network: distances, the share of inputs that descend in all layers, distances under noise."""
+    layers, noise, moved = (dict(by_network(read(folder / f"{name}.csv"))) for name in ("layers", "noise", "perturbed"))
+    lines = [
+        "| network | layer 5 | layer 10 | descend in all layers | noise .3 | noise 1 | input .3 |",
+        "|---" * 7 + "|",
+    ]
+    for name, rows in layers.items():
+        cells = [
+            rows[5]["distance"],
+            rows[10]["distance"],
+            f"{float(rows[10]['descend_so_far']):.1%}".replace("%", " %"),
+        ]
+        cells += [row["distance"] for size in (0.3, 1.0) for row in noise[name] if float(row["noise"]) == size]
+        cells += [row["distance"] for row in moved.get(name, []) if float(row["perturbation"]) == 0.3]
+        lines.append(f"| {name} | {' | '.join(c if ' ' in c else f'{float(c):.3f}' for c in cells)} |")
+    return "\n".join(lines)
+
+
+def shown(folder: Path, table: str, start: str) -> list[tuple[str, list[dict[str, str]]]]:
+    """ISTA and the networks of one start."""
+    rows = by_network(read(folder / f"{table}.csv"))
+    return [
+        (name.partition(", ")[2] or name, found) for name, found in rows if name == "ISTA" or name.startswith(start)
+    ]
+
+
+def lines(axes: Axes, folder: Path, table: str, start: str, x: str, y: str) -> None:
+    for colour, (name, rows) in zip(COLOURS * 2, shown(folder, table, start)):
+        pairs = [(float(row[x]), float(row[y])) for row in rows if row[y] != ""]
+        axes.plot(*zip(*pairs), marker=".", color=colour, label=name, ls="--" if name == "ISTA" else "-")
+    axes.grid(alpha=0.3)
+
+
+def starts(folder: Path) -> list[str]:
+    names = [name for name, _ in by_network(read(folder / "layers.csv"))]
+    return [start for start in ("random start", "ISTA start") if any(name.startswith(start) for name in names)]
+
+
+def layers(folder: Path) -> Figure:
+    """Distance, objective and the share of inputs that descend, layer by layer; a row for each start."""
+    panels = (
+        ("distance", "distance to the target"),
+        ("excess", "objective above its minimum"),
+        ("descend", "share that descends"),
+    )
+    rows = starts(folder)
+    figure = Figure(figsize=(12, 3.6 * len(rows)), layout="constrained")
+    for row, start in zip(figure.subplots(len(rows), 3, squeeze=False), rows):
+        for axes, (column, label) in zip(row, panels):
+            lines(axes, folder, "layers", start, "layer", column)
+            axes.set(xlabel="layer", ylabel=label, title=start if axes is row[0] else None)
+        row[0].set_ylim(0, 2)
+        row[1].set_yscale("log")
+        row[0].legend(fontsize=7)
+    return figure
+
+
+def robustness(folder: Path) -> Figure:
+    """Final distance over noise between layers, and over noise on the input."""
+    rows = starts(folder)
+    figure = Figure(figsize=(9, 3.6 * len(rows)), layout="constrained")
+    for (left, right), start in zip(figure.subplots(len(rows), 2, squeeze=False), rows):
+        lines(left, folder, "noise", start, "noise", "distance")
+        left.set_xscale("symlog", linthresh=0.03)
+        left.set_yscale("log")
+        left.set(xlabel="noise between layers, of the targets' rms", ylabel="final distance", title=start)
+        lines(right, folder, "perturbed", start, "perturbation", "distance")
+        right.set(xlabel="noise on the input", ylabel="final distance to the target of that input")
+        right.set_ylim(0)
+        left.legend(fontsize=7)
+    return figure
+
+
+def multipliers(folder: Path) -> Figure:
+    """Multipliers over steps, a panel for each network that has some."""
+    found = list(by_network(read(folder / "multipliers.csv")))
+    figure = Figure(figsize=(4 * len(found), 3.2), layout="constrained")
+    for axes, (name, rows) in zip(figure.subplots(1, len(found), squeeze=False)[0], found):
+        for layer in sorted({int(row["layer"]) for row in rows}):
+            own = [row for row in rows if int(row["layer"]) == layer]
+            axes.plot([int(r["step"]) for r in own], [float(r["multiplier"]) for r in own], label=f"layer {layer}")
+        axes.set(xlabel="step", ylabel="multiplier", title=name)
+        axes.title.set_fontsize(9)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=6, ncols=2)
+    return figure
