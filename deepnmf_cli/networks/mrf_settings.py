@@ -20,7 +20,7 @@ class MeanFieldSettings:
     """Which units exchange messages. "layers": every layer has units of its own, which listen to the layer below.
     "complete": one field of all units, each with each. "bands": one field in which hidden units are joined to all of
     the mask's, and these to their neighbours. "chain": the mask's units alone, each with the next bin's. "grid": units
-    for every bin of every frame of context, each with the next bin's and the next frame's. "edges": those of `edges`."""
+    for every bin of every frame of context, each with the next bin's and the next frame's. "edges": as in `edges`."""
     hidden: tuple[int, ...] = (256, 256)
     """Hidden units of each layer; at most one entry for a field, none for "chain" and "grid"."""
     edges: tuple[tuple[int, int], ...] = ()

@@ -24,7 +24,7 @@ from deepnmf_cli.training.journal import Journal, require
 from deepnmf_cli.training.minibatch import Batch, FrameBatch, FrameStore
 from deepnmf_cli.training.objectives import ObjectiveSettings
 
-OPTIMIZERS = ("adam", "adam-log", "adam-softplus", "muon", *multiplicative.RULES)
+OPTIMIZERS = ("adam", "adam-log", "adam-softplus", "muon", "sgd", *multiplicative.RULES)
 """Names of `training.optimizer`."""
 
 
@@ -46,9 +46,9 @@ class TrainingSettings:
     in the second also the layer below it, and so on. For deep NMF."""
     optimizer: str = "adam"
     """"adam"; "adam-log" and "adam-softplus" set network.parameterisation too; "muon" for matrices, with Adam for the
-    other weights; or one of multiplicative.RULES."""
+    other weights; "sgd", plain descent with momentum; or one of multiplicative.RULES."""
     momentum: float = 0.9
-    """Of the multiplicative optimisers: share of what earlier batches said that is kept, in [0, 1)."""
+    """Of "sgd" and the multiplicative optimisers: share of what earlier batches said that is kept, in [0, 1)."""
     learning_rate: float = 1e-3
     warmup_steps: int = 100
     schedule: str = "cosine"
@@ -83,6 +83,8 @@ class TrainingSettings:
             raise ValueError("learning_rate must not be negative, clip_norm positive, average in [0, 1)")
         if self.weight_decay < 0:
             raise ValueError("weight_decay must not be negative")
+        if self.weight_decay and self.optimizer == "sgd":
+            raise ValueError("plain descent has no weight_decay: set it to 0, or optimizer to adam or muon")
         if self.score not in SCORES:
             raise ValueError(f"score {self.score!r} is none of {', '.join(SCORES)}")
         if self.optimizer not in OPTIMIZERS:
@@ -153,6 +155,7 @@ class Trainer:
                 settings.clip_norm,
                 mixed_precision=gpu and settings.mixed_precision and network.mixed_precision,
                 muon=settings.optimizer == "muon",
+                plain_momentum=settings.momentum if settings.optimizer == "sgd" else None,
                 captured=gpu and settings.machine_code and network.same_operations and not settings.greedy,
                 weight_decay=settings.weight_decay,
             )

@@ -17,10 +17,10 @@ from torch import Tensor
 from deepnmf_cli.inference.algorithm import FixedPoint, Parameters
 from deepnmf_cli.unfold.network import Unfolded
 
-TOLERANCE = 1e-3
+TOLERANCE = 1e-2
 """Of the residual of the adjoint equation, over its right-hand side."""
 
-ITERATIONS = 50
+ITERATIONS = 25
 """Of the adjoint equation at most, each a product by J^T."""
 
 
@@ -81,8 +81,10 @@ def settled(
         fixed = {name: x.detach() if isinstance(x, Tensor) else x for name, x in parameters.items()}
         image = algorithm.step(evidence.detach(), variable, fixed)
 
+    growth = (image.detach() / state.where(state > 0, 1.0) - 1).clamp_min(0.0)
+
     def pull(a: Tensor) -> Tensor:
-        return torch.autograd.grad(image, variable, a, retain_graph=True)[0]
+        return torch.autograd.grad(image, variable, a, retain_graph=True)[0] - growth * a
 
     after = algorithm.step(evidence, state, parameters)
     if after.requires_grad:
