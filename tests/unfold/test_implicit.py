@@ -96,6 +96,30 @@ def test_a_direction_without_curvature_ends_the_solution_of_its_frame_alone() ->
     torch.testing.assert_close(found, torch.tensor([[2.0, 0.0], [4.0, 0.0]], dtype=torch.float64))
 
 
+def test_before_rest_entries_that_still_grow_count_as_settled() -> None:
+    """So the equation keeps a symmetric matrix without negative directions: the Hessian and what pulls entries down."""
+    problem = Problem(1.0, 0.3)
+    h = problem.rest(problem.w, 20)
+    w = problem.w.clone().requires_grad_()
+    rested = settled(problem.algorithm, problem.m, h, {"dictionary": w}, 1e-12, 200)
+    slope = torch.randn(h.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = torch.autograd.grad((rested * slope).sum(), w)[0]
+
+    def step(state: Tensor, dictionary: Tensor, n: int) -> Tensor:
+        return nmf.step(state[:, None], problem.m[:, n : n + 1], dictionary, 1.0, 0.3)[:, 0]
+
+    wanted, growing = torch.zeros_like(found), 0
+    for n in range(FRAMES):
+        state = h[:, n]
+        jacobian = torch.autograd.functional.jacobian(lambda x, n=n: step(x, problem.w, n), state)
+        growth = (step(state, problem.w, n) / state - 1).clamp_min(0)
+        growing += int((growth > 1e-3).sum())
+        adjoint = torch.linalg.solve(torch.eye(len(state)) - jacobian.T + growth.diag(), slope[:, n])
+        wanted += torch.autograd.functional.vjp(lambda v, n=n, x=state: step(x, v, n), problem.w, adjoint)[1]
+    assert growing > 2
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-9)
+
+
 def implicit(iterations: int = 30, **settings) -> DeepNmf:
     torch.manual_seed(1)
     shape = {"bins": 9, "context": 2, "atoms": 4, "iterations": iterations, "tied": True, "sparsity": 0.1}
