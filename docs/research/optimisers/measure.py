@@ -1,0 +1,59 @@
+"""What batches say about single entries of dictionaries: python docs/research/optimisers/measure.py CORPUS CACHE
+
+For the network where training starts (recipes/base.toml, seed 1) and 16 batches, prints for every trained dictionary
+what index.md reports: sizes of the gradient by log W and of log N/P, and how many batches an entry's steps average.
+CACHE is the folder of kept batches and dictionaries, RUNS/cache of experiment.py.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from deepnmf_cli.experiment import Recordings, digest, initial_network, open_corpus
+from deepnmf_cli.recipe import read_recipe
+from deepnmf_cli.training.minibatch import FrameStore, changed
+from deepnmf_cli.training.multiplicative import MultiplicativeDescent, _log_quotient
+
+BATCHES = 16
+ADAM_EPSILON = 1e-8
+
+
+def main(corpus: Path, cache: Path) -> None:
+    torch.set_num_threads(1)
+    rule = "exponentiated-entries"
+    recipe = read_recipe(Path(__file__).parent / "recipes" / f"{rule}.toml")
+    where = Recordings(corpus / "train/speech", corpus / "train/noise", corpus / "rir", corpus / "dev")
+    key = digest(*map(changed, (where, recipe.mixing, recipe.augmentation)), recipe.training.seed)
+    source, _ = open_corpus(where, recipe)
+    network = initial_network(recipe, source, cache=cache, key=key)
+    settings = recipe.training
+    store = FrameStore(source, recipe.front_end, network, settings.batch, settings.frame_stride, cache, key)
+    descent = MultiplicativeDescent(network, recipe.objective, rule, settings.momentum)
+    slopes, quotients = [], []
+    for index in range(BATCHES):
+        parts = descent.parts(store[index])[0]
+        w = {name: getattr(network.unfolded.bank, name)().detach() for name in parts}
+        slopes.append({name: w[name] * (p.positive - p.negative) for name, p in parts.items()})
+        quotients.append({name: _log_quotient(p) for name, p in parts.items()})
+    norms = [float(torch.cat([g.flatten() for g in batch.values()]).norm()) for batch in slopes]
+    print("norm of the gradient by log W, batch by batch: " + ", ".join(f"{x:.3f}" for x in sorted(norms)))
+    print("\n| dictionary | | median of rms | below epsilon | batches averaged | mean over rms |")
+    print("|---|---|---|---|---|---|")
+    for name in slopes[0]:
+        for kind, batches in (("gradient", slopes), ("log N/P", quotients)):
+            print(f"| {name} | {kind} | " + " | ".join(row(torch.stack([b[name] for b in batches]))) + " |")
+
+
+def row(x: Tensor) -> list[str]:
+    """Of values (batches, F, R): the median size, the share below Adam's epsilon, and the medians over entries of the
+    number of batches that (sum |x|)^2 / sum x^2 counts, and of |mean| over root mean square."""
+    rms = x.square().mean(0).sqrt().clamp_min(1e-30)
+    counted = x.abs().sum(0).square() / (len(x) * rms.square())
+    shares = [f"{float(rms.median()):.1e}", f"{float((rms < ADAM_EPSILON).float().mean()):.1%}"]
+    return [*shares, f"{float(counted.median()):.1f}", f"{float((x.mean(0).abs() / rms).median()):.2f}"]
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
