@@ -1,8 +1,9 @@
-"""What batches say about single entries of dictionaries: python docs/research/optimisers/measure.py CORPUS CACHE
+"""What batches say about entries, and how far entries went: python docs/research/optimisers/measure.py CORPUS RUNS
 
 For the network where training starts (recipes/base.toml, seed 1) and 16 batches, prints for every trained dictionary
 what index.md reports: sizes of the gradient by log W and of log N/P, and how many batches an entry's steps average.
-CACHE is the folder of kept batches and dictionaries, RUNS/cache of experiment.py.
+Then for every complete run of the plan with seed 1 the mean change of log W, of all entries and of the smallest and
+the largest quarter. RUNS is the folder of experiment.py.
 """
 
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from deepnmf_cli import checkpoint
 from deepnmf_cli.experiment import Recordings, digest, initial_network, open_corpus
 from deepnmf_cli.recipe import read_recipe
 from deepnmf_cli.training.minibatch import FrameStore, changed
@@ -20,8 +22,25 @@ BATCHES = 16
 ADAM_EPSILON = 1e-8
 
 
-def main(corpus: Path, cache: Path) -> None:
+def main(corpus: Path, runs: Path) -> None:
     torch.set_num_threads(1)
+    batches(corpus, runs / "cache")
+    print("\n| run | mean change of log W | of the smallest quarter | of the largest |\n|---|---|---|---|")
+    for file in sorted(runs.glob("*-seed1-lr*/best.safetensors")):
+        cells = [f"{x:.2f}" for x in moved(checkpoint.load(file)[0])]
+        print(f"| {file.parent.name} | " + " | ".join(cells) + " |")
+
+
+def moved(weights: dict[str, Tensor]) -> list[float]:
+    """Mean |log W - log W0| over the trained dictionaries, W0 being the one of the layers that are not trained."""
+    start = weights["dictionary_0"]
+    change = torch.stack([(weights[f"dictionary_{slot}"] / start).log().abs() for slot in range(1, 5)]).mean(0)
+    low, high = start.quantile(0.25), start.quantile(0.75)
+    return [float(x.mean()) for x in (change, change[start <= low], change[start >= high])]
+
+
+def batches(corpus: Path, cache: Path) -> None:
+    """Print the tables of the first batches."""
     rule = "exponentiated-entries"
     recipe = read_recipe(Path(__file__).parent / "recipes" / f"{rule}.toml")
     where = Recordings(corpus / "train/speech", corpus / "train/noise", corpus / "rir", corpus / "dev")
@@ -42,8 +61,8 @@ def main(corpus: Path, cache: Path) -> None:
     print("\n| dictionary | | median of rms | below epsilon | batches averaged | mean over rms |")
     print("|---|---|---|---|---|---|")
     for name in slopes[0]:
-        for kind, batches in (("gradient", slopes), ("log N/P", quotients)):
-            print(f"| {name} | {kind} | " + " | ".join(row(torch.stack([b[name] for b in batches]))) + " |")
+        for kind, values in (("gradient", slopes), ("log N/P", quotients)):
+            print(f"| {name} | {kind} | " + " | ".join(row(torch.stack([x[name] for x in values]))) + " |")
 
 
 def row(x: Tensor) -> list[str]:
