@@ -12,6 +12,9 @@ COLOURS = {
 }  # fmt: skip
 
 
+RATES = (0.025, 0.05, 0.1, 0.2, 0.4)
+
+
 def figures(chosen: dict[str, list[dict]]) -> dict[str, Figure]:
     """Name -> figure, from all runs of seed 1."""
     results = json.loads(Path(__file__).with_name("results.json").read_text())
@@ -35,6 +38,8 @@ def over_rates(by_rung: dict[str, dict[float, dict]]) -> Figure:
     error.set(ylabel="training error, mean over all steps")
     for axes in (dev, error):
         axes.set(xscale="log", xlabel="learning rate")
+        axes.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
     dev.legend(fontsize="small")
     return figure
