@@ -67,6 +67,16 @@ class Descent(Algorithm[Evidence, State]):
         """F_theta(x, phi), one number per example, which steps with the same parameters do not increase."""
 
 
+class FixedPoint(Descent[Tensor, State]):
+    """A descent on columns that are independent of each other, which settles where f = phi."""
+
+    @abstractmethod
+    def metric(self, evidence: Tensor, state: State, parameters: Parameters) -> State:
+        """Return weights D >= 0 of the shape of the state such that I - df/dphi = D H at a fixed point, with a
+        symmetric H: the Hessian of the objective.
+        """
+
+
 class Recurrence(Algorithm[Tensor, State]):
     """An algorithm on columns, frames that are independent of each other, which can also begin from a given state."""
 

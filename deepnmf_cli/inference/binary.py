@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, logsigmoid
 
-from deepnmf_cli.inference.power_mean import SMALL, small_log_mean
+from deepnmf_cli.inference.power_mean import SMALL, log_power_lerp, small_log_mean
 
 
 def message(log_odds: Tensor, coupling: Tensor, alpha: Tensor | float = 1.0) -> Tensor:
@@ -56,3 +56,12 @@ def field(log_odds: Tensor, couplings: Tensor, bias: Tensor, alpha: Tensor | flo
     if not isinstance(alpha, Tensor) and alpha == 0:
         return linear(torch.sigmoid(log_odds), couplings) + bias
     return message(log_odds.unsqueeze(-2), couplings, alpha).sum(-1) + bias
+
+
+def arithmetic_mean(old: Tensor, new: Tensor, gamma: Tensor) -> Tensor:
+    """Log odds of (1 - gamma) sigmoid(old) + gamma sigmoid(new), the scheduled message (25) with sums of one.
+
+    No probability is formed that might round to 1. Finite log odds, broadcastable with gamma in [0, 1].
+    """
+    ones, zeros = (log_power_lerp(logsigmoid(x), logsigmoid(y), gamma, 1.0) for x, y in ((old, new), (-old, -new)))
+    return ones - zeros

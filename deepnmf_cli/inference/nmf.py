@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import threshold
 
 from deepnmf_cli.inference import wiener
-from deepnmf_cli.inference.algorithm import Descent, Parameter, Parameters, Recurrence
+from deepnmf_cli.inference.algorithm import FixedPoint, Parameter, Parameters, Recurrence
 from deepnmf_cli.inference.divergence import FLOOR, divergence
 
 BLOCK_FRAMES = 1024
@@ -173,7 +173,7 @@ def penalties(sparsity: float, dictionary: Tensor, iterations: int) -> Parameter
 
 
 @dataclass(frozen=True)
-class SparseNmf(Descent[Tensor, Tensor], Recurrence[Tensor]):
+class SparseNmf(FixedPoint[Tensor], Recurrence[Tensor]):
     """Sparse NMF as an algorithm: evidence m (..., E, N), state h (..., R, N), a dictionary for every layer.
 
     Dictionaries (E, R) have the atoms of speech first. The readout uses the last `bins` rows only, which are those of
@@ -217,6 +217,12 @@ class SparseNmf(Descent[Tensor, Tensor], Recurrence[Tensor]):
 
     def objective(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
         return objective(state, evidence, parameters[DICTIONARY], self.beta, self._penalty(parameters))
+
+    def metric(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
+        """gamma(beta) h / (w^T v^(beta-1) + mu)."""
+        w = parameters[DICTIONARY]
+        repel = w.mT @ (w @ state).clamp_min(FLOOR).pow(self.beta - 1) + self._penalty(parameters)
+        return exponent(self.beta) * state / repel.clamp_min(FLOOR)
 
     def prepare(self, evidence: Tensor, parameters: Parameters) -> tuple[tuple, tuple[Tensor, ...]]:
         dictionary = parameters[DICTIONARY]

@@ -14,7 +14,7 @@ from torch.nn.functional import linear
 
 from deepnmf_cli.inference import expectations
 from deepnmf_cli.inference.algorithm import Algorithm, Parameter, Parameters
-from deepnmf_cli.inference.binary import message
+from deepnmf_cli.inference.binary import arithmetic_mean, message
 from deepnmf_cli.inference.graph import Graph
 from deepnmf_cli.inference.schedule import GAMMA_LOGIT
 from deepnmf_cli.kernels.unit_sums import UnitKernel
@@ -204,15 +204,31 @@ class StateLayers(Layers):
         return (self.sizes[k], 1) if self.schedule == "unit" else ()
 
 
+MATRIX_ADVANTAGE = 10
+"""A message by itself takes about as long as ten of those that a matrix of couplings makes."""
+
+SILENT = -80.0
+"""Log odds of a unit from which nothing has been heard: its messages are uniform to 35 digits."""
+
+
 @dataclass(frozen=True)
 class Field(UnitMessages):
     """One field of V units for all rounds, couplings (E,) on the edges of `graph`; the last `shown` units are read.
 
-    The state is u (N, V); messages are made from beliefs that contain what came the other way.
+    The state is u (N, V); messages are made from beliefs that contain what came the other way. Such a message is linear
+    in its sender's belief, m(1)/m(0) = 1 + b_j (exp(w) - 1), so the arithmetic mean of old and new ones (25) is the
+    message of the mean belief. There the state is (2, N, V): u, and the log odds of the mean beliefs.
     """
 
     graph: Graph = Graph(1, torch.zeros(2, 0, dtype=torch.int64))
     shown: int = 1
+    mean: str = "geometric"
+    """Of old and new messages under a trained schedule: "geometric" (17) or, for alpha = 1, "arithmetic" (25)."""
+
+    @property
+    def by_edges(self) -> bool:
+        """Return whether messages are computed one by one, for a graph with few edges."""
+        return 2 * self.graph.size * MATRIX_ADVANTAGE < self.graph.nodes**2
 
     def parameters(self, iterations: int) -> dict[str, Parameter]:
         graph, steps = self.graph, range(iterations)
@@ -228,18 +244,40 @@ class Field(UnitMessages):
         return self._with_exponent(found, steps)
 
     def start(self, evidence: Tensor, parameters: Parameters) -> Tensor:
-        return linear(evidence, parameters["evidence"], parameters["bias"])
+        own = self._own(evidence, parameters)
+        return torch.stack([own, torch.full_like(own, SILENT)]) if self._means_beliefs else own
 
     def step(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
-        (i, j), couplings = self.graph.edges.to(state.device), parameters["couplings"]
-        matrix = couplings.new_zeros(self.graph.nodes, self.graph.nodes)
-        matrix = matrix.index_put((i, j), couplings).index_put((j, i), couplings)
-        new = self.received(state, matrix, self.start(evidence, parameters), parameters)
-        return _mixed(state, new, parameters)
+        own = self._own(evidence, parameters)
+        if not self._means_beliefs:
+            return _mixed(state, self._heard(state, own, parameters), parameters)
+        log_odds, sent = state
+        sent = arithmetic_mean(sent, log_odds, torch.sigmoid(parameters["schedule"]))
+        return torch.stack([self._heard(sent, own, parameters), sent])
 
     def readout(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
         """b(1) of the last units."""
-        return torch.sigmoid(state[..., -self.shown :])
+        return torch.sigmoid((state[0] if self._means_beliefs else state)[..., -self.shown :])
+
+    @property
+    def _means_beliefs(self) -> bool:
+        return self.mean == "arithmetic"
+
+    def _own(self, evidence: Tensor, parameters: Parameters) -> Tensor:
+        """What the observations say about each unit, A x + c (N, V)."""
+        return linear(evidence, parameters["evidence"], parameters["bias"])
+
+    def _heard(self, log_odds: Tensor, own: Tensor, parameters: Parameters) -> Tensor:
+        """Log odds (N, V) from what units with beliefs sigmoid(log_odds) send."""
+        graph, couplings = self.graph, parameters["couplings"]
+        if self.by_edges:
+            sending = log_odds[:, graph.sources.to(log_odds.device)]
+            messages = message(sending, couplings.repeat(2), self.exponent(parameters))
+            return own.index_add(-1, graph.targets.to(own.device), messages)
+        i, j = graph.edges.to(log_odds.device)
+        matrix = couplings.new_zeros(graph.nodes, graph.nodes)
+        matrix = matrix.index_put((i, j), couplings).index_put((j, i), couplings)
+        return self.received(log_odds, matrix, own, parameters)
 
     def _evidence_layers(self, iterations: int) -> Sequence[int]:
         return range(iterations)
@@ -264,15 +302,20 @@ class ReciprocalField(Field):
         new = message(sending - alpha * against, parameters["couplings"].repeat(2), alpha)
         if "schedule" in parameters and (logit := parameters["schedule"]).dim():  # that of the unit that listens
             parameters = {**parameters, "schedule": logit[self.graph.targets.to(logit.device)]}
+        if self.mean == "arithmetic":
+            return arithmetic_mean(state, new, torch.sigmoid(parameters["schedule"]))
         return _mixed(state, new, parameters)
 
     def readout(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
         """b(1) of the last units."""
         return torch.sigmoid(self._fields(evidence, state, parameters)[..., -self.shown :])
 
+    @property
+    def _means_beliefs(self) -> bool:
+        return False
+
     def _fields(self, evidence: Tensor, messages: Tensor, parameters: Parameters) -> Tensor:
-        own = linear(evidence, parameters["evidence"], parameters["bias"])
-        return own.index_add(-1, self.graph.targets.to(own.device), messages)
+        return self._own(evidence, parameters).index_add(-1, self.graph.targets.to(messages.device), messages)
 
     def _evidence_layers(self, iterations: int) -> Sequence[int]:
         return range(iterations + 1)

@@ -11,6 +11,7 @@ from deepnmf_cli.inference import nmf
 from deepnmf_cli.inference.nmf import DICTIONARY
 from deepnmf_cli.networks.frame_network import FrameNetwork
 from deepnmf_cli.signal.level import stack_context
+from deepnmf_cli.unfold.implicit import Settled
 from deepnmf_cli.unfold.network import Bank, Unfolded
 from deepnmf_cli.unfold.ties import Ties
 
@@ -36,6 +37,9 @@ class DeepNmfSettings:
     """Weight of the L1 penalty (mu), for evidence divided by its running level."""
     parameterisation: str = "log"
     """How dictionaries stay non-negative: "log" or "softplus"."""
+    gradient: str = "unrolled"
+    """"unrolled", through the iterations; or "implicit", of the activations at which tied iterations settle, (35)-(36)
+    as they stand, for many of them."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.trained_layers <= self.iterations + 1:
@@ -44,6 +48,10 @@ class DeepNmfSettings:
             raise ValueError("bins, context, atoms and iterations must be at least 1")
         if self.parameterisation not in ("log", "softplus"):
             raise ValueError(f"parameterisation {self.parameterisation!r} is neither log nor softplus")
+        if self.gradient not in ("unrolled", "implicit"):
+            raise ValueError(f"gradient {self.gradient!r} is neither unrolled nor implicit")
+        if self.gradient == "implicit" and not self.tied:
+            raise ValueError("an implicit gradient needs tied iterations")
         if not -1 <= self.beta <= 3 or self.sparsity < 0:
             raise ValueError("beta must lie in [-1, 3] and sparsity must not be negative")
 
@@ -101,7 +109,8 @@ class DeepNmf(FrameNetwork):
         algorithm = nmf.SparseNmf(s.bins, (s.atoms, s.atoms), s.beta, s.sparsity, s.parameterisation)
         parameters = algorithm.parameters(s.iterations, dictionary)
         bank = Bank.declared(parameters, s.iterations, ties={DICTIONARY: ties})
-        self.unfolded = Unfolded(algorithm, s.iterations, bank)
+        construction = Settled if s.gradient == "implicit" else Unfolded
+        self.unfolded = construction(algorithm, s.iterations, bank)
 
     def evidence_of(self, magnitude: Tensor) -> Tensor:
         return stack_context(magnitude, self.settings.context)[0]

@@ -70,7 +70,7 @@ class MrfNetwork(FrameNetwork):
         common = {"alpha": self._exponent(), "inputs": s.bins * s.context, "schedule": s.schedule}
         if s.graph != "layers":
             kind = ReciprocalField if getattr(s, "reciprocal", False) else Field
-            return kind(**common, graph=_graph(s), shown=s.bins)
+            return kind(**common, graph=_graph(s), shown=s.bins, mean=getattr(s, "mean", "geometric"))
         common |= {"sizes": s.sizes, "every": s.evidence == "every"}
         if self._by_states:
             return StateLayers(**common, states=s.states, temperature=getattr(s, "temperature", 1.0))
@@ -89,7 +89,8 @@ class MrfNetwork(FrameNetwork):
     def accelerate(self) -> bool:
         algorithm = self.unfolded.algorithm
         kernel = compile_unit_kernel()
-        if kernel is None or algorithm.alpha == 0 or isinstance(algorithm, StateLayers | ReciprocalField):
+        by_edges = isinstance(algorithm, Field) and algorithm.by_edges
+        if kernel is None or algorithm.alpha == 0 or isinstance(algorithm, StateLayers | ReciprocalField) or by_edges:
             return False
         self.unfolded.algorithm = replace(algorithm, kernel=kernel)
         return True
@@ -163,11 +164,15 @@ class PowerMean(MrfNetwork):
 
 
 def _graph(s: MeanFieldSettings) -> Graph:
-    """Hidden units first, then those of the mask."""
-    hidden, units = sum(s.hidden), sum(s.hidden) + s.bins
+    """Hidden units first, then those of the mask; in a grid the frames one after the other, the present one last."""
     if s.graph == "complete":
-        return Graph.complete(units)
-    shown = torch.arange(hidden, units)
+        return Graph.complete(s.units)
+    if s.graph == "edges":
+        return Graph(s.units, torch.tensor(s.edges).T)
+    if s.graph in ("chain", "grid"):
+        return Graph.grid(s.context if s.graph == "grid" else 1, s.bins)
+    hidden = sum(s.hidden)
+    shown = torch.arange(hidden, s.units)
     joined = torch.cartesian_prod(torch.arange(hidden), shown).T if hidden else shown.new_zeros(2, 0)
     near = [torch.stack([shown[:-d], shown[d:]]) for d in range(1, s.reach + 1)]
-    return Graph(units, torch.cat([joined, *near], 1))
+    return Graph(s.units, torch.cat([joined, *near], 1))

@@ -20,7 +20,11 @@ State = dict[int, dict[str, Tensor]]
 
 CONSTRAINTS = -1
 
-REMEMBERED = {torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}, torch.optim.Muon: {"momentum_buffer"}}
+REMEMBERED = {
+    torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"},
+    torch.optim.Muon: {"momentum_buffer"},
+    torch.optim.SGD: {"momentum_buffer"},
+}
 """Names of what the optimisers of PyTorch remember of a tensor."""
 
 
@@ -39,7 +43,7 @@ class Optimiser(Protocol):
 
 class GradientDescent:
     """Adam on the objective's gradient with respect to the parameters as the network has them; or Muon for those that
-    are matrices, and Adam for the others.
+    are matrices, and Adam for the others; or plain descent with momentum, v <- rho v + gradient, x <- x - rate v.
 
     Muon (Jordan et al., 2024) moves a matrix along the orthogonal factor of its gradient's running mean, so that all
     directions are learned at one speed, not those first that a batch says most about. It is scaled such that entries
@@ -57,11 +61,13 @@ class GradientDescent:
         captured: bool = False,
         weight_decay: float = 0.0,
         terms: LayerTerms | None = None,
+        plain_momentum: float | None = None,
     ) -> None:
         """Gradients are scaled down to `clip_norm`; `mixed_precision` means bfloat16 matrix products on CUDA;
         `captured` that steps are launched as CUDA graphs, see `CapturedStep`, which `terms` of layers do not allow.
-        Each step also multiplies weights by 1 - `weight_decay` times the learning rate (Loshchilov & Hutter, "Decoupled
-        weight decay regularization", 2019).
+        Each step of Adam and Muon also multiplies weights by 1 - `weight_decay` times the learning rate (Loshchilov &
+        Hutter, "Decoupled weight decay regularization", 2019). `plain_momentum` is the rho of plain descent, which takes
+        Adam's place.
         """
         self.network, self.front_end, self.settings = network, front_end, settings
         self.clip_norm, self.mixed_precision, self.terms = clip_norm, mixed_precision, terms
@@ -72,8 +78,13 @@ class GradientDescent:
         """Numbers of the trained tensors, and what changes them."""
         if others:
             given = [self.trained[i] for i in others]
-            adam = torch.optim.Adam(given, weight_decay=weight_decay, decoupled_weight_decay=True, capturable=captured)
-            self.parts.append((others, adam))
+            if plain_momentum is None:
+                entries: torch.optim.Optimizer = torch.optim.Adam(
+                    given, weight_decay=weight_decay, decoupled_weight_decay=True, capturable=captured
+                )
+            else:
+                entries = torch.optim.SGD(given, momentum=plain_momentum)
+            self.parts.append((others, entries))
         if matrices:
             given = [self.trained[i] for i in matrices]
             self.parts.append(

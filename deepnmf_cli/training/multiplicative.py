@@ -46,6 +46,9 @@ def require_support(network: object, objective: ObjectiveSettings, optimizer: st
     if network.parameterisation != "log":
         found = f"network.parameterisation {network.parameterisation!r}"
         raise RecipeError(place, found, "log", "Set network.parameterisation=log.")
+    if network.gradient != "unrolled":
+        found = f"network.gradient {network.gradient!r}"
+        raise RecipeError(place, found, "unrolled, which has parts", "Set network.gradient=unrolled.")
     other = [name for name in TERMS if name != "magnitude" and getattr(objective, name)]
     if other or not objective.magnitude:
         found = f"terms beside the masked magnitude: {', '.join(other)}" if other else "no masked magnitude"

@@ -28,7 +28,7 @@ from deepnmf_cli.training.objectives import ObjectiveSettings
 from deepnmf_cli.training.primal_dual import ConstraintSettings
 from deepnmf_cli.training.search import SimplexSearch
 
-OPTIMIZERS = ("adam", "adam-log", "adam-softplus", "muon", "search", *multiplicative.RULES)
+OPTIMIZERS = ("adam", "adam-log", "adam-softplus", "muon", "sgd", "search", *multiplicative.RULES)
 """Names of `training.optimizer`."""
 
 
@@ -50,9 +50,10 @@ class TrainingSettings:
     in the second also the layer below it, and so on. For deep NMF."""
     optimizer: str = "adam"
     """"adam"; "adam-log" and "adam-softplus" set network.parameterisation too; "muon" for matrices, with Adam for the
-    other weights; "search" for a few numbers, without back-propagation; or one of multiplicative.RULES."""
+    other weights; "sgd", plain descent with momentum; "search" for a few numbers, without back-propagation; or one of
+    multiplicative.RULES."""
     momentum: float = 0.9
-    """Of the multiplicative optimisers: share of what earlier batches said that is kept, in [0, 1)."""
+    """Of "sgd" and the multiplicative optimisers: share of what earlier batches said that is kept, in [0, 1)."""
     learning_rate: float = 1e-3
     warmup_steps: int = 100
     schedule: str = "cosine"
@@ -87,6 +88,8 @@ class TrainingSettings:
             raise ValueError("learning_rate must not be negative, clip_norm positive, average in [0, 1)")
         if self.weight_decay < 0:
             raise ValueError("weight_decay must not be negative")
+        if self.weight_decay and self.optimizer == "sgd":
+            raise ValueError("plain descent has no weight_decay: set it to 0, or optimizer to adam or muon")
         if self.score not in SCORES:
             raise ValueError(f"score {self.score!r} is none of {', '.join(SCORES)}")
         if self.optimizer not in OPTIMIZERS:
@@ -168,6 +171,7 @@ class Trainer:
                 settings.clip_norm,
                 mixed_precision=gpu and settings.mixed_precision and network.mixed_precision,
                 muon=settings.optimizer == "muon",
+                plain_momentum=settings.momentum if settings.optimizer == "sgd" else None,
                 captured=gpu
                 and settings.machine_code
                 and network.same_operations

@@ -1,11 +1,12 @@
 """Markov-random-field networks: what they equal, and what their settings do."""
 
 import itertools
+import random
 
 import pytest
 import torch
 
-from deepnmf_cli.inference import belief, binary
+from deepnmf_cli.inference import belief, binary, units
 from deepnmf_cli.inference.graph import Graph, readout
 from deepnmf_cli.kernels import machine_code
 from deepnmf_cli.kernels.unit_sums import compile_unit_kernel
@@ -26,6 +27,8 @@ VARIANTS = [
     {"hidden": (4,), "graph": "complete", "iterations": 3},
     {"hidden": (4,), "graph": "complete", "iterations": 3, "tied": True, "schedule": "unit"},
     {"hidden": (3,), "graph": "bands", "reach": 2, "iterations": 3, "schedule": "layer"},
+    {"hidden": (), "graph": "grid", "iterations": 3},
+    {"hidden": (1,), "graph": "edges", "edges": ((1, 0), (0, 9), (4, 5), (3, 5)), "iterations": 2},
 ]
 OWN = {
     "mean-field": [{}],
@@ -36,7 +39,9 @@ ALL = [
     *((name, a | b) for name in NAMES for a, b in itertools.product(VARIANTS, OWN[name])),
     ("belief-propagation", {"hidden": (5,), "temperature": 0.0}),
     ("belief-propagation", {"hidden": (5, 4), "temperature": 0.5, "states": 3}),
-    *((n, {"hidden": (), "graph": "bands", "reciprocal": True, "schedule": "unit"}) for n in NAMES[1:]),
+    *((n, {"hidden": (), "graph": "chain", "reciprocal": True, "schedule": "unit"}) for n in NAMES[1:]),
+    ("belief-propagation", {"hidden": (3,), "graph": "complete", "schedule": "unit", "mean": "arithmetic"}),
+    ("belief-propagation", {"hidden": (), "graph": "grid", "schedule": "layer", "mean": "arithmetic", "tied": True}),
 ]
 
 
@@ -184,6 +189,149 @@ def test_reciprocal_messages_are_those_of_the_graph_and_exact_on_its_chain(alpha
         torch.testing.assert_close(found, weights.T @ configurations, rtol=0, atol=1e-10)
 
 
+def on_edges(edges: list[tuple[int, int]], hidden: int, **settings):
+    """Sum-product on a field of these edges, with random parameters: the network in float64, evidence and couplings."""
+    bins = max(map(max, edges)) + 1 - hidden
+    shape = {"bins": bins, "hidden": (hidden,) * bool(hidden), "graph": "edges", "edges": tuple(edges), "tied": True}
+    built = network("belief-propagation", **shape, reciprocal=True, **settings).double()
+    bank = built.unfolded.bank
+    with torch.no_grad():
+        bank.value("couplings", 0).copy_(2 * torch.randn(len(edges)).double())
+        bank.value("bias", 0).copy_(torch.randn(hidden + bins).double())
+    own = observed(built) @ bank.value("evidence", 0).T + bank.value("bias", 0)
+    return built, own.detach(), bank.value("couplings", 0).detach().clone()
+
+
+def observed(built) -> torch.Tensor:
+    return built.features(
+        torch.rand(3 * built.settings.bins, 4, generator=torch.Generator().manual_seed(7)).double()
+    ).mT
+
+
+def beliefs(built) -> torch.Tensor:
+    return built.unfolded(observed(built)).detach()
+
+
+def marginals(edges: list[tuple[int, int]], own: torch.Tensor, couplings: torch.Tensor) -> torch.Tensor:
+    """p(h_i = 1) (N, V) by enumeration."""
+    h = torch.tensor(list(itertools.product((0.0, 1.0), repeat=own.shape[1])), dtype=torch.float64)
+    i, j = torch.tensor(edges).T
+    return (h @ own.T + ((h[:, i] * h[:, j]) @ couplings)[:, None]).softmax(0).T @ h
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_sum_product_on_a_random_tree_of_given_edges_is_exact(seed: int) -> None:
+    draw, nodes = random.Random(seed), 9
+    order = draw.sample(range(nodes), nodes)
+    edges = [(order[k], draw.choice(order[:k])) for k in range(1, nodes)]
+    built, own, couplings = on_edges(edges, hidden=seed % 4, iterations=nodes - 1)
+    wanted = marginals(edges, own, couplings)[:, seed % 4 :]
+    torch.testing.assert_close(beliefs(built), wanted, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("edges", [[(0, 1), (1, 2), (2, 0)], [(0, 1), (1, 2), (2, 3), (3, 0), (3, 4)]])
+def test_on_a_loop_it_is_loopy_propagation_of_the_graph_and_close_for_weak_couplings(edges: list) -> None:
+    built, own, couplings = on_edges(edges, hidden=1, iterations=60)
+    graph = Graph(own.shape[1], torch.tensor(edges).T)
+    evidence = torch.stack([torch.zeros_like(own), own], -1)
+    potentials = torch.zeros(len(edges), 2, 2, dtype=torch.float64)
+    potentials[:, 1, 1] = couplings
+    messages = belief.infer(evidence, potentials, graph, [1.0] * 60)
+    torch.testing.assert_close(beliefs(built), readout(messages, evidence, graph)[..., 1:, 1], rtol=0, atol=1e-10)
+    apart = []
+    for share in (1.0, 0.25):
+        with torch.no_grad():
+            built.unfolded.bank.value("couplings", 0).copy_(share * couplings)
+        apart.append((beliefs(built) - marginals(edges, own, share * couplings)[:, 1:]).abs().max())
+    assert apart[0] > 1e-4 and apart[1] < 0.1 * apart[0]
+
+
+def test_chain_and_grid_are_graphs_of_neighbours_and_the_mask_is_the_present_frame() -> None:
+    chain, grid = (network("belief-propagation", hidden=(), graph=g) for g in ("chain", "grid"))
+    pairs = {tuple(pair) for pair in chain.unfolded.algorithm.graph.edges.T.tolist()}
+    assert pairs == {(f, f + 1) for f in range(8)}
+    pairs = {tuple(pair) for pair in grid.unfolded.algorithm.graph.edges.T.tolist()}
+    wanted = {(9 * t + f, 9 * t + f + 1) for t in range(3) for f in range(8)}
+    assert pairs == wanted | {(9 * t + f, 9 * t + f + 9) for t in range(2) for f in range(9)}
+    last = grid.unfolded.trajectory(grid.features(frames()).mT)[-1]
+    assert last.shape == (20, 27)
+    torch.testing.assert_close(grid.frame_masks(frames())[0], last[:, -9:].sigmoid().mT)
+
+
+@pytest.mark.parametrize("name", NAMES[:2])
+def test_messages_one_by_one_on_a_graph_of_few_edges_are_those_of_its_matrix(name: str, monkeypatch) -> None:
+    built = network(name, bins=45, context=1, hidden=(), graph="chain")
+    assert built.unfolded.algorithm.by_edges and not built.accelerate()
+    evidence = torch.rand(45, 6)
+    one_by_one = built.frame_masks(evidence)
+    monkeypatch.setattr(units, "MATRIX_ADVANTAGE", 1e9)
+    assert not built.unfolded.algorithm.by_edges
+    torch.testing.assert_close(one_by_one, built.frame_masks(evidence), rtol=0, atol=1e-6)
+
+
+def scheduled(built) -> list[torch.Tensor]:
+    """The gammas of all rounds, drawn anew."""
+    bank = built.unfolded.bank
+    slots = range(bank.ties["schedule"].count)
+    with torch.no_grad():
+        for slot in slots:
+            bank.value("schedule", slot).copy_(2 * torch.randn(bank.value("schedule", slot).shape).double())
+    return [bank.value("schedule", slot).detach().sigmoid() for slot in slots]
+
+
+@pytest.mark.parametrize("schedule", ["unit", "layer"])
+def test_an_arithmetic_schedule_is_the_mean_of_old_and_new_messages_25(schedule: str) -> None:
+    edges = [(0, 1), (1, 2), (2, 3), (3, 0), (1, 4)]
+    built, own, couplings = on_edges(edges, hidden=1, iterations=5, schedule=schedule, mean="arithmetic")
+    (gamma,), graph = scheduled(built), Graph(5, torch.tensor(edges).T)
+    m = torch.full((4, 10, 2), 0.5, dtype=torch.float64)  # messages of sum one, by plain sums
+    for _ in range(5):
+        new = torch.empty_like(m)
+        for row, (i, j) in enumerate(zip(graph.targets.tolist(), graph.sources.tolist(), strict=True)):
+            b = torch.stack([torch.ones(4).double(), own[:, j].exp()], -1)
+            for other in range(10):
+                if graph.targets[other] == j and graph.sources[other] != i:
+                    b = b * m[:, other]
+            w = couplings[row % 5]
+            new[:, row] = torch.stack([b.sum(-1), b[:, 0] + b[:, 1] * w.exp()], -1)
+        new = new / new.sum(-1, keepdim=True)
+        share = gamma[graph.targets][:, None] if schedule == "unit" else gamma
+        m = (1 - share) * m + share * new
+    log_odds = own.index_add(1, graph.targets, (m[..., 1] / m[..., 0]).log())
+    torch.testing.assert_close(beliefs(built), log_odds.sigmoid()[:, 1:], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("graph", [{"graph": "complete", "hidden": (2,)}, {"graph": "grid", "hidden": ()}])
+def test_without_what_came_the_other_way_the_mean_message_25_is_that_of_the_mean_belief(graph: dict) -> None:
+    settings = {**graph, "tied": True, "iterations": 4, "schedule": "unit", "mean": "arithmetic"}
+    built = network("belief-propagation", **settings).double()
+    gamma, bank = scheduled(built)[0], built.unfolded.bank
+    edges, couplings = built.unfolded.algorithm.graph.edges, bank.value("couplings", 0).detach()
+    x = observed(built)
+    own = (x @ bank.value("evidence", 0).T + bank.value("bias", 0)).detach()
+    nodes = own.shape[1]
+    w = torch.zeros(nodes, nodes, dtype=torch.float64)
+    w[edges[0], edges[1]] = w[edges[1], edges[0]] = couplings
+    m, u = torch.ones(4, nodes, nodes, dtype=torch.float64), own  # m(1)/m(0), from the last dimension to the one before
+    for _ in range(4):
+        new = 1 + u.sigmoid()[:, None] * torch.expm1(w)
+        m = (1 - gamma) * m + gamma * new  # gamma of the unit that sends
+        u = own + m.log().sum(-1)
+    torch.testing.assert_close(beliefs(built), u.sigmoid()[:, -9:], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("reciprocal", [False, True])
+def test_a_gamma_of_one_makes_an_arithmetic_schedule_synchronous(reciprocal: bool) -> None:
+    shape = {"hidden": (2,), "graph": "bands", "reach": 2, "iterations": 3, "reciprocal": reciprocal}
+    plain = network("belief-propagation", **shape)
+    randomise(plain)
+    mixed = network("belief-propagation", **shape, schedule="unit", mean="arithmetic")
+    mixed.load_weights(mixed.weights() | plain.weights())
+    for slot in range(3):
+        mixed.unfolded.bank.value("schedule", slot).data.fill_(100.0)
+    torch.testing.assert_close(mixed.frame_masks(frames()), plain.frame_masks(frames()), rtol=0, atol=2e-6)
+
+
 def test_gamma_of_one_is_synchronous_and_of_zero_keeps_the_layer_below() -> None:
     plain, mixed = network("mean-field", hidden=(6, 6)), network("mean-field", hidden=(6, 6), schedule="unit")
     randomise(plain)
@@ -236,6 +384,15 @@ def test_accelerated_networks_are_the_same_networks(monkeypatch: pytest.MonkeyPa
         (MeanFieldSettings, {"graph": "complete"}),
         (MeanFieldSettings, {"graph": "complete", "hidden": (5,), "evidence": "first"}),
         (BeliefPropagationSettings, {"reciprocal": True}),
+        (BeliefPropagationSettings, {"graph": "complete", "hidden": (5,), "mean": "arithmetic"}),
+        (BeliefPropagationSettings, {"schedule": "unit", "mean": "arithmetic"}),
+        (BeliefPropagationSettings, {"mean": "harmonic"}),
+        (MeanFieldSettings, {"graph": "chain", "hidden": (5,)}),
+        (MeanFieldSettings, {"graph": "edges", "hidden": (5,)}),
+        (MeanFieldSettings, {"edges": ((0, 1),)}),
+        (MeanFieldSettings, {"graph": "edges", "hidden": (), "edges": ((0, 257),)}),
+        (MeanFieldSettings, {"graph": "edges", "hidden": (), "edges": ((0, 1), (1, 0))}),
+        (MeanFieldSettings, {"graph": "edges", "hidden": (), "edges": ((1, 1),)}),
         (BeliefPropagationSettings, {"temperature": 2.0}),
         (PowerMeanSettings, {"alphas": "guessed"}),
         (PowerMeanSettings, {"anneal_part": 0.0}),

@@ -97,7 +97,19 @@ def test_steps_lower_the_loss_of_one_batch(optimizer: str) -> None:
     assert losses[-1] < 0.9 * losses[0]
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_plain_descent_adds_the_gradient_to_what_momentum_keeps_and_moves_by_the_rate_times_that() -> None:
+    torch.manual_seed(0)
+    one = GradientDescent(Grid(SETTINGS), FRONT_END, ObjectiveSettings(), 1e9, False, plain_momentum=0.8)
+    before, kept = [p.detach().clone() for p in one.trained], [torch.zeros_like(p) for p in one.trained]
+    for rate in (0.01, 0.03):
+        one.step(examples(), rate)
+        kept = [0.8 * v + p.grad for v, p in zip(kept, one.trained, strict=True)]
+        before = [p - rate * v for p, v in zip(before, kept, strict=True)]
+        for p, wanted in zip(one.trained, before, strict=True):
+            torch.testing.assert_close(p.detach(), wanted, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon", "sgd"])
 def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     tiny_corpus: Path, tmp_path: Path, optimizer: str
 ) -> None:

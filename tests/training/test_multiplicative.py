@@ -213,6 +213,9 @@ def test_adam_on_logarithms_or_on_softplus_sets_the_parameterisation() -> None:
         assert Recipe.from_dict(json.loads(json.dumps(chosen.to_dict()))) == chosen
 
 
+MASKED = {"magnitude": 1.0, "compressed_half": 0.0, "compressed_third": 0.0, "snr": 0.0}
+
+
 @pytest.mark.parametrize(
     "changes,found",
     [
@@ -224,6 +227,11 @@ def test_adam_on_logarithms_or_on_softplus_sets_the_parameterisation() -> None:
         ({"training": {"momentum": 1.0}}, "momentum must lie"),
         ({"training": {"optimizer": "multiplicative"}, "network": {"parameterisation": "softplus"}}, "'softplus'"),
         ({"training": {"optimizer": "adam-log"}, "network": {"parameterisation": "softplus"}}, "with training.opt"),
+        (
+            {"training": {"optimizer": "exponentiated"}, "objective": MASKED}
+            | {"network": {"tied": True, "gradient": "implicit"}},
+            "network.gradient 'implicit'",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_with_a_remedy(changes: dict, found: str) -> None:
