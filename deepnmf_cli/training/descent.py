@@ -66,8 +66,8 @@ class GradientDescent:
         """Gradients are scaled down to `clip_norm`; `mixed_precision` means bfloat16 matrix products on CUDA;
         `captured` that steps are launched as CUDA graphs, see `CapturedStep`, which `terms` of layers do not allow.
         Each step of Adam and Muon also multiplies weights by 1 - `weight_decay` times the learning rate (Loshchilov &
-        Hutter, "Decoupled weight decay regularization", 2019). `plain_momentum` is the rho of plain descent, which takes
-        Adam's place.
+        Hutter, "Decoupled weight decay regularization", 2019). `plain_momentum` is the rho of plain descent, which
+        takes Adam's place.
         """
         self.network, self.front_end, self.settings = network, front_end, settings
         self.clip_norm, self.mixed_precision, self.terms = clip_norm, mixed_precision, terms
