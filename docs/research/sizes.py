@@ -375,7 +375,7 @@ def score(plan: Plan, results: Mapping[str, Any], corpus: Path, runs: Path) -> N
     for run in named:
         if not (runs / run.name / "test/report.json").is_file():
             print(run.name, flush=True)
-            score_one(run, corpus, runs)
+            score_one(run, corpus, runs, "test")
 
 
 if __name__ == "__main__":

@@ -143,8 +143,9 @@ def test_tables_compare_the_same_files_and_give_intervals_over_clusters(tables) 
             "dnn-50-trial2": {**kept("dnn", 50, [0.7]), "dev_si_sdr": 0.7, "layers": 3},
         },
     }  # fmt: skip
-    leads = tables.leads_table(results).splitlines()
+    leads = tables.leads_table(results, "dev").splitlines()
     assert leads[0].endswith("| 50 |") and leads[2].startswith("| 50 | +1.00 [1.00, 1.00]")
+    assert tables.leads_table(results, "test") == ""
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in tables.sizes_table(results).splitlines()[2:5]]
     assert [row[0] for row in rows] == ["sigmoid DNN", "deep NMF", "sigmoid DNN"]
     assert rows[1][4] == "2" and rows[1][8].startswith("3.50 [") and rows[1][9] == ""

@@ -37,7 +37,8 @@ def tables() -> dict[str, Callable[..., str]]:
     """Mark -> what makes the table."""
     return {
         "trials": lambda: trials_table(read("sizes")), "sizes": lambda: sizes_table(read("sizes")),
-        "leads": lambda: leads_table(read("sizes")), "cost": lambda: cost_table(read("sizes"), read("paper")),
+        "leads": lambda part: leads_table(read("sizes"), part),
+        "cost": lambda: cost_table(read("sizes"), read("paper")),
         "paper": lambda part: paper_table(read("paper"), part),
     }  # fmt: skip
 
@@ -122,11 +123,12 @@ def best_of_contexts(kept: dict) -> dict[tuple[str, int], list[dict]]:
     return found
 
 
-def leads_table(kept: dict) -> str:
-    """SDR of deep NMF less that of DNNs on the same files, of sizes in lines and columns, each with its better T."""
+def leads_table(kept: dict, part: str) -> str:
+    """SDR of deep NMF less that of DNNs on the same files of dev or test, of sizes in lines and columns, each with its
+    better T.
+    """
     best = best_of_contexts(kept)
     sizes = {family: sorted(s for f, s in best if f == family) for family in NAMES}
-    part = "test" if any("test" in row for rows in best.values() for row in rows) else "dev"
     lines = []
     for own in sizes["deep-nmf"]:
         cells = []
@@ -134,7 +136,8 @@ def leads_table(kept: dict) -> str:
             pair = [files(best[key], part, "SDR") for key in (("deep-nmf", own), ("dnn", other))]
             known = None not in pair
             cells.append(shown([a - b for a, b in zip(*pair, strict=True)], kept[part], "+") if known else "")
-        lines.append([f"{own:,}", *cells])
+        if any(cells):
+            lines.append([f"{own:,}", *cells])
     return table([f"SDR on {part}: deep NMF less DNN of", *(f"{other:,}" for other in sizes["dnn"])], lines)
 
 
