@@ -13,7 +13,8 @@ from deepnmf_cli.recipe import Recipe, read_recipe, recipes_folder
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = sorted((ROOT / "data" / "recipes").rglob("*.toml"))
-RESEARCH = sorted(path for path in (ROOT / "docs/research").rglob("*.toml") if path.name != "plan.toml")
+NO_RECIPES = ("plan.toml", "sizes.toml", "paper.toml", "rivals.toml")
+RESEARCH = sorted(path for path in (ROOT / "docs/research").rglob("*.toml") if path.name not in NO_RECIPES)
 
 
 def test_settings_that_a_network_has_lost_are_read_while_they_say_nothing() -> None:
