@@ -20,6 +20,7 @@ from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training.descent import CapturedStep, GradientDescent
 from deepnmf_cli.training.minibatch import Batch
 from deepnmf_cli.training.objectives import ObjectiveSettings
+from deepnmf_cli.training.trainer import TrainingSettings
 
 RATE = 0.01
 FRONT_END = FrontEnd(rate_hz=8000)
@@ -107,6 +108,12 @@ def test_plain_descent_adds_the_gradient_to_what_momentum_keeps_and_moves_by_the
         before = [p - rate * v for p, v in zip(before, kept, strict=True)]
         for p, wanted in zip(one.trained, before, strict=True):
             torch.testing.assert_close(p.detach(), wanted, rtol=1e-6, atol=1e-8)
+
+
+def test_plain_descent_refuses_a_decay_of_weights_that_it_does_not_have() -> None:
+    with pytest.raises(ValueError, match="no weight_decay"):
+        TrainingSettings(optimizer="sgd", weight_decay=0.1)
+    assert TrainingSettings(optimizer="sgd").weight_decay == 0
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "muon", "sgd"])

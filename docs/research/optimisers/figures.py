@@ -41,5 +41,5 @@ def over_rates(by_rung: dict[str, dict[float, dict]]) -> Figure:
         axes.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-    dev.legend(fontsize="small")
+    error.legend(fontsize="small", loc="upper left")
     return figure
