@@ -474,28 +474,3 @@ def test_a_depth_that_does_not_exist_is_refused() -> None:
     for depth in (-1, LAYERS + 1):
         with pytest.raises(ValueError, match="a depth of"):
             CASES["ista"].network().infer(MIXTURE, depth=depth)
-
-
-def test_a_bank_may_hold_modules() -> None:
-    """Such as the coupling layers of a flow, which an algorithm calls."""
-
-    class Affine(Algorithm):
-        def parameters(self, iterations: int) -> dict[str, Parameter]:
-            return {"map": Parameter(range(iterations), lambda k: torch.nn.Linear(3, 3))}
-
-        def start(self, evidence, parameters):
-            return evidence
-
-        def step(self, evidence, state, parameters):
-            return parameters["map"](state)
-
-        def readout(self, evidence, state, parameters):
-            return state
-
-    def network() -> Unfolded:
-        return Unfolded(Affine(), 2, Bank.declared(Affine().parameters(2), 2))
-
-    one, other, x = network(), network(), torch.rand(4, 3)
-    assert set(one.bank.values()) == {"map_0.weight", "map_0.bias", "map_1.weight", "map_1.bias"}
-    other.bank.load_values(one.bank.values())
-    assert torch.equal(one(x), other(x))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from deepnmf_cli.inference import nmf, wiener
+from deepnmf_cli.inference.algorithm import Algorithm, Parameter
 from deepnmf_cli.inference.nmf import DICTIONARY, SparseNmf
 from deepnmf_cli.unfold.network import Bank, Unfolded
 from deepnmf_cli.unfold.nonnegative import NonNegative
@@ -148,3 +149,28 @@ def test_wrong_numbers_of_layers_and_slots_are_refused() -> None:
         unfolded(dictionary, Ties.tied(LAYERS))
     with pytest.raises(ValueError, match="initial values"):
         Bank({DICTIONARY: Ties.untied(2)}, {DICTIONARY: [dictionary]}, {DICTIONARY: "log"})
+
+
+def test_a_bank_may_hold_modules() -> None:
+    """Such as the coupling layers of a flow, which an algorithm calls."""
+
+    class Affine(Algorithm):
+        def parameters(self, iterations: int) -> dict[str, Parameter]:
+            return {"map": Parameter(range(iterations), lambda k: torch.nn.Linear(3, 3))}
+
+        def start(self, evidence, parameters):
+            return evidence
+
+        def step(self, evidence, state, parameters):
+            return parameters["map"](state)
+
+        def readout(self, evidence, state, parameters):
+            return state
+
+    def network() -> Unfolded:
+        return Unfolded(Affine(), 2, Bank.declared(Affine().parameters(2), 2))
+
+    one, other, x = network(), network(), torch.rand(4, 3)
+    assert set(one.bank.values()) == {"map_0.weight", "map_0.bias", "map_1.weight", "map_1.bias"}
+    other.bank.load_values(one.bank.values())
+    assert torch.equal(one(x), other(x))
