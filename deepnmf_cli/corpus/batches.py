@@ -138,7 +138,8 @@ def _processes(made: _Batches, numbers: range, count: int) -> Iterator[Callable[
             given = connections[one].recv()
             if given is None:
                 given = tuple(slots[one].batch(turn).copy())
-                connections[one].send(None)
+                with suppress(OSError):  # a process that has sent its last batch no longer listens
+                    connections[one].send(None)
         except (EOFError, OSError) as error:
             remedy = "Memory may have run out: use fewer with --workers."
             raise DeepnmfError("workers", "a process that ended unexpectedly", "one that lasts", remedy) from error
