@@ -1,6 +1,7 @@
-"""Tensors and JSON in one .safetensors file, written atomically and read without pickle."""
+"""Tensors and JSON in one .safetensors file, read without pickle; files and folders that appear at once; hashes."""
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -254,3 +255,9 @@ def load(path: str | Path) -> tuple[dict, dict]:
                 path, f"weights that are not finite in {name!r}", "finite weights", "Train the model again."
             )
     return tensors, meta
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 import ctypes
 import dataclasses
-import hashlib
 import json
 import sys
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepnmf_cli import __version__, extras
-from deepnmf_cli.checkpoint import shipped_folder
+from deepnmf_cli.checkpoint import file_hash, shipped_folder
 from deepnmf_cli.enhancer import Enhancer
 from deepnmf_cli.errors import ModelError, UsageError
 
@@ -106,7 +105,7 @@ def _reported(name: str | Path, sha256: str = "") -> ModelInfo | None:
         return None
     try:
         written = json.loads(report.read_text(encoding="utf-8"))
-        weights = sha256 or _sha256(path)
+        weights = sha256 or file_hash(path)
         facts = next(s["model"] for s in written["systems"] if s["model"] and s["model"]["sha256"] == weights)
         sizes, figures = (int(facts["parameters"]), float(facts["macs_per_s"])), dict(written["figures"])
     except (OSError, ValueError, TypeError, KeyError, StopIteration, RecursionError):
@@ -154,17 +153,14 @@ def load_described(
     run.
     """
     path = find(name)
-    sha256 = _sha256(path)
+    sha256 = file_hash(path)
     exported = _exported_backend(path, device, _backend(backend, depth), None, sha256)
     reported = _reported(name, sha256) if depth is None else None
     if exported and reported:
         return _from_export(exported, depth), reported
     network, file = load(name)
-    if depth is not None:
-        network.stop_after(depth)
-    described = reported or _counted(name, network, file)
     enhancer = _from_export(exported, depth) if exported else _from_weights(network, file, device, None, depth)
-    return enhancer, described
+    return enhancer, reported or _counted(name, network, file)
 
 
 def _backend(asked: str, depth: int | None) -> str:
@@ -181,7 +177,9 @@ def _from_weights(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    return Enhancer(TorchBackend(network, resolve_device(device)), file.front_end, depth)
+    if depth is not None:
+        network.stop_after(depth)
+    return Enhancer(TorchBackend(network, resolve_device(device)), file.front_end)
 
 
 def _from_export(backend: "OnnxBackend", depth: int | None) -> Enhancer:
@@ -217,7 +215,7 @@ def _exported(path: Path, threads: int, sha256: str) -> "tuple[OnnxBackend | Non
     if files == [None, None]:
         return None, "no file"
     # What a file says of its weights is looked for without opening the graph, which takes a tenth of a second.
-    words = (sha256 or _sha256(path)).encode(), CHECKSUM.encode()
+    words = (sha256 or file_hash(path)).encode(), CHECKSUM.encode()
     files = [file if file and _mentions(file, words) else None for file in files]
     if files == [None, None]:
         return None, "an export of other weights, or of an older version"
@@ -250,15 +248,10 @@ def export(
         found, expected = f"{target} of {weights} weights", f"float32 weights, in a file beside {path.name}"
         raise UsageError("--share-weights", found, expected, "Leave out the option.")
     network, file = load(path)
-    meta: dict[str, object] = {WEIGHTS: _sha256(path), "version": __version__, "model": file.model}
+    meta: dict[str, object] = {WEIGHTS: file_hash(path), "version": __version__, "model": file.model}
     meta |= {"front_end": dataclasses.asdict(file.front_end), "network": file.network_table()}
     shared = path if share_weights else None
     return write(network, file.front_end.bins, target, meta, single_frames, weights, shared)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def resolve_device(device: str) -> str:

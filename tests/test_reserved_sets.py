@@ -10,8 +10,8 @@ import pytest
 import soundfile
 import soxr
 
+from deepnmf_cli.checkpoint import file_hash
 from deepnmf_cli.errors import CorpusError
-from deepnmf_cli.scoring.pairing import file_hash
 
 RESEARCH = Path(__file__).resolve().parents[1] / "docs/research"
 FIELDS = ["source", "version", "path", "sha256", "role", "recording", "speaker", "sex", "language", "noise_kind"]

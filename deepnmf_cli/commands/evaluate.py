@@ -234,7 +234,8 @@ def _model_runner(
 ) -> "Callable[[list[Pair], ScoringPool, Callable[[float], object], Ledger | None, list[str]], System]":
     """Load a model now, so that a damaged file fails before any work, and return what scores it later."""
     from deepnmf_cli import zoo
-    from deepnmf_cli.scoring.pairing import file_hash, printable
+    from deepnmf_cli.checkpoint import file_hash
+    from deepnmf_cli.scoring.pairing import printable
     from deepnmf_cli.scoring.report import MODEL, System
     from deepnmf_cli.scoring.scorer import score_enhanced
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deepnmf_cli.checkpoint import file_hash
 from deepnmf_cli.corpus.clips import ClipCache
 from deepnmf_cli.corpus.manifest import Clip
 from deepnmf_cli.corpus.mixing import Samples, rms
@@ -157,11 +158,7 @@ def _mark(path: Path) -> tuple[int, bytes]:
 
 
 def _same(one: Path, two: Path) -> bool:
-    digests = []
-    for path in (one, two):
-        with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").digest())
-    return digests[0] == digests[1]
+    return file_hash(one) == file_hash(two)
 
 
 def _many(count: int, what: str) -> str:

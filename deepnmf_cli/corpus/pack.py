@@ -148,7 +148,8 @@ def pack(
             _pack_pieces(chosen, folder, max_bytes, rate_hz, pool, packed, progress)
             _require_enough(packed, corpora, max_bytes)
             (folder / INDEX).write_text(_line(COLUMNS) + "".join(sorted(packed.lines)), encoding="utf-8")
-            sums = [_sum_line(_sha256(path), path.relative_to(folder)) for path in sorted(folder.rglob("*.*"))]
+            paths = sorted(folder.rglob("*.*"))
+            sums = [_sum_line(checkpoint.file_hash(path), path.relative_to(folder)) for path in paths]
             (folder / SUMS).write_text("".join(sums), encoding="utf-8")
     except OSError as error:
         found = f"no way to write it ({error.strerror})"
@@ -185,7 +186,7 @@ def verify(folder: Path) -> Path:
     try:
         listed = [line.split("  ", 1) for line in sums.read_text(encoding="utf-8").splitlines()]
         with ThreadPoolExecutor() as pool:
-            digests = pool.map(lambda line: _sha256(folder / line[1]), listed)
+            digests = pool.map(lambda line: checkpoint.file_hash(folder / line[1]), listed)
             for (digest, name), found in zip(listed, digests, strict=True):
                 if digest != found:
                     raise CorpusError(folder / name, "another content than was packed", "the file as written", again)
@@ -198,11 +199,6 @@ def verify(folder: Path) -> Path:
     return folder / INDEX
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _distinct(clips: dict[str, list[Clip]], say: Say) -> dict[str, list[Clip]]:
     """Leave out all but the first of several clips of one role and one content."""
     kept, twice = {}, 0
@@ -210,7 +206,7 @@ def _distinct(clips: dict[str, list[Clip]], say: Say) -> dict[str, list[Clip]]:
         sizes = [clip.path.stat().st_size for clip in found]
         many, firsts = Counter(sizes), {}
         for clip, size in zip(found, sizes, strict=True):
-            firsts.setdefault(_sha256(clip.path) if many[size] > 1 else clip.path, clip)
+            firsts.setdefault(checkpoint.file_hash(clip.path) if many[size] > 1 else clip.path, clip)
         kept[role] = list(firsts.values())
         twice += len(found) - len(firsts)
     if twice:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deepnmf_cli.checkpoint import file_hash
 from deepnmf_cli.errors import CorpusError
 from deepnmf_cli.signal import audio
 from deepnmf_cli.signal.formats import by_name, find, scan
@@ -80,12 +81,6 @@ def corpus_hash(paths: Iterable[Path]) -> str:
     for path in sorted(paths, key=os.fsencode):  # names need not be text
         total.update(file_hash(path).encode() + b"  " + os.fsencode(path.name) + b"\n")
     return total.hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _index(folder: str | Path) -> dict[str, Path]:

@@ -332,7 +332,7 @@ def describe_material(source: ExampleSource, dev: Sequence[Pair], init: Path | N
     return {
         "training": _outline(source[i] for i in range(EXAMPLES)),
         "dev": _outline(dev),
-        "init": hashlib.sha256(Path(init).read_bytes()).hexdigest() if init else None,
+        "init": checkpoint.file_hash(Path(init)) if init else None,
     }
 
 

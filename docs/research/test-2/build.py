@@ -19,9 +19,10 @@ import soxr
 from fingerprint import Fingerprints
 from scipy.signal import butter, sosfilt
 
+from deepnmf_cli.checkpoint import file_hash
 from deepnmf_cli.corpus.mixing import Samples, in_room, rms, scale_to_snr
 from deepnmf_cli.errors import CorpusError, DeepnmfError
-from deepnmf_cli.scoring.pairing import corpus_hash, file_hash, printable
+from deepnmf_cli.scoring.pairing import corpus_hash, printable
 
 HERE = Path(__file__).parent
 AUDIO = (".flac", ".ogg", ".wav", ".mp3", ".opus")
