@@ -21,7 +21,7 @@ from deepnmf_cli.networks.base import SPEECH, MaskNetwork
 from deepnmf_cli.signal.level import modulus
 from deepnmf_cli.signal.masks import complex_masks
 from deepnmf_cli.training.minibatch import Batch, FrameBatch
-from deepnmf_cli.training.objectives import TINY, compressed_error, mask_size
+from deepnmf_cli.training.objectives import TINY, compressed_error, gain_to_unit_level, mask_size
 from deepnmf_cli.training.primal_dual import ConstraintSettings, Multipliers, slack
 from deepnmf_cli.unfold.network import Path
 from deepnmf_cli.unfold.recurrent import RecurrentUnfolded
@@ -240,7 +240,7 @@ def _estimates(batch: Batch | FrameBatch, masks: Tensor, other: Tensor | None = 
     speech; at the level of the mixtures.
     """
     magnitude = modulus(batch.spectra.sum(1))
-    gain = 1 / magnitude.square().mean((-1, -2)).sqrt().clamp_min(TINY)[:, None, None]
+    gain = gain_to_unit_level(magnitude)
 
     def speech(masks: Tensor) -> Tensor:
         return mask_size(complex_masks(masks.float())[:, SPEECH]) * magnitude * gain

@@ -90,7 +90,7 @@ def objective(
     """
     mixture = spectra.sum(1)
     magnitude = modulus(mixture)
-    gain = 1 / magnitude.square().mean((-1, -2)).sqrt().clamp_min(TINY)[:, None, None]
+    gain = gain_to_unit_level(magnitude)
     mixture, magnitude = mixture * gain, magnitude * gain
     sources = NOISE + 1 if settings.noise_weight else SPEECH + 1  # noise is not looked at where it does not count
     masks, spectra = complex_masks(masks)[:, :sources], spectra[:, :sources] * gain[:, None]
@@ -129,6 +129,11 @@ def _waveform_terms(settings: ObjectiveSettings, estimate: Tensor, target: Tenso
             if weight:
                 loss = loss + weight * term(estimated, true, rate_hz).mean()
     return loss
+
+
+def gain_to_unit_level(magnitude: Tensor) -> Tensor:
+    """The gain (B, 1, 1) that brings mixtures of magnitude (B, F, T) to a mean square of one."""
+    return 1 / magnitude.square().mean((-1, -2)).sqrt().clamp_min(TINY)[:, None, None]
 
 
 def mask_size(masks: Tensor) -> Tensor:

@@ -331,9 +331,8 @@ class Trainer:
             layers = self.network.settings.trained_layers
             self.network.train_last(1 + self.step * layers // self.settings.steps)
         self.network.anneal(self.step / self.settings.steps)
-        torch.manual_seed(
-            (self.settings.seed + (self.step << 32)) % (1 << 63)
-        )  # the same units drop out of a resumed run
+        # The same units drop out of a resumed run.
+        torch.manual_seed((self.settings.seed + (self.step << 32)) % (1 << 63))
         loss = self.optimiser.step(batch, self._learning_rate())
         with torch.no_grad():
             # The mean must not remember the untrained weights for long: short runs start with a short memory.
