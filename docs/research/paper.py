@@ -25,7 +25,7 @@ import torch
 from experiment import taken
 from sizes import Plan as SizesPlan
 from sizes import collect as collect_sizes
-from sizes import dnn_parameters, mixtures
+from sizes import dnn_parameters, has_levelled, mixtures
 from torch import Tensor
 
 from deepnmf_cli import checkpoint
@@ -293,9 +293,7 @@ class Training:
             parameter.copy_(weight)
 
     def _level(self) -> bool:
-        earlier = [score for step, score in self.curve if step <= self.curve[-1][0] - self.level]
-        rise = self.plan["plateau"]["level_db"]
-        return bool(earlier) and max(score for _, score in self.curve) - max(earlier) < rise
+        return has_levelled(self.curve, self.level, self.plan["plateau"]["level_db"])
 
     def _save(self, step: int, seconds: float) -> None:
         named = {"average": dict(enumerate(self.average)), "best": self.best, "own": self.network.state_dict()}

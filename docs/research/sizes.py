@@ -206,9 +206,14 @@ class Plan:
 
     def level(self, rows: list[dict[str, str]]) -> bool:
         """Whether dev scores have risen by less than `least_db` within the last `steps` steps."""
-        rule = self.table["plateau"]
-        earlier = [float(r["dev_si_sdr"]) for r in rows if int(r["step"]) <= int(rows[-1]["step"]) - rule["steps"]]
-        return bool(earlier) and max(float(r["dev_si_sdr"]) for r in rows) - max(earlier) < rule["least_db"]
+        rule, curve = self.table["plateau"], [(int(row["step"]), float(row["dev_si_sdr"])) for row in rows]
+        return has_levelled(curve, rule["steps"], rule["least_db"])
+
+
+def has_levelled(curve: list[tuple[int, float]], steps: int, least_db: float) -> bool:
+    """Whether the best score of (step, score) has risen by less than `least_db` within the last `steps` steps."""
+    earlier = [score for step, score in curve if step <= curve[-1][0] - steps]
+    return bool(earlier) and max(score for _, score in curve) - max(earlier) < least_db
 
 
 def drawn(values: Any, draw: np.random.Generator) -> Any:

@@ -6,35 +6,24 @@ CORPUS/train/speech and CORPUS/train/noise hold recordings at 16 kHz. Prints a r
 """
 
 import argparse
-import random
 import time
 from pathlib import Path
 
 import torch
+from recordings import spectra
 from torch import Tensor
 
 from deepnmf_cli.inference import nmf
 from deepnmf_cli.inference.dictionary import NEVER_ACTIVE, exemplars, learn_dictionary, unit_columns
-from deepnmf_cli.signal.audio import read
-from deepnmf_cli.signal.stft import FrontEnd
 
 ATOMS, BATCHES, BATCH_FRAMES, UNSEEN, STEPS, MEMORY = 100, 40, 2000, 3000, 15, 0.5
-FILES, SECONDS, RATE_HZ = 150, 6, 16000
+FILES, SECONDS = 150, 6
 SETTINGS = [(1.0, 5.0), (1.0, 0.0), (2.0, 0.1), (0.0, 0.1), (0.5, 0.5)]
 
 
 def frames(folder: Path) -> Tensor:
     """Magnitudes (F, N) of some recordings at equal level, in random order."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix in (".flac", ".ogg", ".wav"))
-    random.Random(0).shuffle(files)
-    pair, found = FrontEnd().pair(RATE_HZ), []
-    for path in files[:FILES]:
-        samples, rate_hz = read(path)
-        if rate_hz == RATE_HZ:
-            samples = torch.from_numpy(samples[0, : SECONDS * RATE_HZ])
-            magnitude = pair.analysis(samples[None])[0].abs()
-            found.append(magnitude / magnitude.square().mean().sqrt().clamp_min(1e-9))
-    m = torch.cat(found, 1)
+    m = spectra(folder, FILES, SECONDS).abs()
     m = m[:, m.square().mean(0) > 1e-8]
     return m[:, torch.randperm(m.shape[1], generator=torch.Generator().manual_seed(0))]
 

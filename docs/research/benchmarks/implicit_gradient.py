@@ -7,40 +7,25 @@ from them; the gradient is that of the squared error of the speech estimate in m
 """
 
 import argparse
-import random
 import time
 from pathlib import Path
 
 import torch
+from recordings import spectra
 from torch import Tensor
 
 from deepnmf_cli.inference import nmf, wiener
 from deepnmf_cli.inference.dictionary import learn_dictionary
 from deepnmf_cli.inference.nmf import DICTIONARY, SparseNmf
-from deepnmf_cli.signal.audio import read
-from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.unfold.implicit import settled
 
-ATOMS, MU, FILES, SECONDS, RATE_HZ = 100, 5.0, 60, 4, 16000
+ATOMS, MU, FILES, SECONDS = 100, 5.0, 60, 4
 BATCHES, BATCH_FRAMES, STEPS = 20, 1000, 15
 COMPARED, TIMED = 48, 496
 """Frames whose gradients are compared, and frames of a training step."""
 AT_REST, NEARLY = 3000, 1000
 ITERATIONS = (25, 50, 100, 200, 400)
 ALGORITHM = SparseNmf(257, (ATOMS, ATOMS), 1.0, MU)
-
-
-def spectra(folder: Path) -> Tensor:
-    """Complex frames (F, N) of some recordings, each at the same level."""
-    files = sorted(path for path in folder.rglob("*") if path.suffix in (".flac", ".ogg", ".wav"))
-    random.Random(0).shuffle(files)
-    pair, found = FrontEnd().pair(RATE_HZ), []
-    for path in files[:FILES]:
-        samples, rate_hz = read(path)
-        if rate_hz == RATE_HZ:
-            frames = pair.analysis(torch.from_numpy(samples[0, : SECONDS * RATE_HZ])[None])[0]
-            found.append(frames / frames.abs().square().mean().sqrt().clamp_min(1e-9))
-    return torch.cat(found, 1)
 
 
 def learned(m: Tensor) -> Tensor:
@@ -83,7 +68,7 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     corpus = parser.parse_args().corpus
     torch.set_num_threads(1)
-    speech, noise = (spectra(corpus / "train" / source) for source in ("speech", "noise"))
+    speech, noise = (spectra(corpus / "train" / source, FILES, SECONDS) for source in ("speech", "noise"))
     w = torch.cat([learned(x.abs()) for x in (speech, noise)], 1)
     count = min(speech.shape[1], noise.shape[1])
     chosen = torch.randperm(count, generator=torch.Generator().manual_seed(1))[:TIMED]
