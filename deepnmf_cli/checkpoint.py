@@ -1,7 +1,6 @@
 """Tensors and JSON in one .safetensors file, read without pickle; files and folders that appear at once; hashes."""
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -259,5 +258,7 @@ def load(path: str | Path) -> tuple[dict, dict]:
 
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file's content."""
+    import hashlib  # loads OpenSSL, which takes room in a process that may have little
+
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
