@@ -10,7 +10,7 @@ from deepnmf_cli.signal.arrays import InNumpy
 from deepnmf_cli.signal.formats import check_shape
 from deepnmf_cli.signal.samples import as_samples
 from deepnmf_cli.signal.stft import FrontEnd
-from deepnmf_cli.streaming import Backend, StreamingEnhancer
+from deepnmf_cli.streaming import Backend, SeparateChannels, StreamingEnhancer
 
 BLOCK_S = 4.0
 """Seconds processed at once: long enough for efficient matrix products, short enough for memory that does not grow."""
@@ -53,10 +53,24 @@ class Enhancer:
             self.backend = backend.at_depth(depth)
 
     def stream(
-        self, rate_hz: int, channels: int, max_attenuation_db: float | None = None, mix: float = 1.0
-    ) -> StreamingEnhancer:
-        """Begin one recording that arrives by pieces; see `StreamingEnhancer` for the arguments."""
-        return StreamingEnhancer(self.backend, self.front_end, rate_hz, channels, max_attenuation_db, mix)
+        self,
+        rate_hz: int,
+        channels: int,
+        max_attenuation_db: float | None = None,
+        mix: float = 1.0,
+        separate: bool = False,
+    ) -> StreamingEnhancer | SeparateChannels:
+        """Begin one recording that arrives by pieces; see `StreamingEnhancer` for the arguments.
+
+        All channels share one mask, or with `separate` each has its own.
+        """
+        count, each = (channels, 1) if separate and channels > 1 else (1, channels)
+        check_shape("samples", channels, rate_hz)
+        begun = [
+            StreamingEnhancer(self.backend, self.front_end, rate_hz, each, max_attenuation_db, mix)
+            for _ in range(count)
+        ]
+        return begun[0] if count == 1 else SeparateChannels(begun, rate_hz)
 
     def enhance_blocks(
         self,
@@ -66,13 +80,14 @@ class Enhancer:
         max_attenuation_db: float | None = None,
         mix: float = 1.0,
         at_once: bool = False,
+        separate: bool = False,
     ) -> Iterator[np.ndarray]:
         """Enhance blocks (C, n) float32 of one recording; the yielded blocks (C, m) have the same total length.
 
         Short blocks are gathered to `BLOCK_S`, which is quicker, and the last of these is kept until the end is known,
-        unless each is to be enhanced `at_once`, as one that is heard live.
+        unless each is to be enhanced `at_once`, as one that is heard live. `separate` is that of `stream`.
         """
-        stream = self.stream(rate_hz, channels, max_attenuation_db, mix)
+        stream = self.stream(rate_hz, channels, max_attenuation_db, mix, separate)
         if at_once:
             yield from (stream.feed(block) for block in blocks)
             yield stream.flush()
@@ -87,10 +102,16 @@ class Enhancer:
         yield stream.flush(last)
 
     def enhance(
-        self, samples: np.ndarray, rate_hz: int, max_attenuation_db: float | None = None, mix: float = 1.0
+        self,
+        samples: np.ndarray,
+        rate_hz: int,
+        max_attenuation_db: float | None = None,
+        mix: float = 1.0,
+        separate: bool = False,
     ) -> np.ndarray:
         """Enhance a recording (C, N) float32 in [-1, 1] (larger values are fine); returns speech (C, N), aligned.
 
+        All channels share one mask, which keeps the stereo image, or with `separate` each has its own.
         C is 1 to 64 and `rate_hz` 1 to 768 kHz. Raises AudioError for another shape or rate, and for samples that are
         not finite or beyond `samples.LARGEST`, and UsageError for other values out of range.
         """
@@ -98,7 +119,8 @@ class Enhancer:
         check_shape("samples", len(samples), rate_hz)
         size = max(1, round(BLOCK_S * rate_hz))
         blocks = (samples[:, i : i + size] for i in range(0, samples.shape[1], size))
-        return np.concatenate(list(self.enhance_blocks(blocks, rate_hz, samples.shape[0], max_attenuation_db, mix)), -1)
+        enhanced = self.enhance_blocks(blocks, rate_hz, len(samples), max_attenuation_db, mix, separate=separate)
+        return np.concatenate(list(enhanced), -1)
 
     def with_noise(self, samples: np.ndarray, rate_hz: int) -> "Enhancer":
         """This enhancer with additional knowledge of a noise, learned from samples (C, N) of nothing but that noise.

@@ -1,5 +1,6 @@
 """What can go wrong, as types, and the exit code each one ends with."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 EXIT_DONE = 0
@@ -23,6 +24,14 @@ def shortened(message: object, longest: int = 300) -> str:
     """Return a message of a library, or of a file, at a length that fits into a sentence."""
     text = " ".join(str(message).split())
     return text if len(text) <= longest else f"{text[:longest]} ..."
+
+
+def nearest(word: str, known: Iterable[str], otherwise: str = "Remove it.") -> str:
+    """Return a remedy for an unknown word: the known one that it resembles, or else `otherwise`."""
+    import difflib
+
+    near = difflib.get_close_matches(str(word)[:60], list(known), n=1, cutoff=0.4)
+    return f"Did you mean {near[0]!r}?" if near else otherwise
 
 
 class Terminated(KeyboardInterrupt):

@@ -226,6 +226,7 @@ def train(
                 raise UsageError(folder, f"{trainer.step} steps done", expected, "Raise training.steps.")
         if init is not None and trainer.step == 0 and not network.annealing:
             trainer.began |= _score_of(init, recipe, dev, device)
+        say(_described(recipe, network, device), False)
         complete = trainer.train(source, dev, workers, progress, stop, limit)
         if complete and teacher:
             _choose_share(recipe, opened, teacher, journal, device, say)
@@ -235,6 +236,18 @@ def train(
     if complete and not teacher and (worse := _worse(trainer)):
         progress({"worse": worse})
     return complete
+
+
+def _described(recipe: Recipe, network: MaskNetwork, device: str) -> str:
+    """What is trained, for how long, and on what."""
+    settings, parameters = recipe.training, network.parameter_counts()[0]
+    macs = network.macs_per_frame() * recipe.front_end.frames_per_s
+    threads = f"{torch.get_num_threads()} thread(s)"
+    return (
+        f"model: {recipe.model}, {parameters:,} parameters, {macs / 1e6:.1f} M multiply-adds per second of audio;"
+        f" {settings.steps:,} steps of {settings.batch} mixtures of {recipe.mixing.segment_s:g} s, on {device},"
+        f" {threads}"
+    )
 
 
 @contextmanager

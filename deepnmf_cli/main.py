@@ -29,7 +29,7 @@ def run(arguments: list[str] | None = None) -> None:
         except BaseException as error:
             code, message = _ending(error, received)
             if sys.stderr is not None:
-                print(message, file=sys.stderr)
+                print(_coloured(message), file=sys.stderr)
     sys.exit(code)
 
 
@@ -55,6 +55,17 @@ def _signals_as_exceptions() -> Iterator[list[int]]:
     finally:
         for number in answered:
             signal.signal(number, before[number])
+
+
+def _coloured(message: str) -> str:
+    """The message, its first word in a colour where the terminal may show one."""
+    word, blank, rest = message.partition(" ")
+    try:
+        from deepnmf_cli.commands.console import coloured
+
+        return f"{coloured(word, 'red')}{blank}{rest}" if word == "Error:" else message
+    except Exception:  # a library that failed to load may be the very error
+        return message
 
 
 def _ending(error: BaseException, received: list[int]) -> tuple[int, str]:

@@ -20,10 +20,10 @@ from typing import Any
 from torch import Tensor
 
 from deepnmf_cli import checkpoint
-from deepnmf_cli.errors import DeepnmfError, ModelError, RecipeError, shortened
+from deepnmf_cli.errors import DeepnmfError, ModelError, RecipeError, nearest, shortened
 from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.base import MaskNetwork
-from deepnmf_cli.settings import nearest, section, shown
+from deepnmf_cli.settings import section, shown
 from deepnmf_cli.signal.stft import FrontEnd
 
 NETWORK_TABLES = ("model", "network", "front_end")

@@ -11,7 +11,7 @@ from typing import Any
 from deepnmf_cli.checkpoint import shipped_folder
 from deepnmf_cli.corpus.augment import AugmentationSettings
 from deepnmf_cli.corpus.dataset import MixingSettings
-from deepnmf_cli.errors import RecipeError, shortened
+from deepnmf_cli.errors import RecipeError, nearest, shortened
 from deepnmf_cli.model_file import NETWORK_TABLES, ModelFile, network_settings
 from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.settings import refuse_unknown, section, shown
@@ -139,8 +139,9 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
             raise RecipeError(path, found, expected, "Name a recipe.")
         table = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        known = ", ".join(sorted(p.stem for p in recipes_folder().glob("*.toml")))
-        raise RecipeError(path, "no file", f"a recipe in TOML, or one of {known}", "Check the path.") from None
+        known = sorted(p.stem for p in recipes_folder().glob("*.toml"))
+        remedy = nearest(str(path), known, "Check the path.")
+        raise RecipeError(path, "no file", f"a recipe in TOML, or one of {', '.join(known)}", remedy) from None
     except (ValueError, OSError) as error:  # of TOML, of its encoding, or of a number of thousands of digits
         raise RecipeError(
             path, f"text that is not TOML ({shortened(error)})", "a recipe in TOML", "Mend that line."

@@ -1,12 +1,11 @@
 """Settings from tables of plain values, as TOML and JSON give them: every key known, every value of its type."""
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from deepnmf_cli.errors import RecipeError, shortened
+from deepnmf_cli.errors import RecipeError, nearest, shortened
 
 LARGEST_INTEGER = 1 << 53
 """Beyond it a float would be another number."""
@@ -63,9 +62,3 @@ def refuse_unknown(table: Mapping[str, Any], known: Iterable[str], where: str) -
             raise RecipeError(
                 where, f"unknown key {shown(key)}", f"one of {', '.join(sorted(known))}", nearest(key, known)
             )
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a remedy for an unknown word: the known one that it resembles, or to remove it."""
-    near = difflib.get_close_matches(str(word)[:60], list(known), n=1, cutoff=0.4)
-    return f"Did you mean {near[0]!r}?" if near else "Remove it."

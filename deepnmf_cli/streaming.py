@@ -1,5 +1,6 @@
 """Enhancement by pieces: feed samples in, get samples out, at any sampling rate and with any size of chunk."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -197,3 +198,43 @@ class StreamingEnhancer:
         if self.backend.uses_phase:
             self._state.before = copy(spectrum[..., -1:])
         return inputs
+
+
+class SeparateChannels:
+    """A `StreamingEnhancer` for each channel, with a mask of its own: for channels that hold different sources, such as
+    the two sides of a call. Used like one, at the cost of as many.
+    """
+
+    def __init__(self, channels: Sequence[StreamingEnhancer], rate_hz: int) -> None:
+        """`channels` are of one channel each."""
+        self._each, self._rate_hz, self._received = channels, rate_hz, 0
+        self.channels = len(channels)
+
+    @property
+    def latency_samples(self) -> int:
+        """See `StreamingEnhancer.latency_samples`."""
+        return self._each[0].latency_samples
+
+    def reset(self) -> None:
+        """Forget the recording; the next chunk starts a new one."""
+        self._received = 0
+        for one in self._each:
+            one.reset()
+
+    def feed(self, samples: np.ndarray) -> np.ndarray:
+        """See `StreamingEnhancer.feed`."""
+        samples = self._checked(samples)
+        self._received += samples.shape[-1]
+        return np.concatenate([one.feed(samples[k : k + 1]) for k, one in enumerate(self._each)])
+
+    def flush(self, samples: np.ndarray | None = None) -> np.ndarray:
+        """See `StreamingEnhancer.flush`."""
+        samples = self._checked(np.empty((self.channels, 0)) if samples is None else samples)
+        self._received = 0
+        return np.concatenate([one.flush(samples[k : k + 1]) for k, one in enumerate(self._each)])
+
+    def _checked(self, samples: np.ndarray) -> np.ndarray:
+        # All channels first: none may have taken its samples when another refuses.
+        samples = as_samples(samples, self.channels)
+        check_samples("samples", samples, self._rate_hz, self._received)
+        return samples

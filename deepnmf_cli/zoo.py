@@ -3,7 +3,9 @@
 import ctypes
 import dataclasses
 import json
+import logging
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING
 from deepnmf_cli import __version__, extras
 from deepnmf_cli.checkpoint import file_hash, shipped_folder
 from deepnmf_cli.enhancer import Enhancer
-from deepnmf_cli.errors import ModelError, UsageError
+from deepnmf_cli.errors import ModelError, UsageError, nearest
 
 if TYPE_CHECKING:
     from deepnmf_cli.exported import OnnxBackend
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from deepnmf_cli.networks.base import MaskNetwork
 
 # torch, and what imports it, is imported inside the functions that need it: an exported model does without.
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "base"
 """The model that `deepnmf enhance` uses when none is named."""
@@ -68,7 +72,8 @@ def find(name: str | Path | None) -> Path:
     if path.is_file():
         return path
     expected = f"one of {', '.join(_shipped_names())}, or a file"
-    raise ModelError(name, "no model of that name and no such file", expected, "Run `deepnmf models`.")
+    remedy = nearest(str(name), _shipped_names(), "Run `deepnmf models`.")
+    raise ModelError(name, "no model of that name and no such file", expected, remedy)
 
 
 def _shipped_names() -> list[str]:
@@ -142,8 +147,12 @@ def load_enhancer(
 
     `depth` stops the network after so many of its layers. An export has all of them, so that "auto" is "torch" then.
     """
+    begin = time.perf_counter()
     exported = _exported_backend(find(name), device, _backend(backend, depth), threads)
-    return _from_export(exported, depth) if exported else _from_weights(*load(name), device, threads, depth)
+    enhancer = _from_export(exported, depth) if exported else _from_weights(*load(name), device, threads, depth)
+    by = "ONNX Runtime" if exported else f"torch on {resolve_device(device)}"
+    logger.info("%s: loaded in %.3f s, computed by %s", find(name), time.perf_counter() - begin, by)
+    return enhancer
 
 
 def load_described(

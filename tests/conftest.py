@@ -24,6 +24,11 @@ class Result:
     def json(self) -> Any:
         return json.loads(self.out)
 
+    @property
+    def lines(self) -> list[Any]:
+        """The objects of JSON Lines."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
 
 class Terminal(io.StringIO):
     """A stream that says it is a terminal."""
@@ -37,7 +42,9 @@ class StubEnhancer:
 
     gain = np.float32(0.5)
 
-    def enhance_blocks(self, blocks, rate_hz, channels, max_attenuation_db=None, mix=1.0, at_once=False):
+    def enhance_blocks(
+        self, blocks, rate_hz, channels, max_attenuation_db=None, mix=1.0, at_once=False, separate=False
+    ):
         held = np.empty((channels, 0), np.float32)
         for block in blocks:
             held = np.concatenate([held, block], axis=1)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from deepnmf_cli import zoo
 from deepnmf_cli.enhancer import Enhancer
 from deepnmf_cli.errors import AudioError
 from deepnmf_cli.networks import NETWORKS, build
@@ -227,3 +228,36 @@ def test_network_hears_the_same_at_every_rate(rate_hz: int, tolerance: float) ->
     steady = [magnitude[0, :, 20:40].mean(-1) for magnitude in inputs if magnitude.shape[-1] > 40]
     assert len(steady) == 2 and steady[0].shape == steady[1].shape == (257,)
     torch.testing.assert_close(steady[1], steady[0], rtol=0, atol=tolerance * float(steady[0].max()))
+
+
+# Channels on their own
+
+
+def test_separate_channels_are_enhanced_as_if_each_were_alone(voice, hiss):
+    enhancer = zoo.load_enhancer("tiny")
+    samples = np.stack([voice() + hiss(), hiss(seed=1), 0 * hiss()]).astype(np.float32)
+    alone = np.concatenate([enhancer.enhance(samples[k : k + 1], 16000) for k in range(3)])
+    together = enhancer.enhance(samples, 16000)
+    assert np.abs(together - alone).max() > 1e-3
+    np.testing.assert_allclose(enhancer.enhance(samples, 16000, separate=True), alone, atol=1e-6)
+    stream = enhancer.stream(16000, 3, separate=True)
+    assert stream.channels == 3 and stream.latency_samples == enhancer.stream(16000, 1).latency_samples
+    for _ in range(2):
+        pieces = [stream.feed(samples[:, k : k + 1111]) for k in range(0, 9999, 1111)]
+        pieces.append(stream.flush(samples[:, 9999:]))
+        np.testing.assert_allclose(np.concatenate(pieces, -1), alone, atol=1e-6)
+    stream.feed(samples[:, :5000])
+    stream.reset()
+    assert stream.flush().shape == (3, 0)
+
+
+def test_separate_channels_take_nothing_of_a_chunk_that_is_refused(voice):
+    stream = zoo.load_enhancer("tiny").stream(16000, 2, separate=True)
+    good = np.stack([voice(), voice()])
+    bad = good.copy()
+    bad[1, 100] = np.nan
+    with pytest.raises(AudioError, match="not finite"):
+        stream.feed(bad)
+    with pytest.raises(AudioError):
+        stream.feed(good[:1])
+    assert stream.flush(good).shape == good.shape

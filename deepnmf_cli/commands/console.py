@@ -10,9 +10,10 @@ import io
 import json
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
@@ -25,38 +26,54 @@ if TYPE_CHECKING:
 class Outcome:
     """What became of every file of a batch. Errors and warnings are shown at once, counts at the end.
 
-    `rows` holds one JSON-serialisable dict per file, in the order of their completion; its "error" is None or a
-    sentence. Everything but the JSON document goes to standard error, so standard output stays free for data.
+    `rows` holds one JSON-serialisable dict per file, in the order of their completion; its "status" is "done",
+    "skipped" or "failed", and its "error" None or a sentence. Each goes to `tell` as soon as it is known. Everything
+    else goes to standard error, so standard output stays free for data.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[dict[str, Any]], object] = lambda row: None) -> None:
         self.rows: list[dict[str, Any]] = []
+        self._tell = tell
 
     def done(self, row: dict[str, Any], warnings: Sequence[str] = ()) -> None:
-        self.rows.append({**row, "error": None})
-        for warning in warnings:
-            say(f"Warning: {warning}")
+        for sentence in warnings:
+            warn(sentence)
+        self._add({**row, "status": "done", "error": None})
+
+    def planned(self, row: dict[str, Any]) -> None:
+        self._add({**row, "status": "planned", "error": None})
+
+    def skipped(self, row: dict[str, Any], warning: str = "") -> None:
+        if warning:
+            warn(warning)
+        self._add({**row, "status": "skipped", "error": None})
 
     def failed(self, row: dict[str, Any], error: DeepnmfError) -> None:
-        self.rows.append({**row, "error": str(error)})
-        say(f"Error: {error}")
+        fail(str(error))
+        self._add({**row, "status": "failed", "error": str(error)})
 
-    @property
-    def failures(self) -> int:
-        return sum(row["error"] is not None for row in self.rows)
+    def _add(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        self._tell(row)
+
+    def count(self, status: str) -> int:
+        return sum(row["status"] == status for row in self.rows)
 
     @property
     def exit_code(self) -> int:
-        """0 when every file was done, 1 when none was, 3 when only some were."""
-        if self.failures == 0:
+        """0 when no file failed, 1 when all did, 3 when only some did."""
+        failures = self.count("failed")
+        if failures == 0:
             return EXIT_DONE
-        return EXIT_FAILED if self.failures == len(self.rows) else EXIT_SOME_FAILED
+        return EXIT_FAILED if failures == len(self.rows) else EXIT_SOME_FAILED
 
     def summary(self, verb: str) -> str:
-        """For example "Enhanced 3 files. 1 of 4 files failed."; empty when the only file failed."""
-        total, failures = len(self.rows), self.failures
-        sentences = [f"{verb} {count(total - failures, 'file')}."] if failures < total else []
-        if failures and total > 1:
+        """For example "Enhanced 3 files. 2 files skipped. 1 of 6 files failed."; empty when the only file failed."""
+        total, done, skipped = len(self.rows), self.count("done"), self.count("skipped")
+        sentences = [f"{verb} {count(done, 'file')}."] if done or not total else []
+        if skipped:
+            sentences.append(f"{count(skipped, 'file')} skipped.")
+        if (failures := self.count("failed")) and total > 1:
             sentences.append(f"{failures} of {count(total, 'file')} failed.")
         return " ".join(sentences)
 
@@ -85,6 +102,36 @@ def say(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
 
+def warn(sentence: str) -> None:
+    """Print a warning on standard error."""
+    say(f"{coloured('Warning:', 'yellow')} {sentence}")
+
+
+def fail(sentence: str) -> None:
+    """Print an error on standard error."""
+    say(f"{coloured('Error:', 'red')} {sentence}")
+
+
+def coloured(word: str, colour: str) -> str:
+    """The word in a colour, where standard error is a terminal that may show one (see https://no-color.org)."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not sys.stderr.isatty()
+    return word if plain else click.style(word, fg=colour, bold=True)
+
+
+def log() -> None:
+    """Print what the library tells of its work on standard error, for --verbose."""
+    import logging
+
+    class Said(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say(self.format(record))
+
+    logger = logging.getLogger("deepnmf_cli")
+    if not logger.handlers:
+        logger.addHandler(Said())
+    logger.setLevel(logging.INFO)
+
+
 def announce(text: str) -> None:
     """Print a line on standard output that says where the result is: unlike a result, it may be lost."""
     with suppress(OSError):
@@ -96,12 +143,20 @@ def echo_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2))
 
 
-def progress(hidden: bool) -> "tqdm":
-    """A bar on standard error that counts seconds of audio; never shown where standard error is no terminal.
+def echo_line(row: dict[str, Any]) -> None:
+    """Print one line of JSON Lines on standard output, which reaches its reader at once."""
+    click.echo(json.dumps(row))
+
+
+def progress(hidden: bool) -> "tqdm | Lines":
+    """A bar on standard error that counts seconds of audio; where that is no terminal, a line from time to time.
 
     Give it the total with `reset(total=...)`, which is worth finding out only when it is not `disable`d.
     """
     from tqdm import tqdm
+
+    if hidden or not sys.stderr.isatty():
+        return Lines(_audio_line, hidden)
 
     class AudioBar(tqdm):
         """tqdm that shows its count and total as times; the total may be unknown, or turn out too small."""
@@ -113,8 +168,86 @@ def progress(hidden: bool) -> "tqdm":
             return {**known, "done": tqdm.format_interval(known["n"]), "whole": total}
 
     layout = "{desc}{percentage:3.0f} %|{bar}| {done}/{whole} of audio [{elapsed}<{remaining}]"
-    hidden = hidden or not sys.stderr.isatty()
-    return AudioBar(bar_format=layout, file=sys.stderr, disable=hidden, leave=False, dynamic_ncols=True)
+    return AudioBar(bar_format=layout, file=sys.stderr, leave=False, dynamic_ncols=True)
+
+
+class Lines:
+    """A progress bar for log files: a line on standard error after 10 s, and then when another tenth is done or a
+    minute has gone by, but none within 10 s of the last one. Has of tqdm's methods those that the commands use.
+
+    `describe(done, total, amount_per_s)` makes the line; the total is None where it is unknown.
+    """
+
+    SHORTEST_S, LONGEST_S, PARTS = 10.0, 60.0, 10
+
+    def __init__(
+        self,
+        describe: Callable[[float, float | None, float], str],
+        disable: bool = False,
+        total: float | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.disable, self.n, self.total = disable, 0.0, total
+        self._describe, self._now, self._before = describe, now, ""
+        self._began = self._shown = now()
+        self._begins_at, self._part = 0.0, -1.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing has to be put away."""
+
+    def reset(self, total: float | None) -> None:
+        """Begin anew, with another total."""
+        self.total, self._part = total, -1.0
+        self.start(0.0)
+
+    def start(self, amount: float) -> None:
+        """Begin to count at `amount`, as what was done before says nothing about the rate."""
+        self.n = self._begins_at = amount
+        self._began = self._shown = self._now()
+
+    def set_description_str(self, text: str) -> None:
+        self._before = text
+
+    def update(self, amount: float) -> None:
+        self.n += amount
+        since = self._now() - self._shown
+        part = self.n // (self.total / self.PARTS) if self.total else 0.0
+        if self.disable or since < self.SHORTEST_S or (part <= self._part and since < self.LONGEST_S):
+            return
+        self._shown, self._part = self._now(), part
+        say(self._before + self._describe(self.n, self.total, self._per_s))
+
+    def left(self) -> str:
+        """Return the time that is left, as `time_left` says it."""
+        return time_left(self.n, self.total, self._per_s)
+
+    @property
+    def _per_s(self) -> float:
+        return (self.n - self._begins_at) / max(self._now() - self._began, 1e-9)
+
+
+def time_left(done: float, total: float | None, per_s: float) -> str:
+    """For example ", 02:30 left"; empty where nobody knows."""
+    from tqdm import tqdm
+
+    known = total is not None and per_s > 0
+    return f", {tqdm.format_interval(max(0.0, (total - done) / per_s))} left" if known else ""
+
+
+def _audio_line(done: float, total: float | None, per_s: float) -> str:
+    from tqdm import tqdm
+
+    whole = f"/{tqdm.format_interval(total)}" if total else ""
+    share = f" ({100 * done / total:.0f} %)" if total else ""
+    return (
+        f"{tqdm.format_interval(done)}{whole} of audio{share}, {per_s:.1f} s each second{time_left(done, total, per_s)}"
+    )
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

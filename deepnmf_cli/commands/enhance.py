@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,73 +10,96 @@ import click
 
 from deepnmf_cli.commands import console
 from deepnmf_cli.commands.jobs import (
-    STREAM,
     Enhanced,
-    Job,
     Settings,
     enhance_all,
     lengths,
     longest_first,
-    plan,
     process_count,
-    remove_leftovers,
     require_space,
 )
 from deepnmf_cli.commands.options import (
+    AUTO,
+    SEPARATE,
+    TOGETHER,
     NoiseProfile,
     backend_option,
     depth_option,
     device_option,
-    json_option,
     max_attenuation_option,
     mix_option,
     model_option,
     noise_profile_option,
     overwrite_option,
     quiet_option,
+    verbose_option,
 )
-from deepnmf_cli.errors import DeepnmfError, UsageError
+from deepnmf_cli.commands.places import STREAM, Job, Places, Plan, plan, remove_leftovers
+from deepnmf_cli.commands.record import Record, State
+from deepnmf_cli.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, DeepnmfError, Terminated, UsageError
 
 
 @click.command()
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(allow_dash=True))
 @click.option(
-    "-o", "--output", metavar="OUTPUT", required=True, type=click.Path(allow_dash=True),
-    help="The enhanced file; a folder for several inputs; - for standard output (WAV).",
+    "-o", "--output", metavar="OUTPUT", type=click.Path(allow_dash=True),
+    help="The enhanced file; a folder for several inputs; - for standard output (WAV).  [default: NAME.enhanced.SUFFIX"
+    " beside each file, NAME.enhanced/ beside each folder]",
 )  # fmt: skip
-@model_option
-@device_option
-@backend_option
-@depth_option
-@max_attenuation_option
-@mix_option
-@noise_profile_option
+@click.option("--in-place", is_flag=True, help="Replace the inputs, each when its enhanced file is complete.")
 @click.option(
     "--noise-out", metavar="FILE", type=click.Path(),
-    help="Also write what was removed: speech + noise = input. A folder when OUTPUT is one.",
+    help="Also write what was removed: speech + noise = input. A folder when there are several inputs.",
 )  # fmt: skip
+@click.option(
+    "--skip-existing", is_flag=True,
+    help="Go on with a run that was stopped: leave out what is complete, and tell if its input, the model or an option"
+    " was another one. With --overwrite, make that again.",
+)  # fmt: skip
+@overwrite_option
+@click.option("--dry-run", is_flag=True, help="List what would be done, and write nothing.")
+@model_option
+@max_attenuation_option
+@mix_option
+@click.option(
+    "--channels", "channel_mode", type=click.Choice([AUTO, TOGETHER, SEPARATE]), default=AUTO, show_default=True,
+    help="One mask for all channels, which keeps the stereo image, or each channel on its own, as for calls with one"
+    " speaker in each; auto looks whether channels have sound in common.",
+)  # fmt: skip
+@noise_profile_option
+@depth_option
+@device_option
+@backend_option
 @click.option(
     "--jobs", type=click.IntRange(min=1), show_default="one for every 5 minutes of audio, at most one for each CPU",
     help="Files to enhance at the same time, each in a process with the model of its own.",
 )  # fmt: skip
-@overwrite_option
-@json_option
+@click.option(
+    "--json", "as_json", is_flag=True,
+    help="Print JSON Lines on standard output in place of text: an object per file when it is done, and a summary.",
+)  # fmt: skip
 @quiet_option
+@verbose_option
 def command(
     inputs: tuple[str, ...],
-    output: str,
+    output: str | None,
+    in_place: bool,
+    noise_out: str | None,
+    skip_existing: bool,
+    overwrite: bool,
+    dry_run: bool,
     model: str | None,
-    device: str,
-    backend: str,
-    depth: int | None,
     max_attenuation_db: float | None,
     mix: float,
+    channel_mode: str,
     noise_profile: NoiseProfile | None,
-    noise_out: str | None,
+    depth: int | None,
+    device: str,
+    backend: str,
     jobs: int | None,
-    overwrite: bool,
     as_json: bool,
     quiet: bool,
+    verbose: bool,
 ) -> int:
     """Remove the noise from recordings.
 
@@ -85,124 +109,230 @@ def command(
 
     \b
     Examples:
+      deepnmf enhance noisy.wav
       deepnmf enhance noisy.wav -o clean.wav
-      deepnmf enhance recordings/ -o enhanced/ --jobs 2
+      deepnmf enhance recordings/ -o enhanced/ --skip-existing
       deepnmf enhance noisy.wav -o speech.wav --noise-out noise.wav
-      cat noisy.wav | deepnmf enhance - -o - > clean.wav
+      cat noisy.wav | deepnmf enhance - > clean.wav
 
     Exit code: 0 done, 1 failed, 2 wrong usage (nothing was done), 3 some inputs failed, 130 interrupted, 143
     terminated.
     """
-    if as_json and output == STREAM:
-        raise UsageError("--json", "the audio on standard output too", "one of the two there", "Name an output file.")
     if noise_out == STREAM:
         raise UsageError("--noise-out", "-", "a file name", "Name a file for the noise.")
-    planned, unreadable = plan(inputs, output, noise_out, overwrite)
-    _refuse_streams(planned)
-
-    outcome, elapsed_s, stopped = console.Outcome(), 0.0, None
-    for path, error in unreadable:
-        outcome.failed(_row(path), error)
-    if planned:
-        settings = Settings(model, device, backend, max_attenuation_db, mix, noise_profile, overwrite, depth)
-        begin = time.perf_counter()
-        try:
-            elapsed_s = _enhance_all(planned, settings, jobs, outcome, hidden=as_json or quiet)
-        except KeyboardInterrupt as signal:  # what was done by then is told like all else
-            stopped, elapsed_s = signal, time.perf_counter() - begin
-
-    if as_json:
-        console.echo_json({"files": outcome.rows, "failed": outcome.failures})
-    elif not quiet and (summary := _summary(outcome, elapsed_s)):
-        console.say(summary)
+    if verbose:
+        console.log()
+    planned = plan(inputs, Places(output, noise_out, in_place), may_exist=overwrite or skip_existing)
+    _refuse_streams(planned.jobs, as_json, skip_existing)
+    settings = Settings(
+        model,
+        device,
+        backend,
+        max_attenuation_db,
+        mix,
+        noise_profile,
+        overwrite or in_place,
+        depth,
+        channel_mode,
+        verbose,
+    )
+    batch = _Batch(planned, settings, console.echo_line if as_json else None, quiet)
+    several = len(planned.jobs) + len(planned.unreadable) > 1
+    stopped: BaseException | None = None
+    try:
+        record = Record(_facts(settings, noise_out)) if several or skip_existing else None
+        todo = batch.begin(record, skip_existing, overwrite)
+        if dry_run:
+            batch.list(todo)
+        elif todo:
+            batch.run(todo, jobs, record)
+    except (KeyboardInterrupt, DeepnmfError) as error:  # what was done by then is told like all else
+        stopped = error
+    batch.end(stopped)
     if stopped is not None:
         raise stopped
-    return outcome.exit_code
+    return batch.outcome.exit_code
 
 
-def _enhance_all(
-    jobs: list[Job], settings: Settings, asked: int | None, outcome: console.Outcome, hidden: bool
-) -> float:
-    """Enhance all jobs and put what became of each into `outcome`; returns the seconds that all took together."""
-    remove_leftovers(jobs)
-    known = lengths(jobs)
-    require_space(known)
-    seconds = sum(info.seconds for info in known.values())
-    processes = process_count(asked, len(jobs), seconds, settings.device)
-    if processes > 1:
-        jobs = longest_first(jobs, known)
-    begin, elapsed_s = time.perf_counter(), 0.0
-    with console.progress(hidden) as bar:
-        bar.set_description_str(_done(0, jobs))
-        bar.reset(total=seconds)
-        for finished, (job, done) in enumerate(enhance_all(jobs, settings, processes, bar.update), 1):
-            from deepnmf_cli import zoo  # seconds in which other processes work already
+class _Batch:
+    """All that one call does, and what is told of it: rows of JSON to `tell`, or sentences where that is None."""
 
-            model = settings.model or zoo.DEFAULT_MODEL
-            if isinstance(done, DeepnmfError):
-                outcome.failed(_row(job.source, job.target, job.removed, model=model), done)
+    def __init__(self, planned: Plan, settings: Settings, tell: Any, quiet: bool) -> None:
+        self.outcome = console.Outcome(tell or (lambda row: None))
+        self._planned, self._settings, self._tell, self._quiet = planned, settings, tell, quiet
+        self._silent = quiet or tell is not None
+        self._elapsed_s, self._dry = 0.0, False
+
+    def begin(self, record: Record | None, skip: bool, overwrite: bool) -> list[Job]:
+        """Tell of what cannot be done, and of what need not be done; returns the jobs that are left."""
+        for path, error in self._planned.unreadable:
+            self.outcome.failed(_row(path), error)
+        for sentence in self._planned.left_out:
+            self._say(sentence)
+        todo, unknown = [], 0
+        for job in self._planned.jobs:
+            if record is None:
+                return self._planned.jobs
+            record.begin(job)
+            try:
+                state = record.state(job, overwrite) if skip else State(needed=True)
+            except DeepnmfError as error:
+                self.outcome.failed(self._row_of(job), error)
+                continue
+            if state.needed:
+                todo.append(job)
             else:
-                elapsed_s += done.elapsed_s
-                _report(job, done, model, outcome)
-            bar.set_description_str(_done(finished, jobs))
-    return elapsed_s if processes == 1 else time.perf_counter() - begin
+                self.outcome.skipped(self._row_of(job), state.warning)
+                unknown += not state.known
+        if unknown:
+            self._say(f"{console.count(unknown, 'output')} of unknown origin taken for complete, as long as the input.")
+        return todo
+
+    def list(self, jobs: Sequence[Job]) -> None:
+        """Tell what `run` would do."""
+        self._dry = True
+        known = lengths(jobs)
+        for job in jobs:
+            info = known.get(job)
+            size = (
+                ""
+                if info is None
+                else f" ({info.seconds:.1f} s, {info.rate_hz} Hz, {console.count(info.channels, 'channel')})"
+            )
+            removed = "" if job.removed is None else f", {job.removed}"
+            row = self._row_of(job)
+            if info is not None:
+                row |= {"seconds": info.seconds, "rate_hz": info.rate_hz, "channels": info.channels}
+            self.outcome.planned(row)
+            if self._tell is None:
+                console.announce(f"{job.source} -> {job.target}{removed}{size}")
+
+    def run(self, jobs: Sequence[Job], asked: int | None, record: Record | None) -> None:
+        """Enhance all jobs, and put what became of each into `outcome`."""
+        remove_leftovers(self._planned.jobs)
+        known = lengths(jobs)
+        require_space(known)
+        seconds = sum(info.seconds for info in known.values())
+        processes = process_count(asked, len(jobs), seconds, self._settings.device)
+        if processes > 1:
+            jobs = longest_first(jobs, known)
+        begin = time.perf_counter()
+        try:
+            with console.progress(self._silent) as bar:
+                bar.set_description_str(_done(0, jobs))
+                bar.reset(total=seconds)
+                for finished, (job, done) in enumerate(enhance_all(jobs, self._settings, processes, bar.update), 1):
+                    if isinstance(done, DeepnmfError):
+                        self.outcome.failed(self._row_of(job), done)
+                    else:
+                        if record is not None:
+                            record.done(job)
+                        self._elapsed_s += done.elapsed_s
+                        self._report(job, done)
+                    bar.set_description_str(_done(finished, jobs))
+        finally:
+            if processes > 1 or not self._elapsed_s:
+                self._elapsed_s = time.perf_counter() - begin
+
+    def end(self, stopped: BaseException | None) -> None:
+        """Tell the summary."""
+        outcome, elapsed_s = self.outcome, self._elapsed_s
+        done = [row for row in outcome.rows if row["status"] == "done"]
+        seconds = sum(row["seconds"] for row in done)
+        if self._tell is not None:
+            counts = {status: outcome.count(status) for status in ("done", "skipped", "failed")}
+            speed = elapsed_s / seconds if seconds else None
+            self._tell({
+                "type": "summary", "files": len(outcome.rows), **counts, "seconds": seconds, "elapsed_s": elapsed_s,
+                "real_time_factor": speed, "stopped": _stop(stopped), "exit_code": _exit_code(stopped, outcome),
+            })  # fmt: skip
+        elif self._dry:
+            self._say(f"{console.count(outcome.count('planned'), 'file')} to enhance; nothing was written.")
+        elif outcome.rows and (text := outcome.summary("Enhanced")):
+            if done:
+                speed = f"a real-time factor of {elapsed_s / seconds:.3f}"
+                text += f" {seconds:.1f} s of audio in {elapsed_s:.1f} s, {speed}."
+            self._say(text)
+
+    def _say(self, sentence: str) -> None:
+        if not self._silent:
+            console.say(sentence)
+
+    def _report(self, job: Job, done: Enhanced) -> None:
+        info, clipped, notes = done.rewritten.info, done.rewritten.clipped, done.rewritten.notes
+        row = self._row_of(job) | {
+            "seconds": info.seconds, "rate_hz": info.rate_hz, "channels": info.channels,
+            "channel_mode": done.channel_mode, "clipped": sum(clipped.values()),
+            "real_time_factor": done.elapsed_s / info.seconds, "notes": list(notes),
+        }  # fmt: skip
+        if self._settings.channel_mode == AUTO and done.channel_mode == SEPARATE:
+            self._say(f"{job.source}: the channels have little in common; each was enhanced on its own.")
+        warnings = [f"{job.source}: {note}." for note in notes]
+        self.outcome.done(row, warnings + [_clipping(path, samples) for path, samples in clipped.items() if samples])
+
+    def _row_of(self, job: Job) -> dict[str, Any]:
+        from deepnmf_cli import zoo  # seconds in which other processes work already
+
+        return _row(job.source, job.target, job.removed, model=self._settings.model or zoo.DEFAULT_MODEL)
 
 
-def _done(finished: int, jobs: list[Job]) -> str:
+def _done(finished: int, jobs: Sequence[Job]) -> str:
     """Return what stands before the progress bar."""
     if len(jobs) > 1:
         return f"{finished}/{len(jobs)} files "
     return "" if jobs[0].source == STREAM else f"{Path(jobs[0].source).name} "
 
 
-def _report(job: Job, done: Enhanced, model: str, outcome: console.Outcome) -> None:
-    info, clipped = done.rewritten.info, done.rewritten.clipped
-    row = _row(
-        job.source, job.target, job.removed, seconds=info.seconds, rate_hz=info.rate_hz, channels=info.channels,
-        model=model, clipped=sum(clipped.values()), real_time_factor=done.elapsed_s / info.seconds,
-        notes=done.rewritten.notes,
-    )  # fmt: skip
-    warnings = [f"{job.source}: {note}." for note in done.rewritten.notes]
-    outcome.done(row, warnings + [_clipping(path, samples) for path, samples in clipped.items() if samples])
-
-
-def _refuse_streams(jobs: list[Job]) -> None:
+def _refuse_streams(jobs: Sequence[Job], as_json: bool, skip_existing: bool) -> None:
     """Raise UsageError instead of waiting for audio from a keyboard, or printing it on a screen."""
     for job in jobs:
         if job.source == STREAM:
             console.refuse_input("Try `... - < noisy.wav`.")
+        if job.target == STREAM and as_json:
+            expected, remedy = "one of the two there", "Name an output file."
+            raise UsageError("--json", "the audio on standard output too", expected, remedy)
         if job.target == STREAM:
             console.refuse_output("Try `... -o - > clean.wav`.")
+        if skip_existing and STREAM in (job.source, job.target):
+            raise UsageError("--skip-existing", "a stream, which is never there", "files", "Leave the option out.")
 
 
-def _row(
-    source: str,
-    target: str | None = None,
-    removed: str | None = None,
-    *,
-    seconds: float | None = None,
-    rate_hz: int | None = None,
-    channels: int | None = None,
-    model: str | None = None,
-    clipped: int | None = None,
-    real_time_factor: float | None = None,
-    notes: Sequence[str] = (),
-) -> dict[str, Any]:
-    """One file in the JSON document: what is not known is null."""
+def _facts(settings: Settings, removed: str | None) -> dict[str, Any]:
+    """What decides an output beside its input, by names that a message can quote."""
+    from deepnmf_cli import zoo
+    from deepnmf_cli.checkpoint import file_hash
+
+    profile = settings.noise_profile
     return {
-        "input": source, "output": target, "noise": removed, "seconds": seconds, "rate_hz": rate_hz,
-        "channels": channels, "model": model, "clipped": clipped, "real_time_factor": real_time_factor,
-        "notes": list(notes),
+        "model": file_hash(zoo.find(settings.model)), "--max-attenuation": settings.max_attenuation_db,
+        "--mix": settings.mix, "--depth": settings.depth, "--channels": settings.channel_mode,
+        "--noise-profile": None if profile is None else asdict(profile), "--noise-out": removed is not None,
     }  # fmt: skip
 
 
-def _summary(outcome: console.Outcome, elapsed_s: float) -> str:
-    done = [row for row in outcome.rows if row["error"] is None]
-    seconds = sum(row["seconds"] for row in done)
-    if not done:
-        return outcome.summary("Enhanced")
-    speed = f"{seconds:.1f} s of audio in {elapsed_s:.1f} s, a real-time factor of {elapsed_s / seconds:.3f}."
-    return f"{outcome.summary('Enhanced')} {speed}"
+def _stop(stopped: BaseException | None) -> str | None:
+    """Return why a run ended before its time, in one word."""
+    if isinstance(stopped, DeepnmfError):
+        return "failed"
+    return None if stopped is None else "terminated" if isinstance(stopped, Terminated) else "interrupted"
+
+
+def _exit_code(stopped: BaseException | None, outcome: console.Outcome) -> int:
+    if isinstance(stopped, DeepnmfError):
+        return stopped.exit_code
+    if stopped is not None:
+        return EXIT_TERMINATED if isinstance(stopped, Terminated) else EXIT_INTERRUPTED
+    return outcome.exit_code
+
+
+def _row(
+    source: str, target: str | None = None, removed: str | None = None, model: str | None = None
+) -> dict[str, Any]:
+    """One file in the JSON Lines: what is not known is null."""
+    return {
+        "type": "file", "input": source, "output": target, "noise": removed, "seconds": None, "rate_hz": None,
+        "channels": None, "channel_mode": None, "model": model, "clipped": None, "real_time_factor": None, "notes": [],
+    }  # fmt: skip
 
 
 def _clipping(path: Path, samples: int) -> str:

@@ -9,11 +9,13 @@ import click
 
 from deepnmf_cli import __version__
 from deepnmf_cli.checkpoint import temporary_folder
+from deepnmf_cli.errors import nearest
 
 COMMANDS = {
     "enhance": "Remove the noise from recordings.",
     "evaluate": "Score enhanced recordings, or models, against clean references.",
     "export": "Write a model as an ONNX file.",
+    "help": "Show this help, or that of a command.",
     "models": "List the models that ship with the program.",
     "pack": "Pack as much of a corpus as fits, to train on it elsewhere.",
     "stream": "Remove the noise from sound while it comes in.",
@@ -29,29 +31,53 @@ CACHES = {"MPLCONFIGDIR": "matplotlib", "XDG_CACHE_HOME": "cache", "TORCHINDUCTO
 code that torch compiles."""
 
 
+def variable(command: str, option: click.Option) -> str:
+    """The environment variable that stands for an option: DEEPNMF_ENHANCE_MODEL for --model of enhance."""
+    longest = max(option.opts, key=len).lstrip("-")
+    return f"deepnmf_{command}_{longest}".replace("-", "_").upper()
+
+
 class LazyGroup(click.Group):
     """A click group whose commands live in `deepnmf_cli.commands.<name>` as the function `command`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            remedy = nearest(args[0], COMMANDS, "See `deepnmf help`.")
+            raise click.UsageError(f"No such command {args[0]!r}. {remedy}", ctx)
+        return super().resolve_command(ctx, args)
+
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        return import_module(f"deepnmf_cli.commands.{name}").command if name in COMMANDS else None
+        if name not in COMMANDS:
+            return None
+        command = import_module(f"deepnmf_cli.commands.{name}").command
+        for option in command.params:
+            if isinstance(option, click.Option):
+                option.envvar = variable(name, option)
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(sorted(COMMANDS.items()))
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="deepnmf")
+VARIABLES = "DEEPNMF"
+"""What the names of environment variables begin with that stand for options: DEEPNMF_ENHANCE_MODEL."""
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": VARIABLES})
+@click.version_option(__version__, "-V", "--version", prog_name="deepnmf")
 @click.pass_context
 def main(context: click.Context) -> None:
     """Enhance noisy speech with networks made by deep unfolding.
 
     \b
     Try:
-      deepnmf enhance noisy.wav -o clean.wav
+      deepnmf enhance noisy.wav
       deepnmf train --speech speech/ --noise noise/ -o run/
       deepnmf evaluate --reference clean/ --estimate enhanced/
     """

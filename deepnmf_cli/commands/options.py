@@ -78,6 +78,11 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace outpu
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on standard output instead of text."
 )
+verbose_option = click.option(
+    "-v", "--verbose", is_flag=True, help="Tell on standard error what is done, and where the time goes."
+)
+TOGETHER, SEPARATE, AUTO = "together", "separate", "auto"
+"""How the channels of a recording are enhanced: by one mask, each by its own, or as their coherence says."""
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show errors only: no progress bar, no summary.")
 
 

@@ -77,7 +77,7 @@ def command(
     from deepnmf_cli.corpus.pack import pack
 
     def say(sentence: str, warning: bool) -> None:
-        console.say(f"Warning: {sentence}" if warning else sentence)
+        (console.warn if warning else console.say)(sentence)
 
     shown = sys.stderr.isatty()
     with tqdm(total=max_size, unit="B", unit_scale=True, file=sys.stderr, disable=not shown, leave=False) as bar:

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, Self
 
@@ -13,6 +14,8 @@ import click
 
 from deepnmf_cli.commands import console
 from deepnmf_cli.commands.options import (
+    SEPARATE,
+    TOGETHER,
     NoiseProfile,
     backend_for,
     backend_option,
@@ -31,9 +34,32 @@ if TYPE_CHECKING:
 
     from deepnmf_cli.enhancer import Enhancer
     from deepnmf_cli.signal.pipe import PipeReader
+    from deepnmf_cli.signal.samples import Layout
 
 RATE_HZ, CHANNELS, FORMAT = 16000, 1, "s16le"
 """What raw samples are taken for unless options say otherwise."""
+
+
+@dataclass(frozen=True)
+class _Sound:
+    """What is said of raw samples by options, None where nothing is, and how channels and their masks go together."""
+
+    rate_hz: int | None
+    channels: int | None
+    format: str | None
+    separate: bool
+
+
+def _channels(context: click.Context, option: click.Parameter, value: str) -> tuple[int | None, bool]:
+    """A callback for the option: the number of channels, if given, and whether each has a mask of its own."""
+    number, comma, mode = value.partition(",")
+    if not comma and not number.isdecimal():
+        number, mode = "", number
+    if mode in ("", TOGETHER, SEPARATE) and (not number or (number.isdecimal() and int(number) > 0)):
+        return (int(number) if number else None), mode == SEPARATE
+    raise click.BadParameter(
+        f"{value!r} is not a number, {TOGETHER}, {SEPARATE}, or a number and one of these.", context, option
+    )
 
 
 @click.command()
@@ -43,7 +69,10 @@ RATE_HZ, CHANNELS, FORMAT = 16000, 1, "s16le"
     show_default=f"{RATE_HZ}; with --live the microphone's own", help="Sampling rate of raw samples.",
 )  # fmt: skip
 @click.option(
-    "--channels", metavar="N", type=click.IntRange(min=1), show_default=str(CHANNELS), help="Channels of raw samples.",
+    "--channels", metavar="[N,]MODE", callback=_channels, default=TOGETHER,
+    show_default=f"{CHANNELS},{TOGETHER}",
+    help=f"How many channels raw samples have; and whether all share one mask ({TOGETHER}), or each has its own"
+    f" ({SEPARATE}): 2, {SEPARATE} or 2,{SEPARATE}.",
 )  # fmt: skip
 @click.option(
     "--format", "sample_format", type=click.Choice(["s16le", "s24le", "s32le", "f32le"]), show_default=FORMAT,
@@ -68,7 +97,7 @@ RATE_HZ, CHANNELS, FORMAT = 16000, 1, "s16le"
 def command(
     model: str | None,
     rate_hz: int | None,
-    channels: int | None,
+    channels: tuple[int | None, bool],
     sample_format: str | None,
     block_ms: float,
     max_attenuation_db: float | None,
@@ -121,33 +150,32 @@ def command(
     enhancer = zoo.load_enhancer(model, device, backend_for(backend, noise_profile), threads=1, depth=depth)
     if noise_profile is not None:
         enhancer = noise_profile.teach(enhancer, noise_profile.file, noise_profile.file)
-    block_s = block_ms / 1000
+    block_s, sound = block_ms / 1000, _Sound(rate_hz, channels[0], sample_format, channels[1])
     if is_live:
         devices = input_device, output_device
-        return _live(enhancer, rate_hz, channels or CHANNELS, block_s, max_attenuation_db, mix, devices, quiet)
-    return _pipe(enhancer, (rate_hz, channels, sample_format), block_s, max_attenuation_db, mix, quiet)
+        return _live(enhancer, sound, block_s, max_attenuation_db, mix, devices, quiet)
+    return _pipe(enhancer, sound, block_s, max_attenuation_db, mix, quiet)
 
 
 def _pipe(
     enhancer: "Enhancer",
-    asked: tuple[int | None, int | None, str | None],
+    sound: _Sound,
     block_s: float,
     max_attenuation_db: float | None,
     mix: float,
     quiet: bool,
 ) -> int:
-    """Standard input through the enhancer to standard output; `asked`: rate, channels and format by options."""
+    """Standard input through the enhancer to standard output."""
     from deepnmf_cli.signal.pipe import PipeReader, PipeWriter
     from deepnmf_cli.signal.samples import Layout
 
     with _UntilInterrupted(sys.stdin.buffer) as source:
-        rate_hz, channels, sample_format = asked
-        raw = Layout(rate_hz or RATE_HZ, channels or CHANNELS, sample_format or FORMAT)
-        reader = PipeReader(source, raw, surely_raw=sample_format is not None)
+        raw = Layout(sound.rate_hz or RATE_HZ, sound.channels or CHANNELS, sound.format or FORMAT)
+        reader = PipeReader(source, raw, surely_raw=sound.format is not None)
         layout = reader.layout
         rate_hz, channels = layout.rate_hz, layout.channels
         if reader.format_chunk is not None:
-            _refuse_contradictions(asked, (layout.rate_hz, layout.channels, layout.format))
+            _refuse_contradictions(sound, layout)
         if not quiet:
             latency_s = enhancer.stream(rate_hz, channels).latency_samples / rate_hz
             console.say(
@@ -156,11 +184,13 @@ def _pipe(
             )
         writer = PipeWriter(sys.stdout.buffer, reader)
         blocks = reader.blocks(max(1, round(block_s * rate_hz)))
-        for speech in enhancer.enhance_blocks(blocks, rate_hz, channels, max_attenuation_db, mix, at_once=True):
+        for speech in enhancer.enhance_blocks(
+            blocks, rate_hz, channels, max_attenuation_db, mix, at_once=True, separate=sound.separate
+        ):
             writer.write(speech)
         writer.finish()
     for warning in _warnings(reader, writer.clipped, source.interrupted):
-        console.say(f"Warning: {warning}")
+        console.warn(warning)
     return source.exit_code
 
 
@@ -181,9 +211,13 @@ def _warnings(reader: "PipeReader", clipped: int, interrupted: bool) -> list[str
     return found
 
 
-def _refuse_contradictions(asked: tuple, found: tuple) -> None:
+def _refuse_contradictions(sound: _Sound, found: "Layout") -> None:
     """Raise UsageError when an option says something else than the header of the WAV stream."""
-    for option, wanted, value in zip(("--rate", "--channels", "--format"), asked, found, strict=True):
+    for option, wanted, value in (
+        ("--rate", sound.rate_hz, found.rate_hz),
+        ("--channels", sound.channels, found.channels),
+        ("--format", sound.format, found.format),
+    ):
         if wanted not in (None, value):
             remedy = f"Leave {option} out: the header knows."
             raise UsageError(option, f"{wanted} for a WAV stream of {value}", f"{value}", remedy)
@@ -248,8 +282,7 @@ def _list_devices() -> None:
 
 def _live(
     enhancer: "Enhancer",
-    rate_hz: int | None,
-    channels: int,
+    sound: _Sound,
     block_s: float,
     max_attenuation_db: float | None,
     mix: float,
@@ -262,7 +295,7 @@ def _live(
     from deepnmf_cli.signal.sound_card import SoundCard, default_rate_hz
 
     microphone, loudspeaker = map(_device, devices)
-    rate_hz = rate_hz or default_rate_hz(microphone)
+    rate_hz, channels = sound.rate_hz or default_rate_hz(microphone), sound.channels or CHANNELS
     size = max(1, round(block_s * rate_hz))
     latency_samples = enhancer.stream(rate_hz, channels).latency_samples
     card = SoundCard(rate_hz, channels, size, latency_samples, microphone, loudspeaker)
@@ -283,7 +316,9 @@ def _live(
 
     try:
         with card:
-            for speech in enhancer.enhance_blocks(recorded(), rate_hz, channels, max_attenuation_db, mix, True):
+            for speech in enhancer.enhance_blocks(
+                recorded(), rate_hz, channels, max_attenuation_db, mix, at_once=True, separate=sound.separate
+            ):
                 card.play(speech)
                 meter.show(speech, card.late)
     except KeyboardInterrupt as stopped:
@@ -291,8 +326,8 @@ def _live(
     finally:
         meter.clear()
     if card.late or card.lost:
-        console.say(
-            f"Warning: of {console.count(card.recorded, 'block')}, {card.late} came too late and {card.lost} were lost."
+        console.warn(
+            f"of {console.count(card.recorded, 'block')}, {card.late} came too late and {card.lost} were lost."
             f" Choose a larger --block than {1000 * block_s:g} or a smaller model, or end other programs."
         )
     return code
@@ -319,7 +354,7 @@ class _Meter:
             click.echo(line, err=True, nl=False)
         elif late and not (self._drawing or self._quiet or self._warned):
             self._warned = True
-            console.say("Warning: a block came too late; silence was played instead.")
+            console.warn("a block came too late; silence was played instead.")
 
     def clear(self) -> None:
         if self._drawn:

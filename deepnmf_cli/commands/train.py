@@ -127,7 +127,7 @@ def command(
         manifest = verify(pack)
         dev = dev or (pack / "dev" if (pack / "dev").is_dir() else None)
     if workers > (cpus := available_cpus()):
-        console.say(f"Warning: --workers {workers}: found {console.count(cpus, 'CPU')}, and as many are used.")
+        console.warn(f"--workers {workers}: found {console.count(cpus, 'CPU')}, and as many are used.")
         workers = cpus
     _name_unreadable(speech, noise, rir, pairs, dev)
     if threads:
@@ -139,7 +139,7 @@ def command(
         recipe = model
     settings = read_recipe(recipe, model, overrides, begins)
     recordings = Recordings(speech, noise, rir, dev, manifest, pairs, general_noise)
-    with _Stopping() as stopping, _ProgressBar(settings.training.steps) as show:
+    with _Stopping() as stopping, _Progress(settings.training.steps) as show:
         worse = None
 
         def progress(report: dict) -> None:
@@ -208,13 +208,18 @@ class _Stopping:
             click.echo("\nStopping after this step. A run that has begun continues with --resume.", err=True)
 
 
-class _ProgressBar:
+class _Progress:
     """Shows what `train` reports: first the dictionaries of NMF models, then steps with loss and best dev score."""
 
     def __init__(self, steps: int) -> None:
         from tqdm import tqdm
 
-        self._bar = tqdm(total=steps, unit="step", file=sys.stderr, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        self._steps, self._shown, self._begun = steps, "", False
+        self._bar: tqdm | console.Lines
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=steps, unit="step", file=sys.stderr, dynamic_ncols=True)
+        else:
+            self._bar = console.Lines(self._line, total=steps)
 
     def __enter__(self) -> Self:
         return self
@@ -224,29 +229,39 @@ class _ProgressBar:
 
     def __call__(self, report: dict) -> None:
         if "found" in report:
-            click.echo(report["found"], err=True)
-            return
-        if "note" in report:
-            click.echo(f"Warning: {report['note']}", err=True)
-            return
-        if "began" in report:
+            console.say(report["found"])
+        elif "note" in report:
+            console.warn(report["note"])
+        elif "began" in report:
             for name, score in report["began"].items():
-                click.echo(f"{name}: dev score {score:.2f} dB", err=True)
-            return
-        if "worse" in report:
-            return
-        if "dictionary" in report:
-            self._bar.set_description(f"{report['dictionary']} dictionary, batch {report['step']}")
-            return
-        self._bar.set_description("training")
+                console.say(f"{name}: dev score {score:.2f} dB")
+        elif "dictionary" in report:
+            self._bar.set_description_str(f"{report['dictionary']} dictionary, batch {report['step']} ")
+            self._bar.update(0)
+        elif "step" in report:
+            self._step(report)
+
+    def _step(self, report: dict) -> None:
+        best = "" if report["best"] is None else f", best dev score {report['best']:.2f} dB"
+        self._shown = f"loss {report['loss']:.4f}{best}"
+        if isinstance(self._bar, console.Lines):
+            if not self._begun:  # nobody knows how long this one took
+                self._bar.start(report["step"])
+            self._bar.set_description_str("")
+        else:
+            self._bar.set_description_str("training ")
+            self._bar.set_postfix_str(self._shown, refresh=False)
+        self._begun = True
         self._bar.update(report["step"] - self._bar.n)
-        shown = {"loss": f"{report['loss']:.4f}"}
-        if report["best"] is not None:
-            shown["best dev score"] = f"{report['best']:.2f} dB"
-        self._bar.set_postfix(shown)
-        if report["row"] and self._bar.disable:  # a log file gets a line for each dev score in place of a bar
-            row = report["row"]
-            click.echo(f"step {row['step']}: loss {row['loss']:.4f}, dev score {row['dev_score']:.2f} dB", err=True)
+        if (row := report["row"]) and isinstance(self._bar, console.Lines):
+            score = f"loss {row['loss']:.4f}, dev score {row['dev_score']:.2f} dB"
+            console.say(f"step {row['step']}: {score}{self._bar.left()}")
+
+    def _line(self, done: float, total: float | None, per_s: float) -> str:
+        if not self._begun:
+            return ""
+        share, left = f" ({100 * done / self._steps:.0f} %)", console.time_left(done, total, per_s)
+        return f"step {done:.0f}/{self._steps}{share}: {self._shown}, {per_s:.2f} steps/s{left}"
 
 
 def _name_unreadable(*folders: Path | None) -> None:
@@ -256,8 +271,8 @@ def _name_unreadable(*folders: Path | None) -> None:
     for folder in folders:
         if folder is not None and folder.is_dir() and (left_out := scan(folder, follow_links=True).unreadable):
             for error in left_out[:NAMED]:
-                console.say(f"Warning: {error}")
-            console.say(f"Warning: {folder}: {console.count(len(left_out), 'file')} left out, as they cannot be read.")
+                console.warn(str(error))
+            console.warn(f"{folder}: {console.count(len(left_out), 'file')} left out, as they cannot be read.")
 
 
 def _require_one_source(

@@ -1,9 +1,12 @@
 """One audio file into another through a process, block by block, with what the process removed on the side."""
 
+import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -11,6 +14,8 @@ from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal.audio import AudioReader
 from deepnmf_cli.signal.audio_writer import open_writer
 from deepnmf_cli.signal.formats import AudioInfo, output_format
+
+logger = logging.getLogger(__name__)
 
 Process = Callable[[Iterable[np.ndarray], int, int], Iterator[np.ndarray]]
 """(blocks (channels, n) float32, rate_hz, channels) -> blocks (channels, m) float32, aligned, as long in all."""
@@ -23,6 +28,30 @@ class Rewritten:
     info: AudioInfo
     clipped: dict[Path, int]
     notes: tuple[str, ...] = ()
+
+
+class Stopwatch:
+    """Seconds that have gone by inside its context, or in waiting for the items of an iterable."""
+
+    def __init__(self) -> None:
+        self.seconds, self._began = 0.0, 0.0
+
+    def __enter__(self) -> Self:
+        self._began = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self._began
+
+    def over(self, items: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the items."""
+        iterator = iter(items)
+        while True:
+            with self:
+                item = next(iterator, None)
+            if item is None:
+                return
+            yield item
 
 
 class _Waiting:
@@ -68,19 +97,28 @@ def rewrite(
         if removed:
             rest = outputs.enter_context(open_writer(removed, _like(info, removed), reader.metadata, overwrite))
         waiting = _Waiting(info.channels)
+        reading, writing = Stopwatch(), Stopwatch()
+        begin = time.perf_counter()
 
         def blocks() -> Iterator[np.ndarray]:
             # Single precision is what networks take; the difference needs all the bits of the source.
-            for block in reader.blocks("float64" if rest else "float32"):
+            for block in reading.over(reader.blocks("float64" if rest else "float32")):
                 if rest:
                     waiting.put(block)
                 yield block.astype(np.float32, copy=False)
 
         for block in process(blocks(), info.rate_hz, info.channels):
-            stored = writer.write(block)
-            if rest:
-                rest.write(waiting.take(block.shape[1]) - stored)
+            with writing:
+                stored = writer.write(block)
+                if rest:
+                    rest.write(waiting.take(block.shape[1]) - stored)
             progress(block.shape[1] / info.rate_hz)
+        elapsed_s = time.perf_counter() - begin
+        logger.info(
+            "%s: %.1f s, %d channel(s) at %g Hz (%s, %s) in %.3f s: %.3f s reading, %.3f s computing, %.3f s writing",
+            reader.name, info.seconds, info.channels, info.rate_hz, info.container, info.subtype, elapsed_s,
+            reading.seconds, elapsed_s - reading.seconds - writing.seconds, writing.seconds,
+        )  # fmt: skip
         if writer.frames != info.frames:
             raise ValueError(f"the process returned {writer.frames} frames for {info.frames}")
         clipped = {out.path: out.clipped for out in (writer, rest) if out is not None}

@@ -11,7 +11,9 @@ import soundfile
 from deepnmf_cli import zoo
 from deepnmf_cli.commands import console
 from deepnmf_cli.commands import jobs as batch
-from deepnmf_cli.commands.jobs import Job, lengths, longest_first, process_count
+from deepnmf_cli.commands.jobs import lengths, longest_first, process_count
+from deepnmf_cli.commands.places import Job
+from deepnmf_cli.commands.record import RECORD
 from deepnmf_cli.errors import EXIT_FAILED, EXIT_SOME_FAILED, EXIT_USAGE
 from deepnmf_cli.signal import audio
 
@@ -62,25 +64,37 @@ def test_options_reach_the_enhancer(deepnmf, monkeypatch, stub, noisy):
     seen = []
     monkeypatch.setattr(zoo, "load_enhancer", lambda *asked: seen.append(asked) or stub)
     process = stub.enhance_blocks
-    monkeypatch.setattr(stub, "enhance_blocks", lambda *args: seen.append(args[1:]) or process(*args))
+    monkeypatch.setattr(stub, "enhance_blocks", lambda *args, **more: seen.append((*args[1:], more)) or process(*args))
     options = ["--model", "some.safetensors", "--device", "cpu", "--backend", "torch"]
-    options += ["--depth", "3", "--max-attenuation", "15", "--mix", "0.8"]
+    options += ["--depth", "3", "--max-attenuation", "15", "--mix", "0.8", "--channels", "separate"]
     assert deepnmf("enhance", "noisy.wav", "-o", "clean.wav", *options).code == 0
-    assert seen == [("some.safetensors", "cpu", "torch", None, 3), (RATE_HZ, 1, 15.0, 0.8)]
+    assert seen == [("some.safetensors", "cpu", "torch", None, 3), (RATE_HZ, 1, 15.0, 0.8, {"separate": True})]
 
 
-def test_json_has_a_row_per_file(deepnmf, stub, noisy):
+def test_json_has_a_line_per_file_and_a_summary(deepnmf, stub, noisy):
     Path("bad.wav").write_text("not sound")
-    result = deepnmf("enhance", "noisy.wav", "bad.wav", "-o", "out", "--json", "--model", "some")
-    good, bad = result.json["files"]
-    assert result.code == EXIT_SOME_FAILED and result.json["failed"] == 1
+    result = deepnmf("enhance", "noisy.wav", "bad.wav", "-o", "out", "--json", "--model", "tiny")
+    good, bad, summary = result.lines
+    assert result.code == EXIT_SOME_FAILED
     assert 0 < good.pop("real_time_factor") < 10
     assert good == {
-        "input": "noisy.wav", "output": "out/noisy.wav", "noise": None, "seconds": 1.0, "rate_hz": RATE_HZ,
-        "channels": 1, "model": "some", "clipped": 0, "notes": [], "error": None,
+        "type": "file", "input": "noisy.wav", "output": "out/noisy.wav", "noise": None, "seconds": 1.0,
+        "rate_hz": RATE_HZ, "channels": 1, "channel_mode": "together", "model": "tiny", "clipped": 0, "notes": [],
+        "status": "done", "error": None,
     }  # fmt: skip
     assert bad.keys() == {*good, "real_time_factor"} and "no audio that can be read" in bad["error"]
-    assert "Enhanced" not in result.err
+    assert bad["status"] == "failed" and "Enhanced" not in result.err
+    assert 0 < summary.pop("elapsed_s") == summary.pop("real_time_factor") < 10
+    assert summary == {
+        "type": "summary", "files": 2, "done": 1, "skipped": 0, "failed": 1, "seconds": 1.0, "stopped": None,
+        "exit_code": EXIT_SOME_FAILED,
+    }  # fmt: skip
+
+
+def test_json_tells_of_a_model_that_does_not_load(deepnmf, noisy):
+    result = deepnmf("enhance", "noisy.wav", "--json", "--model", "none.safetensors")
+    (summary,) = result.lines
+    assert result.code == EXIT_FAILED == summary["exit_code"] and summary["stopped"] == "failed"
 
 
 def test_quiet_shows_errors_only(deepnmf, stub, noisy):
@@ -93,7 +107,7 @@ def test_clipping_is_reported(deepnmf, stub, folder):
     assert "Warning" not in deepnmf("enhance", "hot.wav", "-o", "float.wav").err
     result = deepnmf("enhance", "hot.wav", "-o", "clean.flac", "--json")
     assert "Warning: clean.flac: 1000 samples beyond full scale clipped." in result.err
-    assert result.code == 0 and result.json["files"][0]["clipped"] == 1000
+    assert result.code == 0 and result.lines[0]["clipped"] == 1000
 
 
 def test_progress_is_shown_on_a_terminal_only(deepnmf, stub, noisy, terminal):
@@ -165,13 +179,13 @@ def test_a_folder_keeps_its_tree(deepnmf, stub, recordings):
     names = ["day/night/three.wav", "day/two.flac", "one.wav"]
     assert result.code == 0 and "Enhanced 3 files." in result.err
     for root in ("new/enhanced", "noise"):
-        assert sorted(str(p.relative_to(root)) for p in Path(root).rglob("*") if p.is_file()) == names
+        assert sorted(str(p.relative_to(root)) for p in Path(root).rglob("[!.]*") if p.is_file()) == names
 
 
 def test_outputs_inside_the_input_folder_are_not_enhanced_again(deepnmf, stub, recordings):
     for _ in range(2):
         result = deepnmf("enhance", "recordings", "-o", "recordings/out", "--overwrite", "--json")
-        assert result.code == 0 and len(result.json["files"]) == 3
+        assert result.code == 0 and result.lines[-1]["done"] == 3
 
 
 def test_one_bad_file_does_not_stop_the_rest(deepnmf, stub, recordings):
@@ -211,9 +225,9 @@ def test_processes_do_what_one_does(deepnmf, recordings):
     command = ["enhance", "recordings", "-o"]
     assert deepnmf(*command, "one", "--noise-out", "noise-one", "--jobs", 1).code == EXIT_SOME_FAILED
     result = deepnmf(*command, "two", "--noise-out", "noise-two", "--jobs", 2, "--json")
-    assert result.code == EXIT_SOME_FAILED and result.json["failed"] == 1
+    assert result.code == EXIT_SOME_FAILED and result.lines[-1]["failed"] == 1
     assert "Error: recordings/day/bad.wav: found no audio" in result.err
-    files = [name for name in listing() if name.startswith(("one/", "noise-one/"))]
+    files = [name for name in listing() if name.startswith(("one/", "noise-one/")) and not name.endswith(RECORD)]
     assert len(files) == 6
     for name in files:
         assert Path(name).read_bytes() == Path(name.replace("one/", "two/", 1)).read_bytes()

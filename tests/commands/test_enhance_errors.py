@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from deepnmf_cli.commands.record import RECORD
 from deepnmf_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, AudioError
 
 RATE_HZ = 16000
@@ -115,8 +116,8 @@ def test_a_folder_is_never_enhanced_onto_itself(deepnmf, stub, recordings):
 @pytest.mark.parametrize(
     ("output", "code", "message"),
     [
-        ("none/clean.wav", 2, "none: found no folder; expected the folder of the output clean.wav. Run `mkdir -p no"),
-        ("noisy.wav/clean.wav", 2, "noisy.wav: found a file; expected the folder of the output clean.wav."),
+        ("noisy.wav/clean.wav", 2, "noisy.wav: found a file; expected a folder for the output clean.wav."),
+        ("noisy.wav/none/clean.wav", 2, "noisy.wav: found a file; expected a folder for the output clean.wav."),
         ("clean.m4a", 2, "clean.m4a: found the suffix '.m4a'; expected one of .wav"),
         ("clean", 2, "clean: found a name without a suffix; expected one of .wav"),
         ("noisy.wav/", 2, "noisy.wav/: found no folder; expected a folder"),
@@ -154,7 +155,7 @@ def test_names_that_are_not_text_are_names(deepnmf, stub, noisy):
         shutil.copy("noisy.wav", name)
     result = deepnmf("enhance", "in", "-o", "out", "--json")
     assert result.code == 0, result.err
-    assert sorted(os.listdir(b"out")) == [b"good.wav", b"odd\xff.wav"]
+    assert sorted(os.listdir(b"out")) == [RECORD.encode(), b"good.wav", b"odd\xff.wav"]
 
 
 @pytest.mark.parametrize(("name", "arguments"), [
@@ -223,7 +224,7 @@ def test_an_output_that_fails_leaves_nothing_behind(deepnmf, stub, noisy, monkey
 
 
 def test_interruption_leaves_nothing_behind(deepnmf, stub, noisy, monkeypatch):
-    def interrupt(blocks, *_):
+    def interrupt(blocks, *_, **__):
         yield next(iter(blocks))[:, :100]
         raise KeyboardInterrupt
 
@@ -236,7 +237,7 @@ def test_interruption_leaves_nothing_behind(deepnmf, stub, noisy, monkeypatch):
 def test_control_c_in_a_real_process(noisy):
     script = """
 import sys, time, types
-def enhance_blocks(blocks, *_):
+def enhance_blocks(blocks, *_, **__):
     yield next(blocks)[:, :100]
     print("at work", flush=True)
     time.sleep(60)

@@ -43,9 +43,9 @@ def test_help_lists_every_command(deepnmf):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["enhanse"], "No such command 'enhanse'"),
+        (["enhanse"], "No such command 'enhanse'. Did you mean 'enhance'?"),
+        (["xyz"], "No such command 'xyz'. See `deepnmf help`."),
         (["enhance"], "Missing argument 'INPUT...'"),
-        (["enhance", "x.wav"], "Missing option '-o'"),
         (["enhance", "x.wav", "-o", "y.wav", "--device", "abacus"], "'abacus' is not one of"),
         (["enhance", "x.wav", "-o", "y.wav", "--max-attenuation", "-3"], "x>=0"),
         (["enhance", "x.wav", "-o", "y.wav", "--max-attenuation", "nan"], "'--max-attenuation': nan is not a number"),

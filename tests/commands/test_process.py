@@ -14,6 +14,7 @@ import soundfile
 
 import deepnmf_cli
 from deepnmf_cli import main
+from deepnmf_cli.commands.record import RECORD
 from deepnmf_cli.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, ModelError, lack_of_memory
 
 ROOT = Path(deepnmf_cli.__file__).parent.parent
@@ -39,7 +40,7 @@ def shell(arguments: str, redirections: str) -> subprocess.CompletedProcess:
 def test_messages_that_nobody_can_read_change_nothing(noisy, redirection, arguments, code):
     done = shell(f"enhance {arguments} -o clean.wav --json", redirection)
     assert done.returncode == code and done.stderr == ""
-    assert json.loads(done.stdout)["failed"] == bool(code)
+    assert json.loads(done.stdout.splitlines()[-1])["failed"] == bool(code)
     if not code:
         shell("enhance noisy.wav -o usual.wav", "")
         assert Path("clean.wav").read_bytes() == Path("usual.wav").read_bytes()  # no message got into it
@@ -120,8 +121,11 @@ def test_what_was_done_before_a_signal_is_told(folder, jobs, number):
         os.killpg(process.pid, number)
         out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == CODES[number] and err.strip() == WORDS[number]
-    assert [row["input"] for row in json.loads(out)["files"]] == ["in/a.wav"]
-    assert os.listdir("out") == ["a.wav"]
+    first, summary = map(json.loads, out.splitlines())
+    assert first["input"] == "in/a.wav" and summary["done"] == 1
+    assert summary["stopped"] == {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+    assert summary["exit_code"] == CODES[number]
+    assert sorted(os.listdir("out")) == [RECORD, "a.wav"]
 
 
 def wait_for(process: subprocess.Popen, condition) -> None:

@@ -232,3 +232,18 @@ def test_a_compressed_file_is_refused_unless_the_format_of_raw_samples_is_given(
     assert result.err.startswith("Error: standard input: found a stream of FLAC; expected raw PCM, or WAV")
     given = deepnmf("stream", "--model", "tiny", "--format", "s16le", stdin=data)
     assert given.code == 0 and len(given.out) == len(data) // 2 * 2
+
+
+# Channels
+
+
+def test_channels_may_have_masks_of_their_own(deepnmf, stub, noisy, monkeypatch):
+    seen, process = [], stub.enhance_blocks
+    monkeypatch.setattr(stub, "enhance_blocks", lambda *a, **more: seen.append((a[2], more["separate"])) or process(*a))
+    monkeypatch.setattr(stub, "stream", lambda *_: SimpleNamespace(latency_samples=0), raising=False)
+    for value in ("2", "separate", "2,separate", "2,together"):
+        assert deepnmf("stream", "--channels", value, "--format", "s16le", stdin=bytes(400)).code == 0
+    assert seen == [(2, False), (1, True), (2, True), (2, False)]
+    for value in ("0", "-1", "two", "2,apart", "auto"):
+        result = deepnmf("stream", "--channels", value, stdin=bytes(400))
+        assert result.code == EXIT_USAGE and "is not a number" in result.err

@@ -1,0 +1,225 @@
+"""From INPUT... and the options for outputs to pairs of files: what `deepnmf enhance` reads, and where it writes."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepnmf_cli import checkpoint
+from deepnmf_cli.errors import AudioError, UsageError
+
+STREAM = "-"
+"""Stands for standard input or standard output."""
+
+ENHANCED = ".enhanced"
+"""What the names of outputs have beside those of their inputs, where none are given."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input with its outputs; `source` and `target` may be STREAM."""
+
+    source: str
+    target: str
+    removed: str | None = None
+
+    @property
+    def outputs(self) -> list[Path]:
+        return [Path(path) for path in (self.target, self.removed) if path not in (None, STREAM)]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where outputs go: to `output`, beside the inputs where that is None, or in their place; and the noise."""
+
+    output: str | None = None
+    removed: str | None = None
+    in_place: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs, the inputs that cannot be one with the reason, and sentences on inputs that were left out."""
+
+    jobs: list[Job]
+    unreadable: list[tuple[str, AudioError]]
+    left_out: list[str]
+
+
+@dataclass(frozen=True)
+class _Input:
+    path: str
+    relative: Path
+    """The name below a folder of outputs."""
+    given: str
+    """The file or folder as named by the user, from which `path` comes."""
+
+
+def plan(inputs: Sequence[str], places: Places, may_exist: bool) -> Plan:
+    """Pair inputs with outputs; nothing is written.
+
+    One file to one file, or files and folders to a folder, below which the trees are kept. Without an output, a file
+    goes to NAME.enhanced.SUFFIX beside it, the tree of a folder to NAME.enhanced, and standard input to standard
+    output; inputs that are the outputs of others then are left out, as `*.wav` names both the second time.
+
+    Raises UsageError when an output exists already (unless outputs `may_exist`), is an input, is written twice, cannot
+    have its folder, or has a suffix that cannot be written.
+    """
+    if STREAM in inputs and len(inputs) > 1:
+        raise UsageError("standard input", "other inputs beside it", "standard input alone", "Enhance them one by one.")
+    if places.in_place and places.output is not None:
+        raise UsageError("--in-place", "-o beside it", "one of the two", "Leave one of them out.")
+    if places.in_place and STREAM in inputs:
+        raise UsageError("--in-place", "standard input", "files", "Name files, or leave --in-place out.")
+    several = len(inputs) > 1 or Path(inputs[0]).is_dir()
+    files, failures = _find(inputs, skip=[Path(path) for path in (places.output, places.removed) if path])
+    if places.in_place:
+        files, unwritable = _writable(files)
+        failures += unwritable
+    jobs = [Job(file.path, _target(places, file, several), _removed(places, file, several)) for file in files]
+    left_out = []
+    if places.output is None and not places.in_place:
+        jobs, left_out = _without_outputs(jobs)
+    _check_outputs(jobs, places.in_place, may_exist)
+    return Plan(jobs, failures, left_out)
+
+
+def remove_leftovers(jobs: Sequence[Job]) -> None:
+    """Remove what killed processes left in the folders of the outputs."""
+    for folder in {Path(os.path.realpath(path)).parent for job in jobs for path in job.outputs}:
+        checkpoint.remove_leftovers(folder)
+
+
+def _find(inputs: Sequence[str], skip: Sequence[Path]) -> tuple[list[_Input], list[tuple[str, AudioError]]]:
+    """Expand folders. Outputs inside an input folder are skipped, so that a second run does not enhance them again."""
+    from deepnmf_cli.signal.formats import nothing_in, scan
+
+    files, failures = [], []
+    for given in inputs:
+        path = Path(given)
+        if not path.is_dir():
+            files.append(_Input(given, Path(path.name), given))
+            continue
+        found = scan(path, skip)
+        files += [_Input(str(file), file.relative_to(path), given) for file in found.audio]
+        failures += [(error.where, error) for error in found.unreadable]
+        if not found.audio and not found.unreadable:
+            failures.append((given, nothing_in(path)))
+    return files, failures
+
+
+def _writable(files: Sequence[_Input]) -> tuple[list[_Input], list[tuple[str, AudioError]]]:
+    """Those that can be written in their own place, and why the others cannot."""
+    from deepnmf_cli.signal.formats import WRITABLE, is_writable
+
+    chosen = [file for file in files if is_writable(file.path)]
+    failures = []
+    for file in files:
+        if not is_writable(file.path):
+            found, expected = (
+                f"a {Path(file.path).suffix} file, which cannot be written",
+                f"one of {' '.join(WRITABLE)}",
+            )
+            failures.append((file.path, AudioError(file.path, found, expected, "Leave --in-place out.")))
+    return chosen, failures
+
+
+def _target(places: Places, file: _Input, several: bool) -> str:
+    if places.in_place:
+        return file.path
+    return _beside(file) if places.output is None else _place(places.output, file, several)
+
+
+def _removed(places: Places, file: _Input, several: bool) -> str | None:
+    return None if places.removed is None else _place(places.removed, file, several)
+
+
+def _beside(file: _Input) -> str:
+    """Return where the output of `file` goes that has no name: beside the file or folder that was given."""
+    if file.path == STREAM:
+        return STREAM
+    given = Path(os.path.abspath(file.given)) if Path(file.given).name in ("", "..") else Path(file.given)
+    if not given.name:
+        raise UsageError(file.given, "no folder beside it", "-o OUTPUT", "Name a folder for the outputs.")
+    if file.path == file.given:
+        return str(given.with_name(f"{given.stem}{ENHANCED}{_suffix(given)}"))
+    return str(given.with_name(f"{given.name}{ENHANCED}") / file.relative.with_suffix(_suffix(file.relative)))
+
+
+def _suffix(path: Path) -> str:
+    """The suffix of the output for an input, WAV where the input's own cannot be written."""
+    from deepnmf_cli.signal.formats import is_writable
+
+    return path.suffix if is_writable(path) else ".wav"
+
+
+def _place(output: str, file: _Input, several: bool) -> str:
+    """Return where the output of `file` goes, if `output` says so."""
+    from deepnmf_cli.signal.formats import WRITABLE, is_writable
+
+    path = Path(output)
+    if output == STREAM and not several:
+        return output
+    if several or path.is_dir() or output.endswith((os.sep, "/")):
+        if file.path == STREAM:
+            raise UsageError(output, "a folder", "a file name, as standard input has none", "Name the file.")
+        if output == STREAM or (path.exists() and not path.is_dir()):
+            because = ", as there are several inputs" if several else ""
+            raise UsageError(output, "no folder", f"a folder{because}", "Name a folder.")
+        return str(path / file.relative.with_suffix(_suffix(file.relative)))
+    if not is_writable(path):
+        found = f"the suffix {path.suffix!r}" if path.suffix else "a name without a suffix"
+        remedy = "Choose such a name, or an existing folder."
+        raise UsageError(output, found, f"one of {' '.join(WRITABLE)}", remedy)
+    # Folders that are missing are made, once the input has opened.
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    if not nearest.is_dir():
+        raise UsageError(nearest, "a file", f"a folder for the output {path.name}", "Choose another.")
+    return output
+
+
+def _without_outputs(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
+    """The jobs whose input is not what another of them writes, and a sentence for each of the others."""
+    makers = {os.path.realpath(path): job for job in jobs for path in job.outputs}
+    chosen, left_out = [], []
+    for job in jobs:
+        maker = makers.get(os.path.realpath(job.source)) if job.source != STREAM else None
+        if maker is None or maker is job:
+            chosen.append(job)
+        else:
+            left_out.append(f"{job.source}: left out, as it is the output of {maker.source}.")
+    return chosen, left_out
+
+
+def _check_outputs(jobs: Sequence[Job], in_place: bool, may_exist: bool) -> None:
+    inputs = {_identity(Path(job.source)) for job in jobs if job.source != STREAM} - {None}
+    outputs: list[Path] = []
+    seen: dict[str, str] = {}
+    for path, source in [(path, job.source) for job in jobs for path in job.outputs]:
+        if (place := os.path.realpath(path)) in seen:  # unlike Path.resolve, it takes links in a circle as they are
+            found = f"two outputs of this name, of {seen[place]} and of {source}"
+            raise UsageError(path, found, "one", "Rename an input, change --noise-out, or use two folders.")
+        seen[place] = source
+        if in_place and path == Path(source):
+            continue
+        outputs.append(path)
+        # The identity is the same through a symbolic or hard link, whatever the two are called.
+        if _identity(path) in inputs:
+            remedy = "Choose another name or folder, or pass --in-place."
+            raise UsageError(path, "an output that is an input", "another file", remedy)
+        if path.exists() and not path.is_file():
+            remedy = "Choose another name; standard output is -."
+            raise UsageError(path, "a folder or a device", "a file that can be replaced", remedy)
+    existing = [path for path in outputs if os.path.lexists(os.path.realpath(path))]  # links in a circle, too
+    if existing and not may_exist:
+        more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
+        remedy = "Pass --overwrite to replace it, --skip-existing to go on with the rest, or choose another name."
+        raise UsageError(existing[0], f"an existing file{more}", "a new name", remedy)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
