@@ -1,4 +1,4 @@
-"""`deepnmf export`: a model as an ONNX file."""
+"""`deepnmf export`: a model as an ONNX file, or as a library in C."""
 
 from pathlib import Path
 
@@ -12,8 +12,14 @@ from deepnmf_cli.errors import EXIT_DONE, UsageError
 @click.command()
 @click.argument("model", metavar="MODEL")
 @click.option(
-    "-o", "--output", metavar="FILE", type=click.Path(path_type=Path),
-    show_default="beside the weights, where `enhance` finds it", help="The file to write, ending in .onnx.",
+    "-o", "--output", metavar="FILE|FOLDER", type=click.Path(path_type=Path),
+    show_default="beside the weights, where `enhance` finds it",
+    help="The file to write, ending in .onnx; for C the folder of the three files.",
+)  # fmt: skip
+@click.option(
+    "--format", "kind", type=click.Choice(["onnx", "c"]), default="onnx", show_default=True,
+    help="c writes deepnmf.c, deepnmf.h and the weights: from waveform to waveform, without any library. For grids,"
+    " such as tiny, base and large.",
 )  # fmt: skip
 @click.option(
     "--streaming", is_flag=True,
@@ -32,13 +38,14 @@ from deepnmf_cli.errors import EXIT_DONE, UsageError
 def command(
     model: str,
     output: Path | None,
+    kind: str,
     streaming: bool,
     weights: str,
     share_weights: bool,
     overwrite: bool,
     quiet: bool,
 ) -> int:
-    """Write a model as an ONNX file, which runs without torch, and in other languages.
+    """Write a model as an ONNX file, which runs without torch, and in other languages, or as a library in C.
 
     MODEL is a name of `deepnmf models`, or a .safetensors file that `deepnmf train` wrote. The graph takes magnitudes
     (1, F, T) and states and gives masks (1, 2, F, T), speech first, and the next states; graphs of models that use
@@ -49,12 +56,16 @@ def command(
     \b
     Examples:
       deepnmf export base --streaming -o base.streaming.onnx
+      deepnmf export base --format c -o denoise/
 
     Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
     """
     from deepnmf_cli import zoo
 
     source = zoo.find(model)
+    if kind == "c":
+        _write_c(model, output, streaming or share_weights or weights != "float32", overwrite, quiet)
+        return EXIT_DONE
     suffix = zoo.EXPORTED_STREAMING if streaming else zoo.EXPORTED
     target = output or source.with_suffix(suffix)
     if target.suffix != zoo.EXPORTED:
@@ -66,3 +77,22 @@ def command(
         size = target.stat().st_size / 1000
         console.say(f"Wrote {target}, {size:.0f} kB. Its masks are those of the model to {difference:.0e}.")
     return EXIT_DONE
+
+
+def _write_c(model: str, folder: Path | None, other_options: bool, overwrite: bool, quiet: bool) -> None:
+    from deepnmf_cli import zoo
+    from deepnmf_cli.export.c_library import FILES
+
+    if folder is None:
+        raise UsageError("--format c", "no -o", "the folder for the library", "Name one.")
+    if other_options:
+        found = "--streaming, --weights or --share-weights"
+        raise UsageError("--format c", found, "none of them, as they are of ONNX", "Leave them out.")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(folder, "a file", "a folder", "Choose another name.")
+    if not overwrite and (there := [folder / name for name in FILES if (folder / name).exists()]):
+        raise UsageError(there[0], "a file of that name", "a new name", "Choose another folder, or pass --overwrite.")
+    written = zoo.export_c(model, folder)
+    if not quiet:
+        size = sum(path.stat().st_size for path in written) / 1000
+        console.say(f"Wrote {', '.join(path.name for path in written)} to {folder}, {size:.0f} kB of text.")
