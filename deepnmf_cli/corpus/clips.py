@@ -20,7 +20,7 @@ from deepnmf_cli.signal.formats import is_seekable
 from deepnmf_cli.workers import available_cpus
 
 CACHE_BYTES = 4 << 30
-"""Decoded audio kept in memory, as 16-bit samples: 35 hours at 16 kHz. What is used least recently goes first."""
+"""Decoded audio kept in memory, as 16-bit samples: 37 hours at 16 kHz. What is used least recently goes first."""
 
 LONG_S = 600.0
 """Longer recordings are not decoded as a whole where their format says where each sample lies."""

@@ -242,7 +242,7 @@ def small_room(draw: np.random.Generator, rate_hz: int) -> Samples:
     until = min(time[-1], (begin + REFLECTIONS / rate) ** (1 / 3))
     arrivals = draw.uniform(begin, until**3, draw.poisson(rate * (until**3 - begin))) ** (1 / 3)
     response = np.zeros(length)
-    places = np.minimum(((arrivals - first_s) * rate_hz).astype(int), length - 1)
+    places = ((arrivals - first_s) * rate_hz).astype(int)
     np.add.at(response, places, draw.choice([-1.0, 1.0], len(places)) / (SOUND_M_S * arrivals))
     # Later ones overlap: noise whose variance is their density times their power.
     later = time > until
@@ -328,9 +328,7 @@ def _prolonged(stretch: Samples, period: float, length: int, draw: np.random.Gen
     """A voiced stretch (m,) of a pitch period, held for `length` samples; its mean power is that of the stretch."""
     half = round(period)
     window = np.hanning(2 * half + 1)[:-1].astype(np.float32)
-    room = len(stretch) - 2 * half
-    grains = stretch if room > 0 else np.pad(stretch, half)
-    room = max(1, len(grains) - 2 * half)
+    room = len(stretch) - 2 * half  # more than none: a frame has more than two of the longest periods
     time = np.arange(length) / rate_hz
     octaves = draw.uniform(-0.1, 0.1) * time / time[-1] + draw.uniform(0, 0.03) * np.sin(
         2 * np.pi * draw.uniform(3.0, 7.0) * time + draw.uniform(0, 2 * np.pi)
@@ -340,7 +338,7 @@ def _prolonged(stretch: Samples, period: float, length: int, draw: np.random.Gen
     while at < length + half:
         centre = half + int(place) if room > half else half
         # Of the places within a period the one in phase with the first grain: else the sum would cancel.
-        grain, reference = _aligned(grains, centre, half, reference)
+        grain, reference = _aligned(stretch, centre, half, reference)
         vowel[int(at) : int(at) + 2 * half] += window * grain
         step = period / 2 ** octaves[min(int(at), length - 1)]
         at, place = at + step, place + speed * step

@@ -116,3 +116,11 @@ def test_processes_need_no_room_in_shared_memory(tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.stdout.splitlines() == [str(1 << 16), "[1, 33, 65]"], ended.stderr
     assert ended.stderr == ""
+
+
+def test_processes_share_the_room_for_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    made = batches_module._Batches(Counting(), 2, 0)
+    whole = made.source.cache.capacity_bytes
+    batches_module._serve(None, made, range(0), 4, None)
+    assert made.source.cache.capacity_bytes == whole // 4

@@ -166,3 +166,12 @@ def test_no_two_channels_of_one_sound_become_silence_in_training(
     given = [Clip(tmp_path / "a.wav", "a", 2.0)]
     speech, added = MixtureDataset(given, given, [], MixingSettings(1.0), RATE, seed=0)[0]
     assert rms(speech) > 1e-3 and rms(added) > 1e-5
+
+
+def test_kept_clips_are_37_hours_at_16_khz_or_one_that_is_longer(tmp_path: Path, decoded: list[int]) -> None:
+    assert clips.CACHE_BYTES // (2 * 16000 * 3600) == 37 and ClipCache(RATE).capacity_bytes == clips.CACHE_BYTES
+    soundfile.write(path := tmp_path / "a.wav", noise(1), RATE)
+    cache = ClipCache(RATE, capacity_bytes=1)
+    for _ in range(3):
+        cache.read(path)
+    assert sum(decoded) == RATE

@@ -13,6 +13,7 @@ import soundfile
 from deepnmf_cli.corpus.batches import batches
 from deepnmf_cli.corpus.clips import ClipCache, decode
 from deepnmf_cli.corpus.dataset import MixingSettings, MixtureDataset, PairDataset
+from deepnmf_cli.corpus.dataset import _Drawing as Drawing
 from deepnmf_cli.corpus.manifest import Clip, audio_files, pair_folders, read_manifest, scan
 from deepnmf_cli.corpus.mixing import in_room, rms, scale_to_level, scale_to_snr
 from deepnmf_cli.errors import CorpusError, DeepnmfError
@@ -109,6 +110,13 @@ def test_noises_are_drawn_by_duration(corpus: Path) -> None:
     examples, draw = dataset(corpus), np.random.default_rng(0)
     drawn = Counter(examples._noise.clip(draw).path.parent.name for _ in range(400))
     assert 0.85 < drawn["rain"] / 400 < 0.95  # 9 s of 10 s
+
+
+def test_of_all_clips_the_next_is_drawn_by_its_share_of_the_duration() -> None:
+    drawing = Drawing([Clip(Path("short"), "a", 1.0), Clip(Path("long"), "b", 3.0)])
+    draw = np.random.default_rng(0)
+    orders = [[clip.group for clip in drawing.all(draw)] for _ in range(1000)]
+    assert sum(order == ["b", "a"] for order in orders) == pytest.approx(750, abs=50)
 
 
 def test_silent_segments_are_skipped(tmp_path: Path, corpus: Path) -> None:

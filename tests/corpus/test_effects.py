@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import soundfile
 import soxr
 from scipy.signal import butter, sosfilt
 
@@ -93,11 +94,24 @@ def test_coded_sound_is_aligned_with_the_original(codec: str, compression: float
     assert rms(coded) == pytest.approx(rms(original), rel=0.3)
 
 
+RATES = {
+    "mp3": [hz // part for part in (4, 2, 1) for hz in (32000, 44100, 48000)],
+    "opus": [8000, 12000, 16000, 24000, 48000],
+}
+"""Of MPEG-1, of MPEG-2, which halves them, and of MPEG-2.5; of Opus by RFC 6716, section 2."""
+
+
+def test_rates_of_coders_are_those_of_the_standards() -> None:
+    assert {codec: list(rates) for codec, rates in effects.CODED_HZ.items()} == {c: sorted(r) for c, r in RATES.items()}
+
+
 @pytest.mark.parametrize("codec", effects.CODECS)
 @pytest.mark.parametrize("rate_hz", [11025, 44100, 96000])
-def test_rates_that_a_coder_lacks_are_coded_at_another(codec: str, rate_hz: int) -> None:
-    original = soxr.resample(speech_like(), RATE, rate_hz)
+def test_rates_that_a_coder_lacks_are_coded_at_another(codec: str, rate_hz: int, monkeypatch) -> None:
+    original, written, write = soxr.resample(speech_like(), RATE, rate_hz), [], soundfile.write
+    monkeypatch.setattr(soundfile, "write", lambda *given, **more: written.append(given[2]) or write(*given, **more))
     coded = effects.code(original, rate_hz, codec, 0.5)
+    assert written == [rate_hz if codec == "vorbis" or rate_hz in RATES[codec] else 48000]
     assert coded.shape == original.shape and coded.dtype == np.float32
     size = 2 * len(original)
     correlation = np.fft.irfft(np.fft.rfft(coded, size) * np.fft.rfft(original, size).conj())
@@ -140,6 +154,16 @@ def test_clicks_are_short_and_loud() -> None:
         assert np.mean(samples**4) > 20  # of stationary noise it is 3
         bursts = np.convolve(np.abs(samples) > 1e-3 * np.abs(samples).max(), np.ones(5), "valid")
         assert bursts.max() >= 4  # each of several samples in a row
+
+
+def test_clicks_decay() -> None:
+    """In 25 ms there is one, and seldom another; some are cut off."""
+    decaying = 0
+    for seed in range(40):
+        (sounding,) = (samples := effects.clicks(RATE // 40, draw(seed), RATE)).nonzero()
+        middle = (sounding[0] + sounding[-1]) // 2
+        decaying += rms(samples[: middle + 1]) > rms(samples[middle + 1 :]) if len(sounding) > 5 else 1
+    assert decaying > 25
 
 
 def test_rumble_is_below_hearing_and_comes_in_thuds() -> None:
@@ -199,6 +223,31 @@ def test_small_rooms_begin_with_the_direct_sound_and_decay() -> None:
         remaining = 10 * np.log10(np.cumsum(energy[::-1])[::-1] / energy.sum())
         assert 0.1 * RATE < len(energy) < 1.1 * RATE
         assert remaining[len(energy) // 2] < -15 and remaining[-len(energy) // 10] < -35
+
+
+class Ends:
+    """A generator whose single uniform numbers are the lower or the upper end of their range."""
+
+    def __init__(self, end: int, seed: int) -> None:
+        self.end, self._draw = end, draw(seed)
+
+    def uniform(self, low: float, high: float, size: int | None = None) -> np.ndarray | float:
+        return (low, high)[self.end] if size is None else self._draw.uniform(low, high, size)
+
+    def __getattr__(self, name: str):
+        return getattr(self._draw, name)
+
+
+@pytest.mark.parametrize(
+    ("end", "volume", "distance", "decay_s"), [(0, 15, 0.3, 0.12), (1, 250, 3.0, 0.25 * (250 / 15) ** 0.5)]
+)
+def test_small_rooms_are_as_reverberant_as_their_volume_and_decay_say(
+    end: int, volume: float, distance: float, decay_s: float
+) -> None:
+    """As loud as the direct sound at the critical distance, 0.057 m sqrt(V/T), but for high frequencies that are lost."""
+    responses = [effects.small_room(Ends(end, seed), RATE).astype(np.float64) for seed in range(10)]
+    ratio = np.mean([np.sum(response[1:] ** 2) for response in responses])
+    assert 0.7 < ratio / ((distance / 0.057) ** 2 * decay_s / volume) < 1.1
 
 
 def utterance(pitch_hz: float) -> np.ndarray:
@@ -262,3 +311,19 @@ def test_what_has_no_voice_stays_as_it_is(samples: int) -> None:
     noise = draw().standard_normal(samples).astype(np.float32)
     np.testing.assert_array_equal(effects.held(noise, draw(3), RATE, (1.0, 2.0)), noise)
     np.testing.assert_array_equal(effects.held(0 * noise, draw(3), RATE, (1.0, 2.0)), 0 * noise)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_voiced_stretch_reaches_as_far_as_speech_is_voiced_and_has_two_frames_at_least(seed: int) -> None:
+    """Of 40 ms; at a pitch of 100 Hz."""
+    voiced = np.tile(draw().standard_normal(160), 8).astype(np.float32)
+    assert effects._voiced_stretch(voiced, draw(seed), RATE) == (0, 1280, 160.0)
+    assert effects._voiced_stretch(voiced[:-1], draw(seed), RATE) is None
+
+
+def test_a_voiced_stretch_ends_with_its_first_and_last_voiced_frame() -> None:
+    """Those of which three quarters are periodic: the correlation of a half with itself is two thirds of it all."""
+    voice = np.tile(draw().standard_normal(160), 8).astype(np.float32)
+    speech = np.concatenate([0 * voice, voice, 0 * voice])
+    ends = [effects._voiced_stretch(speech, draw(seed), RATE)[:2] for seed in range(12)]
+    assert (min(first for first, _ in ends), max(end for _, end in ends)) == (1280 - 160, 2560 + 160)

@@ -1,5 +1,6 @@
 """What is said of a corpus before training begins."""
 
+import math
 import re
 import shutil
 import time
@@ -14,7 +15,7 @@ from deepnmf_cli.corpus.augment import AugmentationSettings
 from deepnmf_cli.corpus.dataset import MixingSettings
 from deepnmf_cli.corpus.manifest import Clip, scan
 from deepnmf_cli.corpus.sources import Mixtures, Recordings, for_tuning, from_clips, from_pairs
-from deepnmf_cli.errors import AudioError
+from deepnmf_cli.errors import AudioError, CorpusError
 
 RATE = 16000
 MADE = Mixtures(MixingSettings(segment_s=0.5), AugmentationSettings(), RATE, 0)
@@ -142,7 +143,8 @@ def test_it_is_said_where_nothing_can_be_held_out(folders: Path) -> None:
 
 
 def test_fine_tuning_holds_out_the_last_fifth_of_a_noise_that_is_alone(folders: Path) -> None:
-    material = for_tuning(Recordings(folders / "speech", folders / "noise"), MADE, Said())
+    material = for_tuning(Recordings(folders / "speech", folders / "noise"), MADE, said := Said())
+    assert sum(sentence.startswith("general noise: babble of the speakers") for sentence in said) == 1
     assert material.source.cache.length(folders / "noise/rain/0.wav") == round(0.8 * 3 * MADE.rate_hz)
 
 
@@ -180,3 +182,24 @@ def test_a_room_response_that_cannot_be_read_is_named_at_the_start(tmp_path: Pat
     (tmp_path / "broken.mp3").write_bytes(b"no audio")
     with pytest.raises(AudioError, match="broken.mp3"):
         inspection.rooms_listing([Clip(tmp_path / "broken.mp3", "rooms", 1.0)])
+
+
+def test_too_little_speech_is_said_of_its_folder(folders: Path) -> None:
+    (folders / "speech/a/0.wav").unlink()
+    with pytest.raises(CorpusError, match=rf"{folders}/speech: found 5 clips of speech"):
+        from_clips(Recordings(folders / "speech", folders / "noise"), MADE, Said())
+
+
+@pytest.mark.parametrize("role", [0, 1])
+def test_a_file_in_both_sets_of_a_manifest_is_said(folders: Path, role: int) -> None:
+    speech, noise = scan(folders / "speech"), scan(folders / "noise")
+    dev = [[], []]
+    dev[role] = [(speech, noise)[role][0]]
+    sources._say_what_there_is(sources._Clips(speech[role == 0 :] + dev[0], noise, [], *dev), said := Said())
+    shared = f"! 1 files are trained on and scored, the first {dev[role][0].path}: the dev score flatters"
+    assert shared in said
+
+
+@pytest.mark.parametrize("count", [0, 1, 20, 21, 50])
+def test_at_most_twenty_are_looked_at_from_the_first_on_at_equal_distances(count: int) -> None:
+    assert inspection.spread(range(count)) == list(range(0, count, max(1, math.ceil(count / 20))))

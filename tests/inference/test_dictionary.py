@@ -173,6 +173,7 @@ def test_equal_seeds_give_equal_dictionaries_and_others_differ():
         return learn_dictionary(lambda index: m.roll(50 * index, 1)[:, :50], 6, 5, seed=seed)
 
     assert torch.equal(learn(1), learn(1))
+    assert torch.equal(learn(0), learn_dictionary(lambda index: m.roll(50 * index, 1)[:, :50], 6, 5))
     assert not torch.allclose(learn(1), learn(2), atol=1e-3)
 
 
@@ -248,6 +249,12 @@ def test_exemplars_are_distinct_audible_frames():
     frames = unit_columns(m[:, 20:])
     matches = (w.T @ frames) > 1 - 1e-12
     assert (matches.sum(0) == 1).all() and (matches.sum(1) == 1).all()
+
+
+def test_drawn_atoms_have_a_hundredth_of_the_mean_frame_in_every_bin():
+    atoms = dictionary._fresh_atoms(2 * torch.eye(3, dtype=torch.float64), 3, torch.Generator().manual_seed(0))
+    expected = unit_columns(torch.eye(3, dtype=torch.float64) + 0.01 / 3**0.5)
+    torch.testing.assert_close(atoms[:, atoms.argmax(0).argsort()], expected)
 
 
 def test_too_few_audible_frames_is_said():

@@ -151,3 +151,15 @@ def test_memory_does_not_grow_with_pairs_of_units():
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         expectations.field(log_odds, couplings, bias)
     assert kept <= 20 * (log_odds.numel() + couplings.numel()) < 64 * 128 * 128
+
+
+@pytest.mark.parametrize("sources", [6, 100])
+def test_units_of_strong_and_of_weak_potentials_are_right_in_single_precision(sources):
+    """A product of three exponentials of 50 would be too large."""
+    draw = torch.Generator().manual_seed(0)
+    log_b = torch.randn(3, sources, 2, generator=draw, dtype=torch.float64).log_softmax(-1)
+    potentials = torch.randn(sources, 2, 4, generator=draw, dtype=torch.float64)
+    potentials[:4, 1] += 50
+    expected = (log_b[..., None] + potentials).logsumexp(-2).sum(-2)
+    found = expectations.sum_log_expectations(log_b.float(), potentials.float())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)

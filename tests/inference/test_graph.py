@@ -75,6 +75,8 @@ def test_observations_fold_into_evidence():
             for h in range(2):
                 expected[links[d], h] += seen[d, h, observed[row, d]]
         torch.testing.assert_close(folded[row], expected)
+    batch = fold(folded, links, seen, observed)  # evidence may have rows of its own
+    torch.testing.assert_close(batch, 2 * folded - evidence)
     messages = belief.infer(folded, potentials, hidden, [1.0] * 3)
     for row in range(2):
         single, _ = field_enumeration.marginals(hidden.edges.T.tolist(), potentials.numpy(), folded[row].numpy())
@@ -134,6 +136,13 @@ def test_mixing_is_arithmetic_for_one_and_log_linear_for_zero():
     torch.testing.assert_close(arithmetic, torch.tensor([[0.3, 0.7]]).double())
     geometric = schedule.mix(old, new, torch.tensor([0.25]), torch.tensor([0.0]))
     torch.testing.assert_close(geometric, (0.75 * old + 0.25 * new).log_softmax(-1))
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_mixing_by_a_number_keeps_for_zero_and_replaces_for_one(power):
+    old, new = torch.tensor([[0.2, 0.8]]).double().log(), torch.tensor([[0.6, 0.4]]).double().log()
+    torch.testing.assert_close(schedule.mix(old, new, 0, power), old)
+    assert schedule.mix(old, new, 1, power) is new
 
 
 def test_sequential_schedule_updates_one_node_after_the_other():

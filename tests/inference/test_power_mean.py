@@ -150,3 +150,12 @@ def test_gradients_stay_finite_in_float32_for_distances_of_a_thousand(gamma):
     assert mean.isfinite().all()
     assert all(x.grad.isfinite().all() for x in (old, new, weight, power))
     assert weight.grad.abs().max() <= 1.001 * math.exp(LARGE)
+
+
+@pytest.mark.parametrize("distance", [85.0, 100.0, 300.0])
+@pytest.mark.parametrize("growth", [1e-3, 1.0, 1e3])
+def test_a_weight_however_small_counts_for_a_distance_that_is_large_enough(distance, growth):
+    """1 + gamma (exp(distance) - 1) where gamma exp(distance) is `growth`."""
+    weight = growth * math.exp(-distance)
+    found = log_power_lerp(torch.zeros(1).double(), torch.full((1,), distance).double(), weight, 1.0)
+    assert found.item() == pytest.approx(math.log1p(weight * math.expm1(distance)), rel=1e-12)

@@ -54,3 +54,8 @@ def test_estimates_sum_to_the_mixture(dtype):
     estimates = apply_masks(masks(parts(dtype=torch.float64)), mixture)
     assert estimates.shape == (3, 2, 6, 5)
     torch.testing.assert_close(estimates.sum(-3), mixture, rtol=1e-14, atol=1e-15)
+
+
+def test_a_bin_is_silent_up_to_a_level_of_minus_200_decibels():
+    models = torch.tensor([[1e-10, 1.01e-10], [0, 0]], dtype=torch.float64)[..., None]
+    torch.testing.assert_close(masks(models)[0, :, 0], torch.tensor([0.5, 1.0], dtype=torch.float64))

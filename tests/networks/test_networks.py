@@ -180,7 +180,13 @@ def test_dropout_silences_hidden_units_in_training_alone_and_keeps_their_mean() 
 
 @pytest.mark.parametrize(
     ("changed", "found"),
-    [({"dropout": 1.0}, "dropout"), ({"dropout": -0.1}, "dropout"), ({"compression": "sine"}, "log, cube-root")],
+    [
+        ({"dropout": 1.0}, "dropout"),
+        ({"dropout": -0.1}, "dropout"),
+        ({"compression": "sine"}, "log, cube-root"),
+        ({"hidden": (4, 0)}, "positive size"),
+        ({"hidden": ()}, "positive size"),
+    ],
 )
 def test_settings_of_a_dnn_that_make_no_sense_are_refused(changed: dict, found: str) -> None:
     with pytest.raises(ValueError, match=found):
@@ -257,10 +263,23 @@ def test_one_tied_dictionary_is_trained_once() -> None:
     assert DeepNmf(DeepNmfSettings(**SMALL["deep-nmf"], tied=True)).parameter_counts() == (990, 990)
 
 
-@pytest.mark.parametrize("wrong", [{"trained_layers": 99}, {"atoms": 0}, {"beta": 4.0}, {"sparsity": -1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"trained_layers": 99}, {"atoms": 0}, {"beta": 3.01}, {"beta": -1.01}, {"sparsity": -1.0}]
+)
 def test_impossible_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError):
         dataclasses.replace(DeepNmfSettings(), **wrong)
+
+
+@pytest.mark.parametrize("beta", [-1.0, -0.5, 3.0])
+def test_divergences_from_minus_one_to_three_are_taken(beta: float) -> None:
+    assert DeepNmfSettings(beta=beta, sparsity=0.0).beta == beta
+
+
+def test_matrices_of_a_dnn_are_trained_in_half_precision_and_dictionaries_are_not() -> None:
+    """It has no room for the floor below divisions."""
+    half = {name for name, (network, _) in NETWORKS.items() if network.mixed_precision}
+    assert "dnn" in half and not half & {"deep-nmf", "dnmf", "sparse-nmf"}
 
 
 def test_a_fixed_schedule_is_one_whose_couplings_to_the_data_are_zero() -> None:

@@ -7,6 +7,7 @@ import torch
 from deepnmf_cli.enhancer import Enhancer
 from deepnmf_cli.errors import AudioError, UsageError
 from deepnmf_cli.networks import NETWORKS, build
+from deepnmf_cli.networks import noise_atoms as noise_atoms_module
 from deepnmf_cli.networks.backend import TorchBackend
 from deepnmf_cli.networks.noise_atoms import ATOMS, noise_atoms, with_noise
 from deepnmf_cli.scoring.sdr import si_sdr
@@ -70,6 +71,13 @@ def test_speech_atoms_stay_and_take_part():
     learned = noise_atoms(plain, sound + noise)
     present = learned[-BINS:].sum(1)
     assert present[100] > 20 * present[99]
+
+
+def test_every_frame_that_has_its_whole_context_is_learned_from(monkeypatch):
+    learned = []
+    monkeypatch.setattr(noise_atoms_module, "learn_dictionary", lambda block, *_, **__: learned.append(block(0)))
+    noise_atoms(network("sparse-nmf"), torch.rand(BINS, 20) + 0.1)
+    assert learned[0].shape == (CONTEXT * BINS, 20 - (CONTEXT - 1)) and (learned[0] > 0).all()
 
 
 @pytest.mark.parametrize("name", ["dnn", "grid"])

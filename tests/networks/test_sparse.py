@@ -211,3 +211,7 @@ def test_rivals_in_recipes_are_about_as_large_as_what_they_are_compared_with() -
 def test_impossible_settings_are_refused(settings: Any, wrong: dict) -> None:
     with pytest.raises(ValueError):
         dataclasses.replace(settings, **wrong)
+
+
+def test_a_penalty_of_zero_is_taken() -> None:
+    assert IstaSettings(sparsity=0.0).sparsity == 0

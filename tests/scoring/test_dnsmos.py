@@ -1,8 +1,11 @@
 """DNSMOS: the package's own function gives the same, level and rate."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from deepnmf_cli.scoring import dnsmos
 from deepnmf_cli.scoring.dnsmos import NAMES, dnsmos_score
 from deepnmf_cli.scoring.metrics import DNSMOS, METRICS
 from deepnmf_cli.scoring.perceptual import NoScore
@@ -41,3 +44,16 @@ def test_they_are_computed_when_asked_for() -> None:
     scores = score(samples, samples, RATE_HZ, metrics=["STOI", *DNSMOS])
     assert list(scores.values) == ["STOI", "SIG", "BAK", "OVRL"]
     assert all(1 <= scores.values[name] <= 5 for name in NAMES)
+
+
+@pytest.mark.parametrize("extra", [-1, 0, 15839, 15840])
+def test_what_fills_a_window_is_not_repeated_and_windows_begin_every_second(monkeypatch, extra: int) -> None:
+    """Of 9.01 s; a window that would reach beyond the end is left out, and counts from whole seconds on."""
+    heard: list[np.ndarray] = []
+    network = SimpleNamespace(run=lambda _, given: heard.append(given["input_1"][0]) or [np.ones((1, 3))])
+    monkeypatch.setattr(dnsmos, "_network", lambda: network)
+    samples = 0.5 * np.random.default_rng(extra + 9).uniform(-1, 1, 144_160 + extra).astype(np.float32)
+    dnsmos_score(samples, RATE_HZ, "SIG")
+    whole = np.append(samples, samples) if extra < 0 else samples
+    starts = range(0, len(whole) // RATE_HZ * RATE_HZ - 144_160 + 1, RATE_HZ)
+    np.testing.assert_array_equal(heard, [whole[start : start + 144_160] for start in starts] or [whole[:144_160]])

@@ -14,6 +14,7 @@ from deepnmf_cli.scoring.ledger import LEDGER, Ledger
 from deepnmf_cli.scoring.metrics import METRICS
 from deepnmf_cli.scoring.pairing import Pair
 from deepnmf_cli.scoring.scorer import Scores
+from tests import faults
 
 
 @pytest.fixture
@@ -121,3 +122,11 @@ def test_a_full_disk_is_an_error_with_a_remedy(tmp_path, pair):
 def test_no_line_holds_what_json_lacks():
     with pytest.raises(ValueError, match="JSON"):
         ledger._text({"key": math.nan})
+
+
+def test_a_score_passes_a_point_before_and_after_it_is_in_the_file(tmp_path, pair):
+    with Ledger(tmp_path) as kept, faults.at() as points:
+        part = kept.of("files")
+        part.get(pair)
+        part.add(pair, SCORES)
+    assert points == [f"{LEDGER}: line", f"{LEDGER}: appended"]

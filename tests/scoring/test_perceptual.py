@@ -98,6 +98,12 @@ def test_a_long_recording_scores_the_mean_of_its_pieces_weighted_by_speech(signa
         assert measure(*whole, rate_hz) == pytest.approx(share * one + (1 - share) * other, abs=1e-6)
 
 
+@pytest.mark.parametrize(("level_db", "expected_s"), [(-39.0, 2.0), (-41.0, 1.0)])
+def test_speech_is_what_is_less_than_40_decibels_below_the_loudest(level_db, expected_s):
+    reference = np.repeat([1.0, 10 ** (level_db / 20)], 16000)
+    assert perceptual.pieces(reference, 16000) == [(slice(0, 32000), pytest.approx(expected_s, abs=0.02))]
+
+
 def test_a_recording_up_to_40_s_is_scored_as_a_whole(signals):
     import pesq
     import pystoi

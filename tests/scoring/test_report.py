@@ -223,8 +223,10 @@ def test_the_report_is_written_as_csv_json_markdown_and_figures(report, tmp_path
 
 
 def test_systems_are_named_beside_the_first_panel(report):
-    first, *others = report_room._score_figure(report).axes
-    assert [text.get_text() for text in first.get_yticklabels()] == [system["name"] for system in report["systems"]]
+    figure = report_room._score_figure(report | {"systems": 3 * report["systems"]})
+    first, *others = figure.axes
+    assert [text.get_text() for text in first.get_yticklabels()] == 3 * [system["name"] for system in report["systems"]]
+    assert figure.get_size_inches()[1] > 0.3 * 9  # room for each
     assert not any(text.get_text() for panel in others for text in panel.get_yticklabels())
 
 
@@ -284,14 +286,15 @@ def test_names_that_look_like_markup_stay_names(tmp_path):
 
 
 def test_a_figure_shows_each_mean_with_its_interval(report):
-    figure = draw(report)["gain_by_snr.png"]
-    panel = figure.axes[0]
-    (_, ours) = [container for container in panel.containers]
+    means, gains = (figure.axes[0] for figure in draw(report).values())
+    (_, ours) = gains.containers
     points, _, bars = ours
     np.testing.assert_allclose(points.get_xydata(), [[-3, 7], [6, 7]])
     segments = bars[0].get_segments()
     np.testing.assert_allclose([segment[:, 1] for segment in segments], [[7, 7], [7, 7]], atol=1e-9)
-    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["other|tool", "ours"]
+    assert [text.get_text() for text in gains.get_legend().get_texts()] == ["other|tool", "ours"]
+    noisy, *others = (container.lines[0].get_color() for container in means.containers)
+    assert noisy == "0.5" and others == [container.lines[0].get_color() for container in gains.containers]
 
 
 def test_a_folder_that_cannot_be_written_is_named(report, tmp_path):

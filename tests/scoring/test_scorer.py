@@ -1,6 +1,7 @@
 """Scores of arrays, files and enhanced files; processes that give the same numbers, and errors that travel."""
 
 import math
+import os
 from concurrent.futures import Future
 
 import numpy as np
@@ -136,6 +137,11 @@ def test_what_is_done_comes_before_what_failed():
     with pytest.raises(CorpusError):
         next(done)
     assert list(pending) == [waiting]
+
+
+def test_one_process_is_this_one_where_no_number_is_named():
+    with ScoringPool() as pool:
+        assert list(pool.map(lambda: os.getpid(), [(), ()])) == [(0, os.getpid()), (1, os.getpid())]
 
 
 def test_files_are_scored_in_order_with_progress(pairs, golden):

@@ -234,6 +234,7 @@ def test_an_interrupted_output_leaves_the_old_file(tmp_path, interruption):
         out.write(np.zeros((1, 5)))
         raise interruption
     assert (tmp_path / "x.wav").read_bytes() == b"old" and os.listdir(tmp_path) == ["x.wav"]
+    assert out._file.closed  # or some systems could not remove it
 
 
 def test_flac_written_to_a_pipe_is_counted(tmp_path):

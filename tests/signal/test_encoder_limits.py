@@ -135,3 +135,8 @@ def test_every_container_that_is_written_has_been_tried():
 @pytest.mark.parametrize("subtype", ["OPUS", "MPEG_LAYER_III"])
 def test_the_rates_that_a_message_lists_are_those_that_are_taken(subtype):
     assert [int(number) for number in re.findall(r"\d+", LIMITS[subtype].rates)] == list(LIMITS[subtype].rates_hz)
+
+
+def test_levels_at_which_the_encoder_of_mp3_may_end_the_process_are_far_beyond_those_that_are_taken(tmp_path):
+    with pytest.raises(AudioError, match="found a sample of 1001 times full scale; expected at most 1000 in MP3"):
+        audio_writer.write(tmp_path / "x.mp3", np.full((1, 2000), 1001.0), 16000)

@@ -119,3 +119,15 @@ def test_the_documents_state_media_that_cannot_be_read_and_the_limits_of_encoder
     for name, limits in formats.LIMITS.items():
         if name != "FLOAT":
             assert f"| {limits.rates} | {limits.channels} |" in page, name
+
+
+@pytest.mark.parametrize(
+    ("container", "subtype", "expected"),
+    [("WAV", "PCM_16", (7, 17)), ("WAV", "GSM610", (100, 233)), ("SDS", "PCM_16", (42, 100))],
+)
+def test_what_is_there_of_a_recording_is_counted_in_whole_frames(container, subtype, expected):
+    """30 of 70 bytes of two channels; in proportion to the 100 frames that libsndfile finds, or was promised."""
+    assert formats.cut_frames(AudioInfo(8000, 2, 100, container, subtype), 30, 70) == expected
+    assert all(
+        type(frames) is int for frames in formats.cut_frames(AudioInfo(8000, 2, 100, container, subtype), 30, 70)
+    )

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from deepnmf_cli.signal import survey
+from deepnmf_cli.signal import links, survey
 from deepnmf_cli.signal.links import mpeg_frame
+from tests.fuzz.containers import seal
 
 
 def bit_rates(layer, first):
@@ -64,3 +65,51 @@ def test_samples_of_an_instrument_are_added_up():
 def test_an_au_file_of_size_0_is_unfinished_if_samples_follow(samples):
     content = b".snd" + (24).to_bytes(4, "big") + bytes(4) + bytes(12 + samples)
     assert survey.examine(io.BytesIO(content), len(content)).unfinished == bool(samples)
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_what_is_searched_for_is_found_across_the_end_of_what_is_held(place):
+    content = bytes(links._WINDOW_BYTES - place) + b"OggS" + bytes(9)
+    window = links._Window(io.BytesIO(content), len(content))
+    assert window.find(b"OggS", 0) == links._WINDOW_BYTES - place
+    assert window.find(b"OggS", links._WINDOW_BYTES - place + 1) == len(content)
+
+
+def ogg_page(number, flags=0, granule=0, body=b""):
+    """RFC 3533, section 6; without a body a page has 27 bytes."""
+    head = b"OggS\0" + bytes([flags]) + granule.to_bytes(8, "little", signed=True) + bytes(4)
+    head += number.to_bytes(4, "little") + bytes(4) + bytes([bool(body)]) + bytes([len(body)] * bool(body))
+    return seal(head + body)
+
+
+BEGINS, ENDS = 2, 4
+VORBIS = ogg_page(0, BEGINS, body=b"\x01vorbis")
+
+
+def test_the_page_that_ends_an_ogg_stream_may_be_empty():
+    content = VORBIS + ogg_page(1, granule=100, body=b"samples") + ogg_page(2, ENDS, 100)
+    assert len(ogg_page(2, ENDS, 100)) == 27
+    (part,) = links.ogg_parts(io.BytesIO(content), len(content))
+    assert part.fault is None and part.segments == [(0, len(content))]
+
+
+def test_pages_on_which_no_packet_ends_are_not_yet_samples():
+    """Their position is -1. What is missing before the first samples is what a radio station leaves out."""
+    content = VORBIS + ogg_page(1, granule=-1, body=b"comments") + ogg_page(3, ENDS, 100, b"samples")
+    (part,) = links.ogg_parts(io.BytesIO(content), len(content))
+    assert part.fault is None and part.note == "its first pages with samples are missing, or damaged"
+
+
+def test_a_flac_file_begins_where_its_first_block_has_the_size_that_all_have():
+    for content, begins in ((b"fLaC" + bytes(20), False), (b"fLaC" + bytes(20) + b"fLaC\0\0\0\x22", True)):
+        assert links.flac_begins(io.BytesIO(content), len(content), 0) is begins
+
+
+@pytest.mark.parametrize("byte", [None, *range(6, 10)])
+def test_sizes_of_id3_tags_have_seven_bits_a_byte(byte):
+    """ID3 2.4.0, section 3.1: otherwise it is none."""
+    head = bytearray(b"ID3\4\0\0\0\0\0\x0a")
+    if byte:
+        head[byte] |= 0x80
+    content = bytes(head) + bytes(50)
+    assert links._after_tag(links._Window(io.BytesIO(content), len(content)), 0) == (0 if byte else 20)

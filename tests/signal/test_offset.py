@@ -53,3 +53,12 @@ def test_a_hop_of_zeros_proves_that_there_is_no_offset():
     left = offset.remove(samples)
     assert not left[:, 11 * HOP : 20 * HOP].any()
     assert np.abs(left[:, 21 * HOP :].mean()) < 0.02
+
+
+def test_a_mean_forgets_within_four_seconds():
+    """Of hops of 16 ms: each weighs 1 - 0.016/4 of the one after it."""
+    keep, hops = 1 - 0.016 / 4, 1000
+    values = np.zeros(hops)
+    values[0] = 1
+    weights = keep ** np.arange(hops)
+    np.testing.assert_allclose(RunningMean(1).follow(values), weights / np.cumsum(weights), rtol=1e-9)

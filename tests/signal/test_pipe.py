@@ -194,6 +194,16 @@ def test_notes_that_end_early_are_a_header_cut_short():
         PipeReader(Dribble(b"RIFF\0\0\0\0WAVEJUNK" + struct.pack("<I", (1 << 32) - 1) + bytes(100)), RAW)
 
 
+def described(size: int) -> bytes:
+    """A WAV file without samples, whose description is `size` bytes long, of which 16 are needed."""
+    chunk = struct.pack("<HHIIHH", 1, 1, 16000, 32000, 2, 16).ljust(size, b"\0")
+    return b"RIFF\0\0\0\0WAVEfmt " + struct.pack("<I", size) + chunk + b"data\0\0\0\0"
+
+
+def test_a_description_may_be_long():
+    assert PipeReader(Dribble(described(pipe.DESCRIPTION_BYTES)), RAW).layout == RAW
+
+
 @pytest.mark.parametrize(
     ("data", "found"),
     [
@@ -201,6 +211,7 @@ def test_notes_that_end_early_are_a_header_cut_short():
         (wav(noise(1, 9), "ULAW"), "8 bits, format 7"),
         (wav(noise(1, 9), "DOUBLE"), "64 bits, format 3"),
         (b"RIFF\0\0\0\0WAVEdata\0\0\0\0", "without a description"),
+        (described(pipe.DESCRIPTION_BYTES + 2), "without a description"),
         (wav(noise(1, 9), rate_hz=10), "a sampling rate of 10 Hz"),
     ],
 )
@@ -244,3 +255,12 @@ def test_containers_with_a_name_at_their_beginning_are_known(container, subtype)
     file = io.BytesIO()
     soundfile.write(file, np.zeros(100), 44100, subtype, format=container)
     assert pipe.container_of(file.getvalue()) is not None
+
+
+@pytest.mark.parametrize("index", range(16))
+def test_frames_of_aac_have_one_of_thirteen_rates_and_a_head_of_six_bytes_that_says_how_long_they_are(index):
+    """ISO 13818-7, 6.2: what says more is the head of the next frame."""
+    head = bytes([0xFF, 0xF1, 0x40 | index << 2, 0x80, 0x02, 0x1F])
+    frame = head.ljust(16, b"\0")
+    assert pipe.container_of(frame + head) == ("AAC" if index < 13 else None)
+    assert pipe.container_of(frame + head[:5]) is None

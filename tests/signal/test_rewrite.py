@@ -40,6 +40,13 @@ def test_float_speech_and_noise_sum_to_the_input_within_rounding(tmp_path, subty
     np.testing.assert_allclose(speech + rest, source, rtol=0, atol=tolerance)
 
 
+def test_progress_adds_up_to_the_length(tmp_path):
+    audio_writer.write(tmp_path / "in.wav", noise(150_000, 2), RATE_HZ)
+    done = []
+    rewrite(tmp_path / "in.wav", tmp_path / "out.wav", halve, progress=done.append)
+    assert len(done) > 1 and sum(done) == pytest.approx(150_000 / RATE_HZ)
+
+
 def test_memory_does_not_grow_with_the_length(tmp_path):
     def peak(frames):
         audio_writer.write(tmp_path / "in.wav", np.zeros((2, frames), np.float32), RATE_HZ)

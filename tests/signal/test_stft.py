@@ -71,3 +71,10 @@ def test_a_tone_falls_into_the_same_bin_and_level_at_every_rate(rate_hz: int) ->
     magnitude = FRONT_END.pair(rate_hz).analysis(torch.sin(2 * math.pi * 1000 * time_s)).abs()
     assert int(magnitude[:, 20].argmax()) == 32  # 1000 Hz / 31.25 Hz
     assert float(magnitude[32, 20]) == pytest.approx(0.5, abs=0.002)
+
+
+def test_a_hop_may_be_one_sample_and_a_second() -> None:
+    assert FrontEnd(rate_hz=1, hop_s=1.0).pair(1).hop_samples == 1
+    for rate_hz in (0, -1):
+        with pytest.raises(ValueError, match="rate_hz must be positive"):
+            FrontEnd(rate_hz=rate_hz, hop_s=-1.0)

@@ -91,6 +91,15 @@ def test_muon_leaves_vectors_to_adam() -> None:
     assert not any(torch.allclose(ours[name], adams[name]) for name in matrices)
 
 
+def test_muon_takes_a_matrix_of_one_row_or_column_for_a_vector() -> None:
+    shapes = [(4,), (2, 3), (1, 5), (5, 1), (2, 2, 2)]
+    network = SimpleNamespace(parameters=lambda: [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes])
+    one = GradientDescent(network, FRONT_END, ObjectiveSettings(), 5.0, False, muon=True)
+    assert [(numbers, type(part)) for numbers, part in one.parts] == [
+        ([0, 2, 3, 4], torch.optim.Adam), ([1], torch.optim.Muon),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_steps_lower_the_loss_of_one_batch(optimizer: str) -> None:
     batch, one = examples(), descent(optimizer)
@@ -196,6 +205,7 @@ def test_each_step_goes_the_rates_share_of_the_way(gpu: Gpu) -> None:
 
     step = CapturedStep(change, weights)
     for number, rate in enumerate(RATES):
+        weights[0].detach().add_(number)  # as from a resume point, before the first step or later
         given, before = batch(number), [w.detach().clone() for w in weights]
         assert step(given, rate) == given.waveforms.sum()
         for weight, was, move in zip(weights, before, moves(given)):

@@ -82,5 +82,8 @@ def test_silence_costs_nothing_and_slopes_are_finite() -> None:
 def test_bands_are_third_octaves_that_do_not_overlap(rate_hz: int) -> None:
     bands = third_octaves(rate_hz)
     assert bands.any(1).all() and (bands.sum(0) <= 1).all()
+    frequency = torch.arange(bands.shape[1]) * rate_hz / (2 * (bands.shape[1] - 1))
+    inside = (frequency >= 150 * 2 ** (-1 / 6)) & (frequency < 150 * 2 ** (14 / 3 + 1 / 6))
+    assert torch.equal(bands.sum(0) == 1, inside)
     highest = bands[-1].nonzero().flatten() * rate_hz / (2 * (bands.shape[1] - 1))
     assert 3300 < highest.min() < highest.max() < 4300

@@ -143,3 +143,54 @@ def test_a_steady_colour_costs_little(speech: np.ndarray) -> None:
     added = np.random.default_rng(0).standard_normal(len(clean))
     noisy = clean + level(added, float(np.sqrt(np.mean((coloured - clean) ** 2))))
     assert lost(coloured, clean) < 0.15 * lost(noisy, clean)
+
+
+def test_a_steady_sound_disturbs_as_one_frame_of_it() -> None:
+    """Also where it has another colour than the target: ten times as much of what is hardly heard."""
+    target = torch.ones(1, 257, 1)
+    target[:, 40:] = 1e-6
+    estimate = torch.where(target == 1, target, 10 * target)
+    one = hearing.disturbances(estimate, target, RATE_HZ)
+    both = hearing.disturbances(estimate.repeat(1, 1, 2), target.repeat(1, 1, 2), RATE_HZ)
+    torch.testing.assert_close(both, one, rtol=1e-5, atol=0)
+    assert 0.1 < float(one[0]) < 1 < float(one[1])
+
+
+@pytest.mark.parametrize(("frames", "stretches"), [(7, 1), (20, 1), (25, 2), (30, 2), (40, 3)])
+def test_a_disturbance_of_the_last_frame_is_in_one_of_the_stretches_of_20(frames: int, stretches: int) -> None:
+    """Which begin every ten frames; the last of them ends with the last frame."""
+    disturbance = torch.zeros(1, frames)
+    disturbance[0, -1] = 3.0
+    expected = 3 * min(20, frames) ** (-1 / 6) / stretches**0.5
+    assert float(hearing._over_time(disturbance)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("gain", [1e-12, 1e-6, 1.0])
+def test_levels_are_made_equal_down_to_a_floor(gain: float) -> None:
+    ear, power = hearing.hearing(RATE_HZ), torch.full((1, 257, 1), 1e-3)
+    level, floor = float(ear.voice.sum()) * 1e-3, 1e-8
+    expected = ear.densities(power) * gain * (level + floor) / (gain * level + floor)
+    torch.testing.assert_close(ear.densities(gain * power), expected)
+
+
+def test_silence_in_the_place_of_one_frame_of_speech_disturbs_by_its_loudness() -> None:
+    """P.862, 10.2.6 to 10.2.11, where nothing is left of the estimate: colour, loudness, weight of the frame."""
+    ear, target = hearing.hearing(RATE_HZ), torch.rand(1, 257, 1, generator=torch.Generator().manual_seed(0))
+    target[:, 40:] = 0  # above 1250 Hz: there is a largest disturbance
+    density, threshold, exponent = (
+        x.double().numpy().ravel() for x in (ear.densities(target), ear.threshold, ear.exponent)
+    )
+    true = density * np.clip(1000 / (np.where(density > 100 * threshold, density, 0) + 1000), 0.01, 100)
+    heard = true > threshold
+    sone = 0.1866 * (threshold / 0.5) ** exponent * ((0.5 + 0.5 * true / threshold) ** exponent - 1) * heard
+    weight = ((true[heard].sum() + 1e5) / 1e7) ** 0.04
+    expected = math.sqrt(np.mean(sone**2) * ear.width) * 49 * ear.width / weight
+    assert expected < 45
+    assert float(hearing.disturbances(0 * target, target, RATE_HZ)[0]) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("frequency_hz", [1.0, 20.0, 100.0, 1000.0, 4000.0])
+def test_the_threshold_of_hearing_is_terhardts_from_20_hz_on(frequency_hz: float) -> None:
+    f = max(20.0, frequency_hz) / 1000
+    expected = 3.64 * f**-0.8 - 6.5 * math.exp(-0.6 * (f - 3.3) ** 2) + 1e-3 * f**4
+    assert hearing._threshold_db(torch.tensor(frequency_hz)).item() == pytest.approx(expected, rel=1e-5)

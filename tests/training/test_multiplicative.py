@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,6 +126,16 @@ def test_exponent_per_entry_first_moves_each_by_the_learning_rate_towards_the_la
         clear = torch.log(pair.negative / pair.positive).abs() > 1e-5
         expected = 0.02 * torch.sign(pair.negative - pair.positive)
         torch.testing.assert_close(moved[clear], expected[clear], rtol=1e-5, atol=0)
+
+
+def test_exponent_per_entry_is_the_step_of_adam() -> None:
+    """Kingma & Ba, 2015, of log(N / P), with beta1 the momentum, here 0, and beta2 = 0.99."""
+    held = SimpleNamespace(momentum=0.0, kept={})
+    first, second = torch.tensor([1.0, -2.0]), torch.tensor([3.0, 0.5])
+    MultiplicativeDescent._per_entry(held, 0, first, 0.1)
+    found = MultiplicativeDescent._per_entry(held, 0, second, 0.1)
+    square = (0.99 * 0.01 * first**2 + 0.01 * second**2) / (1 - 0.99**2)
+    torch.testing.assert_close(found, 0.1 * second / square.sqrt())
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -13,6 +13,7 @@ from deepnmf_cli.training.objectives import (
     objective,
     pauses,
     phase_sensitive,
+    relative_error,
     residue_db,
     si_sdr_db,
     snr_db,
@@ -117,6 +118,12 @@ def test_gradients_are_finite_for_silent_targets() -> None:
     masks = masks_for(spectra, 0.5).clone().requires_grad_()
     objective(ObjectiveSettings(magnitude=1.0, phase_sensitive=True), masks, spectra, waveforms, FRONT_END).backward()
     assert torch.isfinite(masks.grad).all()
+
+
+@pytest.mark.parametrize("level", [0.0, 1e-6, 1.0])
+def test_errors_of_targets_that_are_next_to_silent_are_relative_to_a_floor(level: float) -> None:
+    target, estimate = level * torch.ones(1, 2, 2), (level + 1.0) * torch.ones(1, 2, 2)
+    assert float(relative_error(estimate, target)) == pytest.approx(4 / (4 * level**2 + 1e-8), rel=1e-5)
 
 
 def test_compression_weighs_quiet_bins_more() -> None:

@@ -213,6 +213,7 @@ def test_a_resume_point_with_another_content_is_damaged(where, run) -> None:
         ("progress", {"step": "2"}),
         ("progress", {"since_best": -1}),
         ("progress", {"losses": [1.0]}),
+        ("progress", {"best": "high"}),
         ("progress", {"began": {"step 0": "high"}}),
         ("history", None),
         ("history", [3]),

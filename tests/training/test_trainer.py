@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -122,3 +123,46 @@ def test_a_run_that_learns_says_first_where_it_begins(tmp_path: Path, monkeypatc
     source = SimpleNamespace(length=RATE_HZ)
     one.train(source, [], 0, lambda news: said.append(copy.deepcopy(news)), lambda: False)
     assert said == ([{"began": {}}, {"began": {"step 0": 1.0}}] if learns else [])
+
+
+def test_history_counts_the_hours_of_audio_that_were_learned_from(tmp_path: Path, monkeypatch) -> None:
+    one = made(tmp_path, steps=9, batch=3)
+    monkeypatch.setattr(trainer, "dev_score", lambda *_: DevScore(1.0))
+    for work in ("_save", "_publish", "_steps"):
+        monkeypatch.setattr(one, work, lambda *_: None)
+    one.train(SimpleNamespace(length=2 * RATE_HZ), [], 0)
+    one.step = 7
+    one._score([], lambda: None)
+    assert one.journal.rows[-1]["hours"] == pytest.approx(7 * 3 * 2 / 3600, rel=1e-9)
+
+
+def test_the_best_model_is_written_with_the_score_of_its_step(tmp_path: Path, monkeypatch) -> None:
+    one, described = made(tmp_path), []
+    monkeypatch.setattr(one.journal, "write_history", lambda: None)
+    one.describe = lambda path, _, *told: described.append((path, *told)) or SimpleNamespace(write=lambda: None)
+    scores = {"dev_pesq": None, "dev_pesq_estimated": None}
+    one.journal.rows = [{"step": 2, "dev_si_sdr": 1.0} | scores, {"step": 4, "dev_si_sdr": 3.0} | scores]
+    for one.step, one.since_best in ((4, 1), (5, 0), (4, 0)):
+        one._publish()
+    assert described == [(one.journal.best_path, 4, DevScore(3.0))]
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": 0}, {"score_every": 0}, {"seed": -1}])
+def test_runs_of_one_step_and_one_example_are_the_smallest(wrong: dict) -> None:
+    smallest = {"steps": 1, "batch": 1, "score_every": 1, "seed": 0}
+    assert TrainingSettings(**smallest).batch == 1
+    with pytest.raises(ValueError, match="must be at least 1, seed not negative"):
+        TrainingSettings(**smallest | wrong)
+
+
+def test_a_batch_has_speech_and_noise_of_each_example(tmp_path: Path) -> None:
+    class Source:
+        length = 600
+
+        def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+            return np.full(self.length, index, np.float32), np.full(self.length, -index, np.float32)
+
+    one = made(tmp_path, steps=2, batch=3)
+    found = [batch.waveforms for batch in one._batches(Source(), 1, lambda: None)]
+    assert [x.shape for x in found] == [(3, 2, 600)] * 2
+    assert [x[:, :, 0].tolist() for x in found] == [[[i, -i] for i in range(first, first + 3)] for first in (0, 3)]

@@ -17,8 +17,11 @@ from deepnmf_cli.corpus import sources
 from deepnmf_cli.corpus.dataset import MixtureDataset
 from deepnmf_cli.errors import CorpusError, DeepnmfError, ModelError, RecipeError, UsageError
 from deepnmf_cli.experiment import Recordings, open_corpus, train
+from deepnmf_cli.networks.deep_nmf import SparseNmf, SparseNmfSettings
 from deepnmf_cli.recipe import Recipe
+from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training.journal import COLUMNS, Journal, fcntl
+from deepnmf_cli.training.sparse_nmf import context_frames
 from deepnmf_cli.training.trainer import Trainer
 from tests.test_model_file import Forgetful
 
@@ -136,6 +139,21 @@ def test_sparse_nmf_is_complete_with_its_dictionaries(tiny_corpus: Path, tmp_pat
 def test_exemplar_dictionaries_are_frames_of_the_material(tiny_corpus: Path, tmp_path: Path) -> None:
     table = recipe("deep-nmf").to_dict() | {"dictionary": {"method": "exemplars", "batch_frames": 60}}
     assert train(Recipe.from_dict(table), recordings(tiny_corpus), tmp_path / "run")
+
+
+def test_a_mini_batch_has_a_quarter_of_the_frames_of_each_segment() -> None:
+    asked = []
+
+    class Source:
+        length = 40 * 128  # hops of 16 ms
+
+        def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+            asked.append(number)
+            return (np.random.default_rng(number).standard_normal(self.length).astype(np.float32),) * 2
+
+    network = SparseNmf(SparseNmfSettings(bins=129, context=2, atoms=4, iterations=3))
+    assert context_frames(Source(), 0, 2, 25, network, FrontEnd(8000)).shape == (2 * 129, 25)
+    assert asked == [6, 7, 8]
 
 
 def test_existing_run_is_not_overwritten_and_a_missing_one_not_resumed(tiny_corpus: Path, tmp_path: Path) -> None:
