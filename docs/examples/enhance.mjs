@@ -16,12 +16,26 @@ const synthesis = table(2 * HOP, (i) => Math.sin((Math.PI * i) / HOP / 2) ** 2 /
 const cosine = table(SIZE, (i) => Math.cos((2 * Math.PI * i) / SIZE)), sine = table(SIZE, (i) => Math.sin((2 * Math.PI * i) / SIZE));
 const past = new Float64Array(SIZE), overlap = new Float64Array(HOP);
 const zeros = (shape) => new ort.Tensor("float32", new Float32Array(shape.reduce((a, b) => a * b)), shape);
+/** Forgets in 250 hops, and runs in a straight line from hop to hop; starts anew where all is silent. */
+function runningMean() {
+  let sum = 0, weight = 0, last;
+  return (value, silent = false) => {
+    const [keep, fresh] = silent ? [0, 0] : [1 - 1 / 250, 1], before = last;
+    [sum, weight] = [keep * sum + fresh * value, keep * weight + fresh];
+    last = sum / (weight || 1);
+    return table(HOP, (i) => (before ?? last) + ((last - (before ?? last)) * (i + 1)) / HOP);
+  };
+}
+const offset = runningMean(), reciprocal = runningMean();
+let waiting = new Float64Array(HOP);
 let states = inputs.map((s) => [s.name, zeros(s.shape)]), before = [new Float64Array(BINS), new Float64Array(BINS)];
 
 /** One hop of samples in, one hop of speech out, which lags a hop behind. */
 async function denoise(samples) {
+  // A constant offset is no sound, and misleads.
+  const constant = offset(samples.reduce((sum, x) => sum + x) / HOP, samples.every((x) => x === 0));
   past.copyWithin(0, HOP);
-  past.set(samples, OLD);
+  past.set(samples.map((x, i) => x - constant[i]), OLD);
   const re = new Float64Array(BINS), im = new Float64Array(BINS);
   for (let f = 0; f < BINS; f++) // a Fourier transform by its definition; a library is faster
     for (let i = 0, angle = 0; i < SIZE; i++, angle = (angle + f) % SIZE) {
@@ -38,13 +52,17 @@ async function denoise(samples) {
   const c = re.map((_, f) => cosine[(f * HOP) % SIZE]), s = re.map((_, f) => sine[(f * HOP) % SIZE]);
   before = [re.map((x, f) => x * c[f] - im[f] * s[f]), re.map((x, f) => x * s[f] + im[f] * c[f])];
   const speech = new Float64Array(2 * HOP), masks = result.masks.data;
+  let least = Infinity; // gain of any frequency
   for (let f = 0; f < BINS; f++) {
     const m = masks[f], turn = masks[2 * BINS + f] ?? 0; // speech, noise, and with phase the imaginary part of speech
+    least = Math.min(least, Math.hypot(m, turn));
     const x = m * re[f] - turn * im[f], y = m * im[f] + turn * re[f], weight = ((f % (BINS - 1) ? 2 : 1) / SIZE) * gain;
     for (let i = 0, angle = (f * KEPT) % SIZE; i < 2 * HOP; i++, angle = (angle + f) % SIZE)
       speech[i] += weight * (x * cosine[angle] - y * sine[angle]) * synthesis[i];
   }
-  const ready = overlap.map((value, i) => value + speech[i]);
+  const back = reciprocal(1 / Math.max(least, 1e-6)); // what is left of the offset, in the long run
+  const ready = overlap.map((value, i) => value + speech[i] + waiting[i] / back[i]);
+  waiting = constant;
   overlap.set(speech.subarray(HOP));
   return ready;
 }
