@@ -64,7 +64,7 @@ def enhance(
     """
     enhancer = model if isinstance(model, Enhancer) else _loaded(*_identity(model), device)
     given, restored = from_foreign(samples, channels_first)
-    return restored(enhancer.enhance(given, rate_hz, max_attenuation_db, mix, progress))
+    return restored(enhancer.enhance(given, rate_hz, max_attenuation_db, mix, progress=progress))
 
 
 def _identity(model: str | Path) -> tuple[Path, int, int]:
