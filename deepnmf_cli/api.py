@@ -24,6 +24,7 @@ def enhance(
     channels_first: bool | None = None,
     max_attenuation_db: float | None = None,
     mix: float = 1.0,
+    separate: bool = False,
     device: str = "auto",
     progress: Callable[[float], object] | None = None,
 ) -> Samples:
@@ -41,6 +42,8 @@ def enhance(
             is that of the channels, and all else is refused.
         max_attenuation_db: Attenuate no frequency by more than this, which leaves some noise; None sets no limit.
         mix: Share of the enhanced sound in the result, 0 to 1, the rest being the input.
+        separate: Give each channel a mask of its own, as the two sides of a call need; otherwise all share one, which
+            keeps the stereo image.
         device: Where a model that is named runs: "auto" (a GPU if there is one), "cpu" or "cuda".
         progress: Called with the seconds of audio that were done, every four of them.
 
@@ -64,7 +67,7 @@ def enhance(
     """
     enhancer = model if isinstance(model, Enhancer) else _loaded(*_identity(model), device)
     given, restored = from_foreign(samples, channels_first)
-    return restored(enhancer.enhance(given, rate_hz, max_attenuation_db, mix, progress=progress))
+    return restored(enhancer.enhance(given, rate_hz, max_attenuation_db, mix, separate, progress))
 
 
 def _identity(model: str | Path) -> tuple[Path, int, int]:

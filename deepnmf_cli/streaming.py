@@ -229,6 +229,9 @@ class SeparateChannels:
         self._each, self._rate_hz, self._received = channels, rate_hz, 0
         self.channels = len(channels)
 
+    def __repr__(self) -> str:
+        return f"SeparateChannels({self.channels} x {self._each[0]!r})"
+
     @property
     def latency_samples(self) -> int:
         """See `StreamingEnhancer.latency_samples`."""

@@ -149,6 +149,8 @@ def test_options_do_what_they_do_elsewhere(tiny, noisy):
     speech = enhance(noisy, 16000, tiny, max_attenuation_db=6.0, mix=0.5, progress=done.append)
     assert np.array_equal(speech, tiny.enhance(noisy, 16000, 6.0, 0.5))
     assert sum(done) == pytest.approx(9000 / 16000)
+    each = [tiny.enhance(channel[None], 16000)[0] for channel in noisy]
+    assert np.array_equal(enhance(noisy, 16000, tiny, separate=True), each)
     with pytest.raises(UsageError, match="mix: found 2"):
         enhance(noisy, 16000, tiny, mix=2)
 
@@ -256,6 +258,7 @@ def test_a_closed_enhancer_says_so(noisy):
 
 
 def test_a_stream_shows_how_far_it_is(tiny, noisy):
+    assert "2 x StreamingEnhancer(44100 Hz, 1 channel, 0.00 s in" in repr(tiny.stream(44100, 2, separate=True))
     stream = tiny.stream(44100, 2)
     stream.feed(noisy)
     assert (

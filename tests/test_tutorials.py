@@ -36,7 +36,7 @@ STANDINS = {
 
 NOT_RUN = ("python -m http.server",)
 LEFT = {
-    "podcast.md": ["episode.clean.wav", "noise.wav", "season-clean/2.wav"],
+    "podcast.md": ["episode.enhanced.wav", "noise.wav", "call.enhanced.wav", "season.enhanced/2.wav"],
     "voicebank.md": ["run/curves.png", "table/report.md", "dev/noisy/p287_001.wav", "voicebank/clean/p228_1.wav"],
     "librispeech.md": ["manifest.csv", "run/best.safetensors", "mine.wav"],
     "machine.md": ["tuned/tuning.csv", "talk.clean.wav", "talk.streamed.wav"],
@@ -51,7 +51,7 @@ def folder(tmp_path, monkeypatch):
     folder = tmp_path / "folder"
     rooms_full_of_sound(folder)
     sound, rate_hz = soundfile.read(folder / "noisy.wav", dtype="int16")
-    for place in ("episode.wav", "talk.wav", "season/1.wav", "season/2.wav"):
+    for place in ("episode.wav", "call.wav", "talk.wav", "season/1.wav", "season/2.wav"):
         write(folder / place, sound, rate_hz)
     for kind, source in (("clean", "clean"), ("noisy", "noisy")):
         samples = soundfile.read(folder / source / "0.wav", dtype="int16")[0].repeat(3)  # 48 kHz
