@@ -77,7 +77,7 @@ def folder(tmp_path, monkeypatch):
     bin = tmp_path / "bin"
     bin.mkdir()
     for name, line in STANDINS.items():
-        (bin / name).write_text(f"#!/bin/sh\n{line}\n")
+        (bin / name).write_text(f"#!/usr/bin/env sh\n{line}\n")
         (bin / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{bin}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.chdir(folder)
