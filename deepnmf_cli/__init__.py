@@ -1,7 +1,7 @@
 """Speech enhancement by deep unfolding: model-based inference, unfolded into networks and trained.
 
-`load_enhancer()` gives an `Enhancer` for whole recordings; its `stream(rate_hz, channels)` begins a
-`StreamingEnhancer` for sound that arrives by pieces.
+`enhance(samples, rate_hz)` enhances an array in one call. `load_enhancer()` gives an `Enhancer` for whole recordings;
+its `stream(rate_hz, channels)` begins a `StreamingEnhancer` for sound that arrives by pieces.
 
 Importing the package sets ORT_DISABLE_TELEMETRY=1, unless that variable has a value already.
 """
@@ -11,6 +11,7 @@ from importlib import import_module
 
 TYPE_CHECKING = False  # type checkers know the name; the module typing would be a tenth of the start
 if TYPE_CHECKING:
+    from deepnmf_cli.api import enhance
     from deepnmf_cli.enhancer import Enhancer
     from deepnmf_cli.streaming import StreamingEnhancer
     from deepnmf_cli.zoo import load_enhancer
@@ -21,9 +22,9 @@ if not os.environ.get("ORT_DISABLE_TELEMETRY"):
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __version__ = "0.1.0"
-__all__ = ["Enhancer", "StreamingEnhancer", "load_enhancer"]
+__all__ = ["Enhancer", "StreamingEnhancer", "enhance", "load_enhancer"]
 
-_MODULES = {"Enhancer": "enhancer", "StreamingEnhancer": "streaming", "load_enhancer": "zoo"}
+_MODULES = {"Enhancer": "enhancer", "StreamingEnhancer": "streaming", "enhance": "api", "load_enhancer": "zoo"}
 
 
 def __getattr__(name: str) -> object:

@@ -1,6 +1,6 @@
 """Waveform to waveform: a trained network applied to whole recordings or to a sequence of blocks."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -38,19 +38,57 @@ class Stoppable(Protocol):
 
 
 class Enhancer:
-    """A network that is ready to run with its front end, for recordings of any rate, length and number of channels."""
+    """A network that is ready to run with its front end, for recordings of any rate, length and number of channels.
 
-    def __init__(self, backend: Backend, front_end: FrontEnd, depth: int | None = None) -> None:
+    Threads may share one, each call and each stream on its own. It can be pickled, for processes that are spawned: a
+    model that was exported is opened there again from its file, and any other travels with its weights.
+
+    Examples:
+        >>> import numpy as np
+        >>> from deepnmf_cli import load_enhancer
+        >>> with load_enhancer("tiny", device="cpu") as enhancer:
+        ...     print(enhancer)
+        ...     speech = enhancer.enhance(np.zeros((2, 44100), np.float32), rate_hz=44100)
+        Enhancer('tiny', ONNX Runtime, 1 thread)
+        >>> speech.shape
+        (2, 44100)
+    """
+
+    def __init__(self, backend: Backend, front_end: FrontEnd, depth: int | None = None, name: str = "") -> None:
         """With `depth`, the network is stopped after so many of its layers, from 1 on, which is quicker and removes
         less noise. Raises UsageError for a depth that it does not have, and for an exported network, whose depth is
-        fixed.
+        fixed. `name` is what the model is called where the enhancer is shown.
         """
-        self.backend, self.front_end = backend, front_end
+        self._backend: Backend | None = backend
+        self.front_end, self.name = front_end, name
         if depth is not None:
             if not isinstance(backend, Stoppable):
                 found, remedy = "a model that was exported, whose depth is fixed", "Choose --backend torch."
                 raise UsageError("--depth", found, "one that torch runs", remedy)
-            self.backend = backend.at_depth(depth)
+            self._backend = backend.at_depth(depth)
+
+    @property
+    def backend(self) -> Backend:
+        """What computes the network. Raises UsageError once the enhancer was closed."""
+        if self._backend is None:
+            raise UsageError("Enhancer", "one that was closed", "an open one", "Load the model again.")
+        return self._backend
+
+    def close(self) -> None:
+        """Let go of the network and its memory; also what the end of a `with` statement does.
+
+        Streams that have begun go on to their end. All other use raises UsageError; closing twice is fine.
+        """
+        self._backend = None
+
+    def __enter__(self) -> "Enhancer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Enhancer({self.name!r}, {'closed' if self._backend is None else self._backend})"
 
     def stream(
         self,
@@ -108,19 +146,25 @@ class Enhancer:
         max_attenuation_db: float | None = None,
         mix: float = 1.0,
         separate: bool = False,
+        progress: Callable[[float], object] | None = None,
     ) -> np.ndarray:
         """Enhance a recording (C, N) float32 in [-1, 1] (larger values are fine); returns speech (C, N), aligned.
 
-        All channels share one mask, which keeps the stereo image, or with `separate` each has its own.
-        C is 1 to 64 and `rate_hz` 1 to 768 kHz. Raises AudioError for another shape or rate, and for samples that are
-        not finite or beyond `samples.LARGEST`, and UsageError for other values out of range.
+        All channels share one mask, which keeps the stereo image, or with `separate` each has its own. C is 1 to 64 and
+        `rate_hz` 1 to 768 kHz. `progress` is called with the seconds of audio that were done, every `BLOCK_S`. Raises
+        AudioError for another shape or rate, and for samples that are not finite or beyond `samples.LARGEST`, and
+        UsageError for other values out of range.
         """
         samples = as_samples(samples)
         check_shape("samples", len(samples), rate_hz)
         size = max(1, round(BLOCK_S * rate_hz))
         blocks = (samples[:, i : i + size] for i in range(0, samples.shape[1], size))
-        enhanced = self.enhance_blocks(blocks, rate_hz, len(samples), max_attenuation_db, mix, separate=separate)
-        return np.concatenate(list(enhanced), -1)
+        pieces = []
+        for piece in self.enhance_blocks(blocks, rate_hz, len(samples), max_attenuation_db, mix, separate=separate):
+            pieces.append(piece)
+            if progress is not None:
+                progress(piece.shape[-1] / rate_hz)
+        return np.concatenate(pieces, -1)
 
     def with_noise(self, samples: np.ndarray, rate_hz: int) -> "Enhancer":
         """This enhancer with additional knowledge of a noise, learned from samples (C, N) of nothing but that noise.
@@ -128,15 +172,17 @@ class Enhancer:
         Models with atoms (deep NMF, discriminative NMF, sparse NMF) can learn it, run by torch. Raises UsageError for
         others, and AudioError for samples that are silent or shorter than about a third of a second.
         """
-        return Enhancer(self.require_atoms().with_noise(self._heard(samples, rate_hz)), self.front_end)
+        backend = self.require_atoms().with_noise(self._heard(samples, rate_hz))
+        return Enhancer(backend, self.front_end, name=self.name)
 
     def require_atoms(self) -> LearnsNoise:
         """Return the backend. Raises UsageError for a model that `with_noise` has no place in."""
-        if not isinstance(self.backend, LearnsNoise):
+        backend = self.backend
+        if not isinstance(backend, LearnsNoise):
             found, remedy = "a model that was exported", "Choose --backend torch."
             raise UsageError("--noise-profile", found, "one whose atoms can be added to", remedy)
-        self.backend.require_atoms()
-        return self.backend
+        backend.require_atoms()
+        return backend
 
     def _heard(self, samples: np.ndarray, rate_hz: int) -> np.ndarray:
         """Magnitudes (F, T) that the network is given of samples (C, N), less the frames that reach beyond them."""

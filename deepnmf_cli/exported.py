@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -264,32 +265,52 @@ start."""
 class OnnxBackend(InNumpy):
     """A `streaming.Backend` of NumPy arrays over a graph for any number of frames, one for single frames, or both.
 
-    Both must be of the same weights. Each file is opened when it is first needed.
+    Both must be of the same weights. Each file is opened when it is first needed, and again where one was unpickled.
     """
 
     def __init__(self, any_frames: Path | None, single_frames: Path | None = None, threads: int = 1) -> None:
-        self._paths, self._threads = [path for path in (any_frames, single_frames) if path], threads
+        self._any, self._single, self._threads = any_frames, single_frames, threads
         self._opened: dict[Path, ExportedGraph] = {}
-        self._any, self._single = any_frames, single_frames
-        self.meta: Mapping[str, Any] = self._graph(self._paths[0]).meta
-        """What the file says about itself."""
+        self._opening = Lock()
+        self.meta: Mapping[str, Any] = {}
+        """What the files say about themselves."""
+        self.meta = self._graph(self._paths[0]).meta
+
+    def __repr__(self) -> str:
+        return f"ONNX Runtime, {self._threads} thread{'s' * (self._threads != 1)}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        places = {key: path and path.absolute() for key, path in (("_any", self._any), ("_single", self._single))}
+        return {**places, "_threads": self._threads, "meta": self.meta}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _opened={}, _opening=Lock())
+
+    @property
+    def _paths(self) -> list[Path]:
+        return [path for path in (self._any, self._single) if path]
 
     def front_end(self) -> FrontEnd:
         """Return the front end that the file names. Raises ModelError where it names none that fits."""
         return self._graph(self._paths[0]).front_end()
 
     def _graph(self, path: Path) -> ExportedGraph:
-        if path not in self._opened:
-            graph = ExportedGraph(path, self._threads)
-            kinds, single = ("an export for any number of frames", "one for single frames"), path == self._single
-            if graph.meta.get("single_frames") != single:
-                remedy = "Export the model again, with --streaming for single frames."
-                raise ModelError(path, kinds[not single], kinds[single], remedy)
-            if self._opened and graph.meta.get(WEIGHTS) != self.meta.get(WEIGHTS):
-                found, expected = "an export of other weights", f"those of {self._paths[0].name}"
-                raise ModelError(path, found, expected, "Export the model again with --streaming.")
-            self._opened[path] = graph
-        return self._opened[path]
+        if path in self._opened:
+            return self._opened[path]
+        with self._opening:
+            return self._opened.get(path) or self._open(path)
+
+    def _open(self, path: Path) -> ExportedGraph:
+        graph = ExportedGraph(path, self._threads)
+        kinds, single = ("an export for any number of frames", "one for single frames"), path == self._single
+        if graph.meta.get("single_frames") != single:
+            remedy = "Export the model again, with --streaming for single frames."
+            raise ModelError(path, kinds[not single], kinds[single], remedy)
+        if self.meta and graph.meta.get(WEIGHTS) != self.meta.get(WEIGHTS):
+            found, expected = "an export of other weights", f"those of {self._paths[0].name}"
+            raise ModelError(path, found, expected, "Export the model again with --streaming.")
+        self._opened[path] = graph
+        return graph
 
     @property
     def uses_phase(self) -> bool:

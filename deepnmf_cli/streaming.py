@@ -70,6 +70,20 @@ class StreamingEnhancer:
     fed with large chunks. All channels share one mask per frame and frequency, computed from the mean of their
     magnitudes, and for networks that use phase of products of their spectra, so the stereo image stays (and channels
     of opposite phase do not cancel before they reach the network).
+
+    Examples:
+        >>> import numpy as np
+        >>> from deepnmf_cli import load_enhancer
+        >>> stream = load_enhancer("tiny", device="cpu").stream(rate_hz=16000, channels=1)
+        >>> stream.latency_samples
+        512
+        >>> pieces = [stream.feed(np.zeros((1, 500), np.float32)) for _ in range(4)]
+        >>> [piece.shape[1] for piece in pieces]
+        [0, 512, 512, 512]
+        >>> stream
+        StreamingEnhancer(16000 Hz, 1 channel, 0.12 s in, 0.10 s out)
+        >>> stream.flush().shape
+        (1, 464)
     """
 
     def __init__(
@@ -99,6 +113,11 @@ class StreamingEnhancer:
         self._floor = 0.0 if max_attenuation_db is None else 10 ** (-max_attenuation_db / 20)
         self._mix = mix
         self.reset()
+
+    def __repr__(self) -> str:
+        came, went = (count / self._rate_hz for count in (self._state.received, self._state.delivered))
+        channels = f"{self.channels} channel{'s' * (self.channels != 1)}"
+        return f"StreamingEnhancer({self._rate_hz} Hz, {channels}, {came:.2f} s in, {went:.2f} s out)"
 
     @property
     def latency_samples(self) -> int:
@@ -209,6 +228,9 @@ class SeparateChannels:
         """`channels` are of one channel each."""
         self._each, self._rate_hz, self._received = channels, rate_hz, 0
         self.channels = len(channels)
+
+    def __repr__(self) -> str:
+        return f"SeparateChannels({self.channels} x {self._each[0]!r})"
 
     @property
     def latency_samples(self) -> int:

@@ -127,7 +127,7 @@ def _counted(name: str | Path, network: "MaskNetwork", file: "ModelFile") -> Mod
 def _model_info(
     name: str | Path, path: Path, description: str, parameters: int, macs_per_s: float, figures: dict[str, float]
 ) -> ModelInfo:
-    shown = path.parent.name if path.name == MODEL_FILE else str(name)
+    shown = _called(path) if path.name == MODEL_FILE else str(name)
     default = path == models_folder() / DEFAULT_MODEL / MODEL_FILE
     return ModelInfo(shown, path, description, parameters, macs_per_s, figures, default)
 
@@ -146,12 +146,20 @@ def load_enhancer(
     used. `threads` bounds those of the matrix products; None leaves torch its choice, and gives one to "onnx".
 
     `depth` stops the network after so many of its layers. An export has all of them, so that "auto" is "torch" then.
+
+    Examples:
+        >>> load_enhancer("base", device="cpu")
+        Enhancer('base', ONNX Runtime, 1 thread)
+        >>> load_enhancer("deep-nmf", device="cpu", depth=5)
+        Enhancer('deep-nmf', torch on cpu)
     """
     begin = time.perf_counter()
     exported = _exported_backend(find(name), device, _backend(backend, depth), threads)
-    enhancer = _from_export(exported, depth) if exported else _from_weights(*load(name), device, threads, depth)
-    by = "ONNX Runtime" if exported else f"torch on {resolve_device(device)}"
-    logger.info("%s: loaded in %.3f s, computed by %s", find(name), time.perf_counter() - begin, by)
+    if exported:
+        enhancer = _from_export(exported, depth, find(name))
+    else:
+        enhancer = _from_weights(*load(name), device, threads, depth)
+    logger.info("%s: loaded in %.3f s, computed by %r", find(name), time.perf_counter() - begin, enhancer.backend)
     return enhancer
 
 
@@ -166,9 +174,11 @@ def load_described(
     exported = _exported_backend(path, device, _backend(backend, depth), None, sha256)
     reported = _reported(name, sha256) if depth is None else None
     if exported and reported:
-        return _from_export(exported, depth), reported
+        return _from_export(exported, depth, path), reported
     network, file = load(name)
-    enhancer = _from_export(exported, depth) if exported else _from_weights(network, file, device, None, depth)
+    if exported:
+        return _from_export(exported, depth, path), reported or _counted(name, network, file)
+    enhancer = _from_weights(network, file, device, None, depth)
     return enhancer, reported or _counted(name, network, file)
 
 
@@ -188,11 +198,16 @@ def _from_weights(
         torch.set_num_threads(threads)
     if depth is not None:
         network.stop_after(depth)
-    return Enhancer(TorchBackend(network, resolve_device(device)), file.front_end)
+    return Enhancer(TorchBackend(network, resolve_device(device)), file.front_end, name=_called(file.path))
 
 
-def _from_export(backend: "OnnxBackend", depth: int | None) -> Enhancer:
-    return Enhancer(backend, backend.front_end(), depth)
+def _from_export(backend: "OnnxBackend", depth: int | None, path: Path) -> Enhancer:
+    return Enhancer(backend, backend.front_end(), depth, _called(path))
+
+
+def _called(path: Path) -> str:
+    """The name of a model by its file: that of the folder of a model that ships."""
+    return path.parent.name if path.name == MODEL_FILE else path.name
 
 
 def _exported_backend(

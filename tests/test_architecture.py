@@ -28,6 +28,7 @@ LAYERS = [
     {"training", "export"},
     {"recipe"},
     {"zoo", "experiment"},
+    {"api"},
     {"commands"},
     {"main", ""},
     {"__main__"},

@@ -18,22 +18,33 @@ LONGEST = 1 - 1e-4
 """Spins keep their sign with a probability below one, so that evidence against them cannot meet certainty."""
 
 
+def _as_they_are(states: Tensor) -> Tensor:
+    return states
+
+
 @dataclass(frozen=True)
 class Messages:
     """Answers of a chain of spins to fields x, as far as the schedule y says; states are what it carries on."""
 
     states: Callable[[Tensor, Tensor, Tensor, bool], Tensor]
     """From x (T, ...), y (T, ...), the state before (...) and whether to run from the last t: states (T, ...)."""
-    expectations: Callable[[Tensor], Tensor] = lambda states: states
+    expectations: Callable[[Tensor], Tensor] = _as_they_are
     """Of the spins, from states. A state of zero is a spin that is neither up nor down."""
+
+
+# Functions with names, so that a network which holds them can be pickled.
+def _geometric(x: Tensor, y: Tensor, start: Tensor, reverse: bool) -> Tensor:
+    return relax(x, y.sigmoid(), start, reverse)
+
+
+def _filtered(x: Tensor, y: Tensor, start: Tensor, reverse: bool) -> Tensor:
+    return combine(x.tanh(), LONGEST * (-y).sigmoid(), start, reverse)
 
 
 MESSAGES = {
     "mean-field": Messages(relax_to_tanh),
-    "geometric": Messages(lambda x, y, start, reverse: relax(x, y.sigmoid(), start, reverse), torch.tanh),
-    "belief-propagation": Messages(
-        lambda x, y, start, reverse: combine(x.tanh(), LONGEST * (-y).sigmoid(), start, reverse)
-    ),
+    "geometric": Messages(_geometric, torch.tanh),
+    "belief-propagation": Messages(_filtered),
 }
 """By name: the schedule (14)-(15) as the arithmetic mean (p = 1) of probabilities, as their geometric mean (p -> 0),
 which is one of log odds, and exact filtering, messages (22). docs/theory/grid.md#other-messages."""
@@ -50,7 +61,7 @@ def relax_spins(
     weight (2C, E) and bias (..., 2C) hold (W, V) and (b, c); the bias may differ along the axes between T and E. Two
     products in place of one that is split: the gradient of a split is a copy of everything.
     """
-    if torch.compiler.is_exporting() and messages is MEAN_FIELD:
+    if torch.compiler.is_exporting() and messages == MEAN_FIELD:
         return exported(SPINS, (field, weight, bias, start), (*field.shape[:-1], start.shape[-1]), reverse)
     (couple, gate), (field_bias, gate_bias) = weight.chunk(2), bias.chunk(2, -1)
     target, schedule = _affine(field, couple, field_bias), _affine(field, gate, gate_bias)
@@ -66,7 +77,7 @@ def relax_both_ways(field: Tensor, weight: Tensor, bias: Tensor, messages: Messa
     ends of the chain.
     """
     beyond = field.new_zeros(*field.shape[1:-1], bias.shape[-1] // 4)
-    if torch.compiler.is_exporting() and messages is MEAN_FIELD:
+    if torch.compiler.is_exporting() and messages == MEAN_FIELD:
         return exported(BOTH_WAYS, (field, weight, bias, beyond), (*field.shape[:-1], bias.shape[-1] // 2))
     directions = zip(weight.chunk(2), bias.chunk(2, -1), (False, True), strict=True)
     return torch.cat([relax_spins(field, w, b, beyond, reverse, messages) for w, b, reverse in directions], -1)

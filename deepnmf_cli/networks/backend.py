@@ -18,6 +18,9 @@ class TorchBackend:
     def __init__(self, network: MaskNetwork, device: str | torch.device = "cpu") -> None:
         self.network, self.device = network.to(device).eval().requires_grad_(False), device
 
+    def __repr__(self) -> str:
+        return f"torch on {self.device}"
+
     @property
     def uses_phase(self) -> bool:
         return self.network.uses_phase

@@ -26,9 +26,18 @@ class Compression:
     """Of a bin in which nothing ever happens: what comes there later must not become huge."""
 
 
+# Functions with names, so that a network which holds them can be pickled.
+def _logarithm(x: Tensor) -> Tensor:
+    return torch.log(x + LOG_FLOOR)
+
+
+def _cube_root(x: Tensor) -> Tensor:
+    return x.pow(1 / 3)
+
+
 COMPRESSIONS = {
-    "log": Compression(lambda x: torch.log(x + LOG_FLOOR), mean=-2.0, deviation=1.5, smallest_deviation=0.1),
-    "cube-root": Compression(lambda x: x.pow(1 / 3), mean=0.5, deviation=0.25, smallest_deviation=0.02),
+    "log": Compression(_logarithm, mean=-2.0, deviation=1.5, smallest_deviation=0.1),
+    "cube-root": Compression(_cube_root, mean=0.5, deviation=0.25, smallest_deviation=0.02),
 }
 """Names of `compression` in the settings of networks."""
 

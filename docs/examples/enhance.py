@@ -12,6 +12,20 @@ import onnxruntime
 import soundfile
 
 
+class RunningMean:
+    """Forgets in 250 hops, and runs in a straight line from hop to hop; starts anew where all is silent."""
+
+    def __init__(self, hop: int) -> None:
+        self.rise, self.sum, self.weight, self.last = np.arange(1, hop + 1) / hop, 0.0, 0.0, None
+
+    def __call__(self, value: float, silent: bool = False) -> np.ndarray:
+        keep, new = (0, 0) if silent else (1 - 1 / 250, 1)
+        self.sum, self.weight = keep * self.sum + new * value, keep * self.weight + new
+        before, self.last = self.last, self.sum / (self.weight or 1)
+        before = self.last if before is None else before
+        return before + (self.last - before) * self.rise
+
+
 class Denoiser:
     """One hop of samples in, one hop of speech out, which lags a window less a hop behind."""
 
@@ -26,11 +40,13 @@ class Denoiser:
         hann = np.sin(np.pi * np.arange(2 * self.hop) / (2 * self.hop)) ** 2
         self.synthesis = hann / np.maximum(self.analysis[-2 * self.hop :], 1e-9)
         self.past, self.overlap, self.before = np.zeros(size), np.zeros(self.hop), np.zeros(size // 2 + 1)
+        self.offset, self.reciprocal, self.waiting = RunningMean(self.hop), RunningMean(self.hop), 0.0
         self.features, *inputs = self.session.get_inputs()  # "magnitude", or "features" with phase
         self.states = {i.name: np.zeros(i.shape, np.float32) for i in inputs}
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
-        self.past = np.concatenate([self.past[self.hop :], samples])
+        offset = self.offset(samples.mean(), silent=not samples.any())  # a constant one is no sound, and misleads
+        self.past = np.concatenate([self.past[self.hop :], samples - offset])
         spectrum = np.fft.rfft(self.past * self.analysis) / self.analysis.sum()
         features = np.abs(spectrum)
         if self.features.name == "features":  # products with the frame before, turned by a hop, and the next bin
@@ -43,6 +59,9 @@ class Denoiser:
         mask = masks[0, 0, :, 0] + (1j * masks[0, 2, :, 0] if masks.shape[1] == 3 else 0)
         speech = np.fft.irfft(spectrum * mask * self.analysis.sum())[-2 * self.hop :] * self.synthesis
         ready, self.overlap = self.overlap + speech[: self.hop], speech[self.hop :]
+        # The offset comes back with the least gain of any frequency, in the long run.
+        ready += self.waiting / self.reciprocal(1 / max(abs(mask).min(), 1e-6))
+        self.waiting = offset
         return ready
 
 
@@ -53,7 +72,8 @@ def main(model: str, noisy: str, clean: str) -> None:
         sys.exit(f"{noisy}: one channel at {denoise.rate_hz} Hz is expected.")
     padded = np.pad(samples, (0, -len(samples) % denoise.hop + denoise.hop))
     hops = [denoise(hop) for hop in padded.reshape(-1, denoise.hop)]
-    soundfile.write(clean, np.concatenate(hops[1:])[: len(samples)], rate_hz)
+    steps = np.rint(32768 * np.concatenate(hops[1:])[: len(samples)]).clip(-32768, 32767)
+    soundfile.write(clean, steps.astype(np.int16), rate_hz)
 
 
 if __name__ == "__main__":

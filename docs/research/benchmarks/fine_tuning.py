@@ -1,10 +1,10 @@
 """What fine-tuning gains on one's own noise and loses elsewhere: python docs/research/benchmarks/fine_tuning.py CORPUS
 OUT
 
-One's own noise is the first four fifths of every recording that --own names below CORPUS/train/noise, a minute or two;
-the last fifths are mixed with the clean speech of CORPUS/dev, whose speakers are not trained on, at -5 to 10 dB.
-Elsewhere are the mixtures of CORPUS/dev as they are. Prints the mean SI-SDR of both before and after `deepnmf train
-fine-tune`, the standard error of the difference over recordings, and the CPU time.
+One's own noise is the first four fifths of every recording that --own names below CORPUS/train/noise, or of the file
+that it names, a minute or two; the last fifths are mixed with the clean speech of CORPUS/dev, whose speakers are not
+trained on, at -5 to 10 dB. Elsewhere are the mixtures of CORPUS/dev as they are. Prints the mean SI-SDR of both before
+and after `deepnmf train fine-tune`, the standard error of the difference over recordings, and the CPU time.
 """
 
 import argparse
@@ -32,14 +32,14 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("corpus", type=Path, help="with train/speech, train/noise and dev/{clean,noisy}")
     arguments.add_argument("out", type=Path)
-    arguments.add_argument("--own", default="machinery/esc10*", help="pattern of one's own noise (default: chainsaws)")
+    arguments.add_argument("--own", default="machinery/esc10*", help="pattern of one's own noise, or a file")
     arguments.add_argument("--model", default="base")
     arguments.add_argument("--recordings", type=int, default=60, help="of each kind that are scored")
     arguments.add_argument("--synthetic", action="store_true", help="give no recordings of general noise")
     arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     given = arguments.parse_args()
 
-    own = sorted((given.corpus / "train/noise").glob(given.own))
+    own = [Path(given.own)] if Path(given.own).is_file() else sorted((given.corpus / "train/noise").glob(given.own))
     held_out = prepare(given.corpus, given.out, own)
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     train(given)

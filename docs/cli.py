@@ -1,0 +1,67 @@
+"""Write the usage, examples and options of every command into docs/cli.md: python docs/cli.py
+
+What lies between `<!-- options of NAME -->` and `<!-- end of options -->` is made from the commands themselves; all
+else on the page is prose, and stays. A command that the page does not have yet gets a section before the exit codes.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import click
+
+from deepnmf_cli.commands.group import COMMANDS, main
+
+PAGE = Path(__file__).with_name("cli.md")
+BLOCK = "<!-- options of {} -->\n{}<!-- end of options -->\n"
+NEXT = "## Exit codes"
+
+
+def page(text: str) -> str:
+    """The page with all blocks as the commands are now."""
+    context = main.make_context("deepnmf", [], resilient_parsing=True)
+    for name in ("", *sorted(COMMANDS)):
+        command = main.get_command(context, name) if name else main
+        own = command.make_context(name, [], context, resilient_parsing=True) if name else context
+        block = BLOCK.format(name or "deepnmf", described(command, own))
+        pattern = re.compile(re.escape(BLOCK.format(name or "deepnmf", "\0")).replace("\0", ".*?"), re.DOTALL)
+        if not pattern.search(text):
+            text = text.replace(NEXT, f"## deepnmf {name}\n\n{COMMANDS[name]}\n\n{block}\n{NEXT}", 1)
+        text = pattern.sub(lambda _: block, text, count=1)
+    return text
+
+
+def described(command: click.Command, context: click.Context) -> str:
+    """Usage and examples as a block of code, and a table of options."""
+    usage = " ".join(command.get_usage(context).removeprefix("Usage: ").split())
+    records = [p.get_help_record(context) for p in command.get_params(context) if isinstance(p, click.Option)]
+    rows = [f"| `{cell(names)}` | {prose(text)} |\n" for names, text in filter(None, records)]
+    commands = [f"| [`deepnmf {name}`](#deepnmf-{name}) | {cell(COMMANDS[name])} |\n" for name in sorted(COMMANDS)]
+    tables = [*([table("command", commands)] if command is main else []), table("option", rows)]
+    return "\n```\n" + "\n".join([usage, *examples(command)]) + "\n```\n\n" + "".join(tables)
+
+
+def table(of: str, rows: list[str]) -> str:
+    return f"| {of} | meaning |\n|---|---|\n{''.join(rows)}\n"
+
+
+def examples(command: click.Command) -> list[str]:
+    """The lines below "Try:" or "Examples:" in the help of a command."""
+    shown = re.search(r"^\s*(?:Try|Examples):\n((?:.*\S.*\n?)+)", command.help or "", re.MULTILINE)
+    return ["", *map(str.strip, shown[1].strip().splitlines())] if shown else []
+
+
+def cell(text: str) -> str:
+    """Text that a table of Markdown can hold."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def prose(text: str) -> str:
+    """The same outside of code, where brackets would be links."""
+    return cell(text).replace("[", "\\[")
+
+
+if __name__ == "__main__":
+    written = page(PAGE.read_text("utf-8"))
+    PAGE.write_text(written, "utf-8")
+    sys.stdout.write(f"{PAGE}\n")

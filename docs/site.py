@@ -1,0 +1,90 @@
+"""What the site needs beside the pages of this folder; MkDocs calls these functions.
+
+Pages that lie elsewhere in the project, such as the models' cards, come to the site below `project/`, and links between
+all pages are led there. The two recordings to listen to are the demo and what the program makes of it when the site is
+built. A link to a file that is not on the site becomes plain text.
+"""
+
+import os
+import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+ELSEWHERE = {
+    path: f"project/{path.relative_to(ROOT)}"
+    for path in [
+        *(ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "LICENSE", "data/README.md")),
+        *sorted(ROOT.glob("models/*/README.md")),
+    ]
+}
+"""Files outside of this folder -> their places on the site."""
+
+DEMO = ROOT / "data" / "demo"
+SOUNDS = {"listen/noisy.wav": DEMO / "noisy.wav", "listen/clean.wav": DEMO / "clean.wav"}
+ENHANCED = "listen/enhanced.wav"
+
+LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
+
+
+def on_files(files, config):
+    for path, place in {**ELSEWHERE, **{path: place for place, path in SOUNDS.items()}}.items():
+        files.append(File.generated(config, place, abs_src_path=str(path)))
+    files.append(File.generated(config, ENHANCED, content=enhanced()))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    folder = origin(page.file).parent
+    parts = re.split(r"(^```.*?^```$)", markdown, flags=re.DOTALL | re.MULTILINE)  # blocks of code stay as they are
+    for place in range(0, len(parts), 2):
+        parts[place] = LINK.sub(lambda match: lead(match, folder, page.file, files), parts[place])
+    return "".join(parts)
+
+
+def on_post_page(output, page, config):
+    return without_network(output, page.file.dest_uri.count("/"))
+
+
+def on_post_template(output_content, template_name, config):
+    return without_network(output_content, 0)
+
+
+def without_network(html: str, depth: int) -> str:
+    """The theme would load a few lines for pages on a disk from another host; the site has its own."""
+    return html.replace("https://unpkg.com/iframe-worker/shim", f"{'../' * depth}assets/search-on-disk.js")
+
+
+def lead(match, folder, file, files) -> str:
+    """A link of a page in `folder` of the project, as it must be on the site."""
+    text, target = match.groups()
+    name, hash_, fragment = target.partition("#")
+    if "://" in target or not name:
+        return match[0]
+    path = (folder / name).resolve()
+    path = path / "README.md" if (path / "README.md").is_file() else path
+    place = str(path.relative_to(DOCS)) if path.is_relative_to(DOCS) else ELSEWHERE.get(path)
+    if path == ROOT / "models":
+        place = ELSEWHERE[ROOT / "models" / "base" / "README.md"]
+    if place is None or files.get_file_from_path(place) is None:
+        return text
+    return f"[{text}]({os.path.relpath(place, os.path.dirname(file.src_uri) or '.')}{hash_}{fragment})"
+
+
+def origin(file) -> Path:
+    """Where the source of a page lies in the project."""
+    return Path(file.abs_src_path).resolve()
+
+
+def enhanced() -> bytes:
+    """The demo as the default model enhances it, a WAV file."""
+    from deepnmf_cli import zoo
+    from deepnmf_cli.signal.rewrite import rewrite
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "enhanced.wav"
+        rewrite(DEMO / "noisy.wav", path, zoo.load_enhancer(device="cpu").enhance_blocks)
+        return path.read_bytes()

@@ -1,0 +1,63 @@
+"""The page of docs/examples enhances in a browser as the program does."""
+
+import base64
+import re
+import shutil
+import subprocess
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from threading import Thread
+
+import numpy as np
+import onnx
+import pytest
+import soundfile
+
+from deepnmf_cli import enhance, zoo
+from tests.export.test_examples import DEMO, EXAMPLES, node_packages
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PARTS = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """A server of static files that prints nothing."""
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def address(tmp_path):
+    for name in ("denoiser.mjs", "browser.html"):
+        shutil.copy(EXAMPLES / name, tmp_path)
+    onnx.save(onnx.load(zoo.models_folder() / "tiny/model.streaming.onnx"), tmp_path / "model.onnx")
+    (tmp_path / "ort").mkdir()
+    for name in PARTS:
+        shutil.copy(node_packages() / "onnxruntime-web/dist" / name, tmp_path / "ort")
+    samples, rate_hz = soundfile.read(DEMO, dtype="int16")
+    soundfile.write(tmp_path / "noisy.wav", samples[:32000] + np.int16(500), rate_hz)
+    server = ThreadingHTTPServer(("localhost", 0), partial(Quiet, directory=tmp_path))
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://localhost:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.skipif(BROWSER is None or node_packages() is None, reason="needs Chromium and onnxruntime-web")
+def test_the_page_writes_what_the_program_writes(address, tmp_path):
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    patience = ["--virtual-time-budget=60000", "--timeout=120000", "--dump-dom"]
+    page = subprocess.run(
+        [BROWSER, *flags, *patience, f"{address}/browser.html?file=noisy.wav"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    found = re.search(r'href="data:audio/wav;base64,([^"]+)"', page.stdout)
+    assert found, page.stdout[-500:] + page.stderr[-2000:]
+    speech, rate_hz = soundfile.read(BytesIO(base64.b64decode(found[1])), dtype="int16")
+    noisy, _ = soundfile.read(tmp_path / "noisy.wav", dtype="int16")
+    expected = enhance(noisy, rate_hz, "tiny", device="cpu")
+    assert rate_hz == 16000 and np.abs(speech.astype(int) - expected).max() <= 1
