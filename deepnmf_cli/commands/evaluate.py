@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from deepnmf_cli.scoring.mixtures import Mixture
     from deepnmf_cli.scoring.pairing import Pair
     from deepnmf_cli.scoring.report import System
-    from deepnmf_cli.scoring.scorer import ScoringPool
+    from deepnmf_cli.scoring.scorer import Enhance, ScoringPool
 
 DEFAULT = "default"
 """The word that stands for the default model in --model, whose value cannot be left out."""
@@ -53,7 +53,12 @@ FILES_PER_JOB = 16
 )  # fmt: skip
 @click.option(
     "--report", "report_folder", metavar="DIR", type=click.Path(),
-    help="Also write files.csv, report.json, report.md and figures there.",
+    help="Also write files.csv, report.json, report.md, figures, and report.html, a page to look at and to listen to.",
+)  # fmt: skip
+@click.option(
+    "--examples", metavar="N", type=click.IntRange(min=0), default=4, show_default=True,
+    help="Sounds in report.html: those of the N files in which the system is worst, and of the N in which it is best. "
+    "Each file takes up to 1 MB for each system.",
 )  # fmt: skip
 @click.option(
     "--dnsmos", is_flag=True,
@@ -78,6 +83,7 @@ def command(
     depths: tuple[int, ...],
     table: str | None,
     report_folder: str | None,
+    examples: int,
     dnsmos: bool,
     jobs: int | None,
     device: str,
@@ -106,7 +112,7 @@ def command(
     if report_folder:
         _make_folder(Path(report_folder))
 
-    from deepnmf_cli.scoring import ledger, pairing, report, scorer
+    from deepnmf_cli.scoring import ledger, listening, pairing, report, scorer
     from deepnmf_cli.scoring.metrics import DNSMOS, METRICS
 
     folders = [noisy, *estimates] if noisy else list(estimates)
@@ -130,12 +136,20 @@ def command(
             bar.reset(total=_seconds(pairs) * (len(folders) + len(runners)))
         by_folder = {folder: pairs for folder, (pairs, _) in paired.items()}
         systems = _score_folders(noisy, by_folder, pool, bar.update, kept, metrics)
-        systems += [run(pairs, pool, bar.update, kept, metrics) for run in runners]
+        sources = [listening.Source(by_folder[folder]) for folder in folders]
+        for run in runners:
+            system, enhance = run(pairs, pool, bar.update, kept, metrics)
+            systems.append(system)
+            sources.append(listening.Source(pairs, enhance))
     remarks += [f"{pairing.printable(folder)}: {_left_out(extra)}" for folder, (_, extra) in paired.items() if extra]
     sha256 = pairing.corpus_hash(pair.reference for pair in pairs)
     result = report.make_report(systems, known, sha256, _command_line(context), remarks)
 
-    written = report.write_report(result, report_folder) if report_folder else []
+    written = []
+    if report_folder:
+        named = {system.name: source for system, source in zip(systems, sources, strict=True)}
+        heard = listening.examples(listening.rank(result), examples, named)
+        written = report.write_report(result, report_folder, heard)
     if kept:
         kept.remove()
     _show(result, as_json)
@@ -231,8 +245,10 @@ def _score_folders(
 
 def _model_runner(
     model: str, path: Path, device: str, backend: str, depth: int | None
-) -> "Callable[[list[Pair], ScoringPool, Callable[[float], object], Ledger | None, list[str]], System]":
-    """Load a model now, so that a damaged file fails before any work, and return what scores it later."""
+) -> "Callable[[list[Pair], ScoringPool, Callable[[float], object], Ledger | None, list[str]], tuple[System, Enhance]]":
+    """Load a model now, so that a damaged file fails before any work, and return what scores it later, and what it
+    enhances with.
+    """
     from deepnmf_cli import zoo
     from deepnmf_cli.checkpoint import file_hash
     from deepnmf_cli.scoring.pairing import printable
@@ -251,10 +267,10 @@ def _model_runner(
         progress: Callable[[float], object],
         kept: "Ledger | None",
         metrics: list[str],
-    ) -> "System":
+    ) -> "tuple[System, Enhance]":
         finished = kept and kept.of("model", facts["sha256"], device, backend, *stopped, *metrics)
         scores = score_enhanced(pairs, enhancer.enhance, pool, progress, finished, metrics)
-        return System(printable(name), MODEL, printable(model), scores, facts)
+        return System(printable(name), MODEL, printable(model), scores, facts), enhancer.enhance
 
     return run
 
@@ -288,15 +304,15 @@ def _command_line(context: click.Context) -> str:
 
 
 def _show(result: dict[str, Any], as_json: bool) -> None:
-    from deepnmf_cli.scoring import report
+    from deepnmf_cli.scoring import tables
 
     if as_json:
         console.echo_json(result)
         return
-    click.echo(console.table(*report.overall_table(result)))
-    for table in (report.snr_table(result), *report.group_tables(result).values()):
+    click.echo(console.table(*tables.overall_table(result)))
+    for table in (tables.snr_table(result), *tables.group_tables(result).values()):
         if table[1]:
             click.echo("\n" + console.table(*table))
-    click.echo(f"\n{report.caption(result)}")
+    click.echo(f"\n{tables.caption(result)}")
     for remark in result["remarks"]:
         click.echo(f"Note: {remark}.")

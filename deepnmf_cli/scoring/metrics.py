@@ -1,6 +1,7 @@
 """The scores of an estimate, in one table: whoever adds an entry has it in every table, file and figure."""
 
 import math
+from collections import ChainMap
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from deepnmf_cli.scoring.sdr import sdr, si_sdr
 
 @dataclass(frozen=True)
 class Metric:
-    """One measure of an estimate against its reference; higher is better."""
+    """One measure of an estimate against its reference."""
 
     name: str
     unit: str
@@ -23,6 +24,7 @@ class Metric:
     compute: Callable[[np.ndarray, np.ndarray, int], float]
     """(reference (N,), estimate (N,), rate_hz) -> score, of float arrays that are not silent. Raises NoScore, whose
     text says why, where the measure is not defined."""
+    lower_is_better: bool = False
 
     @property
     def label(self) -> str:
@@ -55,6 +57,9 @@ DNSMOS = {
 """Those that are computed when asked for: they look at the estimate alone, half a second for each window of 9 s."""
 
 
+ALL = ChainMap(METRICS, DNSMOS)
+
+
 def metric_of(name: str) -> Metric:
     """Return the metric of a name, whether it is always computed or not."""
-    return METRICS.get(name) or DNSMOS[name]
+    return ALL[name]

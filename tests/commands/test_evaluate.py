@@ -140,7 +140,7 @@ def test_the_report_holds_the_command_and_the_same_numbers(deepnmf, sets, models
         "deepnmf evaluate --reference clean --noisy noisy --model best --report 'new folder/report' --jobs 1 --json"
     )
     assert {path.name for path in Path("new folder/report").iterdir()} == {
-        "files.csv", "report.json", "report.md", "scores.png", "gain_by_snr.png",
+        "files.csv", "report.json", "report.md", "report.html", "scores.png", "gain_by_snr.png",
     }  # fmt: skip
     assert "Wrote files.csv, report.json, report.md" in result.err
 

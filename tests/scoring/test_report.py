@@ -12,23 +12,14 @@ import pytest
 
 from deepnmf_cli import __version__
 from deepnmf_cli.errors import DeepnmfError
-from deepnmf_cli.scoring import report as report_room
+from deepnmf_cli.scoring import figures
 from deepnmf_cli.scoring.bootstrap import interval
+from deepnmf_cli.scoring.figures import draw
 from deepnmf_cli.scoring.metrics import METRICS
 from deepnmf_cli.scoring.mixtures import Mixture
-from deepnmf_cli.scoring.report import (
-    System,
-    caption,
-    draw,
-    group_tables,
-    make_report,
-    markdown,
-    overall_table,
-    snr_table,
-    summarise,
-    write_report,
-)
+from deepnmf_cli.scoring.report import System, make_report, summarise, write_report
 from deepnmf_cli.scoring.scorer import Scores
+from deepnmf_cli.scoring.tables import caption, group_tables, markdown, overall_table, snr_table
 
 SNRS_DB = {"a": -3.0, "b": -3.0, "c": 6.0, "d": 6.0}
 MIXTURES = {name: Mixture(snr_db) for name, snr_db in SNRS_DB.items()}
@@ -211,7 +202,7 @@ def test_without_snrs_there_is_no_table_and_no_figure_by_snr(report):
 
 def test_the_report_is_written_as_csv_json_markdown_and_figures(report, tmp_path):
     written = write_report(report, tmp_path)
-    names = {"files.csv", "report.json", "report.md", "scores.png", "gain_by_snr.png"}
+    names = {"files.csv", "report.json", "report.md", "report.html", "scores.png", "gain_by_snr.png"}
     assert {path.name for path in written} == names == {path.name for path in tmp_path.iterdir()}
     assert json.loads((tmp_path / "report.json").read_text("utf-8")) == report
     assert report["format"] == 1  # whoever changes the layout raises it
@@ -223,7 +214,7 @@ def test_the_report_is_written_as_csv_json_markdown_and_figures(report, tmp_path
 
 
 def test_systems_are_named_beside_the_first_panel(report):
-    first, *others = report_room._score_figure(report).axes
+    first, *others = figures._score_figure(report).axes
     assert [text.get_text() for text in first.get_yticklabels()] == [system["name"] for system in report["systems"]]
     assert not any(text.get_text() for panel in others for text in panel.get_yticklabels())
 
