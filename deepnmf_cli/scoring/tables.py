@@ -8,6 +8,49 @@ from typing import Any
 from deepnmf_cli.scoring.metrics import metric_of
 
 
+def latex(report: Mapping[str, Any]) -> str:
+    """Means and paired differences as a table for the package booktabs; the best mean of each score is bold."""
+    header, rows = overall_table(report)
+    systems = report["systems"]
+    for column, name in enumerate(metrics(report), 1):
+        means = [system["summary"][name]["mean"] for system in systems]
+        sign = -1 if metric_of(name).lower_is_better else 1
+        best = max((sign * mean for mean in means if mean is not None), default=None)
+        for row, mean in zip(rows, means, strict=False):
+            row[column] = _tex(row[column])
+            if len(systems) > 1 and mean is not None and sign * mean == best:
+                row[column] = rf"\textbf{{{row[column]}}}"
+        for row in rows[len(systems) :]:
+            row[column] = _tex(row[column])
+    lines = [" & ".join([_tex(row[0]), *row[1:]]) + r" \\" for row in rows]
+    middle = [r"\midrule"] if rows[len(systems) :] else []
+    return "\n".join(
+        [
+            f"% {caption(report)}",
+            rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+            r"\toprule",
+            " & ".join(map(_tex, header)) + r" \\",
+            r"\midrule",
+            *lines[: len(systems)],
+            *middle,
+            *lines[len(systems) :],
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+    )
+
+
+_TEX = {character: rf"\{character}" for character in "&%$#_{}"}
+_TEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+_TEX |= {"<": r"$<$", ">": r"$>$"}
+
+
+def _tex(text: str) -> str:
+    """`text` as LaTeX sets it as it is; numbers get a minus sign, and not a hyphen."""
+    text = re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
+    return "".join(_TEX.get(c, c) for c in text).replace("\N{MINUS SIGN}", "$-$")
+
+
 def metrics(report: Mapping[str, Any]) -> list[str]:
     """Return the names of the scores in the report, in the order of its tables."""
     return list(report["systems"][0]["summary"])
@@ -82,7 +125,7 @@ def markdown(report: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
         "## Origin",
         (
             f"* Command: {_code(report['command'])}\n"
-            f"* Reference: {reference['files']} files, SHA-256 `{reference['sha256']}`\n"
+            f"* Recordings: {reference['files']} files, SHA-256 `{reference['sha256']}`\n"
             f"* deepnmf {report['deepnmf']}, {', '.join(f'{k} {v}' for k, v in report['packages'].items())}, "
             f"Python {machine['python']}\n"
             f"* {report['date']} on {machine['platform']}, {machine['cpus']} CPUs"

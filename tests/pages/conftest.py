@@ -19,6 +19,12 @@ AudioNode.prototype.connect = function (target, ...more) {
   }
   return connect.call(this, target, ...more);
 };
+window.started = [];
+const start = AudioBufferSourceNode.prototype.start;
+AudioBufferSourceNode.prototype.start = function (when, offset) {
+  window.started.push([when, offset]);
+  return start.call(this, when, offset);
+};
 // [frequency in Hz of what is loudest, its level in dB]
 window.heard = () => {
   const levels = new Float32Array(window.ear.frequencyBinCount);

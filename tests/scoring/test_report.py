@@ -19,7 +19,7 @@ from deepnmf_cli.scoring.metrics import METRICS
 from deepnmf_cli.scoring.mixtures import Mixture
 from deepnmf_cli.scoring.report import System, make_report, summarise, write_report
 from deepnmf_cli.scoring.scorer import Scores
-from deepnmf_cli.scoring.tables import caption, group_tables, markdown, overall_table, snr_table
+from deepnmf_cli.scoring.tables import caption, group_tables, latex, markdown, overall_table, snr_table
 
 SNRS_DB = {"a": -3.0, "b": -3.0, "c": 6.0, "d": 6.0}
 MIXTURES = {name: Mixture(snr_db) for name, snr_db in SNRS_DB.items()}
@@ -217,6 +217,27 @@ def test_systems_are_named_beside_the_first_panel(report):
     first, *others = figures._score_figure(report).axes
     assert [text.get_text() for text in first.get_yticklabels()] == [system["name"] for system in report["systems"]]
     assert not any(text.get_text() for panel in others for text in panel.get_yticklabels())
+
+
+def test_a_latex_table_sets_names_as_they_are_and_the_best_mean_bold(report):
+    report["systems"][1]["name"] = "50_% & \\x"
+    lines = latex(report).splitlines()
+    assert lines[:3] == [f"% {caption(report)}", r"\begin{tabular}{lrrrrr}", r"\toprule"]
+    assert lines[3].startswith("system & SDR [dB] & SI-SDR [dB]") and lines[3].endswith(r" \\")
+    assert lines[5].startswith(r"noisy & 1.50 $\pm$ 2.05 &")
+    assert lines[6].startswith(r"50\_\% \& \textbackslash{}x & 6.50") and "textbf" not in lines[6]
+    assert lines[7].startswith(r"ours & \textbf{8.50 $\pm$ 2.05} & ")
+    assert lines[11].startswith(r"other|tool - ours & $-$2.00 $\pm$ 0.00") and lines[-2:] == [
+        r"\bottomrule", r"\end{tabular}",
+    ]  # fmt: skip
+
+
+def test_the_lowest_word_error_rate_is_the_best():
+    def scored(name: str, rate: float) -> System:
+        return System(name, "estimate", name, [Scores("a", {"WER": rate}, (), 1.0, 16000)])
+
+    lines = latex(make_report([scored("x", 30.0), scored("y", 10.0)], {}, "", "")).splitlines()
+    assert lines[5] == r"x & 30.0 \\" and lines[6] == r"y & \textbf{10.0} \\"
 
 
 def test_json_holds_no_nan(report):
