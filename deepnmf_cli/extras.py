@@ -12,6 +12,7 @@ EXTRAS = {
     "evaluate": ("fast_bss_eval", "jinja2", "matplotlib", "pesq", "PIL", "pystoi", "scipy", "soxr", "speechmos"),
     "export": ("torch", "onnx", "onnxscript"),
     "live": ("sounddevice",),
+    "tensorboard": ("torch", "matplotlib", "tensorboard"),
 }
 """Extra -> its packages, by the names that are imported."""
 

@@ -35,16 +35,26 @@ def shades(values: np.ndarray, lowest: float, highest: float) -> np.ndarray:
     return np.clip(np.rint(share * (SHADES - 1)), 0, SHADES - 1).astype(np.uint8)
 
 
+def coloured(values: np.ndarray, lowest: float, highest: float, colours: str = "magma") -> np.ndarray:
+    """Make an image of values (F, T): (F, T, 3) uint8, the first row lowest, in `colours` of matplotlib."""
+    return _palette(colours)[shades(values, lowest, highest)[::-1]]
+
+
 def picture(values: np.ndarray, lowest: float, highest: float, colours: str = "magma") -> str:
-    """Return a PNG of values (F, T) as a data URI, the first row at the bottom; `colours` is a map of matplotlib."""
-    from matplotlib import colormaps
+    """Return the same as a PNG in a data URI."""
     from PIL import Image
 
     image = Image.fromarray(np.ascontiguousarray(shades(values, lowest, highest)[::-1]))
-    image.putpalette((colormaps[colours](np.linspace(0, 1, SHADES))[:, :3] * 255).astype(np.uint8).tobytes())
+    image.putpalette(_palette(colours).tobytes())
     file = io.BytesIO()
     image.save(file, "PNG")
     return data_uri("image/png", file.getvalue())
+
+
+def _palette(colours: str) -> np.ndarray:
+    from matplotlib import colormaps
+
+    return (colormaps[colours](np.linspace(0, 1, SHADES))[:, :3] * 255).astype(np.uint8)
 
 
 def sound(samples: np.ndarray, rate_hz: int) -> str:

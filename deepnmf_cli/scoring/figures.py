@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +41,8 @@ def png(figure: "Figure") -> bytes:
 def _score_figure(report: Mapping[str, Any]) -> "Figure":
     systems = report["systems"]
     metrics = list(systems[0]["summary"])
-    figure, panels = _panels(f"Mean and {report['interval']}", len(metrics), height_in=1.6 + 0.3 * len(systems))
+    title = _title("Mean", [value for system in systems for value in system["summary"].values()], report["interval"])
+    figure, panels = _panels(title, len(metrics), height_in=1.6 + 0.3 * len(systems))
     places = range(len(systems))
     for metric, panel in zip(metrics, panels, strict=True):
         for place, system in zip(places, systems, strict=True):
@@ -57,7 +58,8 @@ def _score_figure(report: Mapping[str, Any]) -> "Figure":
 
 def _gain_figure(systems: list[Mapping[str, Any]], interval: str) -> "Figure":
     metrics = list(systems[0]["summary"])
-    figure, panels = _panels(f"Gain over the noisy input, and {interval}", len(metrics), height_in=3.4)
+    drawn = [value for system in systems for level in system["by_snr"] for value in level["gain"].values()]
+    figure, panels = _panels(_title("Gain over the noisy input", drawn, interval), len(metrics), height_in=3.4)
     for metric, panel in zip(metrics, panels, strict=True):
         for number, system in enumerate(systems, start=1):
             levels = [level for level in system["by_snr"] if level["gain"][metric]["mean"] is not None]
@@ -72,6 +74,13 @@ def _gain_figure(systems: list[Mapping[str, Any]], interval: str) -> "Figure":
         panel.set(xlabel="input SNR [dB]", title=metric_of(metric).label)
     panels[0].legend(loc="best", fontsize="small")
     return figure
+
+
+def _title(what: str, drawn: Sequence[Mapping[str, Any]], interval: str) -> str:
+    """Say what is drawn: intervals only where there are some."""
+    if any(value.get("interval") or ("interval" not in value and value["ci95"] is not None) for value in drawn):
+        return f"{what}, and {interval}"
+    return f"{what} (too few files at each point for intervals)"
 
 
 def _reach(summary: Mapping[str, Any]) -> np.ndarray:

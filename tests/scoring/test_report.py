@@ -306,6 +306,17 @@ def test_a_figure_shows_each_mean_with_its_interval(report):
     assert [text.get_text() for text in panel.get_legend().get_texts()] == ["other|tool", "ours"]
 
 
+def test_a_figure_without_intervals_does_not_speak_of_them(report):
+    assert all("and 95 % confidence interval" in figure.get_suptitle() for figure in draw(report).values())
+    mixtures = {name: Mixture(float(number)) for number, name in enumerate(SNRS_DB)}  # one file for each SNR
+    systems = [System("noisy", "noisy", "n", scores(0)), System("x", "estimate", "x", scores(1))]
+    drawn = draw(make_report(systems, mixtures, "", ""))
+    assert drawn["gain_by_snr.png"].get_suptitle() == (
+        "Gain over the noisy input (too few files at each point for intervals)"
+    )
+    assert "and 95 % confidence interval" in drawn["scores.png"].get_suptitle()
+
+
 def test_a_folder_that_cannot_be_written_is_named(report, tmp_path):
     with pytest.raises(DeepnmfError, match="gone: found that it cannot be written"):
         write_report(report, tmp_path / "gone")
