@@ -11,6 +11,7 @@ EXTRAS = {
     "train": ("torch", "torchaudio", "librosa", "matplotlib", "scipy", "soxr"),
     "evaluate": ("fast_bss_eval", "jinja2", "matplotlib", "pesq", "PIL", "pystoi", "scipy", "soxr", "speechmos"),
     "export": ("torch", "onnx", "onnxscript"),
+    "inspect": ("jinja2", "matplotlib", "PIL", "soxr"),
     "live": ("sounddevice",),
     "tensorboard": ("torch", "matplotlib", "tensorboard"),
 }

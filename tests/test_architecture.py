@@ -25,7 +25,7 @@ LAYERS = [
     {"networks", "corpus", "exported"},
     {"streaming", "model_file"},
     {"enhancer"},
-    {"training", "export"},
+    {"training", "export", "inspector"},
     {"recipe"},
     {"zoo", "experiment"},
     {"commands"},

@@ -88,10 +88,11 @@ def _case(report: Mapping[str, Any], example: Example) -> dict[str, Any]:
         "title": f"{example.title}: {example.name}",
         "text": ", ".join(facts),
         "seconds": round(example.seconds, 3),
-        "top": f"{example.rate_hz / 2000:g} kHz",
         "signals": [
             {
                 "label": name,
+                "top": f"{example.rate_hz / 2000:g} kHz",
+                "end": f"{example.seconds:.1f} s",
                 "text": _scores(rows[name]) if name in rows else "",
                 "first": name == report["systems"][0]["name"],
                 "sound": sound(samples, example.rate_hz),

@@ -207,7 +207,7 @@ class Journal:
             best = self.rows[self.best_row]
             label = f"best: {best['dev_score']:.2f} dB at step {best['step']}"
             axes[1].plot(best["hours"], best["dev_score"], "*", color="C3", markersize=11, label=label)
-            axes[1].legend(fontsize="small", loc="lower right")
+            axes[1].legend(fontsize="small")
         axes[-1].set_xlabel("audio seen (hours)")
         return figure
 

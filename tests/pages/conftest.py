@@ -27,6 +27,7 @@ AudioBufferSourceNode.prototype.start = function (when, offset) {
 };
 // [frequency in Hz of what is loudest, its level in dB]
 window.heard = () => {
+  if (!window.ear) return [0, -Infinity];
   const levels = new Float32Array(window.ear.frequencyBinCount);
   window.ear.getFloatFrequencyData(levels);
   const loudest = levels.indexOf(Math.max(...levels));
