@@ -67,6 +67,7 @@ def test_every_shipped_model_enhances_without_any_extra(tmp_path, model):
         ("train", ["train", "--speech", ".", "--noise", ".", "-o", "run"]),
         ("evaluate", ["evaluate", "--reference", ".", "--noisy", "."]),
         ("export", ["export", "base", "-o", "base.onnx"]),
+        ("inspect", ["inspect", str(ROOT / "data/demo/noisy.wav")]),
         ("live", ["stream", "--list-devices"]),
     ],
 )  # fmt: skip

@@ -17,7 +17,7 @@ STEPS = ["opened", "written", "synced", "renamed"]
 
 WRITERS = {"write_text", "write_bytes", "savefig", "save_file", "mkstemp", "NamedTemporaryFile", "SequentialFile"}
 WRITERS |= {"shutil.copy", "shutil.copyfile", "shutil.copyfileobj", "shutil.copytree", "shutil.move"}
-ELSEWHERE = {"commands/jobs.py", "corpus/clips.py", "scoring/figures.py"}
+ELSEWHERE = {"commands/jobs.py", "corpus/clips.py", "inspector/panels.py", "scoring/figures.py"}
 """Write standard input and output on their way, and clips that workers share, in a temporary folder; to a path that the
 caller has of atomic_path; and to memory."""
 

@@ -76,6 +76,9 @@ def command(
 
     title, sections = _sections(recording, model, stretch)
     page = target.suffix.lower() == ".html"
+    if not page and not any(section.panels for section in sections):
+        expected = "something to draw: a recording, or a model with atoms"
+        raise UsageError(target, "a model of which there are numbers only", expected, "Name a recording too.")
     content = panels.html(title, sections).encode() if page else panels.png(title, sections)
     try:
         with atomic_path(target) as partial:

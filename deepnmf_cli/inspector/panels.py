@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLUMNS = 3
+COLUMNS = 4
 """Panels beside each other in a PNG."""
 
 
@@ -75,7 +75,7 @@ def png(title: str, sections: Sequence[Section]) -> bytes:
     for section in sections:
         rows += [list(section.panels[i : i + COLUMNS]) for i in range(0, len(section.panels), COLUMNS)]
         rows += [[section.lines]] if section.lines else []
-    figure = Figure(figsize=(4.4 * COLUMNS, 0.6 + 2.5 * max(1, len(rows))), layout="constrained")
+    figure = Figure(figsize=(3.6 * COLUMNS, 0.6 + 2.5 * max(1, len(rows))), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title.replace("$", r"\$"))
     for part, row in zip(figure.subfigures(max(1, len(rows)), 1, squeeze=False)[:, 0], rows, strict=False):

@@ -53,6 +53,7 @@ def test_a_model_becomes_a_picture_and_layers_a_page(deepnmf, noisy):
         ),
         (["gone.wav"], 1, "gone.wav: found no readable file"),
         (["noisy.wav", "--model", "gone"], 1, "gone: found no model of that name"),
+        (["--model", "tiny", "-o", "x.png"], 2, "x.png: found a model of which there are numbers only"),
         (["noisy.wav", "-o", "noisy.wav/x.html"], 1, "noisy.wav/x.html: found that it cannot be written"),
     ],
 )

@@ -44,5 +44,5 @@ def test_sounds_play_beside_pictures_without_sound(sections, show, tmp_path):
 def test_the_picture_has_all_panels(sections):
     image = Image.open(io.BytesIO(png("noisy.wav", sections)))
     rows = 3  # three panels, curves, one panel
-    assert image.width == round(4.4 * 3 * 120) and image.height == round((0.6 + 2.5 * rows) * 120)
+    assert image.width == round(3.6 * 4 * 120) and image.height == round((0.6 + 2.5 * rows) * 120)
     assert len(set(np.asarray(image.convert("L")).ravel().tolist())) > 50
