@@ -50,6 +50,7 @@ def test_clipping_is_runs_of_equal_samples_at_the_peak():
             runs += [count] if count >= 3 else []
             count = 0
     assert clipped(cut) == sum(runs) > 1000
+    assert clipped(np.array([[0.0, 1, 1, 1, 0, 1, 1, 0, -1, -1, -1, -1, 0.5, 0.5, 0.5]])) == 3 + 4
     assert clipped(np.concatenate([cut, samples])) == clipped(cut) and clipped(np.zeros((1, 99))) == 0
 
 
