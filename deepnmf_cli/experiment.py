@@ -21,6 +21,7 @@ from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.recipe import Recipe
 from deepnmf_cli.signal.stft import FrontEnd
+from deepnmf_cli.training.board import Board
 from deepnmf_cli.training.dev import DevScore, Pair, check_dev, dev_score
 from deepnmf_cli.training.journal import Journal, compare_material, describe_material
 from deepnmf_cli.training.minibatch import FrameStore, changed, digest, kept
@@ -142,6 +143,7 @@ def train(
     partial: bool = False,
     limit: TimeLimit | None = None,
     unpack: bool = False,
+    tensorboard: bool = False,
 ) -> bool:
     """Train a model into the run folder; returns whether it is complete (False: stopped, or at its limit, to be
     resumed).
@@ -152,6 +154,8 @@ def train(
 
     With `unpack` all recordings are decoded first, into memory that processes share, in place of one after the other
     by every process that needs them.
+
+    With `tensorboard` the folder `tensorboard` of the run gets what TensorBoard shows, at every dev score.
 
     `progress` gets reports: {"found": a sentence}, {"note": a warning}, those of the dictionaries and of
     `Trainer.train`, and at the end {"worse": TrainingError} when the best model of the complete run scores below what
@@ -227,6 +231,8 @@ def train(
         if init is not None and trainer.step == 0 and not network.annealing:
             trainer.began |= _score_of(init, recipe, dev, device)
         say(_described(recipe, network, device), False)
+        if tensorboard:
+            trainer.board = Board(folder / "tensorboard", recipe.front_end.rate_hz, trainer.step)
         complete = trainer.train(source, dev, workers, progress, stop, limit)
         if complete and teacher:
             _choose_share(recipe, opened, teacher, journal, device, say)

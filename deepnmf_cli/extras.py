@@ -9,9 +9,11 @@ from deepnmf_cli.errors import DeepnmfError
 EXTRAS = {
     "torch": ("torch",),
     "train": ("torch", "torchaudio", "librosa", "matplotlib", "scipy", "soxr"),
-    "evaluate": ("fast_bss_eval", "matplotlib", "pesq", "pystoi", "scipy", "soxr", "speechmos"),
+    "evaluate": ("fast_bss_eval", "jinja2", "matplotlib", "pesq", "PIL", "pystoi", "scipy", "soxr", "speechmos"),
     "export": ("torch", "onnx", "onnxscript"),
+    "inspect": ("jinja2", "matplotlib", "PIL", "soxr"),
     "live": ("sounddevice",),
+    "tensorboard": ("torch", "matplotlib", "tensorboard"),
 }
 """Extra -> its packages, by the names that are imported."""
 

@@ -19,13 +19,13 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"errors"},
     {"checkpoint", "external", "extras", "settings", "workers"},
-    {"kernels"},
+    {"kernels", "pages"},
     {"inference", "signal"},
     {"unfold", "scoring"},
     {"networks", "corpus", "exported"},
     {"streaming", "model_file"},
     {"enhancer"},
-    {"training", "export"},
+    {"training", "export", "inspector"},
     {"recipe"},
     {"zoo", "experiment"},
     {"api"},
@@ -38,7 +38,7 @@ LAYERS = [
 HEIGHT = {room: height for height, layer in enumerate(LAYERS) for room in layer}
 
 HEAVY = {"torch", "torchaudio", "numpy", "scipy", "soundfile", "librosa", "soxr", "safetensors", "matplotlib"}
-HEAVY |= {"onnx", "onnxruntime", "pesq", "pystoi", "fast_bss_eval"}
+HEAVY |= {"onnx", "onnxruntime", "pesq", "pystoi", "fast_bss_eval", "jinja2", "PIL"}
 """Packages that cost start-up time."""
 
 

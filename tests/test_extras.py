@@ -16,6 +16,9 @@ ROOT = Path(__file__).parent.parent
 HOME = Path(deepnmf_cli.__file__).parent.parent
 ALL = sorted({package for packages in extras.EXTRAS.values() for package in packages})
 
+IMPORTED = {"pillow": "PIL"}
+"""Packages that are imported by other names than theirs."""
+
 
 def without(packages: list[str], arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
     """The program where `packages` cannot be imported."""
@@ -33,7 +36,8 @@ def required(extra: str, project: dict) -> set[str]:
         if inner := re.match(r"deepnmf\[(.+)\]$", line):
             names |= {name for other in inner[1].split(",") for name in required(other, project)}
         else:
-            names.add(re.match(r"[\w-]+", line)[0].replace("-", "_"))
+            name = re.match(r"[\w-]+", line)[0]
+            names.add(IMPORTED.get(name, name.replace("-", "_")))
     return names
 
 
@@ -63,6 +67,7 @@ def test_every_shipped_model_enhances_without_any_extra(tmp_path, model):
         ("train", ["train", "--speech", ".", "--noise", ".", "-o", "run"]),
         ("evaluate", ["evaluate", "--reference", ".", "--noisy", "."]),
         ("export", ["export", "base", "-o", "base.onnx"]),
+        ("inspect", ["inspect", str(ROOT / "data/demo/noisy.wav")]),
         ("live", ["stream", "--list-devices"]),
     ],
 )  # fmt: skip

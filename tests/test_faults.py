@@ -17,9 +17,9 @@ STEPS = ["opened", "written", "synced", "renamed"]
 
 WRITERS = {"write_text", "write_bytes", "savefig", "save_file", "mkstemp", "NamedTemporaryFile", "SequentialFile"}
 WRITERS |= {"shutil.copy", "shutil.copyfile", "shutil.copyfileobj", "shutil.copytree", "shutil.move"}
-ELSEWHERE = {"commands/jobs.py", "corpus/clips.py"}
-"""Write standard input and output on their way, and clips that workers share, in a temporary folder; and
-to a path that the caller has of atomic_path."""
+ELSEWHERE = {"commands/jobs.py", "corpus/clips.py", "inspector/panels.py", "scoring/figures.py"}
+"""Write standard input and output on their way, and clips that workers share, in a temporary folder; to a path that the
+caller has of atomic_path; and to memory."""
 
 
 def writes(call: ast.Call) -> bool:

@@ -1,10 +1,13 @@
 """`deepnmf evaluate`: score enhanced recordings, or models, against clean references."""
 
+import functools
+import math
 import os
 import shlex
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from deepnmf_cli.scoring.mixtures import Mixture
     from deepnmf_cli.scoring.pairing import Pair
     from deepnmf_cli.scoring.report import System
-    from deepnmf_cli.scoring.scorer import ScoringPool
+    from deepnmf_cli.scoring.scorer import Enhance, ScoringPool
 
 DEFAULT = "default"
 """The word that stands for the default model in --model, whose value cannot be left out."""
@@ -30,7 +33,10 @@ FILES_PER_JOB = 16
 
 
 @click.command()
-@click.option("--reference", metavar="DIR", required=True, type=click.Path(), help="The clean recordings.")
+@click.option(
+    "--reference", metavar="DIR", type=click.Path(),
+    help="The clean recordings. Without them, only scores that need none: those of --dnsmos and --asr-command.",
+)  # fmt: skip
 @click.option("--noisy", metavar="DIR", type=click.Path(), help="The noisy recordings: scored, and input of --model.")
 @click.option(
     "--estimate", "estimates", metavar="DIR", multiple=True, type=click.Path(),
@@ -53,12 +59,34 @@ FILES_PER_JOB = 16
 )  # fmt: skip
 @click.option(
     "--report", "report_folder", metavar="DIR", type=click.Path(),
-    help="Also write files.csv, report.json, report.md and figures there.",
+    help="Also write files.csv, report.json, report.md, figures, and report.html, a page to look at and to listen to.",
+)  # fmt: skip
+@click.option(
+    "--examples", metavar="N", type=click.IntRange(min=0), default=4, show_default=True,
+    help="Sounds in report.html: those of the N files in which the system is worst, and of the N in which it is best. "
+    "Each file takes up to 1 MB for each system.",
 )  # fmt: skip
 @click.option(
     "--dnsmos", is_flag=True,
     help="Also predict what listeners would say of speech (SIG), background (BAK) and the whole (OVRL): DNSMOS P.835. "
     "Takes half a second of CPU for each second of a recording beyond the ninth, and at least that.",
+)  # fmt: skip
+@click.option(
+    "--composite", is_flag=True,
+    help="Also give segmental SNR (SSNR) and the composite scores CSIG, CBAK and COVL.",
+)  # fmt: skip
+@click.option(
+    "--asr-command", metavar="COMMAND",
+    help="Also give the word error rate (WER) of a program that recognises speech. It is called for each recording, "
+    "with a WAV file in the place of {} or as its last argument, and prints the text. Takes --transcripts.",
+)  # fmt: skip
+@click.option(
+    "--transcripts", metavar="FILE", type=click.Path(),
+    help="What is said: a CSV file with the columns name and text.",
+)  # fmt: skip
+@click.option(
+    "--rate", "rate_hz", metavar="HZ", type=click.IntRange(min=1000),
+    help="Resample all recordings to this rate before they are enhanced and scored: --rate 16000 for VoiceBank+DEMAND.",
 )  # fmt: skip
 @click.option(
     "--jobs", type=click.IntRange(min=1), show_default=f"one for every {FILES_PER_JOB} files, at most one for each CPU",
@@ -67,33 +95,41 @@ FILES_PER_JOB = 16
 @device_option
 @backend_option
 @json_option
+@click.option("--latex", is_flag=True, help="Print the means and differences as a LaTeX table instead of text.")
 @quiet_option
 @click.pass_context
 def command(
     context: click.Context,
-    reference: str,
+    reference: str | None,
     noisy: str | None,
     estimates: tuple[str, ...],
     models: tuple[str, ...],
     depths: tuple[int, ...],
     table: str | None,
     report_folder: str | None,
+    examples: int,
     dnsmos: bool,
+    composite: bool,
+    asr_command: str | None,
+    transcripts: str | None,
+    rate_hz: int | None,
     jobs: int | None,
     device: str,
     backend: str,
     as_json: bool,
+    latex: bool,
     quiet: bool,
 ) -> None:
     """Score enhanced recordings, or models, against clean references.
 
     Recordings pair by their names below the folders; the suffix may differ. For each file: SDR (BSS-eval v3, 512 taps),
     SI-SDR, PESQ (wide band; narrow band at 8 kHz), STOI and ESTOI; for each system, and for every two of them, the mean
-    with its 95 % confidence interval, also by input SNR where that is known. Higher is better.
+    with its 95 % confidence interval, also by input SNR where that is known. Higher is better, but for WER.
 
     \b
     Examples:
       deepnmf evaluate --reference clean/ --estimate enhanced/
+      deepnmf evaluate --estimate enhanced/
       deepnmf evaluate --reference clean/ --noisy noisy/ --model default --report report/
 
     With --report, scores are kept as they come: after an interruption the same command goes on where it stopped.
@@ -101,20 +137,27 @@ def command(
     Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted. A file that is missing or cannot be read fails all.
     """
     _check_usage(noisy, estimates, models, depths)
+    _check_scores(reference, composite, asr_command, transcripts)
+    if as_json and latex:
+        raise UsageError("--latex", "--json too", "one of the two", "Leave the other out.")
     extras.require("evaluate", "deepnmf evaluate")
     model_files = _find_models(models)
     if report_folder:
         _make_folder(Path(report_folder))
 
-    from deepnmf_cli.scoring import ledger, pairing, report, scorer
-    from deepnmf_cli.scoring.metrics import DNSMOS, METRICS
+    from deepnmf_cli.scoring import ledger, listening, pairing, report, scorer
+    from deepnmf_cli.scoring.metrics import COMPOSITE, DNSMOS, METRICS, RECOGNITION
 
     folders = [noisy, *estimates] if noisy else list(estimates)
-    paired = {folder: pairing.pair_folders(reference, folder) for folder in folders}
-    pairs = paired[folders[0]][0]
-    names = [pair.name for pair in pairs]
-    known, remarks = _known_mixtures(names, table, reference)
-    metrics = [*METRICS, *(DNSMOS if dnsmos else ())]
+    pair_up = functools.partial(*((pairing.pair_folders, reference) if reference else (pairing.alone, folders[0])))
+    paired = {folder: pair_up(folder) for folder in folders}
+    names = [pair.name for pair in paired[folders[0]][0]]
+    texts = _texts(asr_command, transcripts, names)
+    by_folder = {folder: _prepared(pairs, rate_hz, asr_command, texts) for folder, (pairs, _) in paired.items()}
+    pairs = by_folder[folders[0]]
+    known, remarks = _known_mixtures(names, table, reference or folders[0])
+    groups = (METRICS, reference), (COMPOSITE, composite), (DNSMOS, dnsmos or not reference), (RECOGNITION, asr_command)
+    metrics = [name for group, wanted in groups if wanted for name in group]
     runners = [
         _model_runner(model, path, device, backend, depth)
         for model, path in model_files.items()
@@ -122,23 +165,31 @@ def command(
     ]
 
     with (
-        ledger.Ledger(report_folder) if report_folder else nullcontext() as kept,
+        ledger.Ledger(report_folder, metrics) if report_folder else nullcontext() as kept,
         console.progress(hidden=as_json or quiet) as bar,
         scorer.ScoringPool(jobs or _jobs(len(names))) as pool,
     ):
         if not bar.disable:
             bar.reset(total=_seconds(pairs) * (len(folders) + len(runners)))
-        by_folder = {folder: pairs for folder, (pairs, _) in paired.items()}
         systems = _score_folders(noisy, by_folder, pool, bar.update, kept, metrics)
-        systems += [run(pairs, pool, bar.update, kept, metrics) for run in runners]
+        sources = [listening.Source(by_folder[folder]) for folder in folders]
+        for run in runners:
+            system, enhance = run(pairs, pool, bar.update, kept, metrics)
+            systems.append(system)
+            sources.append(listening.Source(pairs, enhance))
     remarks += [f"{pairing.printable(folder)}: {_left_out(extra)}" for folder, (_, extra) in paired.items() if extra]
-    sha256 = pairing.corpus_hash(pair.reference for pair in pairs)
+    remarks += _overall_wer(systems, texts)
+    sha256 = pairing.corpus_hash(pair.first for pair in pairs)
     result = report.make_report(systems, known, sha256, _command_line(context), remarks)
 
-    written = report.write_report(result, report_folder) if report_folder else []
+    written = []
+    if report_folder:
+        named = {system.name: source for system, source in zip(systems, sources, strict=True)}
+        heard = listening.examples(listening.rank(result), examples, named)
+        written = report.write_report(result, report_folder, heard)
     if kept:
         kept.remove()
-    _show(result, as_json)
+    _show(result, as_json, latex)
     if written and not quiet:
         if kept.found:
             console.say(f"{console.count(kept.found, 'score')} of an earlier call did not have to be computed again.")
@@ -161,6 +212,50 @@ def _check_usage(
     given = Counter([noisy, *estimates, *models])
     if repeated := [name for name, times in given.items() if name and times > 1]:
         raise UsageError(repeated[0], "it twice", "each folder and each model once", "Leave one of the two out.")
+
+
+def _check_scores(reference: str | None, composite: bool, asr_command: str | None, transcripts: str | None) -> None:
+    if composite and not reference:
+        expected = "--reference DIR, which these scores compare with"
+        raise UsageError("--composite", "no references", expected, "Add --reference DIR.")
+    if (asr_command is None) != (transcripts is None):
+        given, missing = (
+            ("--transcripts", "--asr-command") if asr_command is None else ("--asr-command", "--transcripts")
+        )
+        raise UsageError(given, f"no {missing}", "both, for the word error rate", f"Add {missing}.")
+
+
+def _texts(asr_command: str | None, transcripts: str | None, names: list[str]) -> dict[str, str]:
+    """What is said in each recording; nothing where nobody asks."""
+    if asr_command is None or transcripts is None:
+        return {}
+    from deepnmf_cli.scoring import words
+
+    words.arguments_of(asr_command)
+    return words.read_transcripts(transcripts, names)
+
+
+def _prepared(pairs: "list[Pair]", rate_hz: int | None, asr_command: str | None, texts: dict[str, str]) -> "list[Pair]":
+    """Return the pairs with the rate at which they are compared, and what is said in them."""
+    from deepnmf_cli.scoring.words import Speech
+
+    speech = {name: Speech(text, asr_command) for name, text in texts.items() if asr_command}
+    return [replace(pair, rate_hz=rate_hz, speech=speech.get(pair.name)) for pair in pairs]
+
+
+def _overall_wer(systems: "list[System]", texts: dict[str, str]) -> list[str]:
+    """Return the word error rates of the whole corpus: the means of the tables weigh all files alike."""
+    from deepnmf_cli.scoring import words
+
+    rates = {
+        system.name: {s.name: s.values[words.NAME] for s in system.scores if not math.isnan(s.values[words.NAME])}
+        for system in systems
+        if texts
+    }
+    said = [
+        f"{name} {rate:.1f} %" for name, by_file in rates.items() if (rate := words.overall(texts, by_file)) is not None
+    ]
+    return [f"{words.NAME} over all words: {', '.join(said)}"] if said else []
 
 
 def _find_models(models: tuple[str, ...]) -> dict[str, Path]:
@@ -231,8 +326,10 @@ def _score_folders(
 
 def _model_runner(
     model: str, path: Path, device: str, backend: str, depth: int | None
-) -> "Callable[[list[Pair], ScoringPool, Callable[[float], object], Ledger | None, list[str]], System]":
-    """Load a model now, so that a damaged file fails before any work, and return what scores it later."""
+) -> "Callable[[list[Pair], ScoringPool, Callable[[float], object], Ledger | None, list[str]], tuple[System, Enhance]]":
+    """Load a model now, so that a damaged file fails before any work, and return what scores it later, and what it
+    enhances with.
+    """
     from deepnmf_cli import zoo
     from deepnmf_cli.checkpoint import file_hash
     from deepnmf_cli.scoring.pairing import printable
@@ -251,10 +348,10 @@ def _model_runner(
         progress: Callable[[float], object],
         kept: "Ledger | None",
         metrics: list[str],
-    ) -> "System":
+    ) -> "tuple[System, Enhance]":
         finished = kept and kept.of("model", facts["sha256"], device, backend, *stopped, *metrics)
         scores = score_enhanced(pairs, enhancer.enhance, pool, progress, finished, metrics)
-        return System(printable(name), MODEL, printable(model), scores, facts)
+        return System(printable(name), MODEL, printable(model), scores, facts), enhancer.enhance
 
     return run
 
@@ -266,7 +363,7 @@ def _jobs(files: int) -> int:
 def _seconds(pairs: "list[Pair]") -> float:
     from deepnmf_cli.signal import audio
 
-    return sum(audio.info(pair.reference).seconds for pair in pairs)
+    return sum(audio.info(pair.first).seconds for pair in pairs)
 
 
 def _left_out(names: list[str]) -> str:
@@ -287,16 +384,19 @@ def _command_line(context: click.Context) -> str:
     return printable(shlex.join(words))
 
 
-def _show(result: dict[str, Any], as_json: bool) -> None:
-    from deepnmf_cli.scoring import report
+def _show(result: dict[str, Any], as_json: bool, latex: bool) -> None:
+    from deepnmf_cli.scoring import tables
 
     if as_json:
         console.echo_json(result)
         return
-    click.echo(console.table(*report.overall_table(result)))
-    for table in (report.snr_table(result), *report.group_tables(result).values()):
+    if latex:
+        click.echo(tables.latex(result))
+        return
+    click.echo(console.table(*tables.overall_table(result)))
+    for table in (tables.snr_table(result), *tables.group_tables(result).values()):
         if table[1]:
             click.echo("\n" + console.table(*table))
-    click.echo(f"\n{report.caption(result)}")
+    click.echo(f"\n{tables.caption(result)}")
     for remark in result["remarks"]:
         click.echo(f"Note: {remark}.")

@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "Score enhanced recordings, or models, against clean references.",
     "export": "Write a model as an ONNX file.",
     "help": "Show this help, or that of a command.",
+    "inspect": "Look into a recording or a model: spectrograms, mask, layers, atoms, units.",
     "models": "List the models that ship with the program.",
     "pack": "Pack as much of a corpus as fits, to train on it elsewhere.",
     "stream": "Remove the noise from sound while it comes in.",
@@ -23,7 +24,7 @@ COMMANDS = {
 }
 """Name -> one line of help. Kept here so that `deepnmf --help` imports none of the commands."""
 
-CACHING = {"evaluate", "export", "train"}
+CACHING = {"evaluate", "export", "inspect", "train"}
 """Commands that draw figures, train or follow a network: what those libraries do leaves caches."""
 
 CACHES = {"MPLCONFIGDIR": "matplotlib", "XDG_CACHE_HOME": "cache", "TORCHINDUCTOR_CACHE_DIR": "torch"}

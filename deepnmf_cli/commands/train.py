@@ -62,6 +62,10 @@ NAMED = 10
     type=click.IntRange(1),
     help="Processes that prepare mixtures, at most one per CPU; 1: a thread.",
 )
+@click.option(
+    "--tensorboard", is_flag=True,
+    help="At each dev score also write scores, and spectrogram and sound of three dev recordings, for TensorBoard.",
+)  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="Threads of the matrix products.  [default: all cores]")
 @device_option
 def command(
@@ -83,6 +87,7 @@ def command(
     resume: bool,
     cache: Path | None,
     workers: int,
+    tensorboard: bool,
     threads: int | None,
     device: str,
 ) -> int:
@@ -110,6 +115,8 @@ def command(
     began = time.monotonic()
     _require_one_source(speech, noise, manifest, pairs, pack)
     extras.require("train", "deepnmf train", ("torch",))
+    if tensorboard:
+        extras.require("tensorboard", "--tensorboard")
     if rir and not speech:
         remedy = "List them in the manifest with the role rir, or leave them out."
         raise UsageError("--rir", "no --speech", "room responses beside folders of speech and noise", remedy)
@@ -162,6 +169,7 @@ def command(
             partial,
             None if minutes is None else TimeLimit(60 * minutes, began),
             unpack=pack is not None and workers > 1,
+            tensorboard=tensorboard,
         )
     if not complete and not stopping():
         console.say(f"{minutes:g} min are over.")

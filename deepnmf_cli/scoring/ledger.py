@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import math
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -34,13 +35,14 @@ class Ledger:
     one that a crash cut short, is left out. Raises DeepnmfError when the file cannot be written.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, metrics: Sequence[str] = tuple(METRICS)) -> None:
+        """`metrics` names the scores of every line."""
         self.path = Path(folder) / LEDGER
         self.found = 0
         """How many scores have been taken from the file."""
         versions = {name: importlib.metadata.version(name) for name in _DECIDING}
         header = {"scoring": SCORING, "deepnmf": __version__, **versions}
-        self._lines = _read(self.path, header)
+        self._lines = _read(self.path, header, metrics)
         try:
             with atomic_path(self.path) as partial:
                 partial.write_text("".join(map(_text, [header, *self._lines.values()])), encoding="utf-8")
@@ -105,8 +107,9 @@ class SystemLedger:
 
 def _key(system: tuple[str, ...], pair: Pair) -> str:
     """Return what decides a score: who made the estimate, and the two files."""
-    files = [[os.path.abspath(path), *_stamp(path)] for path in (pair.reference, pair.estimate)]
-    return hashlib.sha256(json.dumps([system, pair.name, files]).encode()).hexdigest()
+    files = [[os.path.abspath(path), *_stamp(path)] for path in (pair.reference, pair.estimate) if path]
+    speech = pair.speech and dataclasses.astuple(pair.speech)
+    return hashlib.sha256(json.dumps([system, pair.name, files, pair.rate_hz, speech]).encode()).hexdigest()
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -123,13 +126,13 @@ def _line(key: str, scores: Scores) -> dict[str, Any]:
 
 
 def _scores(line: dict[str, Any]) -> Scores:
-    scored = {metric: line["values"][metric] for metric in METRICS} | line["values"]
+    scored = line["values"]
     values = {metric: math.nan if value is None else float(value) for metric, value in scored.items()}
     notes = tuple(str(note) for note in line["notes"])
     return Scores(line["name"], values, notes, float(line["seconds"]), int(line["rate_hz"]), float(line["lag_s"]))
 
 
-def _read(path: Path, header: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _read(path: Path, header: dict[str, Any], metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Key -> line of a ledger that begins with `header`; nothing from any other."""
     try:
         first, *rest = path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
@@ -141,9 +144,9 @@ def _read(path: Path, header: dict[str, Any]) -> dict[str, dict[str, Any]]:
     for text in rest:
         try:
             line = json.loads(text)
-            _scores(line)
-            lines[line["key"]] = line
-        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            if set(metrics) <= _scores(line).values.keys():
+                lines[line["key"]] = line
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             continue
     return lines
 

@@ -1,11 +1,15 @@
 """The scores of an estimate, in one table: whoever adds an entry has it in every table, file and figure."""
 
 import math
+from collections import ChainMap
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from deepnmf_cli.scoring import words
+from deepnmf_cli.scoring.composite import NAMES as COMPOSITES
+from deepnmf_cli.scoring.composite import composite_score, segmental_snr
 from deepnmf_cli.scoring.dnsmos import NAMES, dnsmos_score
 from deepnmf_cli.scoring.perceptual import NoScore, pesq_score, stoi_score
 from deepnmf_cli.scoring.sdr import sdr, si_sdr
@@ -13,16 +17,17 @@ from deepnmf_cli.scoring.sdr import sdr, si_sdr
 
 @dataclass(frozen=True)
 class Metric:
-    """One measure of an estimate against its reference; higher is better."""
+    """One measure of an estimate against its reference."""
 
     name: str
     unit: str
     """Empty for a number without one."""
     digits: int
     """Decimals that are shown."""
-    compute: Callable[[np.ndarray, np.ndarray, int], float]
+    compute: Callable[[np.ndarray, np.ndarray, int], float] | None
     """(reference (N,), estimate (N,), rate_hz) -> score, of float arrays that are not silent. Raises NoScore, whose
-    text says why, where the measure is not defined."""
+    text says why, where the measure is not defined. None for what takes more than two signals."""
+    lower_is_better: bool = False
 
     @property
     def label(self) -> str:
@@ -55,6 +60,21 @@ DNSMOS = {
 """Those that are computed when asked for: they look at the estimate alone, half a second for each window of 9 s."""
 
 
+COMPOSITE = {
+    metric.name: metric
+    for metric in (
+        Metric("SSNR", "dB", 2, segmental_snr),
+        *(Metric(name, "", 2, lambda *signals, name=name: composite_score(*signals, name)) for name in COMPOSITES),
+    )
+}
+"""Those that papers give beside PESQ, computed when asked for."""
+
+RECOGNITION = {words.NAME: Metric(words.NAME, "%", 1, None, lower_is_better=True)}
+"""What needs a transcript and a program: `scorer` computes it."""
+
+ALL = ChainMap(METRICS, COMPOSITE, DNSMOS, RECOGNITION)
+
+
 def metric_of(name: str) -> Metric:
     """Return the metric of a name, whether it is always computed or not."""
-    return METRICS.get(name) or DNSMOS[name]
+    return ALL[name]

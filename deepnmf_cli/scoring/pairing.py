@@ -3,13 +3,15 @@
 import hashlib
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from deepnmf_cli.checkpoint import file_hash
 from deepnmf_cli.errors import CorpusError
+from deepnmf_cli.scoring.perceptual import resampled
+from deepnmf_cli.scoring.words import Speech
 from deepnmf_cli.signal import audio
 from deepnmf_cli.signal.formats import by_name, find, scan
 
@@ -24,8 +26,18 @@ class Pair:
     """
 
     name: str
-    reference: Path
+    reference: Path | None
+    """None where there is nothing to compare with."""
     estimate: Path
+    rate_hz: int | None = None
+    """The rate that both are brought to; None for that of the files, which is then the same."""
+    speech: Speech | None = None
+    """For scores that need to know what was said."""
+
+    @property
+    def first(self) -> Path:
+        """The reference, or without one the estimate."""
+        return self.reference or self.estimate
 
 
 def pair_folders(reference_folder: str | Path, estimate_folder: str | Path) -> tuple[list[Pair], list[str]]:
@@ -47,6 +59,12 @@ def pair_folders(reference_folder: str | Path, estimate_folder: str | Path) -> t
     return pairs, [printable(name) for name in estimates if name not in references]
 
 
+def alone(folder: str | Path, estimate_folder: str | Path) -> tuple[list[Pair], list[str]]:
+    """As `pair_folders`, for estimates without references: those that have the names of another system's, `folder`."""
+    pairs, extra = pair_folders(folder, estimate_folder)
+    return [replace(pair, reference=None) for pair in pairs], extra
+
+
 def printable(name: str | Path) -> str:
     r"""A name as every terminal, CSV, JSON and Markdown file can hold it: bytes that are no UTF-8 become \xe9, line
     breaks and other control characters \n.
@@ -56,15 +74,18 @@ def printable(name: str | Path) -> str:
 
 
 def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, int]:
-    """(reference, estimate, rate_hz): float64 arrays of one shape (channels, samples), cut to the shorter file.
+    """(reference, estimate, rate_hz): float64 arrays of one shape (channels, samples), cut to the shorter file. Without
+    a reference, both are one array, that of the estimate.
 
     Raises AudioError for a file that cannot be read or holds samples that are not finite, and CorpusError where the
     two files differ in rate, in channels, or by more than 10 ms in length.
     """
-    reference, rate_hz = audio.read(pair.reference, "float64")
-    estimate, found_hz = audio.read(pair.estimate, "float64")
+    estimate, found_hz = _read(pair.estimate, pair.rate_hz)
+    if pair.reference is None:
+        return estimate, estimate, found_hz
+    reference, rate_hz = _read(pair.reference, pair.rate_hz)
     if found_hz != rate_hz:
-        _refuse(pair, f"a sampling rate of {found_hz} Hz", f"{rate_hz} Hz", "Resample one of the two folders.")
+        _refuse(pair, f"a sampling rate of {found_hz} Hz", f"{rate_hz} Hz", "Choose one with --rate.")
     if len(estimate) != len(reference):
         _refuse(pair, f"{len(estimate)} channel(s)", f"{len(reference)} channel(s)", "Mix down one of the two.")
     found, expected = estimate.shape[1], reference.shape[1]
@@ -73,6 +94,13 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, int]:
         _refuse(pair, f"{found} samples", f"{expected} samples, give or take {LENGTH_TOLERANCE_S * 1e3:.0f} ms", remedy)
     frames = min(found, expected)
     return reference[:, :frames], estimate[:, :frames], rate_hz
+
+
+def _read(path: Path, to_hz: int | None) -> tuple[np.ndarray, int]:
+    samples, rate_hz = audio.read(path, "float64")
+    if to_hz is None:
+        return samples, rate_hz
+    return np.stack([resampled(channel, rate_hz, to_hz) for channel in samples]), to_hz
 
 
 def corpus_hash(paths: Iterable[Path]) -> str:

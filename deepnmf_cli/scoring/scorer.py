@@ -6,13 +6,14 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 import numpy as np
 
 from deepnmf_cli.errors import DeepnmfError, ModelError
-from deepnmf_cli.scoring.metrics import METRICS, metric_of
+from deepnmf_cli.scoring import words
+from deepnmf_cli.scoring.metrics import METRICS, RECOGNITION, metric_of
 from deepnmf_cli.scoring.pairing import Pair, read_pair
 from deepnmf_cli.scoring.perceptual import NoScore
 from deepnmf_cli.scoring.sdr import lag_s
@@ -55,25 +56,43 @@ def score(
 
     The score of several channels is the mean over those channels that have one. A channel that is silent in either
     array has none: SDR and SI-SDR are then 0/0, and the perceptual measures compare with nothing. `metrics` are names
-    of `metrics.METRICS` and others there; by default the former.
+    of `metrics.METRICS` and others there that have a `compute`; by default the former. An estimate without a reference
+    is given as both.
     """
     metrics = list(METRICS) if metrics is None else metrics
-    channels = [_score_channel(*pair, rate_hz, metrics) for pair in zip(reference, estimate, strict=True)]
+    alone = estimate is reference
+    channels = [_score_channel(*pair, rate_hz, metrics, alone) for pair in zip(reference, estimate, strict=True)]
     values = {metric: _mean([values[metric] for values, _ in channels]) for metric in metrics}
     notes = dict.fromkeys(note for _, notes in channels for note in notes)  # each once, in order
-    lag = lag_s(reference, estimate, rate_hz)
+    lag = 0.0 if alone else lag_s(reference, estimate, rate_hz)
     return Scores(name, values, tuple(notes), reference.shape[1] / rate_hz, rate_hz, lag)
 
 
 def score_pair(pair: Pair, metrics: Sequence[str] | None = None) -> Scores:
     """Read and compare two files. Raises AudioError and CorpusError as `read_pair` does."""
-    return score(*read_pair(pair), name=pair.name, metrics=metrics)
+    return _score(pair, *read_pair(pair), metrics)
 
 
 def score_speech(pair: Pair, speech: np.ndarray, metrics: Sequence[str] | None = None) -> Scores:
     """Compare `speech` (C, N), in the place of the pair's second file, with the reference."""
     reference, _, rate_hz = read_pair(pair)
-    return score(reference, speech.astype(np.float64), rate_hz, pair.name, metrics)
+    estimate = speech.astype(np.float64)
+    return _score(pair, estimate if pair.reference is None else reference, estimate, rate_hz, metrics)
+
+
+def _score(
+    pair: Pair, reference: np.ndarray, estimate: np.ndarray, rate_hz: int, metrics: Sequence[str] | None
+) -> Scores:
+    """`score`, and what needs to know what was said."""
+    computed = list(METRICS) if metrics is None else [name for name in metrics if name not in RECOGNITION]
+    scores = score(reference, estimate, rate_hz, pair.name, computed)
+    if pair.speech is None:
+        return scores
+    try:
+        rate, notes = words.word_error_rate(pair.speech, estimate, rate_hz), scores.notes
+    except NoScore as reason:
+        rate, notes = math.nan, (*scores.notes, str(reason))
+    return replace(scores, values=scores.values | {words.NAME: rate}, notes=notes)
 
 
 def score_files(
@@ -164,11 +183,11 @@ def _done(pending: dict[Future, int]) -> Iterator[tuple[int, Scores]]:
 
 
 def _score_channel(
-    reference: np.ndarray, estimate: np.ndarray, rate_hz: int, metrics: Sequence[str]
+    reference: np.ndarray, estimate: np.ndarray, rate_hz: int, metrics: Sequence[str], alone: bool
 ) -> tuple[dict[str, float], list[str]]:
     values, notes = dict.fromkeys(metrics, math.nan), []
     for samples, role in ((reference, "reference"), (estimate, "estimate")):
-        if not samples.any():
+        if not samples.any() and not (alone and role == "reference"):
             return values, [f"all: the {role} is silent"]
     for name, metric in ((name, metric_of(name)) for name in metrics):
         try:

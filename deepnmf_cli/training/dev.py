@@ -1,7 +1,7 @@
 """The dev score: how good a network is on recordings that it does not learn from."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 
@@ -103,19 +103,28 @@ def dev_score(
     network: MaskNetwork, front_end: FrontEnd, pairs: Sequence[Pair], device: str = "cpu", score: str = SCORES[0]
 ) -> DevScore:
     """The score of the network on pairs of clean and noisy recordings; PESQ is estimated where it is not installed."""
+    found = _score(lambda noisy: enhanced(network, front_end, noisy, device), pairs, front_end.rate_hz, score)
+    network.train()
+    return found
+
+
+def noisy_score(pairs: Sequence[Pair], rate_hz: int, score: str = SCORES[0]) -> DevScore:
+    """The score of the noisy recordings as they are."""
+    return _score(lambda noisy: noisy, pairs, rate_hz, score)
+
+
+def _score(enhance: Callable[[Samples], Samples], pairs: Sequence[Pair], rate_hz: int, score: str) -> DevScore:
     hears = METRICS["PESQ"].compute if _with_pesq(score) else estimated_pesq
     heard = _pesq_subset(len(pairs)) if score == SCORES[1] else set()
-    rate_hz, si_sdr, pesq = front_end.rate_hz, [], []
+    si_sdr, pesq = [], []
     for index, (clean, noisy) in enumerate(pairs):
-        speech = enhanced(network, front_end, noisy, device)
-        signals = clean.astype(np.float64), speech.astype(np.float64), rate_hz
+        signals = clean.astype(np.float64), enhance(noisy).astype(np.float64), rate_hz
         # A recording without speech has no score, and so every time.
         with suppress(NoScore):
             si_sdr.append(METRICS["SI-SDR"].compute(*signals))
         if index in heard:
             with suppress(NoScore):
                 pesq.append(hears(*signals))
-    network.train()
     if not si_sdr or (heard and not pesq):
         raise DeepnmfError(
             "dev", "no score that is finite", "clean recordings with at least one utterance", "Check the dev folder."

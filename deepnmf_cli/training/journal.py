@@ -62,6 +62,10 @@ class Journal:
         self.recipe: dict[str, Any] = {}
         self.material: dict[str, Any] | None = None
         """What the run learns from, as `check` found it in a run to resume; None in those of earlier versions."""
+        self.noisy: float | None = None
+        """Dev score of the noisy recordings; None as long as nobody has asked."""
+        self.best_row = 0
+        """Which of the rows is that of the best model."""
 
     @property
     def best_path(self) -> Path:
@@ -197,6 +201,13 @@ class Journal:
             axis.plot(hours, values, marker="." if len(hours) < 40 else None)
             axis.set_ylabel(label)
             axis.grid(alpha=0.3)
+        if self.noisy is not None:
+            axes[1].axhline(self.noisy, color="0.5", linestyle="--", label=f"noisy input: {self.noisy:.2f} dB")
+        if self.rows:
+            best = self.rows[self.best_row]
+            label = f"best: {best['dev_score']:.2f} dB at step {best['step']}"
+            axes[1].plot(best["hours"], best["dev_score"], "*", color="C3", markersize=11, label=label)
+            axes[1].legend(fontsize="small")
         axes[-1].set_xlabel("audio seen (hours)")
         return figure
 
@@ -212,6 +223,8 @@ class Journal:
         meta = {"progress": progress, "history": self.rows, _RECIPE: self.recipe, "material": self.material}
         if self.constraints:
             meta["constraints"] = self.constraints
+        if self.noisy is not None:
+            meta["noisy"] = self.noisy
         checkpoint.save(self.resume_path, tensors, meta | {"checksum": _checksum(tensors, meta)})
 
     def load_resume(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[int, dict[str, Tensor]], dict]:
@@ -227,6 +240,8 @@ class Journal:
         for row in self.rows:
             require(row.keys() == set(COLUMNS), "another history")
             _require_numbers(v for k, v in row.items() if k not in OPTIONAL or v is not None)
+        self.noisy = meta.get("noisy")
+        _require_numbers([] if self.noisy is None else [self.noisy])
         self.constraints = meta.get("constraints", [])
         for row in self.constraints:
             require(row.keys() == set(CONSTRAINT_COLUMNS), "another history of constraints")

@@ -14,13 +14,15 @@ from torch import Tensor
 from deepnmf_cli import extras
 from deepnmf_cli.corpus.batches import batches
 from deepnmf_cli.corpus.dataset import ExampleSource
+from deepnmf_cli.corpus.mixing import Samples
 from deepnmf_cli.errors import DeepnmfError
 from deepnmf_cli.model_file import ModelFile
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training import multiplicative
+from deepnmf_cli.training.board import Board
 from deepnmf_cli.training.descent import GradientDescent, Optimiser
-from deepnmf_cli.training.dev import SCORES, DevScore, Pair, dev_score
+from deepnmf_cli.training.dev import SCORES, DevScore, Pair, dev_score, enhanced, noisy_score
 from deepnmf_cli.training.journal import Journal, require
 from deepnmf_cli.training.layers import DepthSettings, LayerTerms
 from deepnmf_cli.training.minibatch import Batch, FrameBatch, FrameStore
@@ -188,6 +190,8 @@ class Trainer:
         self._scoring_s: float | None = None
         self.began: dict[str, float] = {}
         """Dev scores of what the run began with, by name, to compare its best with."""
+        self.board: Board | None = None
+        """What writes for TensorBoard at every dev score."""
 
     def train(
         self,
@@ -219,6 +223,9 @@ class Trainer:
         try:
             if self.trained:
                 progress({"began": self.began})
+            if self.journal.noisy is None:
+                paused = _Paused(dev, pause)
+                self.journal.noisy = noisy_score(paused, self.front_end.rate_hz, self.settings.score).value
             if self.step == 0 and self.trained and not self.network.annealing and "step 0" not in self.began:
                 self.began["step 0"] = self._dev_score(dev, pause).value
                 progress({"began": self.began})
@@ -382,6 +389,13 @@ class Trainer:
         self.losses.clear()
         self._save()
         self._publish()
+        if self.board:
+            with self._averaged():
+                self.board.add(self.journal.rows[-1], dev, self._enhanced)
+            self.network.train()
+
+    def _enhanced(self, noisy: Samples) -> Samples:
+        return enhanced(self.network, self.front_end, noisy, self.device)
 
     @property
     def _constrained(self) -> bool:
@@ -403,6 +417,7 @@ class Trainer:
         if not self.journal.rows:
             return
         last = self.journal.rows[-1]
+        self.journal.best_row = max(0, len(self.journal.rows) - 1 - self.since_best)
         if last["step"] == self.step and self.since_best == 0:
             with self._averaged():
                 score = DevScore(last["dev_si_sdr"], last["dev_pesq"], last["dev_pesq_estimated"])

@@ -19,20 +19,12 @@ from collections.abc import Collection
 from pathlib import Path
 
 from deepnmf_cli.checkpoint import atomic_path
+from deepnmf_cli.scoring.figures import GAIN, SCORES
 from deepnmf_cli.scoring.metrics import DNSMOS, METRICS
 from deepnmf_cli.scoring.mixtures import Mixture, known_mixtures
-from deepnmf_cli.scoring.report import (
-    FILES_CSV,
-    GAIN,
-    REPORT_JSON,
-    REPORT_MD,
-    SCORES,
-    System,
-    make_report,
-    markdown,
-    write_report,
-)
+from deepnmf_cli.scoring.report import FILES_CSV, REPORT_HTML, REPORT_JSON, REPORT_MD, System, make_report, write_report
 from deepnmf_cli.scoring.scorer import NOISY, Scores
+from deepnmf_cli.scoring.tables import markdown
 
 ORIGIN_JSON = "origin.json"
 COMPUTED = ("summary", "gain", "by_snr", "by_group", "files")
@@ -108,7 +100,8 @@ def compact(report: dict, of: Collection[str], folder: Path) -> None:
 def _write_pages(report: dict, folder: Path) -> None:
     """What `evaluate --report` writes but report.json, and the gain by SNR, whose lines are too many to tell apart."""
     write_report(report, folder)
-    (folder / REPORT_JSON).unlink()
+    for name in (REPORT_JSON, REPORT_HTML):
+        (folder / name).unlink()
     (folder / GAIN).unlink(missing_ok=True)
     with atomic_path(folder / REPORT_MD) as partial:
         partial.write_text(markdown(report, [SCORES]), "utf-8")

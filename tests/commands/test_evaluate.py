@@ -1,18 +1,22 @@
 """`deepnmf evaluate`: systems side by side, reports, exit codes."""
 
 import csv
+import hashlib
 import json
 import os
+import shlex
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
 from deepnmf_cli import zoo
 from deepnmf_cli.commands import evaluate
-from deepnmf_cli.scoring import report, scorer
+from deepnmf_cli.scoring import metrics, report, scorer
 
 RATE_HZ = 16000
 NAMES = ["1_+3dB_a", "2_+3dB_b", "3_-6dB_a"]
@@ -140,7 +144,7 @@ def test_the_report_holds_the_command_and_the_same_numbers(deepnmf, sets, models
         "deepnmf evaluate --reference clean --noisy noisy --model best --report 'new folder/report' --jobs 1 --json"
     )
     assert {path.name for path in Path("new folder/report").iterdir()} == {
-        "files.csv", "report.json", "report.md", "scores.png", "gain_by_snr.png",
+        "files.csv", "report.json", "report.md", "report.html", "scores.png", "gain_by_snr.png",
     }  # fmt: skip
     assert "Wrote files.csv, report.json, report.md" in result.err
 
@@ -195,7 +199,11 @@ def test_a_silent_reference_is_a_note_and_no_crash(deepnmf, sets):
 @pytest.mark.parametrize(
     "words, code, message",
     [
-        (["--estimate", "enhanced"], 2, "Missing option '--reference'"),
+        ([], 2, "deepnmf evaluate: found nothing to score"),
+        (["--estimate", "enhanced", "--composite"], 2, "--composite: found no references"),
+        (["--estimate", "enhanced", "--asr-command", "cat"], 2, "--asr-command: found no --transcripts"),
+        (["--estimate", "enhanced", "--transcripts", "said.csv"], 2, "--transcripts: found no --asr-command"),
+        (["--estimate", "enhanced", "--latex", "--json"], 2, "--latex: found --json too"),
         (["--reference", "clean"], 2, "deepnmf evaluate: found nothing to score"),
         (["--reference", "clean", "--model", "best"], 2, "--model: found no noisy recordings"),
         (["--reference", "clean", "--estimate", "noisy", "--estimate", "noisy"], 2, "noisy: found it twice"),
@@ -260,6 +268,82 @@ def test_dnsmos_is_scored_when_asked_for(deepnmf, sets):
     assert 1 <= system["summary"]["OVRL"]["mean"] <= 5 and "speechmos" in result.json["packages"]
     with open("report/files.csv", newline="") as file:
         assert {"SIG", "BAK", "OVRL"} <= set(csv.DictReader(file).fieldnames)
+
+
+def test_without_a_reference_there_are_the_scores_that_need_none(deepnmf, sets, monkeypatch):
+    heard = []
+
+    def dnsmos(estimate, rate_hz, name):
+        heard.append(float(np.square(estimate).sum()))
+        return {"SIG": 3.0, "BAK": 2.0, "OVRL": float(np.abs(estimate).max())}[name]
+
+    monkeypatch.setattr(metrics, "dnsmos_score", dnsmos)
+    write(f"enhanced/{NAMES[2]}.wav", np.zeros(RATE_HZ + 5))  # of another length; nothing compares it
+    result = deepnmf("evaluate", "--noisy", "noisy", "--estimate", "enhanced", "--report", "report", "--json")
+    assert result.code == 0, result.err
+    noisy, enhanced = result.json["systems"]
+    assert list(noisy["summary"]) == ["SIG", "BAK", "OVRL"] and enhanced["summary"]["SIG"]["count"] == 2
+    samples, _ = soundfile.read(f"enhanced/{NAMES[0]}.wav")
+    assert enhanced["files"][0]["OVRL"] == pytest.approx(np.abs(samples).max(), abs=1e-6)
+    assert enhanced["gain"]["OVRL"]["count"] == 2 and len(enhanced["by_snr"]) == 2
+    assert "no score in 1 of 3 files (all: the estimate is silent)" in result.json["remarks"][0]
+    hashes = "".join(f"{hashlib.sha256(Path(f'noisy/{n}.wav').read_bytes()).hexdigest()}  {n}.wav\n" for n in NAMES)
+    assert result.json["reference"]["sha256"] == hashlib.sha256(hashes.encode()).hexdigest()
+    assert "reference</button>" not in Path("report/report.html").read_text("utf-8")
+    Path(f"enhanced/{NAMES[1]}.wav").unlink()
+    result = deepnmf("evaluate", "--noisy", "noisy", "--estimate", "enhanced")
+    assert result.code == 1 and "enhanced: found no partner for 1 of 3" in result.err
+
+
+def test_other_rates_are_brought_to_the_one_that_is_asked_for(deepnmf, sets):
+    words = ["evaluate", "--reference", "clean", "--estimate", "enhanced", "--json"]
+    before = means(deepnmf(*words))["enhanced"]
+    for name in NAMES:
+        samples, _ = soundfile.read(f"clean/{name}.wav")
+        write(f"clean/{name}.wav", soxr.resample(samples, RATE_HZ, 48000, "VHQ"), 48000)
+    refused = deepnmf(*words)
+    assert refused.code == 1 and "found a sampling rate of 16000 Hz; expected 48000 Hz" in refused.err
+    assert "Choose one with --rate." in refused.err
+    result = deepnmf(*words, "--rate", "16000")
+    assert result.json["reference"]["rates_hz"] == [16000]
+    assert means(result)["enhanced"] == pytest.approx(before, abs=0.3)  # less what lies at the edge of the band
+
+
+RECOGNISER = """
+import sys, wave
+with wave.open(sys.argv[1]) as file:
+    assert file.getframerate() == 16000 and file.getnchannels() == 1
+    print("Good day," if file.readframes(1)[1] > 60 else "")
+"""
+
+
+def test_words_are_compared_with_transcripts(deepnmf, sets):
+    for name, gain in zip(NAMES, (0.9, 0.1, 0.9), strict=True):
+        write(f"enhanced/{name}.wav", np.full(RATE_HZ, gain))
+    Path("asr.py").write_text(RECOGNISER)
+    Path("said.csv").write_text(f"name,text\n{NAMES[0]},good day\n{NAMES[1]}.wav,a b c d e f\n{NAMES[2]},\n")
+    words = ["evaluate", "--estimate", "enhanced", "--transcripts", "said.csv", "--rate", "16000"]
+    words += ["--reference", "clean", "--asr-command", f"{shlex.quote(sys.executable)} asr.py {{}}"]
+    result = deepnmf(*words, "--json", "--report", "report")
+    assert result.code == 0, result.err
+    (system,) = result.json["systems"]
+    assert [row["WER"] for row in system["files"]] == [0.0, 100.0, None]
+    assert "WER over all words: enhanced 75.0 %" in result.json["remarks"]
+    assert any("WER: no words in the transcript" in remark for remark in result.json["remarks"])
+    assert "WER [%]" in deepnmf(*words).out.decode()
+    Path("asr.py").write_text("import sys; sys.exit('no model')")
+    failed = deepnmf(*words)
+    assert failed.code == 1 and "found exit code 1 (no model); expected a program that prints" in failed.err
+    Path("said.csv").write_text(f"name,text\n{NAMES[0]},good day\n")
+    failed = deepnmf(*words)
+    assert failed.code == 1 and "said.csv: found no text for 2 of 3 recordings" in failed.err
+
+
+def test_composite_scores_and_a_latex_table_are_given_when_asked_for(deepnmf, sets):
+    words = ["evaluate", "--reference", "clean", "--noisy", "noisy", "--estimate", "enhanced", "--composite", "--latex"]
+    lines = deepnmf(*words).out.decode().splitlines()
+    assert lines[1] == r"\begin{tabular}{lrrrrrrrrr}" and r"SSNR [dB] & CSIG & CBAK & COVL \\" in lines[3]
+    assert lines[6].startswith(r"enhanced & \textbf{") and lines[-1] == r"\end{tabular}"
 
 
 def test_the_same_command_goes_on_where_it_stopped(deepnmf, sets, counted, hiss):

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deepnmf_cli.scoring.figures import draw
 from deepnmf_cli.scoring.metrics import METRICS, Metric
 from deepnmf_cli.scoring.mixtures import Mixture
 from deepnmf_cli.scoring.perceptual import NoScore
-from deepnmf_cli.scoring.report import System, draw, make_report, markdown, overall_table, write_report
+from deepnmf_cli.scoring.report import System, make_report, write_report
 from deepnmf_cli.scoring.scorer import score
+from deepnmf_cli.scoring.tables import markdown, overall_table
 
 
 def peak_ratio(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) -> float:

@@ -2,13 +2,14 @@
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from deepnmf_cli.errors import AudioError, CorpusError
-from deepnmf_cli.scoring.pairing import Pair, corpus_hash, pair_folders, printable, read_pair
+from deepnmf_cli.scoring.pairing import Pair, alone, corpus_hash, pair_folders, printable, read_pair
 
 TONE = 0.1 * np.sin(np.arange(1600) / 5)
 
@@ -134,7 +135,27 @@ def test_different_rates_are_refused_with_both_files_and_rates(pair):
     error = caught.value
     assert Path(error.where).parts[-2:] == ("noisy", "a.wav") and error.found == "a sampling rate of 8000 Hz"
     assert error.expected.startswith("16000 Hz, as ") and error.expected.endswith("a.wav has")
-    assert error.remedy == "Resample one of the two folders."
+    assert error.remedy == "Choose one with --rate."
+
+
+def test_both_files_are_brought_to_the_rate_that_is_asked_for(pair):
+    time_s = np.arange(4800) / 48000
+    tone = np.sin(2 * np.pi * 1000 * time_s)
+    asked = replace(pair(np.stack([tone, 0.5 * tone]), np.stack([tone[::3]] * 2), 48000, 16000), rate_hz=16000)
+    reference, estimate, rate_hz = read_pair(asked)
+    assert rate_hz == 16000 and reference.shape == estimate.shape == (2, 1600)
+    np.testing.assert_allclose(reference[0, 100:-100], tone[::3][100:-100], atol=1e-4)
+    np.testing.assert_allclose(reference[1], 0.5 * reference[0], atol=1e-9)
+    np.testing.assert_array_equal(estimate[0], tone[::3])
+
+
+def test_an_estimate_alone_stands_for_both(write, tmp_path):
+    for name in ("noisy/a.wav", "enhanced/a.wav", "enhanced/b.wav"):
+        write(name, TONE)
+    (pair,), extra = alone(tmp_path / "noisy", tmp_path / "enhanced")
+    reference, estimate, _ = read_pair(pair)
+    assert reference is estimate and extra == ["b"]
+    assert pair.reference is None and pair.first == pair.estimate == tmp_path / "enhanced" / "a.wav"
 
 
 def test_different_channels_are_refused(pair):

@@ -12,23 +12,14 @@ import pytest
 
 from deepnmf_cli import __version__
 from deepnmf_cli.errors import DeepnmfError
-from deepnmf_cli.scoring import report as report_room
+from deepnmf_cli.scoring import figures
 from deepnmf_cli.scoring.bootstrap import interval
+from deepnmf_cli.scoring.figures import draw
 from deepnmf_cli.scoring.metrics import METRICS
 from deepnmf_cli.scoring.mixtures import Mixture
-from deepnmf_cli.scoring.report import (
-    System,
-    caption,
-    draw,
-    group_tables,
-    make_report,
-    markdown,
-    overall_table,
-    snr_table,
-    summarise,
-    write_report,
-)
+from deepnmf_cli.scoring.report import System, make_report, summarise, write_report
 from deepnmf_cli.scoring.scorer import Scores
+from deepnmf_cli.scoring.tables import caption, group_tables, latex, markdown, overall_table, snr_table
 
 SNRS_DB = {"a": -3.0, "b": -3.0, "c": 6.0, "d": 6.0}
 MIXTURES = {name: Mixture(snr_db) for name, snr_db in SNRS_DB.items()}
@@ -211,7 +202,7 @@ def test_without_snrs_there_is_no_table_and_no_figure_by_snr(report):
 
 def test_the_report_is_written_as_csv_json_markdown_and_figures(report, tmp_path):
     written = write_report(report, tmp_path)
-    names = {"files.csv", "report.json", "report.md", "scores.png", "gain_by_snr.png"}
+    names = {"files.csv", "report.json", "report.md", "report.html", "scores.png", "gain_by_snr.png"}
     assert {path.name for path in written} == names == {path.name for path in tmp_path.iterdir()}
     assert json.loads((tmp_path / "report.json").read_text("utf-8")) == report
     assert report["format"] == 1  # whoever changes the layout raises it
@@ -223,11 +214,32 @@ def test_the_report_is_written_as_csv_json_markdown_and_figures(report, tmp_path
 
 
 def test_systems_are_named_beside_the_first_panel(report):
-    figure = report_room._score_figure(report | {"systems": 3 * report["systems"]})
+    figure = figures._score_figure(report | {"systems": 3 * report["systems"]})
     first, *others = figure.axes
     assert [text.get_text() for text in first.get_yticklabels()] == 3 * [system["name"] for system in report["systems"]]
     assert figure.get_size_inches()[1] > 0.3 * 9  # room for each
     assert not any(text.get_text() for panel in others for text in panel.get_yticklabels())
+
+
+def test_a_latex_table_sets_names_as_they_are_and_the_best_mean_bold(report):
+    report["systems"][1]["name"] = "50_% & \\x"
+    lines = latex(report).splitlines()
+    assert lines[:3] == [f"% {caption(report)}", r"\begin{tabular}{lrrrrr}", r"\toprule"]
+    assert lines[3].startswith("system & SDR [dB] & SI-SDR [dB]") and lines[3].endswith(r" \\")
+    assert lines[5].startswith(r"noisy & 1.50 $\pm$ 2.05 &")
+    assert lines[6].startswith(r"50\_\% \& \textbackslash{}x & 6.50") and "textbf" not in lines[6]
+    assert lines[7].startswith(r"ours & \textbf{8.50 $\pm$ 2.05} & ")
+    assert lines[11].startswith(r"other|tool - ours & $-$2.00 $\pm$ 0.00") and lines[-2:] == [
+        r"\bottomrule", r"\end{tabular}",
+    ]  # fmt: skip
+
+
+def test_the_lowest_word_error_rate_is_the_best():
+    def scored(name: str, rate: float) -> System:
+        return System(name, "estimate", name, [Scores("a", {"WER": rate}, (), 1.0, 16000)])
+
+    lines = latex(make_report([scored("x", 30.0), scored("y", 10.0)], {}, "", "")).splitlines()
+    assert lines[5] == r"x & 30.0 \\" and lines[6] == r"y & \textbf{10.0} \\"
 
 
 def test_json_holds_no_nan(report):
@@ -295,6 +307,17 @@ def test_a_figure_shows_each_mean_with_its_interval(report):
     assert [text.get_text() for text in gains.get_legend().get_texts()] == ["other|tool", "ours"]
     noisy, *others = (container.lines[0].get_color() for container in means.containers)
     assert noisy == "0.5" and others == [container.lines[0].get_color() for container in gains.containers]
+
+
+def test_a_figure_without_intervals_does_not_speak_of_them(report):
+    assert all("and 95 % confidence interval" in figure.get_suptitle() for figure in draw(report).values())
+    mixtures = {name: Mixture(float(number)) for number, name in enumerate(SNRS_DB)}  # one file for each SNR
+    systems = [System("noisy", "noisy", "n", scores(0)), System("x", "estimate", "x", scores(1))]
+    drawn = draw(make_report(systems, mixtures, "", ""))
+    assert drawn["gain_by_snr.png"].get_suptitle() == (
+        "Gain over the noisy input (too few files at each point for intervals)"
+    )
+    assert "and 95 % confidence interval" in drawn["scores.png"].get_suptitle()
 
 
 def test_a_folder_that_cannot_be_written_is_named(report, tmp_path):

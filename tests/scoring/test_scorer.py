@@ -1,5 +1,6 @@
 """Scores of arrays, files and enhanced files; processes that give the same numbers, and errors that travel."""
 
+import dataclasses
 import math
 import os
 from concurrent.futures import Future
@@ -166,6 +167,16 @@ def test_enhanced_files_are_scored_as_files_of_the_enhanced_signals(pairs, chann
         (by_file,) = score_files(enhanced, pool)
     assert shapes == [((1, 48000), np.float32, 16000)]
     assert by_model.values == pytest.approx(by_file.values, abs=1e-4)
+
+
+def test_a_model_hears_the_rate_that_is_asked_for(pairs):
+    heard = []
+    asked = [dataclasses.replace(pairs[0], rate_hz=8000)]
+    with ScoringPool() as pool:
+        (scores,) = score_enhanced(
+            asked, lambda x, rate_hz: heard.append((x.shape, rate_hz)) or x, pool, metrics=["SDR"]
+        )
+    assert heard == [((1, 24000), 8000)] and scores.rate_hz == 8000
 
 
 @pytest.mark.parametrize("spoil", [lambda x: x[:, 1:], lambda x: x * np.float32(np.nan), lambda x: x[0]])

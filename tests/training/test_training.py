@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import io
 import json
 import math
 from dataclasses import replace
@@ -19,6 +20,7 @@ from deepnmf_cli.errors import CorpusError, DeepnmfError, ModelError, RecipeErro
 from deepnmf_cli.experiment import Recordings, open_corpus, train
 from deepnmf_cli.networks.deep_nmf import SparseNmf, SparseNmfSettings
 from deepnmf_cli.recipe import Recipe
+from deepnmf_cli.scoring.metrics import METRICS
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training.journal import COLUMNS, Journal, fcntl
 from deepnmf_cli.training.sparse_nmf import context_frames
@@ -92,6 +94,55 @@ def test_run_folder_holds_recipe_history_curves_and_a_loadable_model(tiny_corpus
         assert next(csv.reader(file)) == list(COLUMNS)
     network, file = zoo.load(run)
     assert Recipe.of_file(file) == recipe() and network.name == "dnn"
+
+
+def test_curves_show_the_noisy_input_and_the_best_step(tiny_corpus: Path, tmp_path: Path) -> None:
+    chosen = recipe(steps=6, learning_rate=0.5)
+    where = recordings(tiny_corpus)
+    train(chosen, where, tmp_path / "run", stop=iter([False] * 3 + [True] * 99).__next__)
+    assert train(chosen, where, tmp_path / "run", resume=True)
+    journal = Journal(tmp_path / "run")
+    progress = journal.load_resume()[3]
+    scores = [row["dev_score"] for row in journal.rows]
+    journal.best_row = len(scores) - 1 - progress["since_best"]
+    assert journal.best_row == scores.index(max(scores))
+    _, dev = open_corpus(where, chosen)
+    expected = np.mean([METRICS["SI-SDR"].compute(c.astype(float), n.astype(float), 8000) for c, n in dev])
+    assert journal.noisy == pytest.approx(expected)
+    panel = journal._draw().axes[1]
+    best = journal.rows[journal.best_row]
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == [
+        f"noisy input: {expected:.2f} dB", f"best: {max(scores):.2f} dB at step {best['step']}",
+    ]  # fmt: skip
+    _, noisy, star = panel.lines
+    assert list(noisy.get_ydata()) == [journal.noisy] * 2
+    assert (star.get_xdata()[0], star.get_ydata()[0]) == (best["hours"], max(scores))
+
+
+def test_tensorboard_gets_scores_pictures_and_sounds_at_each_dev_score(tiny_corpus: Path, tmp_path: Path) -> None:
+    board = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    chosen, where = recipe(steps=4), recordings(tiny_corpus)
+    train(chosen, where, tmp_path / "plain")
+    train(chosen, where, tmp_path / "run", tensorboard=True)
+    for name in ("best.safetensors", "history.csv"):  # it does not change what is trained
+        one, two = ((tmp_path / run / name).read_bytes() for run in ("plain", "run"))
+        assert one == two or name == "history.csv"
+    events = board.EventAccumulator(str(tmp_path / "run/tensorboard"), size_guidance={"audio": 0, "images": 0})
+    events.Reload()
+    with open(tmp_path / "run/history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    scores = [(event.step, event.value) for event in events.Scalars("dev_score")]
+    assert scores == [(int(row["step"]), pytest.approx(float(row["dev_score"]), rel=1e-6)) for row in rows]
+    assert {"loss", "dev_si_sdr", "learning_rate", "hours"} <= set(events.Tags()["scalars"])
+    _, dev = open_corpus(where, chosen)
+    places = sorted({1, round((len(dev) - 1) / 2) + 1, len(dev)})
+    expected = {f"dev {place}/{name}" for place in places for name in ("clean", "enhanced", "noisy")}
+    assert set(events.Tags()["audio"]) == set(events.Tags()["images"]) == expected
+    assert [event.step for event in events.Audio("dev 1/enhanced")] == [2, 4]
+    (sound,) = events.Audio("dev 1/noisy")
+    samples, rate_hz = soundfile.read(io.BytesIO(sound.encoded_audio_string))
+    assert rate_hz == 8000
+    np.testing.assert_allclose(samples, dev[0][1][: len(samples)].clip(-1, 1), atol=2 / 32768)
 
 
 def test_training_lowers_the_loss_and_raises_the_dev_score(tiny_corpus: Path, tmp_path: Path) -> None:

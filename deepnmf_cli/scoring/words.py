@@ -1,0 +1,124 @@
+"""Word error rate: what any program that recognises speech makes of an estimate, against what was said."""
+
+import csv
+import re
+import shlex
+import subprocess
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from deepnmf_cli.checkpoint import temporary_folder
+from deepnmf_cli.errors import CorpusError, DeepnmfError, shortened
+from deepnmf_cli.scoring.perceptual import NoScore
+
+NAME = "WER"
+
+PLACE = "{}"
+"""Stands in a command for the recording; without it, the recording is the last argument."""
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What was said in a recording, and the command that is to recognise it."""
+
+    text: str
+    command: str
+
+
+def read_transcripts(path: str | Path, names: Sequence[str]) -> dict[str, str]:
+    """Name -> text, from a CSV file with these two columns; names may have the suffix of an audio file.
+
+    Raises CorpusError when it cannot be read or lacks one of `names`.
+    """
+    expected = "the columns name and text, and a row for each recording"
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            if not {"name", "text"} <= set(rows.fieldnames or ()):
+                found = f"the columns {', '.join(rows.fieldnames or ['(none)'])}"
+                raise CorpusError(path, found, expected, "Write it as docs/evaluation.md shows.")
+            texts = {row["name"]: row["text"] or "" for row in rows}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CorpusError(path, f"no readable CSV file ({error})", expected, "Correct the file.") from error
+    texts |= {str(Path(name).with_suffix("")): text for name, text in texts.items() if Path(name).suffix}
+    if missing := [name for name in names if name not in texts]:
+        found = f"no text for {len(missing)} of {len(names)} recordings, the first being {missing[0]!r}"
+        raise CorpusError(path, found, expected, "Add the rows that are missing.")
+    return {name: texts[name] for name in names}
+
+
+def words(text: str) -> list[str]:
+    """Words of a text without case and punctuation; an apostrophe inside a word stays, digits are words as written."""
+    text = unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "'")
+    return re.findall(r"[^\W_]+(?:'[^\W_]+)*", text)
+
+
+def errors(said: Sequence[str], heard: Sequence[str]) -> int:
+    """Return the smallest number of words to substitute, delete and insert that makes `heard` of `said`."""
+    row = np.arange(len(heard) + 1)
+    steps = np.arange(len(heard) + 1)
+    for count, word in enumerate(said, 1):
+        changed = row[:-1] + np.array([word != other for other in heard], int)
+        best = np.concatenate([[count], np.minimum(changed, row[1:] + 1)])
+        row = np.minimum.accumulate(best - steps) + steps  # insertions: any number of steps to the right
+    return int(row[-1])
+
+
+def word_error_rate(speech: Speech, samples: np.ndarray, rate_hz: int) -> float:
+    """Return the errors in percent of the words that were said, of samples (C, N).
+
+    Raises NoScore where nothing was said, and DeepnmfError when the command fails.
+    """
+    said = words(speech.text)
+    if not said:
+        raise NoScore(f"{NAME}: no words in the transcript")
+    return 100 * errors(said, words(recognised(speech.command, samples, rate_hz))) / len(said)
+
+
+def recognised(command: str, samples: np.ndarray, rate_hz: int) -> str:
+    """Return what the command prints on standard output when it is given samples (C, N) as a WAV file of 16 bits.
+
+    Raises DeepnmfError when it cannot be started or ends with another code than 0.
+    """
+    with temporary_folder() as folder:
+        path = folder / "estimate.wav"
+        soundfile.write(path, np.clip(samples.T, -1, 1), rate_hz, "PCM_16")
+        arguments = arguments_of(command)
+        filled = [argument.replace(PLACE, str(path)) for argument in arguments]
+        if filled == arguments:
+            filled.append(str(path))
+        try:
+            done = subprocess.run(filled, capture_output=True, stdin=subprocess.DEVNULL)
+        except OSError as error:
+            raise _failure(command, f"that it cannot be started ({error.strerror})") from error
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+        raise _failure(command, f"exit code {done.returncode} ({shortened(lines[-1])})")
+    return done.stdout.decode(errors="replace")
+
+
+def arguments_of(command: str) -> list[str]:
+    """Return the arguments of a command line. Raises DeepnmfError for quotes that do not close, and for none."""
+    try:
+        if found := shlex.split(command):
+            return found
+    except ValueError as error:
+        raise _failure(command, f"a command that cannot be read ({error})") from error
+    raise _failure(command, "no command")
+
+
+def overall(texts: Mapping[str, str], rates: Mapping[str, float]) -> float | None:
+    """Return all errors in percent of all words, as corpora are scored, from the rates of recordings in percent."""
+    counts = {name: len(words(texts[name])) for name in rates}
+    total = sum(counts.values())
+    return sum(counts[name] * rate for name, rate in rates.items()) / total if total else None
+
+
+def _failure(command: str, found: str) -> DeepnmfError:
+    expected = f"a program that prints what is said in the WAV file {PLACE}"
+    return DeepnmfError(f"--asr-command {shortened(command)}", found, expected, "Try it on one file.")
