@@ -12,6 +12,7 @@ from unicodedata import normalize
 import numpy as np
 import soundfile
 
+from deepnmf_cli import extras
 from deepnmf_cli.errors import AudioError, CorpusError
 
 WRITABLE = {
@@ -86,7 +87,10 @@ _SAMPLES = {
 _SOURCE_BITS = PCM_BITS | {"ALAC_16": 16, "ALAC_20": 20, "ALAC_24": 24, "ALAC_32": 32, "FLOAT": 32, "DOUBLE": 32}
 _SAMPLE_BYTES = {"FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1} | {name: bits // 8 for name, bits in PCM_BITS.items()}
 
-_PACKED = {"SDS", "PAF"}
+MEDIA = "MEDIA"
+"""What stands for the container of all that FFmpeg reads and writes here."""
+
+_PACKED = {"SDS", "PAF", MEDIA}
 """Containers that can pack samples into blocks."""
 _LENGTH_AS_PROMISED = {"MP3", "SDS"}
 """Containers whose length is not shortened by libsndfile where the file is."""
@@ -108,6 +112,12 @@ UNREADABLE = frozenset({
 })  # fmt: skip
 """Suffixes of media that libsndfile cannot read: a scan names such files, and stays silent about all others."""
 
+_NOT_BY_FFMPEG = frozenset({
+    ".raw", ".pcm", ".sln", ".ulaw", ".alaw", ".sd2", ".gsm", ".vox", ".g722", ".g729",
+    ".m4p", ".ac4", ".ofr", ".ds2", ".dvf", ".msv",
+})  # fmt: skip
+"""Those of them without a header, and those for which there is no decoder: the extra [media] reads the others."""
+
 
 @dataclass(frozen=True)
 class AudioInfo:
@@ -125,9 +135,12 @@ class AudioInfo:
 
 
 def audio_suffixes() -> frozenset[str]:
-    """The suffixes, in lower case, by which a folder scan recognises audio: all that the installed libsndfile reads."""
+    """The suffixes, in lower case, by which a folder scan recognises audio: all that the installed libsndfile reads,
+    and with the extra [media] those of FFmpeg.
+    """
     containers = set(soundfile.available_formats()) - _NOT_FOUND_BY_SUFFIX
-    return frozenset({f".{name.lower()}" for name in containers} | _OTHER_SUFFIXES)
+    media = UNREADABLE - _NOT_BY_FFMPEG if extras.has("av") else frozenset()
+    return frozenset({f".{name.lower()}" for name in containers} | _OTHER_SUFFIXES | media)
 
 
 def is_writable(path: str | Path) -> bool:
@@ -240,7 +253,9 @@ def nothing_in(folder: str | Path, beside: str = "") -> AudioError:
 
 def _unreadable(path: Path) -> AudioError:
     names = shlex.join([path.name, f"{path.stem}.wav"])
-    remedy = f"Convert it first, for example with `ffmpeg -i {names}`."
+    convert = f"onvert it first, for example with `ffmpeg -i {names}`."
+    is_media = path.suffix.lower() not in _NOT_BY_FFMPEG
+    remedy = f"{extras.install('media').removesuffix('.')}, or c{convert}" if is_media else f"C{convert}"
     return AudioError(path, f"a {path.suffix} file, which cannot be read", "WAV, FLAC, OGG, MP3, AIFF or AU", remedy)
 
 
