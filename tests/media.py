@@ -48,10 +48,11 @@ def write(
         for sound in sounds:
             sound.options = {"aac_coder": "fast"} if codec == "aac" else {}  # pure tones suffer from the other one
             sound.bit_rate = 12200 if "amr" in codec else 64000 * len(samples)
+        text = file.add_mux_stream(subtitle) if subtitle else None
         if picture_s:
             _pictures(file, path.suffix, picture_s)
-        if subtitle:
-            _subtitle(file, subtitle)
+        if text is not None:
+            _subtitle(file, text, subtitle)
         for number, sound in enumerate(sounds):
             for first in range(0, samples.shape[1], block):
                 if any(first in hole for hole in holes):
@@ -76,10 +77,10 @@ def _pictures(file, suffix: str, seconds: float) -> None:
     file.mux(stream.encode(None))
 
 
-def _subtitle(file, codec: str) -> None:
+def _subtitle(file, stream, codec: str) -> None:
     import av
 
-    stream = file.add_mux_stream(codec)
+    file.start_encoding()
     text = b"hello"
     packet = av.Packet(len(text).to_bytes(2, "big") + text if codec == "mov_text" else text)
     packet.stream, packet.time_base, packet.pts, packet.dts, packet.duration = stream, Fraction(1, 1000), 200, 200, 300

@@ -75,11 +75,14 @@ class AudioReader:
             self._is_media = False
             try:
                 self.info, self.metadata = self._examine()
-            except _UnknownFormatError:
+            except _UnknownFormatError as unknown:
                 if not extras.has("av"):
                     raise
                 self._is_media, self._parts = True, [Part([(0, self._size)], walked=True)]
-                self.info, self.metadata = self._examine()
+                try:
+                    self.info, self.metadata = self._examine()
+                except _UnknownFormatError as error:  # where frames were looked for, that says more
+                    raise (unknown if unknown.found == NO_FRAMES[0] else error) from None
             self._file, self._later, self._position = self._open(self._parts[0]), self._parts[1:], 0
             stack.pop_all()
         said = self._file.content.notes if isinstance(self._file, MediaFile) else ()

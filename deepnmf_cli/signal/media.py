@@ -55,7 +55,7 @@ _FILL_FRAMES = 1 << 16
 _FULL_SCALE = {"u8": 1 << 7, "s16": 1 << 15, "s32": 1 << 31, "s64": 1 << 63}
 """FFmpeg's integer formats -> full scale. The others are float, and all may have a "p" behind, for planes."""
 
-_TAGS = {
+TAGS = {
     "title": "title", "copyright": "copyright", "artist": "artist", "comment": "comment", "date": "date",
     "album": "album", "license": "license", "track": "tracknumber", "genre": "genre",
 }  # fmt: skip
@@ -128,7 +128,7 @@ class MediaFile:
         """Tags by libsndfile's names."""
         tags = {name.lower(): text for name, text in self._decoder.stream.metadata.items()}
         tags |= {name.lower(): text for name, text in self.container.metadata.items()}
-        return Metadata({ours: tags[theirs] for theirs, ours in _TAGS.items() if tags.get(theirs)})
+        return Metadata({ours: tags[theirs] for theirs, ours in TAGS.items() if tags.get(theirs)})
 
     def read(self, frames: int, dtype: str = "float64", always_2d: bool = True) -> np.ndarray:
         """The next samples (n, channels), n = `frames` but at the end; full scale is [-1, 1)."""
@@ -161,7 +161,7 @@ def open_container(raw: BinaryIO) -> Any:
     try:
         return av.open(view, options=options, metadata_errors="replace")
     except FFmpegError as error:
-        raise MediaError(_reason(error)) from error
+        raise MediaError(reason(error)) from error
 
 
 def missing_bytes(raw: BinaryIO) -> int:
@@ -272,7 +272,7 @@ class _Decoder:
             try:
                 packet = next(packets, None)
             except FFmpegError as error:
-                self.stopped = _reason(error)
+                self.stopped = reason(error)
                 return
             except IndexError:  # PyAV flushes streams of which it does not know, as they began late; all is read then
                 return
@@ -380,5 +380,6 @@ def _subtype(codec: Any, kind: str) -> str:
     return codec.canonical_name.upper()
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Return what FFmpeg says is wrong."""
     return shortened(getattr(error, "strerror", None) or error)
