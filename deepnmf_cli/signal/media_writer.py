@@ -19,7 +19,8 @@ from deepnmf_cli.signal.write_errors import explaining
 _CONTAINERS = {".m4a": "ipod", ".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """Suffix -> FFmpeg's name of the container."""
 
-_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+"""Channels -> FFmpeg's name of the loudspeakers that they are for."""
 
 _ENCODERS = {"AAC": ("aac", "fltp"), "OPUS": ("libopus", "flt")}
 """Codec -> encoder, and the format of samples that it takes."""
@@ -106,10 +107,10 @@ class MediaWriter:
             self._file.close()
 
     def _add_sound(self, encoder: str, info: AudioInfo) -> None:
-        if info.channels not in _LAYOUTS:
+        if info.channels not in LAYOUTS:
             found, remedy = f"{info.channels} channels", "Choose a name that ends in .wav."
-            raise AudioError(self.path, found, f"at most {len(_LAYOUTS)} in {info.subtype}", remedy)
-        layout = _LAYOUTS[info.channels]
+            raise AudioError(self.path, found, f"at most {len(LAYOUTS)} in {info.subtype}", remedy)
+        layout = LAYOUTS[info.channels]
         self._sound = self._file.add_stream(encoder, rate=info.rate_hz, layout=layout, format=self._kind)
         self._sound.bit_rate = min(_BITS_PER_CHANNEL * info.channels, 510_000)  # of Opus, and plenty for AAC
         if encoder == "aac":  # tones and speech come out closer to what went in than by the default
