@@ -13,6 +13,7 @@ EXTRAS = {
     "export": ("torch", "onnx", "onnxscript"),
     "inspect": ("jinja2", "matplotlib", "PIL", "soxr"),
     "live": ("sounddevice",),
+    "media": ("av",),
     "tensorboard": ("torch", "matplotlib", "tensorboard"),
 }
 """Extra -> its packages, by the names that are imported."""
@@ -34,8 +35,13 @@ def require(extra: str, where: str, packages: Iterable[str] | None = None) -> No
     """
     missing = [package for package in packages or EXTRAS[extra] if not has(package)]
     if missing:
-        remedy = f'Run `pip install "deepnmf[{extra}]"`.{_NOTES.get(extra, "")}'
+        remedy = f"{install(extra)}{_NOTES.get(extra, '')}"
         raise MissingExtraError(where, f"no package {missing[0]}", "the packages that it needs", remedy)
+
+
+def install(extra: str) -> str:
+    """Return the sentence that says how an extra is installed."""
+    return f'Run `pip install "deepnmf[{extra}]"`.'
 
 
 def has(package: str) -> bool:

@@ -114,6 +114,12 @@ def stub(monkeypatch):
     return enhancer
 
 
+@pytest.fixture
+def without_media(monkeypatch):
+    """An environment without the extra [media]."""
+    monkeypatch.setitem(sys.modules, "av", None)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
     """The file of an untrained network, for what must hold whatever the weights are."""

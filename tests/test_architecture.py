@@ -38,7 +38,7 @@ LAYERS = [
 HEIGHT = {room: height for height, layer in enumerate(LAYERS) for room in layer}
 
 HEAVY = {"torch", "torchaudio", "numpy", "scipy", "soundfile", "librosa", "soxr", "safetensors", "matplotlib"}
-HEAVY |= {"onnx", "onnxruntime", "pesq", "pystoi", "fast_bss_eval", "jinja2", "PIL"}
+HEAVY |= {"av", "onnx", "onnxruntime", "pesq", "pystoi", "fast_bss_eval", "jinja2", "PIL"}
 """Packages that cost start-up time."""
 
 

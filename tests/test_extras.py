@@ -69,6 +69,7 @@ def test_every_shipped_model_enhances_without_any_extra(tmp_path, model):
         ("export", ["export", "base", "-o", "base.onnx"]),
         ("inspect", ["inspect", str(ROOT / "data/demo/noisy.wav")]),
         ("live", ["stream", "--list-devices"]),
+        ("media", ["enhance", str(ROOT / "data/demo/noisy.wav"), "-o", "noisy.m4a"]),
     ],
 )  # fmt: skip
 def test_a_missing_extra_is_named_in_one_sentence(tmp_path, extra, arguments):

@@ -67,6 +67,11 @@ from deepnmf_cli.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, DeepnmfError, 
     " speaker in each; auto looks whether channels have sound in common.",
 )  # fmt: skip
 @noise_profile_option
+@click.option(
+    "--loudness", "loudness_lufs", metavar="LUFS", type=float,
+    help="Bring each output to this loudness by EBU R 128, -16 for podcasts, -23 for broadcasts, as far as its true"
+    " peak stays below -1 dBTP. Needs the extra [media].",
+)  # fmt: skip
 @depth_option
 @device_option
 @backend_option
@@ -93,6 +98,7 @@ def command(
     mix: float,
     channel_mode: str,
     noise_profile: NoiseProfile | None,
+    loudness_lufs: float | None,
     depth: int | None,
     device: str,
     backend: str,
@@ -120,6 +126,10 @@ def command(
     """
     if noise_out == STREAM:
         raise UsageError("--noise-out", "-", "a file name", "Name a file for the noise.")
+    if loudness_lufs is not None:
+        from deepnmf_cli.signal import loudness
+
+        loudness.check(loudness_lufs, noise_out)
     if verbose:
         console.log()
     planned = plan(inputs, Places(output, noise_out, in_place), may_exist=overwrite or skip_existing)
@@ -135,6 +145,7 @@ def command(
         depth,
         channel_mode,
         verbose,
+        loudness_lufs,
     )
     batch = _Batch(planned, settings, console.echo_line if as_json else None, quiet)
     several = len(planned.jobs) + len(planned.unreadable) > 1
@@ -259,11 +270,15 @@ class _Batch:
             console.say(sentence)
 
     def _report(self, job: Job, done: Enhanced) -> None:
-        info, clipped, notes = done.rewritten.info, done.rewritten.clipped, done.rewritten.notes
+        info, clipped, notes = done.rewritten.info, done.rewritten.clipped, list(done.rewritten.notes)
+        loudness = None
+        if done.loudness is not None:
+            loudness = {"before": done.loudness.before, "after": done.loudness.after}
+            notes += filter(None, [done.loudness.note])
         row = self._row_of(job) | {
             "seconds": info.seconds, "rate_hz": info.rate_hz, "channels": info.channels,
             "channel_mode": done.channel_mode, "clipped": sum(clipped.values()),
-            "real_time_factor": done.elapsed_s / info.seconds, "notes": list(notes),
+            "real_time_factor": done.elapsed_s / info.seconds, "notes": notes, "loudness": loudness,
         }  # fmt: skip
         if self._settings.channel_mode == AUTO and done.channel_mode == SEPARATE:
             self._say(f"{job.source}: the channels have little in common; each was enhanced on its own.")
@@ -306,6 +321,7 @@ def _facts(settings: Settings, removed: str | None) -> dict[str, Any]:
     return {
         "model": file_hash(zoo.find(settings.model)), "--max-attenuation": settings.max_attenuation_db,
         "--mix": settings.mix, "--depth": settings.depth, "--channels": settings.channel_mode,
+        "--loudness": settings.loudness_lufs,
         "--noise-profile": None if profile is None else asdict(profile), "--noise-out": removed is not None,
     }  # fmt: skip
 
@@ -332,6 +348,7 @@ def _row(
     return {
         "type": "file", "input": source, "output": target, "noise": removed, "seconds": None, "rate_hz": None,
         "channels": None, "channel_mode": None, "model": model, "clipped": None, "real_time_factor": None, "notes": [],
+        "loudness": None,
     }  # fmt: skip
 
 

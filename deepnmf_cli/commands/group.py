@@ -14,7 +14,7 @@ from deepnmf_cli.errors import nearest
 COMMANDS = {
     "enhance": "Remove the noise from recordings.",
     "evaluate": "Score enhanced recordings, or models, against clean references.",
-    "export": "Write a model as an ONNX file.",
+    "export": "Write a model as an ONNX file, or as a library in C.",
     "help": "Show this help, or that of a command.",
     "inspect": "Look into a recording or a model: spectrograms, mask, layers, atoms, units.",
     "models": "List the models that ship with the program.",

@@ -17,6 +17,7 @@ from deepnmf_cli.workers import Progress, Work, Workers, available_cpus, work_he
 
 if TYPE_CHECKING:
     from deepnmf_cli.signal.formats import AudioInfo
+    from deepnmf_cli.signal.loudness import Loudness
     from deepnmf_cli.signal.rewrite import Rewritten
 
 AUDIO_PER_PROCESS_S = 300.0
@@ -37,15 +38,17 @@ class Settings:
     depth: int | None = None
     channel_mode: str = TOGETHER
     verbose: bool = False
+    loudness_lufs: float | None = None
 
 
 @dataclass(frozen=True)
 class Enhanced:
-    """What became of a job, how its channels were enhanced, and how long that took."""
+    """What became of a job, how its channels were enhanced, how long that took, and how loud it is."""
 
     rewritten: "Rewritten"
     channel_mode: str
     elapsed_s: float
+    loudness: "Loudness | None" = None
 
 
 def lengths(jobs: Sequence[Job]) -> dict[Job, "AudioInfo"]:
@@ -136,11 +139,17 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
                 attenuation, separate = settings.max_attenuation_db, mode == SEPARATE
                 return taught.enhance_blocks(blocks, rate_hz, channels, attenuation, settings.mix, separate=separate)
 
+            step, told, leveller = process, progress, None
+            if settings.loudness_lufs is not None:
+                from deepnmf_cli.signal.loudness import Leveller
+
+                leveller = Leveller(settings.loudness_lufs, files.target)
+                step, told = leveller.after(process, progress), lambda seconds: None
             done = rewrite(
-                files.source, files.target, process, files.removed,
-                name=name, overwrite=settings.overwrite, progress=progress,
+                files.source, files.target, step, files.removed,
+                name=name, overwrite=settings.overwrite, progress=told,
             )  # fmt: skip
-        return Enhanced(done, mode, time.perf_counter() - begin)
+        return Enhanced(done, mode, time.perf_counter() - begin, leveller.loudness if leveller else None)
 
     return work
 

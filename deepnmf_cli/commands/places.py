@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepnmf_cli import checkpoint
+from deepnmf_cli import checkpoint, extras
 from deepnmf_cli.errors import AudioError, UsageError
 
 STREAM = "-"
@@ -155,7 +155,7 @@ def _suffix(path: Path) -> str:
 
 def _place(output: str, file: _Input, several: bool) -> str:
     """Return where the output of `file` goes, if `output` says so."""
-    from deepnmf_cli.signal.formats import WRITABLE, is_writable
+    from deepnmf_cli.signal.formats import WRITABLE, is_media, is_writable
 
     path = Path(output)
     if output == STREAM and not several:
@@ -167,7 +167,9 @@ def _place(output: str, file: _Input, several: bool) -> str:
             because = ", as there are several inputs" if several else ""
             raise UsageError(output, "no folder", f"a folder{because}", "Name a folder.")
         return str(path / file.relative.with_suffix(_suffix(file.relative)))
-    if not is_writable(path):
+    if is_media(path):
+        extras.require("media", path)
+    elif not is_writable(path):
         found = f"the suffix {path.suffix!r}" if path.suffix else "a name without a suffix"
         remedy = "Choose such a name, or an existing folder."
         raise UsageError(output, found, f"one of {' '.join(WRITABLE)}", remedy)

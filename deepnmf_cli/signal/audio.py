@@ -10,14 +10,16 @@ from typing import Any, Literal, Self
 import numpy as np
 import soundfile
 
+from deepnmf_cli import extras
 from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal import metadata
 from deepnmf_cli.signal.formats import UNKNOWN_FRAMES, AudioInfo, check_shape, cut_frames, is_seekable
 from deepnmf_cli.signal.links import after_tags, flac_begins
+from deepnmf_cli.signal.media import MediaFile
 from deepnmf_cli.signal.metadata import Metadata
 from deepnmf_cli.signal.parts import INCOMPLETE, Part, View
 from deepnmf_cli.signal.samples import check_samples
-from deepnmf_cli.signal.survey import survey
+from deepnmf_cli.signal.survey import NO_FRAMES, survey
 
 BLOCK_FRAMES = 1 << 16
 """Frames read or written at once: small in memory, and libvorbis overflows its stack beyond about a million."""
@@ -48,13 +50,18 @@ class SequentialFile(soundfile.SoundFile):
         return False
 
 
+class _UnknownFormatError(AudioError):
+    """A file that libsndfile cannot read, whatever its name says."""
+
+
 class AudioReader:
     """An open audio file; a context manager.
 
     `info.frames` is what the file holds: what has no header with its length is counted, and a header that says
     something else is an error. The links of a chain of Ogg streams, and MP3 files that were joined, are read one after
-    the other. Raises AudioError when the file is missing, empty, incomplete, not audio, or outside 1-64 channels and
-    1-768 kHz, and when its parts differ in rate or channels. `name` stands for the path in messages.
+    the other. With the extra [media] FFmpeg reads what libsndfile cannot. Raises AudioError when the file is missing,
+    empty, incomplete, not audio, or outside 1-64 channels and 1-768 kHz, and when its parts differ in rate or channels.
+    `name` stands for the path in messages.
     """
 
     def __init__(self, path: str | Path, name: str | None = None) -> None:
@@ -65,10 +72,21 @@ class AudioReader:
             self._raw = stack.enter_context(Path(path).open("rb"))
             self._size = self._raw.seek(0, os.SEEK_END)
             self._parts = survey(self._raw, self._size)
-            self.info, self.metadata = self._examine()
+            self._is_media = False
+            try:
+                self.info, self.metadata = self._examine()
+            except _UnknownFormatError as unknown:
+                if not extras.has("av"):
+                    raise
+                self._is_media, self._parts = True, [Part([(0, self._size)], walked=True)]
+                try:
+                    self.info, self.metadata = self._examine()
+                except _UnknownFormatError as error:  # where frames were looked for, that says more
+                    raise (unknown if unknown.found == NO_FRAMES[0] else error) from None
             self._file, self._later, self._position = self._open(self._parts[0]), self._parts[1:], 0
             stack.pop_all()
-        self.notes = tuple(dict.fromkeys(part.note for part in self._parts if part.note))
+        said = self._file.content.notes if isinstance(self._file, MediaFile) else ()
+        self.notes = tuple(dict.fromkeys([*(part.note for part in self._parts if part.note), *said]))
         """What the user should know, such as a header that was repaired: ends of a sentence about the file."""
 
     def __enter__(self) -> Self:
@@ -100,7 +118,7 @@ class AudioReader:
             yield np.ascontiguousarray(block.T)
 
     def _go_to(self, frame: int) -> None:
-        if is_seekable(self.info):
+        if is_seekable(self.info) and isinstance(self._file, SequentialFile):
             try:
                 soundfile.SoundFile.seek(self._file, frame)
             except soundfile.SoundFileError as error:
@@ -127,7 +145,9 @@ class AudioReader:
         self._position += len(block)
         return block
 
-    def _open(self, part: Part) -> SequentialFile:
+    def _open(self, part: Part) -> SequentialFile | MediaFile:
+        if self._is_media:
+            return MediaFile(self._path)
         if part.segments == [(0, self._size)]:
             return SequentialFile(self._path)
         file = SequentialFile(View(self._raw, part.segments))
@@ -139,19 +159,22 @@ class AudioReader:
         infos, about = [], Metadata()
         for part in self._parts:
             if part.fault:
-                raise AudioError(self.name, *part.fault)
+                raise (_UnknownFormatError if part.fault is NO_FRAMES else AudioError)(self.name, *part.fault)
             try:
                 with self._open(part) as file:
                     infos.append(self._measure(file, part))
-                    about = metadata.read(file) if len(infos) == 1 else about
+                    if len(infos) == 1:
+                        about = file.about if isinstance(file, MediaFile) else metadata.read(file)
             # soundfile raises TypeError for header-less .raw files, whose rate nobody knows.
             except (soundfile.SoundFileError, TypeError) as error:
-                raise AudioError(
-                    self.name,
-                    f"no audio that can be read ({reason(error)})",
-                    "WAV, FLAC, OGG, MP3, AIFF, AU or another format of libsndfile",
-                    "Convert it first, for example with `ffmpeg -i FILE converted.wav`.",
-                ) from error
+                expected = "WAV, FLAC, OGG, MP3, AIFF, AU or another format of libsndfile"
+                remedy = "Convert it first, for example with `ffmpeg -i FILE converted.wav`"
+                if self._is_media:
+                    expected, remedy = f"{expected} or FFmpeg", f"If it is damaged, copy it again. {remedy}."
+                else:
+                    remedy = f"{remedy}. To have more formats read, r{extras.install('media')[1:]}"
+                found = f"no audio that can be read ({reason(error)})"
+                raise _UnknownFormatError(self.name, found, expected, remedy) from error
         for later in infos[1:]:
             if (later.rate_hz, later.channels) != (infos[0].rate_hz, infos[0].channels):
                 kinds = [f"{part.channels} channel(s) at {part.rate_hz} Hz" for part in (infos[0], later)]
@@ -159,7 +182,7 @@ class AudioReader:
                 raise AudioError(self.name, f"parts of {kinds[0]} and of {kinds[1]}", "parts of one kind", remedy)
         return replace(infos[0], frames=sum(info.frames for info in infos)), about
 
-    def _measure(self, file: SequentialFile, part: Part) -> AudioInfo:
+    def _measure(self, file: SequentialFile | MediaFile, part: Part) -> AudioInfo:
         info = AudioInfo(file.samplerate, file.channels, file.frames, file.format, file.subtype)
         check_shape(self.name, info.channels, info.rate_hz)
         if not part.walked and (info.container == "OGG" or info.subtype.startswith("MPEG")):
@@ -170,6 +193,8 @@ class AudioReader:
             raise AudioError(self.name, found, "a file that begins with it", remedy)
         if part.cut:
             raise self._cut_short(*cut_frames(info, *part.cut))
+        if isinstance(file, MediaFile) and info.frames < file.content.promised:
+            raise self._cut_short(info.frames, file.content.promised)
         if part.frames is not None:
             info = replace(info, frames=part.frames)
         elif file.frames == UNKNOWN_FRAMES:

@@ -22,6 +22,7 @@ from deepnmf_cli.signal import metadata
 from deepnmf_cli.signal.audio import BLOCK_FRAMES, SequentialFile, reason
 from deepnmf_cli.signal.formats import (
     LIMITS,
+    MEDIA,
     PCM_BITS,
     UNBOUNDED,
     WRITABLE,
@@ -33,8 +34,10 @@ from deepnmf_cli.signal.formats import (
     least_bytes,
     output_format,
 )
+from deepnmf_cli.signal.media_writer import MediaWriter, picture_bytes
 from deepnmf_cli.signal.metadata import Metadata
 from deepnmf_cli.signal.samples import to_steps
+from deepnmf_cli.signal.write_errors import explaining
 
 WAV_LIMIT_BYTES = (1 << 32) - (1 << 16)
 """Sizes in a WAV header have 32 bits; a larger file becomes RF64, its 64-bit extension, under the same name."""
@@ -42,11 +45,12 @@ WAV_LIMIT_BYTES = (1 << 32) - (1 << 16)
 LIMIT_BYTES = {"AIFF": (1 << 31) - (1 << 16), "AU": WAV_LIMIT_BYTES}
 """Containers whose sizes have 31 or 32 bits, without an extension to more."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 
 class AudioWriter:
     """An output under way, made by `open_writer`. `frames` counts what was written, `clipped` the samples cut."""
+
+    notes: tuple[str, ...] = ()
+    """What the user should know of it: ends of a sentence about the file."""
 
     def __init__(self, path: Path, partial: Path, info: AudioInfo, about: Metadata) -> None:
         self.path, self.frames, self.clipped = path, 0, 0
@@ -94,7 +98,7 @@ class AudioWriter:
                 stored = np.clip(stored, -1, 1)
             encoded = stored if self.subtype == "DOUBLE" else stored.astype(np.float32)
         for start in range(0, samples.shape[1], BLOCK_FRAMES):
-            with _explaining(self.path):
+            with explaining(self.path):
                 checkpoint.reached(f"{self.path.name}: block")
                 self._file.write(encoded[:, start : start + BLOCK_FRAMES].T)
         self.frames += samples.shape[1]
@@ -107,8 +111,14 @@ class AudioWriter:
             remedy = "Lower the level of the input, or choose a name that ends in .wav."
             raise AudioError(self.path, found, f"{expected} ({self.subtype})", remedy)
 
-    def close(self) -> None:
+    def close(self, partial: Path) -> None:
+        """End the file. Raises OSError when not all of it is in `partial`."""
         self._file.close()
+        partial.stat()  # raises FileNotFoundError where the folder was removed meanwhile
+        # Buffers reach the disk at closing, where libsndfile does not always report that it was full.
+        name: Any = os.fsencode(partial)  # soundfile takes bytes, and does not declare it
+        if (arrived := soundfile.info(name).frames) != self.frames:
+            raise OSError(errno.ENOSPC, f"{arrived} of {self.frames} frames arrived on the disk")
 
     def discard(self) -> None:
         """Close after a failure, which has its own message and must not be replaced by that of the closing."""
@@ -118,11 +128,16 @@ class AudioWriter:
 
 @contextmanager
 def open_writer(
-    path: str | Path, info: AudioInfo, about: Metadata = Metadata(), overwrite: bool = True
-) -> Iterator[AudioWriter]:
+    path: str | Path,
+    info: AudioInfo,
+    about: Metadata = Metadata(),
+    overwrite: bool = True,
+    source: str | Path | None = None,
+) -> Iterator[AudioWriter | MediaWriter]:
     """Write `path` atomically in the container and subtype of `info`; `info.frames` is the length planned.
 
-    What the container can hold of the tags and loudspeakers in `about` is written too.
+    What the container can hold of the tags and loudspeakers in `about` is written too; into media also the pictures
+    and subtitles of `source`.
 
     The file appears when the block ends without an error. Raises AudioError when the folder cannot be written, when
     the container cannot hold the signal, when the disk is, or is going to be, full, and without `overwrite` when a
@@ -132,19 +147,16 @@ def open_writer(
     check_shape(path, info.channels, info.rate_hz)
     check_limits(path, info)
     with ExitStack() as stack:
-        with _explaining(path):
-            require_space([(path, least_bytes(info))])
+        with explaining(path):
+            is_media = info.container == MEDIA
+            require_space([(path, least_bytes(info) + (picture_bytes(source) if is_media else 0))])
             partial = stack.enter_context(atomic_path(path, overwrite))
-        writer = AudioWriter(path, partial, info, about)
+            media = MediaWriter(path, partial, info, about, source) if is_media else None
+        writer = media or AudioWriter(path, partial, info, about)
         stack.callback(writer.discard)
         yield writer
-        with _explaining(path):
-            writer.close()
-            partial.stat()  # raises FileNotFoundError where the folder was removed meanwhile
-            # Buffers reach the disk at closing, where libsndfile does not always report that it was full.
-            name: Any = os.fsencode(partial)  # soundfile takes bytes, and does not declare it
-            if (arrived := soundfile.info(name).frames) != writer.frames:
-                raise OSError(errno.ENOSPC, f"{arrived} of {writer.frames} frames arrived on the disk")
+        with explaining(path):
+            writer.close(partial)
             stack.close()
 
 
@@ -163,26 +175,6 @@ def write(path: str | Path, samples: np.ndarray, rate_hz: int, subtype: str = "P
     container, subtype = output_format(path, wanted)
     with open_writer(path, AudioInfo(rate_hz, channels, frames, container, subtype)) as writer:
         writer.write(samples)
-
-
-@contextmanager
-def _explaining(path: Path) -> Iterator[None]:
-    """Turn what a failing write raises into an AudioError that says why the output could not be written."""
-    try:
-        yield
-    # A disk that fills up shows as a "System error" of libsndfile or as a failed assertion of soundfile.
-    except (OSError, soundfile.SoundFileError, AssertionError) as error:
-        if isinstance(error, FileExistsError):
-            found, expected = "a file that appeared while the output was made", "a name that is free until the end"
-            remedy = "It was left as it is: pass --overwrite to replace it, or choose another name."
-            raise AudioError(path, found, expected, remedy) from error
-        gone = not path.parent.is_dir()
-        if gone or (isinstance(error, OSError) and error.errno not in _FULL):
-            why = "its folder is gone" if gone else reason(error)
-            found, remedy = f"an output that cannot be written ({why})", "Choose another folder."
-        else:
-            found, remedy = "a full disk, or an exceeded quota", "Free some space, or use another disk."
-        raise AudioError(path, found, "room for the output in a folder that can be written", remedy) from error
 
 
 @dataclass

@@ -12,6 +12,7 @@ from unicodedata import normalize
 import numpy as np
 import soundfile
 
+from deepnmf_cli import extras
 from deepnmf_cli.errors import AudioError, CorpusError
 
 WRITABLE = {
@@ -31,6 +32,12 @@ WRITABLE = {
     ".rf64": "RF64",
 }
 """Suffix of an output -> container. libsndfile can write more, but not all of those keep the length to the sample."""
+
+MEDIA = "MEDIA"
+"""What stands for the container of all that FFmpeg reads and writes here."""
+
+MEDIA_WRITABLE = {".m4a": "AAC", ".mp4": "AAC", ".mov": "AAC", ".mkv": "AAC", ".webm": "OPUS"}
+"""Suffix of an output that is written with the extra [media] -> codec of its sound."""
 
 PCM_BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 """Integer sample formats -> bits: the formats that are written, and read back, exactly."""
@@ -60,6 +67,10 @@ LIMITS = {
     ),
     # Up to a peak of 64 the error stays that of the codec; louder sound is cut to an hundredth and less.
     "VORBIS": Limits("up to 200000 Hz", range(200_001), MAX_CHANNELS, peak=64.0),
+    "AAC": Limits(
+        "8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200 or 96000 Hz",
+        (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000), 8,
+    ),
     "OPUS": Limits("8000, 12000, 16000, 24000 or 48000 Hz", (8000, 12000, 16000, 24000, 48000), MAX_CHANNELS),
     # LAME fails an assertion, and ends the process, from a peak of 30000 on.
     "MPEG_LAYER_III": Limits(
@@ -86,7 +97,7 @@ _SAMPLES = {
 _SOURCE_BITS = PCM_BITS | {"ALAC_16": 16, "ALAC_20": 20, "ALAC_24": 24, "ALAC_32": 32, "FLOAT": 32, "DOUBLE": 32}
 _SAMPLE_BYTES = {"FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1} | {name: bits // 8 for name, bits in PCM_BITS.items()}
 
-_PACKED = {"SDS", "PAF"}
+_PACKED = {"SDS", "PAF", MEDIA}
 """Containers that can pack samples into blocks."""
 _LENGTH_AS_PROMISED = {"MP3", "SDS"}
 """Containers whose length is not shortened by libsndfile where the file is."""
@@ -108,6 +119,12 @@ UNREADABLE = frozenset({
 })  # fmt: skip
 """Suffixes of media that libsndfile cannot read: a scan names such files, and stays silent about all others."""
 
+_NOT_BY_FFMPEG = frozenset({
+    ".raw", ".pcm", ".sln", ".ulaw", ".alaw", ".sd2", ".gsm", ".vox", ".g722", ".g729",
+    ".m4p", ".ac4", ".ofr", ".ds2", ".dvf", ".msv",
+})  # fmt: skip
+"""Those of them without a header, and those for which there is no decoder: the extra [media] reads the others."""
+
 
 @dataclass(frozen=True)
 class AudioInfo:
@@ -125,9 +142,12 @@ class AudioInfo:
 
 
 def audio_suffixes() -> frozenset[str]:
-    """The suffixes, in lower case, by which a folder scan recognises audio: all that the installed libsndfile reads."""
+    """The suffixes, in lower case, by which a folder scan recognises audio: all that the installed libsndfile reads,
+    and with the extra [media] those of FFmpeg.
+    """
     containers = set(soundfile.available_formats()) - _NOT_FOUND_BY_SUFFIX
-    return frozenset({f".{name.lower()}" for name in containers} | _OTHER_SUFFIXES)
+    media = UNREADABLE - _NOT_BY_FFMPEG if extras.has("av") else frozenset()
+    return frozenset({f".{name.lower()}" for name in containers} | _OTHER_SUFFIXES | media)
 
 
 def is_writable(path: str | Path) -> bool:
@@ -135,13 +155,20 @@ def is_writable(path: str | Path) -> bool:
     return Path(path).suffix.lower() in WRITABLE
 
 
+def is_media(path: str | Path) -> bool:
+    """Return whether the suffix of `path` names a container that can be written with the extra [media]."""
+    return Path(path).suffix.lower() in MEDIA_WRITABLE
+
+
 def output_format(path: str | Path, source: AudioInfo) -> tuple[str, str]:
-    """(container, subtype) for writing the like of `source` to `path`, whose suffix `is_writable`.
+    """(container, subtype) for writing the like of `source` to `path`, whose suffix `is_writable` or `is_media`.
 
     The subtype is the source's own where the container has it; else the shallowest integer format that is at least
     as deep; else the deepest one (float in FLAC becomes 24 bits). Lossy and block-coded sources count as 16 bits.
     """
     suffix = Path(path).suffix.lower()
+    if suffix in MEDIA_WRITABLE:
+        return MEDIA, MEDIA_WRITABLE[suffix]
     container = WRITABLE[suffix]
     if container == "WAV" and source.container == "WAVEX":  # a longer header, which names the loudspeakers
         container = "WAVEX"
@@ -168,7 +195,7 @@ def least_bytes(info: AudioInfo) -> int:
     """Bytes that the samples take on disk; in compressed containers those of speech with many pauses."""
     if info.container == "FLAC":
         return data_bytes(info) // 8
-    if info.container in ("OGG", "MP3"):
+    if info.container in ("OGG", "MP3", MEDIA):
         return int(2000 * info.seconds)
     return data_bytes(info)
 
@@ -240,7 +267,9 @@ def nothing_in(folder: str | Path, beside: str = "") -> AudioError:
 
 def _unreadable(path: Path) -> AudioError:
     names = shlex.join([path.name, f"{path.stem}.wav"])
-    remedy = f"Convert it first, for example with `ffmpeg -i {names}`."
+    convert = f"onvert it first, for example with `ffmpeg -i {names}`."
+    is_media = path.suffix.lower() not in _NOT_BY_FFMPEG
+    remedy = f"{extras.install('media').removesuffix('.')}, or c{convert}" if is_media else f"C{convert}"
     return AudioError(path, f"a {path.suffix} file, which cannot be read", "WAV, FLAC, OGG, MP3, AIFF or AU", remedy)
 
 

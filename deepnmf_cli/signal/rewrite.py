@@ -23,7 +23,7 @@ Process = Callable[[Iterable[np.ndarray], int, int], Iterator[np.ndarray]]
 
 @dataclass(frozen=True)
 class Rewritten:
-    """What `rewrite` did: the source, how many samples it had to clip in each output, and the reader's notes."""
+    """What `rewrite` did: the source, how many samples it had to clip in each output, and notes on files."""
 
     info: AudioInfo
     clipped: dict[Path, int]
@@ -92,10 +92,10 @@ def rewrite(
         info = reader.info
         for path in filter(None, (target, removed)):
             _make_folder(Path(path).parent)
-        writer = outputs.enter_context(open_writer(target, _like(info, target), reader.metadata, overwrite))
+        writer = outputs.enter_context(open_writer(target, _like(info, target), reader.metadata, overwrite, source))
         rest = None
         if removed:
-            rest = outputs.enter_context(open_writer(removed, _like(info, removed), reader.metadata, overwrite))
+            rest = outputs.enter_context(open_writer(removed, _like(info, removed), reader.metadata, overwrite, source))
         waiting = _Waiting(info.channels)
         reading, writing = Stopwatch(), Stopwatch()
         begin = time.perf_counter()
@@ -122,7 +122,7 @@ def rewrite(
         if writer.frames != info.frames:
             raise ValueError(f"the process returned {writer.frames} frames for {info.frames}")
         clipped = {out.path: out.clipped for out in (writer, rest) if out is not None}
-        return Rewritten(info, clipped, reader.notes)
+        return Rewritten(info, clipped, tuple(dict.fromkeys((*reader.notes, *writer.notes))))
 
 
 def _make_folder(folder: Path) -> None:

@@ -291,11 +291,12 @@ _PARSERS = {
 _UNFINISHED = "its header was never finished and announces no samples: all that follow it were read"
 _UNSIZED = "its header does not say how long it is, so an end that is missing cannot be noticed"
 
-_NO_FRAMES = (
+NO_FRAMES = (
     "no frames of MPEG audio that follow each other",
     "audio in a format that can be read",
     "Convert it first, for example with `ffmpeg -i FILE converted.wav`.",
 )
+"""The fault of what may be a format that only FFmpeg knows, such as AAC behind a tag."""
 
 _SURPLUS_BYTES, _NEGLIGIBLE_BYTES = 1 << 16, 64
 """Bytes behind the samples beyond which a file is refused, and up to which nothing is said: seconds, and no sound."""
@@ -312,7 +313,7 @@ def survey(file: BinaryIO, size: int) -> list[Part]:
     extent = examine(described, size - tag)
     # libsndfile takes for MPEG audio what it does not know behind a tag.
     if links.begins_mpeg(magic) or (extent.is_mpeg if extent else tag and magic != b"fLaC"):
-        return links.mp3_parts(file, size) or [Part([(0, size)], fault=_NO_FRAMES)]
+        return links.mp3_parts(file, size) or [Part([(0, size)], fault=NO_FRAMES)]
     whole = Part([(tag, size)])
     if extent is not None:
         _describe(whole, extent, described, tag, size)

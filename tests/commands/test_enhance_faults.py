@@ -28,19 +28,20 @@ def listing(folder="."):
 # Media that cannot be read
 
 
-def test_media_that_cannot_be_read_are_named_and_counted(deepnmf, stub, recordings):
+def test_media_that_cannot_be_read_are_named_and_counted(deepnmf, stub, recordings, without_media):
     for name in ("day/my talk.M4A", "film.mp4", ".hidden.m4a", "cover.jpg", "table.csv"):
         Path("recordings", name).write_text("of another program")
     result = deepnmf("enhance", "recordings", "-o", "out")
     assert result.code == EXIT_SOME_FAILED and "Enhanced 3 files. 2 of 5 files failed." in result.err
     assert "Error: recordings/day/my talk.M4A: found a .M4A file, which cannot be read; expected WAV" in result.err
     assert "`ffmpeg -i 'my talk.M4A' 'my talk.wav'`" in result.err and "film.mp4" in result.err
+    assert 'Run `pip install "deepnmf[media]"`, or convert' in result.err
     assert not any(name in result.err for name in (".hidden", "cover", "table", "notes"))
     *rows, summary = deepnmf("enhance", "recordings", "-o", "again", "--json").lines
     assert summary["failed"] == 2 and len(rows) == 5
 
 
-def test_a_folder_of_media_that_cannot_be_read_fails(deepnmf, stub, folder):
+def test_a_folder_of_media_that_cannot_be_read_fails(deepnmf, stub, folder, without_media):
     Path("in").mkdir()
     Path("in/talk.m4a").touch()
     result = deepnmf("enhance", "in", "-o", "out")

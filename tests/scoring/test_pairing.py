@@ -85,7 +85,7 @@ def test_a_missing_partner_is_named(write, tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["clean", "noisy"])
-def test_media_that_cannot_be_read_are_refused(write, tmp_path, folder):
+def test_media_that_cannot_be_read_are_refused(write, tmp_path, folder, without_media):
     for name in ("clean/a.wav", "noisy/a.wav"):
         write(name, TONE)
     for name in ("b.m4a", "c.m4a"):

@@ -61,7 +61,7 @@ def test_find_needs_at_least_one_file(tmp_path):
         formats.find(tmp_path)
 
 
-def test_a_scan_names_media_that_cannot_be_read_and_nothing_else(tmp_path):
+def test_a_scan_names_media_that_cannot_be_read_and_nothing_else(tmp_path, without_media):
     names = ("a/b.M4A", "c.mp4", "d.wav", "e.raw", ".f.m4a", ".g/h.m4a", "i.txt", "j.csv", "k.jpg", "out/l.m4a")
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
