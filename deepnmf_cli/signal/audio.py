@@ -1,5 +1,6 @@
 """Audio files of any format, rate and length, read in blocks of samples (channels, frames)."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -33,6 +34,8 @@ _COUNT_FRAMES = 1 << 12
 _FLAC_AHEAD_BYTES = 1 << 20
 """More than the decoder of FLAC reads ahead."""
 
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 SampleType = Literal["float64", "float32", "int32", "int16"]
 """Numbers as which samples are read."""
@@ -303,3 +306,23 @@ def reason(error: Exception) -> str:
     """Return what went wrong, without the path that libsndfile's and the system's messages repeat."""
     text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
     return text.strip().rstrip(".").removeprefix("Error : ")
+
+
+@contextmanager
+def explaining(path: Path) -> Iterator[None]:
+    """Turn what a failing write raises into an AudioError that says why the output could not be written."""
+    try:
+        yield
+    # A disk that fills up shows as a "System error" of libsndfile or as a failed assertion of soundfile.
+    except (OSError, soundfile.SoundFileError, AssertionError) as error:
+        if isinstance(error, FileExistsError):
+            found, expected = "a file that appeared while the output was made", "a name that is free until the end"
+            remedy = "It was left as it is: pass --overwrite to replace it, or choose another name."
+            raise AudioError(path, found, expected, remedy) from error
+        gone = not path.parent.is_dir()
+        if gone or (isinstance(error, OSError) and error.errno not in _FULL):
+            why = "its folder is gone" if gone else reason(error)
+            found, remedy = f"an output that cannot be written ({why})", "Choose another folder."
+        else:
+            found, remedy = "a full disk, or an exceeded quota", "Free some space, or use another disk."
+        raise AudioError(path, found, "room for the output in a folder that can be written", remedy) from error

@@ -19,7 +19,7 @@ from deepnmf_cli import checkpoint
 from deepnmf_cli.checkpoint import atomic_path
 from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal import metadata
-from deepnmf_cli.signal.audio import BLOCK_FRAMES, SequentialFile, reason
+from deepnmf_cli.signal.audio import BLOCK_FRAMES, SequentialFile, explaining, reason
 from deepnmf_cli.signal.formats import (
     LIMITS,
     MEDIA,
@@ -37,7 +37,6 @@ from deepnmf_cli.signal.formats import (
 from deepnmf_cli.signal.media_writer import MediaWriter, picture_bytes
 from deepnmf_cli.signal.metadata import Metadata
 from deepnmf_cli.signal.samples import to_steps
-from deepnmf_cli.signal.write_errors import explaining
 
 WAV_LIMIT_BYTES = (1 << 32) - (1 << 16)
 """Sizes in a WAV header have 32 bits; a larger file becomes RF64, its 64-bit extension, under the same name."""

@@ -12,9 +12,8 @@ import numpy as np
 
 from deepnmf_cli import extras
 from deepnmf_cli.errors import UsageError
-from deepnmf_cli.signal.audio import BLOCK_FRAMES
+from deepnmf_cli.signal.audio import BLOCK_FRAMES, explaining
 from deepnmf_cli.signal.media_writer import LAYOUTS
-from deepnmf_cli.signal.write_errors import explaining
 
 SOFTEST_LUFS, LOUDEST_LUFS = -70.0, -5.0
 """Targets: the gate below which R 128 hears nothing, and what speech cannot reach without limiting."""
@@ -54,6 +53,7 @@ class Meter:
     def __init__(self, rate_hz: int, channels: int) -> None:
         from av.filter import Graph
 
+        self._channels = channels
         self._rate_hz, self._layout, self._frames = rate_hz, LAYOUTS.get(channels, f"{channels} channels"), 0
         unit = Fraction(1, rate_hz)
         graph: Any = Graph()
@@ -78,9 +78,9 @@ class Meter:
 
     def result(self) -> tuple[float, float]:
         """(loudness in LUFS, -inf for silence; true peak, a factor of full scale, not too small)."""
-        self._source.push(None)
-        self._pull()
         loudness = float(self._found.get("lavfi.r128.I", -math.inf))
+        # The filter reports every 100 ms: silence brings out the peak of what is left.
+        self.push(np.zeros((self._channels, self._rate_hz // 5 + 1)))
         peaks = [float(value) for name, value in self._found.items() if name.startswith("lavfi.r128.true_peaks_ch")]
         heard = loudness > SOFTEST_LUFS
         return (loudness if heard else -math.inf), max(peaks, default=0.0) + _PEAK_STEP
@@ -90,7 +90,7 @@ class Meter:
 
         while True:
             try:
-                self._found = dict(self._sink.pull().metadata)
+                self._found = dict(self._sink.pull().metadata) or self._found
             except (BlockingIOError, EOFError):
                 return
 

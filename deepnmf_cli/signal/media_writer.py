@@ -11,10 +11,10 @@ import numpy as np
 
 from deepnmf_cli import checkpoint
 from deepnmf_cli.errors import AudioError
+from deepnmf_cli.signal.audio import explaining
 from deepnmf_cli.signal.formats import AudioInfo
 from deepnmf_cli.signal.media import TAGS, MediaError, MediaFile, open_container, reason
 from deepnmf_cli.signal.metadata import Metadata
-from deepnmf_cli.signal.write_errors import explaining
 
 _CONTAINERS = {".m4a": "ipod", ".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """Suffix -> FFmpeg's name of the container."""

@@ -15,7 +15,6 @@ import soundfile
 from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal import audio, audio_writer, formats
 from deepnmf_cli.signal.formats import PCM_BITS, WRITABLE, AudioInfo
-from deepnmf_cli.signal.write_errors import explaining
 
 RATE_HZ = 16000
 CONTAINERS = sorted(set(WRITABLE.values()))
@@ -255,7 +254,7 @@ def test_flac_written_to_a_pipe_is_counted(tmp_path):
 def test_a_write_that_fails_says_whether_the_disk_is_full(tmp_path, number):
     full = number in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
     found = "found a full disk, or an exceeded quota" if full else "found an output that cannot be written"
-    with raises("x.wav", found), explaining(tmp_path / "x.wav"):
+    with raises("x.wav", found), audio.explaining(tmp_path / "x.wav"):
         raise OSError(number, os.strerror(number))
 
 

@@ -36,6 +36,13 @@ def test_a_sine_of_997_hz_in_both_channels_is_as_loud_as_its_level(rate_hz, leve
     assert measured(sine[None], rate_hz)[0] == pytest.approx(level - 3.01, abs=0.05)
 
 
+def test_any_length_is_measured_to_its_end():
+    sine = tone(-23, 5.0307)
+    sine[-20:] = 0.5 * np.hanning(20)  # behind the last whole 100 ms
+    loudness, peak = measured(np.stack([sine, sine]))
+    assert loudness == pytest.approx(-23, abs=0.05) and peak == pytest.approx(0.5, abs=0.05)
+
+
 def test_quiet_stretches_are_gated():
     # Case 3 of EBU Tech 3341: -36, -23 and -36 LUFS, of which the gates leave the middle.
     gated = np.concatenate([tone(-36, 10), tone(-23, 60), tone(-36, 10)])
