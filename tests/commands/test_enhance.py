@@ -80,7 +80,7 @@ def test_json_has_a_line_per_file_and_a_summary(deepnmf, stub, noisy):
     assert good == {
         "type": "file", "input": "noisy.wav", "output": "out/noisy.wav", "noise": None, "seconds": 1.0,
         "rate_hz": RATE_HZ, "channels": 1, "channel_mode": "together", "model": "tiny", "clipped": 0, "notes": [],
-        "status": "done", "error": None,
+        "loudness": None, "status": "done", "error": None,
     }  # fmt: skip
     assert bad.keys() == {*good, "real_time_factor"} and "no audio that can be read" in bad["error"]
     assert bad["status"] == "failed" and "Enhanced" not in result.err
