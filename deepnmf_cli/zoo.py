@@ -278,15 +278,6 @@ def export(
     return write(network, file.front_end.bins, target, meta, single_frames, weights, shared)
 
 
-def export_c(name: str | Path, folder: Path) -> list[Path]:
-    """Write a model as a library in C; returns its files. See `deepnmf_cli.export.c_library`."""
-    extras.require("torch", "deepnmf export --format c")
-    from deepnmf_cli.export.c_library import write
-
-    network, file = load(name)
-    return write(network, file.front_end, str(name), folder)
-
-
 def resolve_device(device: str) -> str:
     """Return "cpu" or "cuda"; "auto" is CUDA where there is a usable GPU. Raises UsageError for "cuda" without one."""
     if device == "cpu":

@@ -80,8 +80,10 @@ def command(
 
 
 def _write_c(model: str, folder: Path | None, other_options: bool, overwrite: bool, quiet: bool) -> None:
-    from deepnmf_cli import zoo
-    from deepnmf_cli.export.c_library import FILES
+    from deepnmf_cli import extras, zoo
+
+    extras.require("torch", "deepnmf export --format c")
+    from deepnmf_cli.export.c_library import FILES, write
 
     if folder is None:
         raise UsageError("--format c", "no -o", "the folder for the library", "Name one.")
@@ -92,7 +94,8 @@ def _write_c(model: str, folder: Path | None, other_options: bool, overwrite: bo
         raise UsageError(folder, "a file", "a folder", "Choose another name.")
     if not overwrite and (there := [folder / name for name in FILES if (folder / name).exists()]):
         raise UsageError(there[0], "a file of that name", "a new name", "Choose another folder, or pass --overwrite.")
-    written = zoo.export_c(model, folder)
+    network, file = zoo.load(model)
+    written = write(network, file.front_end, model, folder)
     if not quiet:
         size = sum(path.stat().st_size for path in written) / 1000
         console.say(f"Wrote {', '.join(path.name for path in written)} to {folder}, {size:.0f} kB of text.")
