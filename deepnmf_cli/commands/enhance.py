@@ -109,9 +109,9 @@ def command(
 ) -> int:
     """Remove the noise from recordings.
 
-    INPUT is an audio file (WAV, FLAC, OGG, MP3, AIFF, AU and more), a folder, whose tree is kept below OUTPUT, or - for
-    standard input. Any sampling rate and up to 64 channels. The output has the rate, the channels, the length and the
-    bit depth of its input; its suffix chooses the container.
+    INPUT is an audio file (WAV, FLAC, OGG, MP3, AIFF, AU and more; with the extra [media] also M4A and films), a
+    folder, whose tree is kept below OUTPUT, or - for standard input. Any sampling rate and up to 64 channels. The
+    output has the rate, the channels, the length and the bit depth of its input; its suffix chooses the container.
 
     \b
     Examples:

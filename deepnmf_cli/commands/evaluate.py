@@ -15,7 +15,14 @@ import click
 
 from deepnmf_cli import extras
 from deepnmf_cli.commands import console
-from deepnmf_cli.commands.options import DEPTH, backend_option, device_option, json_option, quiet_option
+from deepnmf_cli.commands.options import (
+    DEPTH,
+    backend_option,
+    device_option,
+    json_option,
+    logging_option,
+    quiet_option,
+)
 from deepnmf_cli.errors import DeepnmfError, UsageError
 
 if TYPE_CHECKING:
@@ -97,6 +104,7 @@ FILES_PER_JOB = 16
 @json_option
 @click.option("--latex", is_flag=True, help="Print the means and differences as a LaTeX table instead of text.")
 @quiet_option
+@logging_option
 @click.pass_context
 def command(
     context: click.Context,

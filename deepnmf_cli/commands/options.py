@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from deepnmf_cli.commands import console
 from deepnmf_cli.errors import AudioError, UsageError
 
 if TYPE_CHECKING:
@@ -78,9 +79,18 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace outpu
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on standard output instead of text."
 )
-verbose_option = click.option(
-    "-v", "--verbose", is_flag=True, help="Tell on standard error what is done, and where the time goes."
-)
+VERBOSE = {"is_flag": True, "help": "Tell on standard error what is done, and where the time goes."}
+verbose_option = click.option("-v", "--verbose", **VERBOSE)
+
+
+def _log(context: click.Context, option: click.Parameter, value: bool) -> None:
+    if value:
+        console.log()
+
+
+logging_option = click.option("-v", "--verbose", **VERBOSE, expose_value=False, callback=_log)
+"""The same for commands whose work is all done in this process."""
+
 TOGETHER, SEPARATE, AUTO = "together", "separate", "auto"
 """How the channels of a recording are enhanced: by one mask, each by its own, or as their coherence says."""
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show errors only: no progress bar, no summary.")

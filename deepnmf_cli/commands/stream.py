@@ -21,6 +21,7 @@ from deepnmf_cli.commands.options import (
     backend_option,
     depth_option,
     device_option,
+    logging_option,
     max_attenuation_option,
     mix_option,
     model_option,
@@ -94,6 +95,7 @@ def _channels(context: click.Context, option: click.Parameter, value: str) -> tu
 @click.option("--output-device", metavar="N|NAME", help="With --live: the loudspeaker.")
 @click.option("--list-devices", is_flag=True, help="Print the microphones and loudspeakers, and end.")
 @click.option("-q", "--quiet", is_flag=True, help="Show errors and warnings only.")
+@logging_option
 def command(
     model: str | None,
     rate_hz: int | None,

@@ -12,7 +12,7 @@ import click
 
 from deepnmf_cli import extras
 from deepnmf_cli.commands import console
-from deepnmf_cli.commands.options import device_option, refuse_endless
+from deepnmf_cli.commands.options import device_option, logging_option, refuse_endless
 from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, UsageError
 
 FOLDER = click.Path(path_type=Path)
@@ -68,6 +68,7 @@ NAMED = 10
 )  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="Threads of the matrix products.  [default: all cores]")
 @device_option
+@logging_option
 def command(
     recipe: Path | None,
     speech: Path | None,

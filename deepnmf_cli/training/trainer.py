@@ -1,5 +1,6 @@
 """The training loop: batches in, gradient steps, dev scores, a journal; interrupted at any time, resumed exactly."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,8 @@ from deepnmf_cli.training.minibatch import Batch, FrameBatch, FrameStore
 from deepnmf_cli.training.objectives import ObjectiveSettings
 from deepnmf_cli.training.primal_dual import ConstraintSettings
 from deepnmf_cli.training.search import SimplexSearch
+
+logger = logging.getLogger(__name__)
 
 OPTIMIZERS = ("adam", "adam-log", "adam-softplus", "muon", "sgd", "search", *multiplicative.RULES)
 """Names of `training.optimizer`."""
@@ -253,9 +256,12 @@ class Trainer:
                 raise _TimeIsUp
 
         saved, first = time.monotonic(), self.step
+        learning, since = 0.0, saved
         with closing(self._batches(source, workers, in_time)) as stream:
             for batch in stream:
+                came = time.monotonic()
                 loss = self.update(batch)
+                learning += time.monotonic() - came
                 if not math.isfinite(loss):
                     raise DeepnmfError(
                         f"step {self.step + 1}",
@@ -267,7 +273,11 @@ class Trainer:
                 self.step += 1
                 self.seconds = time.monotonic() - self._clock
                 if due := self._unscored():
+                    waiting = time.monotonic() - since - learning
                     self._score(dev, pause)
+                    told = self.step, waiting, learning, self._scoring_s
+                    logger.info("step %d: %.1f s waiting for mixtures, %.1f s learning, %.1f s scoring", *told)
+                    learning, since = 0.0, time.monotonic()
                 best = self.best if math.isfinite(self.best) else None
                 progress({"step": self.step, "loss": loss, "best": best, "row": self.journal.rows[-1] if due else None})
                 if self._ended():

@@ -1,6 +1,7 @@
 """`deepnmf train` as a user meets it: interrupted, resumed, asked for nonsense."""
 
 import csv
+import logging
 import os
 import re
 import signal
@@ -36,12 +37,25 @@ def arguments(corpus: Path, run: Path, *more: str) -> list[str]:
     return ["train", *map(str, folders), *SMALL, *more]
 
 
+def test_verbose_tells_where_the_time_goes(deepnmf, without_media, monkeypatch, corpus: Path, tmp_path: Path) -> None:
+    logger = logging.getLogger("deepnmf_cli")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "level", logging.NOTSET)
+    result = deepnmf(*arguments(corpus, tmp_path / "run", "--set", "training.steps=1", "-v"))
+    assert result.code == 0
+    assert re.search(r"step 1: [\d.]+ s waiting for mixtures, [\d.]+ s learning, [\d.]+ s scoring\n", result.err)
+
+
 def test_run_says_what_it_leaves_out_and_where_the_best_model_is_and_enhance_takes_it(
-    deepnmf, corpus: Path, tmp_path: Path
+    deepnmf, without_media, corpus: Path, tmp_path: Path
 ) -> None:
     result = deepnmf(*arguments(corpus, tmp_path / "run", "--set", "training.steps=2"))
     assert result.code == 0
     assert "step 2: loss" in result.err and "dev score" in result.err
+    assert re.search(
+        r"\nmodel: \S+, [\d,]+ parameters, .+; 2 steps of \d+ mixtures of .+ s, on cpu, \d+ thread", result.err
+    )
+    assert "waiting for mixtures" not in result.err
     assert str(tmp_path / "run" / "best.safetensors") in result.out.decode()
     warnings = [line for line in result.err.splitlines() if line.startswith("Warning: ") and "read" in line]
     assert "talk00.m4a: found a .m4a file, which cannot be read" in warnings[0] and "talk09.m4a" in warnings[9]
