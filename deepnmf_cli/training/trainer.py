@@ -226,7 +226,7 @@ class Trainer:
         try:
             if self.trained:
                 progress({"began": self.began})
-            if self.journal.noisy is None:
+            if dev and self.journal.noisy is None:
                 paused = _Paused(dev, pause)
                 self.journal.noisy = noisy_score(paused, self.front_end.rate_hz, self.settings.score).value
             if self.step == 0 and self.trained and not self.network.annealing and "step 0" not in self.began:
