@@ -124,7 +124,7 @@ def test_a_folder_is_never_enhanced_onto_itself(deepnmf, stub, recordings):
         ("noisy.wav/deeper/", 1, "noisy.wav/deeper: found that it cannot be made (Not a directory)"),
     ],
 )
-def test_outputs_that_cannot_be(deepnmf, stub, noisy, output, code, message):
+def test_outputs_that_cannot_be(deepnmf, stub, without_media, noisy, output, code, message):
     result = deepnmf("enhance", "noisy.wav", "-o", output)
     assert result.code == code and message in result.err
     assert listing() == ["noisy.wav"]

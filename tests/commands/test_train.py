@@ -28,7 +28,7 @@ def corpus(tmp_path_factory) -> Path:
         for i in range(count):
             soundfile.write(folder / kind / f"{i}.wav", 0.1 * draw.standard_normal(8000).clip(-3, 3), 8000)
     for i in range(12):
-        (folder / f"speech/talk{i:02}.m4a").touch()
+        (folder / f"speech/talk{i:02}.pcm").touch()
     return folder
 
 
@@ -37,7 +37,7 @@ def arguments(corpus: Path, run: Path, *more: str) -> list[str]:
     return ["train", *map(str, folders), *SMALL, *more]
 
 
-def test_verbose_tells_where_the_time_goes(deepnmf, without_media, monkeypatch, corpus: Path, tmp_path: Path) -> None:
+def test_verbose_tells_where_the_time_goes(deepnmf, monkeypatch, corpus: Path, tmp_path: Path) -> None:
     logger = logging.getLogger("deepnmf_cli")
     monkeypatch.setattr(logger, "handlers", [])
     monkeypatch.setattr(logger, "level", logging.NOTSET)
@@ -47,7 +47,7 @@ def test_verbose_tells_where_the_time_goes(deepnmf, without_media, monkeypatch, 
 
 
 def test_run_says_what_it_leaves_out_and_where_the_best_model_is_and_enhance_takes_it(
-    deepnmf, without_media, corpus: Path, tmp_path: Path
+    deepnmf, corpus: Path, tmp_path: Path
 ) -> None:
     result = deepnmf(*arguments(corpus, tmp_path / "run", "--set", "training.steps=2"))
     assert result.code == 0
@@ -58,7 +58,7 @@ def test_run_says_what_it_leaves_out_and_where_the_best_model_is_and_enhance_tak
     assert "waiting for mixtures" not in result.err
     assert str(tmp_path / "run" / "best.safetensors") in result.out.decode()
     warnings = [line for line in result.err.splitlines() if line.startswith("Warning: ") and "read" in line]
-    assert "talk00.m4a: found a .m4a file, which cannot be read" in warnings[0] and "talk09.m4a" in warnings[9]
+    assert "talk00.pcm: found a .pcm file, which cannot be read" in warnings[0] and "talk09.pcm" in warnings[9]
     assert warnings[10].endswith("speech: 12 files left out, as they cannot be read.") and len(warnings) == 11
     assert result.err.index(warnings[10]) < result.err.index("step 2: loss")
     noisy = corpus / "dev/noisy/0.wav"
