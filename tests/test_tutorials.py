@@ -38,7 +38,13 @@ STANDINS = {
 
 NOT_RUN = ("python -m http.server",)
 LEFT = {
-    "podcast.md": ["episode.enhanced.wav", "noise.wav", "call.enhanced.wav", "season.enhanced/2.wav"],
+    "podcast.md": [
+        "episode.enhanced.wav",
+        "noise.wav",
+        "episode.loud.wav",
+        "call.enhanced.wav",
+        "season.enhanced/2.wav",
+    ],
     "voicebank.md": ["run/curves.png", "table/report.md", "dev/noisy/p287_001.wav", "voicebank/clean/p228_1.wav"],
     "librispeech.md": ["manifest.csv", "run/best.safetensors", "mine.wav"],
     "machine.md": ["tuned/tuning.csv", "talk.clean.wav", "talk.streamed.wav"],
