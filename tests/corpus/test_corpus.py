@@ -226,8 +226,8 @@ def test_folder_without_audio_and_missing_folder_are_errors(tmp_path: Path) -> N
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(CorpusError, match="0 audio files"):
         scan(tmp_path)
-    (tmp_path / "talk.m4a").touch()
-    with pytest.raises(CorpusError, match=r"0 audio files beside 1 that cannot be read, the first being .*talk\.m4a"):
+    (tmp_path / "talk.pcm").touch()
+    with pytest.raises(CorpusError, match=r"0 audio files beside 1 that cannot be read, the first being .*talk\.pcm"):
         scan(tmp_path)
     with pytest.raises(CorpusError, match="no folder"):
         scan(tmp_path / "nowhere")
