@@ -38,9 +38,11 @@ def enhance(random: Random) -> Case:
     def check(folder: Path, outcome: Outcome) -> str | None:
         if "--json" in arguments and outcome.code in (0, 1, 3):
             try:
-                json.loads(outcome.out)
-            except ValueError:
-                return "standard output is no JSON document"
+                kinds = [json.loads(line)["type"] for line in outcome.out.splitlines()]
+            except (ValueError, KeyError, TypeError):
+                kinds = []
+            if kinds != ["file", "summary"]:
+                return "standard output is no line of JSON for the file and one for the summary"
         if outcome.code != 0:
             return None
         if arguments[3] == "-":

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+from deepnmf_cli.commands.record import RECORD
 from deepnmf_cli.errors import DeepnmfError
 from tests.fuzz import sounds
 from tests.fuzz.cases import MODEL, prepare_audio, prepare_training, run_program
@@ -84,6 +85,9 @@ class Enhance(Subject):
         for name, data in (files | {"out/c.wav": b"old"}).items():
             (work / name).parent.mkdir(parents=True, exist_ok=True)
             (work / name).write_bytes(data)
+
+    def next_arguments(self, folder: Path) -> list[str]:
+        return [*self.arguments, "--skip-existing"]
 
     def state(self, work: Path) -> dict[str, object]:
         return {str(path.relative_to(work)): path.read_bytes() for path in visible(work / "out")}
@@ -165,7 +169,8 @@ def visible(folder: Path) -> list[Path]:
 
 
 def hidden(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob(".*") if path.is_file())
+    """Hidden files, less the record that is kept beside outputs."""
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob(".*") if p.is_file() and p.name != RECORD)
 
 
 def failure(outcome: Outcome) -> str | None:

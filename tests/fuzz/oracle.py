@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepnmf_cli.commands.record import RECORD
 from deepnmf_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE
 from tests.fuzz.cases import ROOT, Case
 from tests.fuzz.child import Outcome
@@ -87,7 +88,7 @@ def _left_behind(case: Case, folder: Path, before: dict[str, bytes], outcome: Ou
         if name in case.outputs and name in before and outcome.code not in NOTHING_DONE:
             continue
         expected = any(name == output or (output.endswith("/") and name.startswith(output)) for output in allowed)
-        if new and (not expected or Path(name).name.startswith(".")):
+        if new and (not expected or (Path(name).name.startswith(".") and Path(name).name != RECORD)):
             yield Finding("left behind", f"{_kind(name)} with exit code {outcome.code}, signal {outcome.signal}")
     for name in sorted(before.keys() - after):
         yield Finding("left behind", f"without the input {name}")
