@@ -2,14 +2,19 @@
 
 import io
 import json
+import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from deepnmf_cli import main, zoo
+
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 @dataclass(frozen=True)
@@ -134,3 +139,19 @@ def tiny_model(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
     model_file.describe(path, build(recipe.model, recipe.network), recipe.front_end, {}).write()
     return path
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium without a window; skips where none is installed."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    with playwright.sync_playwright() as started:
+        found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+        path = found or started.chromium.executable_path
+        if not Path(path).is_file():
+            pytest.skip("needs a browser: apt-get install chromium-headless-shell, or playwright install chromium")
+        opened = started.chromium.launch(
+            executable_path=path, args=["--autoplay-policy=no-user-gesture-required", "--mute-audio"]
+        )
+        yield opened
+        opened.close()

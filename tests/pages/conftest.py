@@ -1,13 +1,9 @@
-"""A browser, and a page to open in it."""
+"""A page to open in a browser."""
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 LISTEN = """
 // Whatever a page sends to the loudspeakers goes to an analyser too.
@@ -34,22 +30,6 @@ window.heard = () => {
   return [loudest * window.ear.context.sampleRate / window.ear.fftSize, levels[loudest]];
 };
 """
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Chromium without a window; skips where none is installed."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    with playwright.sync_playwright() as started:
-        found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-        path = found or started.chromium.executable_path
-        if not Path(path).is_file():
-            pytest.skip("needs a browser: apt-get install chromium-headless-shell, or playwright install chromium")
-        opened = started.chromium.launch(
-            executable_path=path, args=["--autoplay-policy=no-user-gesture-required", "--mute-audio"]
-        )
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
