@@ -1,12 +1,12 @@
 """Enhancement in one call, for arrays of any kind."""
 
-import os
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
 from deepnmf_cli import zoo
+from deepnmf_cli.checkpoint import stamp
 from deepnmf_cli.enhancer import Enhancer
 from deepnmf_cli.signal.foreign import from_foreign
 
@@ -71,12 +71,11 @@ def enhance(
 
 
 def _identity(model: str | Path) -> tuple[Path, int, int]:
-    """The file of a model, when it was changed, and its size: what a loaded one is known by."""
+    """The file of a model, its size, and when it was changed: what a loaded one is known by."""
     path = zoo.find(model).absolute()
-    status = os.stat(path)
-    return path, status.st_mtime_ns, status.st_size
+    return path, *stamp(path)
 
 
 @lru_cache(maxsize=LOADED)
-def _loaded(path: Path, changed_ns: int, size: int, device: str) -> Enhancer:
+def _loaded(path: Path, size: int, changed_ns: int, device: str) -> Enhancer:
     return zoo.load_enhancer(path, device)

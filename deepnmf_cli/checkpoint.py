@@ -256,6 +256,17 @@ def load(path: str | Path) -> tuple[dict, dict]:
     return tensors, meta
 
 
+def stamp(path: Path) -> tuple[int, int]:
+    """Return the size and the time of change (ns) of a file, what shows that it is another one than before; zeros for
+    one that is not there, of which whoever reads it will tell.
+    """
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
+
+
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file's content."""
     import hashlib  # loads OpenSSL, which takes room in a process that may have little

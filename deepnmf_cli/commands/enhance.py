@@ -253,9 +253,10 @@ class _Batch:
         if self._tell is not None:
             counts = {status: outcome.count(status) for status in ("done", "skipped", "failed")}
             speed = elapsed_s / seconds if seconds else None
+            word, code = _ending(stopped, outcome)
             self._tell({
                 "type": "summary", "files": len(outcome.rows), **counts, "seconds": seconds, "elapsed_s": elapsed_s,
-                "real_time_factor": speed, "stopped": _stop(stopped), "exit_code": _exit_code(stopped, outcome),
+                "real_time_factor": speed, "stopped": word, "exit_code": code,
             })  # fmt: skip
         elif self._dry:
             self._say(f"{console.count(outcome.count('planned'), 'file')} to enhance; nothing was written.")
@@ -326,19 +327,13 @@ def _facts(settings: Settings, removed: str | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _stop(stopped: BaseException | None) -> str | None:
-    """Return why a run ended before its time, in one word."""
+def _ending(stopped: BaseException | None, outcome: console.Outcome) -> tuple[str | None, int]:
+    """Why a run ended before its time, in one word, and the exit code."""
+    if stopped is None:
+        return None, outcome.exit_code
     if isinstance(stopped, DeepnmfError):
-        return "failed"
-    return None if stopped is None else "terminated" if isinstance(stopped, Terminated) else "interrupted"
-
-
-def _exit_code(stopped: BaseException | None, outcome: console.Outcome) -> int:
-    if isinstance(stopped, DeepnmfError):
-        return stopped.exit_code
-    if stopped is not None:
-        return EXIT_TERMINATED if isinstance(stopped, Terminated) else EXIT_INTERRUPTED
-    return outcome.exit_code
+        return "failed", stopped.exit_code
+    return ("terminated", EXIT_TERMINATED) if isinstance(stopped, Terminated) else ("interrupted", EXIT_INTERRUPTED)
 
 
 def _row(

@@ -133,9 +133,12 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
             name = "standard input" if job.source == STREAM else job.source
             taught = profile.teach(enhancer, files.source, name) if profile is not None else enhancer
 
-            mode = _channel_mode(settings.channel_mode, files.source, name)
+            mode = TOGETHER if settings.channel_mode == AUTO else settings.channel_mode
 
             def process(blocks, rate_hz, channels):
+                nonlocal mode
+                if settings.channel_mode == AUTO and channels > 1 and _are_separate(files.source, name):
+                    mode = SEPARATE
                 attenuation, separate = settings.max_attenuation_db, mode == SEPARATE
                 return taught.enhance_blocks(blocks, rate_hz, channels, attenuation, settings.mix, separate=separate)
 
@@ -154,13 +157,10 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
     return work
 
 
-def _channel_mode(asked: str, source: str, name: str) -> str:
-    """What "auto" means for a recording."""
-    if asked != AUTO:
-        return asked
+def _are_separate(source: str, name: str) -> bool:
     from deepnmf_cli.signal import coherence
 
-    return SEPARATE if coherence.are_separate(source, name) else TOGETHER
+    return coherence.are_separate(source, name)
 
 
 @contextmanager

@@ -112,15 +112,13 @@ def _writable(files: Sequence[_Input]) -> tuple[list[_Input], list[tuple[str, Au
     """Those that can be written in their own place, and why the others cannot."""
     from deepnmf_cli.signal.formats import WRITABLE, is_writable
 
-    chosen = [file for file in files if is_writable(file.path)]
-    failures = []
+    chosen, failures = [], []
     for file in files:
-        if not is_writable(file.path):
-            found, expected = (
-                f"a {Path(file.path).suffix} file, which cannot be written",
-                f"one of {' '.join(WRITABLE)}",
-            )
-            failures.append((file.path, AudioError(file.path, found, expected, "Leave --in-place out.")))
+        if is_writable(file.path):
+            chosen.append(file)
+            continue
+        found, expected = f"a {Path(file.path).suffix} file, which cannot be written", f"one of {' '.join(WRITABLE)}"
+        failures.append((file.path, AudioError(file.path, found, expected, "Leave --in-place out.")))
     return chosen, failures
 
 

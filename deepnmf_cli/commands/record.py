@@ -42,7 +42,7 @@ class Record:
 
     def begin(self, job: Job) -> None:
         """Remember the state of the input: what changes from here on is noticed next time."""
-        self._begun[job] = _stamp(Path(job.source))
+        self._begun[job] = checkpoint.stamp(Path(job.source))
 
     def state(self, job: Job, replaces: bool) -> "State":
         """What is there of the outputs of a job that has begun.
@@ -75,7 +75,7 @@ class Record:
     def done(self, job: Job) -> None:
         """Append a line for the outputs of a job; without one, where it cannot be written, nothing is lost."""
         target = Path(job.target)
-        line = {"output": target.name, "stamp": _stamp(target), "input": self._begun[job], **self._facts}
+        line = {"output": target.name, "stamp": checkpoint.stamp(target), "input": self._begun[job], **self._facts}
         with suppress(OSError), (target.parent / RECORD).open("a", encoding="utf-8") as file:
             checkpoint.reached(f"{RECORD}: line")
             file.write(json.dumps(line) + "\n")
@@ -101,14 +101,6 @@ def _read(file: Path) -> dict[str, Any]:
                 if len(line["stamp"]) == len(line["input"]) == 2:
                     lines[line["output"]] = line
     return lines
-
-
-def _stamp(path: Path) -> Stamp:
-    try:
-        found = path.stat()
-    except OSError:
-        return 0, 0  # the reader will say what is wrong
-    return found.st_size, found.st_mtime_ns
 
 
 def _unlike(job: Job, there: list[Path]) -> str:

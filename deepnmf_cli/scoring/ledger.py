@@ -107,17 +107,9 @@ class SystemLedger:
 
 def _key(system: tuple[str, ...], pair: Pair) -> str:
     """Return what decides a score: who made the estimate, and the two files."""
-    files = [[os.path.abspath(path), *_stamp(path)] for path in (pair.reference, pair.estimate) if path]
+    files = [[os.path.abspath(path), *checkpoint.stamp(path)] for path in (pair.reference, pair.estimate) if path]
     speech = pair.speech and dataclasses.astuple(pair.speech)
     return hashlib.sha256(json.dumps([system, pair.name, files, pair.rate_hz, speech]).encode()).hexdigest()
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        found = path.stat()
-    except OSError:
-        return 0, 0  # the reader will say what is wrong
-    return found.st_size, found.st_mtime_ns
 
 
 def _line(key: str, scores: Scores) -> dict[str, Any]:

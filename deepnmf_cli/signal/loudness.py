@@ -14,6 +14,7 @@ from deepnmf_cli import extras
 from deepnmf_cli.errors import UsageError
 from deepnmf_cli.signal.audio import BLOCK_FRAMES, explaining
 from deepnmf_cli.signal.media_writer import LAYOUTS
+from deepnmf_cli.signal.rewrite import Process
 
 SOFTEST_LUFS, LOUDEST_LUFS = -70.0, -5.0
 """Targets: the gate below which R 128 hears nothing, and what speech cannot reach without limiting."""
@@ -23,8 +24,6 @@ PEAK_DBTP = -1.0
 
 _PEAK_STEP = 0.0005
 """FFmpeg's filter rounds peaks to three decimals; so much is added to be on the safe side."""
-
-Process = Callable[[Iterable[np.ndarray], int, int], Iterator[np.ndarray]]
 
 
 def check(target_lufs: float, removed: str | None) -> None:

@@ -149,6 +149,28 @@ def test_progress_survives_any_total(terminal, total_s, shown):
     assert shown in screen.getvalue()
 
 
+# Channels
+
+
+@pytest.mark.parametrize(("options", "modes"), [
+    ([], ["separate", "together", "together"]), (["--channels", "together"], 3 * ["together"]),
+    (["--channels", "separate"], 3 * ["separate"]),
+])  # fmt: skip
+def test_channels_are_enhanced_as_each_file_needs_or_as_all_were_asked(
+    deepnmf, monkeypatch, stub, folder, voice, hiss, options, modes
+):
+    sides = np.stack([voice(3), hiss(3)], 1)
+    for name, samples in (("call", sides), ("dual", sides[:, [0, 0]]), ("mono", sides[:, 0])):
+        soundfile.write(f"{name}.wav", samples, RATE_HZ)
+    seen, process = [], stub.enhance_blocks
+    monkeypatch.setattr(stub, "enhance_blocks", lambda *args, **more: seen.append(more["separate"]) or process(*args))
+    result = deepnmf("enhance", "call.wav", "dual.wav", "mono.wav", "--json", *options)
+    assert [row["channel_mode"] for row in result.lines[:-1]] == modes
+    assert seen == [mode == "separate" for mode in modes]
+    said = "call.wav: the channels have little in common; each was enhanced on its own."
+    assert (said in deepnmf("enhance", "call.wav", "-o", "out.wav", *options).err) == (not options)
+
+
 # Pipes
 
 
