@@ -15,6 +15,9 @@ from deepnmf_cli.streaming import Backend, SeparateChannels, StreamingEnhancer
 BLOCK_S = 4.0
 """Seconds processed at once: long enough for efficient matrix products, short enough for memory that does not grow."""
 
+Feed = Callable[[StreamingEnhancer | SeparateChannels, np.ndarray, int], np.ndarray]
+"""Gives a block (C, n) at a sampling rate in Hz to a stream, in the place of its `feed`."""
+
 
 @runtime_checkable
 class LearnsNoise(Protocol):
@@ -31,6 +34,11 @@ class LearnsNoise(Protocol):
 @runtime_checkable
 class Stoppable(Protocol):
     """What a `Backend` has beside if its network may be stopped after any layer."""
+
+    @property
+    def depths(self) -> range:
+        """Return the numbers of layers after which it may be stopped."""
+        ...
 
     def at_depth(self, depth: int) -> Backend:
         """The same, stopped after `depth` layers. Raises UsageError for a depth that the network does not have."""
@@ -62,10 +70,7 @@ class Enhancer:
         self._backend: Backend | None = backend
         self.front_end, self.name = front_end, name
         if depth is not None:
-            if not isinstance(backend, Stoppable):
-                found, remedy = "a model that was exported, whose depth is fixed", "Choose --backend torch."
-                raise UsageError("--depth", found, "one that torch runs", remedy)
-            self._backend = backend.at_depth(depth)
+            self._backend = self.require_stoppable("--depth").at_depth(depth)
 
     @property
     def backend(self) -> Backend:
@@ -89,6 +94,13 @@ class Enhancer:
 
     def __repr__(self) -> str:
         return f"Enhancer({self.name!r}, {'closed' if self._backend is None else self._backend})"
+
+    def require_stoppable(self, option: str) -> Stoppable:
+        """Return the backend. Raises UsageError, in which `option` is named, for one of fixed depth."""
+        if not isinstance(self.backend, Stoppable):
+            found, remedy = "a model that was exported, whose depth is fixed", "Choose --backend torch."
+            raise UsageError(option, found, "one that torch runs", remedy)
+        return self.backend
 
     def stream(
         self,
@@ -119,15 +131,18 @@ class Enhancer:
         mix: float = 1.0,
         at_once: bool = False,
         separate: bool = False,
+        feed: Feed | None = None,
     ) -> Iterator[np.ndarray]:
         """Enhance blocks (C, n) float32 of one recording; the yielded blocks (C, m) have the same total length.
 
         Short blocks are gathered to `BLOCK_S`, which is quicker, and the last of these is kept until the end is known,
         unless each is to be enhanced `at_once`, as one that is heard live. `separate` is that of `stream`.
+        Blocks that are enhanced at once may have a `feed` of their own, such as that of a `pace.Pace`.
         """
         stream = self.stream(rate_hz, channels, max_attenuation_db, mix, separate)
         if at_once:
-            yield from (stream.feed(block) for block in blocks)
+            for block in blocks:
+                yield stream.feed(block) if feed is None else feed(stream, block, rate_hz)
             yield stream.flush()
             return
         last = np.empty((channels, 0), np.float32)

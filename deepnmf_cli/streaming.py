@@ -124,6 +124,10 @@ class StreamingEnhancer:
         """Samples by which the output lags behind the input: one window of the synthesis."""
         return self.pair.latency_samples
 
+    def run_by(self, backend: Backend) -> None:
+        """Compute the next chunks by another backend, which goes on from the state of the one before."""
+        self.backend = backend
+
     def reset(self) -> None:
         """Forget the recording; the next chunk starts a new one."""
         hop = self.pair.hop_samples
@@ -236,6 +240,11 @@ class SeparateChannels:
     def latency_samples(self) -> int:
         """See `StreamingEnhancer.latency_samples`."""
         return self._each[0].latency_samples
+
+    def run_by(self, backend: Backend) -> None:
+        """See `StreamingEnhancer.run_by`."""
+        for one in self._each:
+            one.run_by(backend)
 
     def reset(self) -> None:
         """Forget the recording; the next chunk starts a new one."""

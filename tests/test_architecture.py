@@ -25,7 +25,7 @@ LAYERS = [
     {"networks", "corpus", "exported"},
     {"streaming", "model_file"},
     {"enhancer"},
-    {"training", "export", "inspector"},
+    {"training", "export", "inspector", "pace"},
     {"recipe"},
     {"zoo", "experiment"},
     {"api"},

@@ -156,9 +156,11 @@ noise_profile_option = click.option(
 )
 
 
-def backend_for(backend: str, profile: NoiseProfile | None) -> str:
-    """The backend that can learn from a profile, where the choice is free: exported models are what they are."""
-    return "torch" if profile is not None and backend == "auto" else backend
+def backend_for(backend: str, profile: NoiseProfile | None, changes_depth: bool = False) -> str:
+    """The backend that can learn from a profile, or change its depth, where the choice is free: an exported model does
+    neither.
+    """
+    return "torch" if (profile is not None or changes_depth) and backend == "auto" else backend
 
 
 def require_file(profile: NoiseProfile | None) -> None:

@@ -5,8 +5,9 @@ loudspeaker.
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, BinaryIO, ClassVar, Self
 
@@ -90,6 +91,11 @@ def _channels(context: click.Context, option: click.Parameter, value: str) -> tu
 @device_option
 @backend_option
 @depth_option
+@click.option(
+    "--keep-up", is_flag=True,
+    help="Leave layers out while the computer is too slow: more noise is left in place of gaps and delay. Computed by"
+    " torch, and meant for models that were trained to be stopped early.",
+)  # fmt: skip
 @click.option("--live", "is_live", is_flag=True, help="From the microphone to the loudspeaker, until Ctrl-C.")
 @click.option("--input-device", metavar="N|NAME", help="With --live: the microphone, by number or part of its name.")
 @click.option("--output-device", metavar="N|NAME", help="With --live: the loudspeaker.")
@@ -108,6 +114,7 @@ def command(
     device: str,
     backend: str,
     depth: int | None,
+    keep_up: bool,
     is_live: bool,
     input_device: str | None,
     output_device: str | None,
@@ -139,6 +146,8 @@ def command(
     if is_live and sample_format:
         remedy = "Leave --format out: devices have their own."
         raise UsageError("--format", "--live beside it", "one of the two", remedy)
+    if keep_up and depth is not None:
+        raise UsageError("--keep-up", "--depth beside it", "one of the two", "Leave --depth out: it changes by itself.")
     if not is_live:
         if input_device or output_device:
             option = "--input-device" if input_device else "--output-device"
@@ -147,24 +156,37 @@ def command(
         console.refuse_output("Try `... > clean.wav`, or `... | aplay`.")
 
     from deepnmf_cli import zoo
+    from deepnmf_cli.pace import Pace
 
     # Blocks are small: a second thread would cost more by waiting than it could do.
-    enhancer = zoo.load_enhancer(model, device, backend_for(backend, noise_profile), threads=1, depth=depth)
+    chosen = backend_for(backend, noise_profile, changes_depth=keep_up)
+    enhancer = zoo.load_enhancer(model, device, chosen, threads=1, depth=depth)
     if noise_profile is not None:
         enhancer = noise_profile.teach(enhancer, noise_profile.file, noise_profile.file)
     block_s, sound = block_ms / 1000, _Sound(rate_hz, channels[0], sample_format, channels[1])
+    enhance = partial(
+        enhancer.enhance_blocks, max_attenuation_db=max_attenuation_db, mix=mix, at_once=True, separate=sound.separate
+    )
+    pace = Pace.of(enhancer) if keep_up else None
+    if pace is not None:
+        enhance = partial(enhance, feed=pace.feed)
     if is_live:
-        devices = input_device, output_device
-        return _live(enhancer, sound, block_s, max_attenuation_db, mix, devices, quiet)
-    return _pipe(enhancer, sound, block_s, max_attenuation_db, mix, quiet)
+        code = _live(enhancer, enhance, sound, block_s, (input_device, output_device), quiet)
+    else:
+        code = _pipe(enhancer, enhance, sound, block_s, quiet)
+    if pace is not None and pace.shortened_s:
+        console.warn(
+            f"{pace.shortened_s:.1f} s of the sound were not seen by all {pace.layers} layers, but by {pace.least} at"
+            " the least, as the computer was too slow. Choose a smaller model or a larger --block."
+        )
+    return code
 
 
 def _pipe(
     enhancer: "Enhancer",
+    enhance: Callable[..., Iterator["np.ndarray"]],
     sound: _Sound,
     block_s: float,
-    max_attenuation_db: float | None,
-    mix: float,
     quiet: bool,
 ) -> int:
     """Standard input through the enhancer to standard output."""
@@ -186,9 +208,7 @@ def _pipe(
             )
         writer = PipeWriter(sys.stdout.buffer, reader)
         blocks = reader.blocks(max(1, round(block_s * rate_hz)))
-        for speech in enhancer.enhance_blocks(
-            blocks, rate_hz, channels, max_attenuation_db, mix, at_once=True, separate=sound.separate
-        ):
+        for speech in enhance(blocks, rate_hz, channels):
             writer.write(speech)
         writer.finish()
     for warning in _warnings(reader, writer.clipped, source.interrupted):
@@ -284,10 +304,9 @@ def _list_devices() -> None:
 
 def _live(
     enhancer: "Enhancer",
+    enhance: Callable[..., Iterator["np.ndarray"]],
     sound: _Sound,
     block_s: float,
-    max_attenuation_db: float | None,
-    mix: float,
     devices: tuple[str | None, str | None],
     quiet: bool,
 ) -> int:
@@ -318,9 +337,7 @@ def _live(
 
     try:
         with card:
-            for speech in enhancer.enhance_blocks(
-                recorded(), rate_hz, channels, max_attenuation_db, mix, at_once=True, separate=sound.separate
-            ):
+            for speech in enhance(recorded(), rate_hz, channels):
                 card.play(speech)
                 meter.show(speech, card.late)
     except KeyboardInterrupt as stopped:

@@ -34,6 +34,10 @@ class TorchBackend:
     def to_numpy(self, samples: Tensor) -> np.ndarray:
         return samples.cpu().numpy()
 
+    @property
+    def depths(self) -> range:
+        return self.network.depths
+
     def at_depth(self, depth: int) -> "TorchBackend":
         """The same network, stopped after `depth` layers. Raises UsageError as `MaskNetwork.stop_after` does."""
         network = copy.deepcopy(self.network)

@@ -58,7 +58,9 @@ class GridWiring(BandNetwork):
         raise TypeError(f"{type(self).__name__} does not define beginning")
 
     def infer(self, evidence: GridEvidence) -> tuple[tuple[Tensor, Tensor | None], tuple]:
-        """Return what `GridInference.readout` returns, and what each layer ended with in time."""
+        """Return what `GridInference.readout` returns, and what each layer ended with in time; of one that did not run,
+        what it began with.
+        """
         raise TypeError(f"{type(self).__name__} does not define infer")
 
     def _observe(self, stacked: Tensor) -> Tensor:
@@ -133,8 +135,8 @@ class Grid(GridWiring):
         return (spins,) * self.settings.iterations
 
     def infer(self, evidence: GridEvidence) -> tuple[tuple[Tensor, Tensor | None], tuple]:
-        marginals, (_, _, ended) = self.unfolded.infer(evidence)
-        return marginals, ended
+        marginals, (_, waiting, ended) = self.unfolded.infer(evidence)
+        return marginals, (*ended, *waiting)
 
     def macs_per_frame(self) -> int:
         s = self.settings

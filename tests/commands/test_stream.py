@@ -2,6 +2,7 @@
 
 import fcntl
 import io
+import itertools
 import os
 import select
 import signal
@@ -111,6 +112,27 @@ def test_a_network_is_stopped_early_as_by_enhance(deepnmf, noisy):
     np.testing.assert_allclose(streamed, soundfile.read("file.wav")[0], atol=2**-15)
     whole = deepnmf("stream", "--model", "tiny", "--block", "100", stdin=noisy.read_bytes())
     assert not np.allclose(streamed, soundfile.read(io.BytesIO(whole.out))[0], atol=1e-3)
+
+
+def test_layers_are_left_out_where_time_runs_faster_than_sound(deepnmf, noisy, monkeypatch):
+    monkeypatch.setattr("deepnmf_cli.signal.pipe.READ_BYTES", 1600)  # so that blocks come one after the other
+    arguments = "stream", "--model", "tiny", "--block", "50", "--backend", "torch"
+    whole = deepnmf(*arguments, stdin=noisy.read_bytes())
+    for step_s in (0, 1):
+        seconds = itertools.count(step=step_s)
+        monkeypatch.setattr("deepnmf_cli.pace.time", SimpleNamespace(perf_counter=lambda s=seconds: next(s)))
+        result = deepnmf(*arguments, "--keep-up", stdin=noisy.read_bytes())
+        assert result.code == 0 and len(result.out) == len(whole.out)
+        assert (result.out == whole.out) == (step_s == 0)
+        slow = "were not seen by all 4 layers, but by 1 at the least, as the computer was too slow."
+        assert (slow in result.err) == ("Warning" in result.err) == (step_s == 1)
+
+
+def test_keeping_up_has_no_depth_beside_it_and_no_network_of_fixed_depth(deepnmf):
+    result = deepnmf("stream", "--model", "tiny", "--keep-up", "--depth", "2", stdin=b"")
+    assert result.code == EXIT_USAGE and "--keep-up: found --depth beside it" in result.err
+    result = deepnmf("stream", "--model", "tiny", "--keep-up", "--backend", "onnx", stdin=b"")
+    assert result.code == EXIT_USAGE and "--keep-up: found a model that was exported" in result.err
 
 
 def test_clipped_samples_are_counted(deepnmf, stub):
