@@ -14,6 +14,8 @@ from deepnmf_cli.inference import algorithms as named_algorithms
 from deepnmf_cli.inference import belief, expectations, fista, ista, mean_field, nmf, schedule, wiener
 from deepnmf_cli.inference.algorithm import Algorithm, Descent, Parameter
 from deepnmf_cli.inference.chain import MESSAGES
+from deepnmf_cli.inference.glow import Glow
+from deepnmf_cli.inference.glow_prox import GlowProx
 from deepnmf_cli.inference.graph import Graph, readout
 from deepnmf_cli.inference.grid import GridInference
 from deepnmf_cli.inference.grid_field import GridField
@@ -91,6 +93,10 @@ def field_frames(evidence: tuple, first: int, last: int) -> tuple:
 
 def rows(evidence: Tensor, first: int, last: int) -> Tensor:
     return evidence[first:last]
+
+
+def images(evidence: tuple, first: int, last: int) -> tuple:
+    return tuple(part[first:last] for part in evidence)
 
 
 def wiener_masks(h: Tensor) -> Tensor:
@@ -223,6 +229,20 @@ def classical_mean_field(local: Tensor, potentials: Tensor, k: int) -> Tensor:
     return mean_field.infer(local, potentials, GRAPH, [g.double() for g in schedule.sequential(GRAPH) * k])
 
 
+def glow_prox(layers: list[dict], k: int) -> Tensor:
+    """The steps of arXiv:2312.15788, for a flow of one level: its code is one tensor."""
+    observed, known = IMAGES
+    x = observed
+    for theta in layers[:k]:
+        x = x - theta["rate"] * torch.where(known > 0, x - observed, 0)
+        ((z,), _) = GLOW.forward(x, theta["flow"])
+        x = GLOW.inverse([z / (1 + theta["shrinkage"])], theta["flow"])
+    return x
+
+
+GLOW = Glow(1, 1, 2, 4)
+KNOWN = (draw(FRAMES, 1, 4, 4, seed=8) < 0.6).double()
+IMAGES = KNOWN * draw(FRAMES, 1, 4, 4, seed=9), KNOWN
 BELIEF = {alpha: belief.BeliefPropagation(GRAPH, INPUTS, states=3, shown=2, alpha=alpha) for alpha in (0.7, 1.0)}
 MEAN_FIELD = mean_field.MeanField(GRAPH, INPUTS, states=3, shown=2)
 SEQUENCE = (MIXTURE[None], None)
@@ -289,6 +309,10 @@ CASES = {
     "grid field, outside the theory": Case(
         GridField(5, 4, observed=3, shown=2, symmetric=False, accumulating=True), without, FIELD_EVIDENCE,
         grid_field(True), False, True, field_frames, lambda evidence, state: (evidence[0], state),
+    ),
+    "glow prox": Case(
+        GlowProx(GLOW), lambda algorithm, k: algorithm.parameters(k, GLOW.initial(torch.Generator().manual_seed(1))),
+        IMAGES, glow_prox, cut=images,
     ),
 }  # fmt: skip
 
