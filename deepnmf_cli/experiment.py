@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -21,12 +21,15 @@ from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.recipe import Recipe
 from deepnmf_cli.signal.stft import FrontEnd
+from deepnmf_cli.training import multiplicative
 from deepnmf_cli.training.board import Board
 from deepnmf_cli.training.dev import DevScore, Pair, check_dev, dev_score
 from deepnmf_cli.training.journal import Journal, compare_material, describe_material
 from deepnmf_cli.training.minibatch import FrameStore, changed, digest, kept
+from deepnmf_cli.training.processes import Processes, Share
 from deepnmf_cli.training.sparse_nmf import learn_source_dictionaries, mixture_frames
-from deepnmf_cli.training.trainer import TimeLimit, Trainer
+from deepnmf_cli.training.time_limit import TimeLimit
+from deepnmf_cli.training.trainer import Trainer
 from deepnmf_cli.training.tuning import Taught, best_step, blended, way, write
 from deepnmf_cli.workers import shared_memory
 
@@ -144,6 +147,7 @@ def train(
     limit: TimeLimit | None = None,
     unpack: bool = False,
     tensorboard: bool = False,
+    processes: Processes = Processes(),
 ) -> bool:
     """Train a model into the run folder; returns whether it is complete (False: stopped, or at its limit, to be
     resumed).
@@ -157,12 +161,16 @@ def train(
 
     With `tensorboard` the folder `tensorboard` of the run gets what TensorBoard shows, at every dev score.
 
+    `processes` that learn together call this at the same time, with the same arguments; only the first one writes.
+
     `progress` gets reports: {"found": a sentence}, {"note": a warning}, those of the dictionaries and of
     `Trainer.train`, and at the end {"worse": TrainingError} when the best model of the complete run scores below what
     the run began with.
     """
     journal = Journal(folder)
     journal.check(recipe.to_dict(), resume, lambda stored: Recipe.from_dict(stored, f"{folder}/recipe.json").to_dict())
+    processes.any(False)  # none begins to write before all have looked
+    require_shareable(recipe, processes)
 
     def say(sentence: str, warning: bool) -> None:
         progress({"note" if warning else "found": sentence})
@@ -192,13 +200,16 @@ def train(
         if stop():  # before the first step there is nothing to resume from
             raise KeyboardInterrupt
 
-    with journal.begin(recipe.to_dict(), journal.material or material), _unpacked(opened.source, unpack, say):
+    writing = nullcontext() if processes.rank else journal.begin(recipe.to_dict(), journal.material or material)
+    with writing, _unpacked(opened.source, unpack, say):
         if resume or teacher:
             network = build(recipe.model, recipe.network)
         else:
             network = initial_network(recipe, source, interruptible, cache, key)
         if init is not None and not resume:
             take_weights(network, init, recipe.front_end, partial, say)
+        if not processes.alone:
+            source, key = Share(source, processes, recipe.training.batch), digest(key, processes.rank, processes.count)
 
         model_file.require_complete(network, journal.best_path)
 
@@ -215,10 +226,11 @@ def train(
 
         frames, settings = None, recipe.training
         if settings.frame_stride > 1 and any(p.requires_grad for p in network.parameters()):
-            frames = FrameStore(source, recipe.front_end, network, settings.batch, settings.frame_stride, cache, key)
+            mixtures = processes.part(settings.batch)
+            frames = FrameStore(source, recipe.front_end, network, mixtures, settings.frame_stride, cache, key)
         of_layers = {"depth": recipe.depth, "constraints": recipe.constraints}
         loop = network, recipe.front_end, recipe.objective, settings, journal, describe, device, frames
-        trainer = Trainer(*loop, **of_layers)
+        trainer = Trainer(*loop, **of_layers, processes=processes)
         if resume:
             trainer.resume()
             if trainer.scored_otherwise() and journal.best_path.is_file():
@@ -230,11 +242,11 @@ def train(
                 raise UsageError(folder, f"{trainer.step} steps done", expected, "Raise training.steps.")
         if init is not None and trainer.step == 0 and not network.annealing:
             trainer.began |= _score_of(init, recipe, dev, device)
-        say(_described(recipe, network, device), False)
-        if tensorboard:
+        say(_described(recipe, network, device, processes), False)
+        if tensorboard and processes.rank == 0:
             trainer.board = Board(folder / "tensorboard", recipe.front_end.rate_hz, trainer.step)
         complete = trainer.train(source, dev, workers, progress, stop, limit)
-        if complete and teacher:
+        if complete and teacher and processes.rank == 0:
             _choose_share(recipe, opened, teacher, journal, device, say)
     if complete and not trainer.feasible:
         told = journal.folder / "constraints.csv"
@@ -244,11 +256,26 @@ def train(
     return complete
 
 
-def _described(recipe: Recipe, network: MaskNetwork, device: str) -> str:
+def require_shareable(recipe: Recipe, processes: Processes) -> None:
+    """Raise UsageError for what several processes cannot learn together."""
+    if processes.alone:
+        return
+    processes.part(recipe.training.batch)
+    if recipe.constraints.wanted:
+        found, expected = "constraints, whose measures are means over whole batches", "one process"
+        raise UsageError("torchrun", found, expected, "Leave [constraints] out, or start one process.")
+    if (kind := recipe.training.optimizer) in (*multiplicative.RULES, "search"):
+        expected = "an optimiser that descends along a gradient"
+        raise UsageError("training.optimizer", kind, expected, "Choose adam, muon or sgd, or start one process.")
+
+
+def _described(recipe: Recipe, network: MaskNetwork, device: str, processes: Processes) -> str:
     """What is trained, for how long, and on what."""
     settings, parameters = recipe.training, network.parameter_counts()[0]
     macs = network.macs_per_frame() * recipe.front_end.frames_per_s
     threads = f"{torch.get_num_threads()} thread(s)"
+    if not processes.alone:
+        threads += f" of each of {processes.count} processes"
     return (
         f"model: {recipe.model}, {parameters:,} parameters, {macs / 1e6:.1f} M multiply-adds per second of audio;"
         f" {settings.steps:,} steps of {settings.batch} mixtures of {recipe.mixing.segment_s:g} s, on {device},"

@@ -13,7 +13,7 @@ import click
 from deepnmf_cli import extras
 from deepnmf_cli.commands import console
 from deepnmf_cli.commands.options import device_option, logging_option, refuse_endless
-from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, UsageError
+from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, DeepnmfError, UsageError
 
 FOLDER = click.Path(path_type=Path)
 DEFAULT_RECIPE = "base"
@@ -127,17 +127,22 @@ def command(
     from deepnmf_cli.corpus.pack import verify
     from deepnmf_cli.experiment import Recordings, train
     from deepnmf_cli.recipe import Recipe, read_recipe, recipes_folder
-    from deepnmf_cli.training.trainer import TimeLimit
+    from deepnmf_cli.training.processes import joined
+    from deepnmf_cli.training.time_limit import TimeLimit
     from deepnmf_cli.workers import available_cpus
     from deepnmf_cli.zoo import find, resolve_device
 
+    processes, device = click.get_current_context().with_resource(joined(resolve_device(device)))
+    tells = processes.rank == 0
     if pack:
         manifest = verify(pack)
         dev = dev or (pack / "dev" if (pack / "dev").is_dir() else None)
     if workers > (cpus := available_cpus()):
-        console.warn(f"--workers {workers}: found {console.count(cpus, 'CPU')}, and as many are used.")
+        if tells:
+            console.warn(f"--workers {workers}: found {console.count(cpus, 'CPU')}, and as many are used.")
         workers = cpus
-    _name_unreadable(speech, noise, rir, pairs, dev)
+    if tells:
+        _name_unreadable(speech, noise, rir, pairs, dev)
     if threads:
         torch.set_num_threads(threads)
     begins = None if init is None else lambda: Recipe.of_file(model_file.read(find(init)))
@@ -147,31 +152,40 @@ def command(
         recipe = model
     settings = read_recipe(recipe, model, overrides, begins)
     recordings = Recordings(speech, noise, rir, dev, manifest, pairs, general_noise)
-    with _Stopping() as stopping, _Progress(settings.training.steps) as show:
+    with _Stopping(tells) as stopping, _Progress(settings.training.steps) as show:
         worse = None
 
         def progress(report: dict) -> None:
             nonlocal worse
             stopping.began = stopping.began or "began" in report
             worse = report.get("worse", worse)
-            show(report)
+            if tells:
+                show(report)
 
-        complete = train(
-            settings,
-            recordings,
-            output,
-            resume,
-            resolve_device(device),
-            workers,
-            progress,
-            stopping,
-            cache,
-            find(init) if init else None,
-            partial,
-            None if minutes is None else TimeLimit(60 * minutes, began),
-            unpack=pack is not None and workers > 1,
-            tensorboard=tensorboard,
-        )
+        try:
+            complete = train(
+                settings,
+                recordings,
+                output,
+                resume,
+                device,
+                workers,
+                progress,
+                stopping,
+                cache,
+                find(init) if init else None,
+                partial,
+                None if minutes is None else TimeLimit(60 * minutes, began),
+                unpack=pack is not None and workers > 1,
+                tensorboard=tensorboard,
+                processes=processes,
+            )
+        except DeepnmfError as error:
+            if tells:
+                raise
+            return error.exit_code
+    if not tells:
+        return stopping.exit_code
     if not complete and not stopping():
         console.say(f"{minutes:g} min are over.")
     if not complete:
@@ -192,8 +206,9 @@ class _Stopping:
 
     CODES: ClassVar = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
 
-    def __init__(self) -> None:
-        self.began, self.exit_code = False, EXIT_DONE
+    def __init__(self, tells: bool) -> None:
+        """One that `tells` says what it does."""
+        self.began, self.exit_code, self._tells = False, EXIT_DONE, tells
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._handle) for number in self.CODES}
@@ -213,6 +228,8 @@ class _Stopping:
                 handler(number, frame)
             raise KeyboardInterrupt
         self.exit_code = self.CODES[number]
+        if not self._tells:
+            return
         with suppress(RuntimeError, OSError):  # in the middle of another message, or without standard error
             click.echo("\nStopping after this step. A run that has begun continues with --resume.", err=True)
 

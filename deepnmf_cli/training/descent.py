@@ -14,6 +14,7 @@ from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training.layers import LayerTerms
 from deepnmf_cli.training.minibatch import Batch, FrameBatch
 from deepnmf_cli.training.objectives import ObjectiveSettings, objective
+from deepnmf_cli.training.processes import Processes
 
 State = dict[int, dict[str, Tensor]]
 """What an optimiser remembers, by number of the trained tensor and by name; of constraints under CONSTRAINTS."""
@@ -62,15 +63,17 @@ class GradientDescent:
         weight_decay: float = 0.0,
         terms: LayerTerms | None = None,
         plain_momentum: float | None = None,
+        processes: Processes = Processes(),
     ) -> None:
         """Gradients are scaled down to `clip_norm`; `mixed_precision` means bfloat16 matrix products on CUDA;
         `captured` that steps are launched as CUDA graphs, see `CapturedStep`, which `terms` of layers do not allow.
         Each step of Adam and Muon also multiplies weights by 1 - `weight_decay` times the learning rate (Loshchilov &
         Hutter, "Decoupled weight decay regularization", 2019). `plain_momentum` is the rho of plain descent, which
-        takes Adam's place.
+        takes Adam's place. `processes` average their gradients, and the loss.
         """
         self.network, self.front_end, self.settings = network, front_end, settings
         self.clip_norm, self.mixed_precision, self.terms = clip_norm, mixed_precision, terms
+        self.processes = processes
         self.trained = [p for p in network.parameters() if p.requires_grad]
         matrices = [i for i, p in enumerate(self.trained) if muon and p.dim() == 2 and min(p.shape) > 1]
         others = [i for i in range(len(self.trained)) if i not in matrices]
@@ -112,12 +115,14 @@ class GradientDescent:
         for _, optimiser in self.parts:
             optimiser.zero_grad()
         total.backward()
+        loss = loss.detach()
+        self.processes.average([loss, *(p.grad for p in self.trained if p.grad is not None)])
         torch.nn.utils.clip_grad_norm_(self.trained, self.clip_norm)
         for _, optimiser in self.parts:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate
             optimiser.step()
-        return loss.detach()
+        return loss
 
     def state(self) -> State:
         """Running moments and step counts; multipliers of constraints."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,9 @@ from deepnmf_cli.training.layers import DepthSettings, LayerTerms
 from deepnmf_cli.training.minibatch import Batch, FrameBatch, FrameStore
 from deepnmf_cli.training.objectives import ObjectiveSettings
 from deepnmf_cli.training.primal_dual import ConstraintSettings
+from deepnmf_cli.training.processes import Processes
 from deepnmf_cli.training.search import SimplexSearch
+from deepnmf_cli.training.time_limit import TimeLimit
 
 logger = logging.getLogger(__name__)
 
@@ -113,24 +116,6 @@ TIMED_RESUME_EVERY_S = 60
 """The same for runs with a time limit, whose machine may be taken away."""
 
 
-class TimeLimit:
-    """The moment at which a run is to be over, its last dev score included."""
-
-    MARGIN = 1.3
-    """A score is given so many times the time of the last one."""
-    SHARE = 0.1
-    """Of the time, kept for a score as long as none has been measured."""
-
-    def __init__(self, seconds: float, began: float | None = None) -> None:
-        """`began` is a time of `time.monotonic`; None is now."""
-        self.seconds, self._end = seconds, (time.monotonic() if began is None else began) + seconds
-
-    def reached(self, scoring_s: float | None) -> bool:
-        """Return whether it is time for the last dev score, when the last one has taken `scoring_s`."""
-        kept = self.SHARE * self.seconds if scoring_s is None else self.MARGIN * scoring_s
-        return time.monotonic() + kept >= self._end
-
-
 class Trainer:
     """Trains one network on one source of mixtures; everything it needs to continue is in the journal."""
 
@@ -146,13 +131,15 @@ class Trainer:
         frames: FrameStore | None = None,
         depth: DepthSettings = DepthSettings(),
         constraints: ConstraintSettings = ConstraintSettings(),
+        processes: Processes = Processes(),
     ) -> None:
         """`describe(path, network, step, dev score)` gives a model file, which may have no score;
         `frames` the batches where `settings.frame_stride` is not 1; `depth` and `constraints` what the optimisers that
-        descend along the gradient ask of every layer.
+        descend along the gradient ask of every layer. Each of the `processes` has a trainer, of which the first one
+        scores, and writes the journal.
         """
         self.network, self.front_end, self.settings, self.journal = network.to(device), front_end, settings, journal
-        self.describe, self.device, self.frames = describe, device, frames
+        self.describe, self.device, self.frames, self.processes = describe, device, frames, processes
         self.pair = front_end.pair(front_end.rate_hz)
         if settings.machine_code and device == "cpu":
             network.accelerate()
@@ -184,7 +171,9 @@ class Trainer:
                 and self.terms is None,
                 weight_decay=settings.weight_decay,
                 terms=self.terms,
+                processes=processes,
             )
+        processes.share([*self.network.state_dict().values()])
         self.average = [p.detach().clone() for p in self.trained]
         self.step, self.best, self.seconds, self.since_best = 0, -math.inf, 0.0, 0
         self.feasible = not self._constrained
@@ -228,7 +217,8 @@ class Trainer:
                 progress({"began": self.began})
             if dev and self.journal.noisy is None:
                 paused = _Paused(dev, pause)
-                self.journal.noisy = noisy_score(paused, self.front_end.rate_hz, self.settings.score).value
+                noisy = partial(noisy_score, paused, self.front_end.rate_hz, self.settings.score)
+                self.journal.noisy = self.processes.first(lambda: noisy().value)
             if self.step == 0 and self.trained and not self.network.annealing and "step 0" not in self.began:
                 self.began["step 0"] = self._dev_score(dev, pause).value
                 progress({"began": self.began})
@@ -236,7 +226,7 @@ class Trainer:
                 self._score(dev, pause)
             if not self._ended():
                 try:
-                    self._steps(source, dev, workers, progress, pause)
+                    self._steps(source, dev, workers, progress, pause, stop)
                 except _TimeIsUp:
                     if not self.journal.rows or self.step > self.journal.rows[-1]["step"]:
                         self._score(dev, pause)
@@ -244,20 +234,31 @@ class Trainer:
         except _Stopped:
             self._leave()
             return self._ended()
-        self.journal.last_path.unlink(missing_ok=True)
+        if self.processes.rank == 0:
+            self.journal.last_path.unlink(missing_ok=True)
         return True
 
     def _steps(
-        self, source: ExampleSource, dev: Sequence[Pair], workers: int, progress: Callable, pause: Callable
+        self,
+        source: ExampleSource,
+        dev: Sequence[Pair],
+        workers: int,
+        progress: Callable,
+        pause: Callable,
+        stop: Callable[[], bool],
     ) -> None:
+        def late() -> bool:
+            return bool(self._limit) and self.step > first and self._limit.reached(self._scoring_s)
+
         def in_time() -> None:
             pause()
-            if self._limit and self.step > first and self._limit.reached(self._scoring_s):
+            if late():
                 raise _TimeIsUp
 
         saved, first = time.monotonic(), self.step
         learning, since = 0.0, saved
-        with closing(self._batches(source, workers, in_time)) as stream:
+        # Processes that learn together decide between two steps, all at once.
+        with closing(self._batches(source, workers, in_time if self.processes.alone else lambda: None)) as stream:
             for batch in stream:
                 came = time.monotonic()
                 loss = self.update(batch)
@@ -282,7 +283,9 @@ class Trainer:
                 progress({"step": self.step, "loss": loss, "best": best, "row": self.journal.rows[-1] if due else None})
                 if self._ended():
                     return
-                in_time()
+                stopped, over = self.processes.any(stop(), late())
+                if stopped or over:
+                    raise _Stopped if stopped else _TimeIsUp
                 if due:
                     saved = time.monotonic()
                 elif time.monotonic() - saved > (RESUME_EVERY_S if self._limit is None else TIMED_RESUME_EVERY_S):
@@ -329,7 +332,8 @@ class Trainer:
             if self.frames:
                 yield from self.frames.batches(range(self.step, s.steps), s.distinct_batches)
                 return
-            with closing(batches(source, s.batch, self.step, s.steps, workers, s.distinct_batches, pause)) as stream:
+            size = self.processes.part(s.batch)
+            with closing(batches(source, size, self.step, s.steps, workers, s.distinct_batches, pause)) as stream:
                 for speech, noise in stream:
                     yield self.batch(torch.stack([speech, noise], 1))
         except (DeepnmfError, OSError):  # between two steps: what has been learned is kept
@@ -349,7 +353,7 @@ class Trainer:
             self.network.train_last(1 + self.step * layers // self.settings.steps)
         self.network.anneal(self.step / self.settings.steps)
         # The same units drop out of a resumed run.
-        torch.manual_seed((self.settings.seed + (self.step << 32)) % (1 << 63))
+        torch.manual_seed((self.settings.seed + self.processes.rank + (self.step << 32)) % (1 << 63))
         loss = self.optimiser.step(batch, self._learning_rate())
         with torch.no_grad():
             # The mean must not remember the untrained weights for long: short runs start with a short memory.
@@ -370,7 +374,10 @@ class Trainer:
         """Of the averaged weights."""
         began = time.monotonic()
         with self._averaged():
-            score = dev_score(self.network, self.front_end, _Paused(dev, pause), self.device, self.settings.score)
+            pairs = _Paused(dev, pause)
+            score = self.processes.first(
+                lambda: dev_score(self.network, self.front_end, pairs, self.device, self.settings.score)
+            )
         self._scoring_s = time.monotonic() - began
         return score
 
@@ -424,7 +431,7 @@ class Trainer:
 
     def _publish(self) -> None:
         """Write what follows from the resume point: the best model where it is the present one, history and curves."""
-        if not self.journal.rows:
+        if not self.journal.rows or self.processes.rank:
             return
         last = self.journal.rows[-1]
         self.journal.best_row = max(0, len(self.journal.rows) - 1 - self.since_best)
@@ -436,6 +443,8 @@ class Trainer:
 
     def _leave(self) -> None:
         """Keep what there is between two steps: a resume point, and the present weights as a model."""
+        if self.processes.rank:
+            return
         self._save()
         with self._averaged():
             self.describe(self.journal.last_path, self.network, self.step, None).write()
@@ -457,6 +466,8 @@ class Trainer:
             parameter.copy_(weight)
 
     def _save(self) -> None:
+        if self.processes.rank:
+            return
         progress = {"step": self.step, "best": self.best, "seconds": self.seconds}
         progress |= {"since_best": self.since_best, "losses": self.losses, "began": self.began}
         if self._constrained:

@@ -24,6 +24,8 @@ from deepnmf_cli.training.primal_dual import Multipliers, slack
 from deepnmf_cli.unfold.network import Bank, Unfolded
 
 LAYERS, DUAL_RATE = 10, 0.01
+FASTER = 10
+"""Rate of the logarithms of thresholds over that of matrices: a step moves a threshold by a share of itself."""
 TARGET_STEPS = 400
 """Of FISTA, which make the target; how far it is from a fixed point is printed."""
 NOISES = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
@@ -69,7 +71,7 @@ def toy(draw: torch.Generator) -> Task:
         present = torch.rand(100, count, generator=draw) < 0.1
         return dictionary @ (torch.randn(100, count, generator=draw) * present)
 
-    return Task(dictionary, 0.1, {"train": inputs(4096), "test": inputs(1000)})
+    return Task(dictionary, 0.1, {"train": inputs(8192), "test": inputs(1000)})
 
 
 def patches(draw: torch.Generator) -> Task:
@@ -162,7 +164,12 @@ def train(task: Task, plan: Plan, steps: int, batch: int, seed: int, targets: Te
     draw = torch.Generator().manual_seed(seed)
     made, x = network(task, plan.start, draw), task.inputs["train"]
     scale, multipliers, rows = targets.square().mean().sqrt(), Multipliers(LAYERS, DUAL_RATE), []
-    optimiser = torch.optim.Adam(made.parameters())
+    by_kind: dict[bool, list] = {True: [], False: []}
+    for name, parameter in made.named_parameters():
+        by_kind["threshold" in name].append(parameter)
+    optimiser = torch.optim.Adam(
+        [{"params": found, "faster": FASTER if kind else 1} for kind, found in by_kind.items()]
+    )
     disturb = noisy(plan.noise, scale, draw)
     for step in range(steps):
         chosen = torch.randint(x.shape[1], (batch,), generator=draw)
@@ -170,7 +177,7 @@ def train(task: Task, plan: Plan, steps: int, batch: int, seed: int, targets: Te
         states = walk(made, given, disturb)
         losses = torch.stack([(h - target).square().sum(0).mean() / 2 for h in states[1:]])
         for group in optimiser.param_groups:
-            group["lr"] = 2e-3 * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * step / steps)))
+            group["lr"] = group["faster"] * 2e-3 * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * step / steps)))
         optimiser.zero_grad()
         if plan.layerwise:
             layer = step * LAYERS // steps
@@ -316,8 +323,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["toy", "patches", "draw"])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--steps", type=int, help="by default 2000 for toy and 1500 for patches")
+    parser.add_argument("--batch", type=int, help="by default 256 for toy and 64 for patches")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--networks", nargs="+", choices=["ISTA", *PLANS])
     given = parser.parse_args()
@@ -327,7 +334,10 @@ def main() -> int:
         draw_all(given.folder)
         return 0
     everything = [*GATED] if given.what == "toy" else ["ISTA", *PLANS]
-    run(given.what, given.folder, given.steps, given.batch, given.seed, given.networks or everything)
+    steps, batch = (2000, 256) if given.what == "toy" else (1500, 64)
+    run(
+        given.what, given.folder, given.steps or steps, given.batch or batch, given.seed, given.networks or everything
+    )  # fmt: skip
     return 0 if given.what == "patches" or gates(given.folder) else 1
 
 

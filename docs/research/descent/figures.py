@@ -6,7 +6,7 @@ from descent import by_network, read
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLOURS = ("#777777", "#b2443c", "#2f6f9f", "#d08b2c", "#4c8f57", "#7d5a9c", "#222222")
+COLOURS = ("#777777", "#b2443c", "#2f6f9f", "#d08b2c", "#4c8f57", "#7d5a9c", "#222222", "#c06aa0", "#4fb3bf", "#9a7b4f")
 
 
 def draw_all(folder: Path) -> None:

@@ -132,7 +132,7 @@ def train(plan: Plan, x: Tensor, flow: dict[str, Tensor], steps: int, seed: int)
     multipliers = [Multipliers(LAYERS - 1, DUAL_RATE) for _ in range(2)]
     disturb = noisy(float(plan.noise), draw, falling=True)
     for step in range(steps):
-        rate(optimiser, 3e-4, step, steps)
+        rate(optimiser, 1e-4, step, steps)
         given = x[torch.randint(len(x), (32,), generator=draw)]
         evidence = with_hole(given)
         states = walk(made, evidence, disturb)
@@ -151,7 +151,7 @@ def train(plan: Plan, x: Tensor, flow: dict[str, Tensor], steps: int, seed: int)
                     ]
         optimiser.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(made.parameters(), 5.0)
+        torch.nn.utils.clip_grad_norm_(made.parameters(), 1.0)
         optimiser.step()
     return made, rows
 

@@ -1,0 +1,122 @@
+"""Several processes that train one network, each on its share of every batch: those that torchrun starts.
+
+Gradients are averaged over all processes before each step, so that a step is that of one process on the whole batch, to
+rounding. How many there are changes how long a run takes and nothing else.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+from deepnmf_cli.corpus.dataset import ExampleSource
+from deepnmf_cli.corpus.mixing import Samples
+from deepnmf_cli.errors import DeepnmfError, UsageError
+
+Given = TypeVar("Given")
+
+LONGEST_WAIT = timedelta(days=1)
+"""For another process, which may score dev recordings or draw figures. torchrun ends all when one fails."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Of one run; without others by default."""
+
+    rank: int = 0
+    """Number of this process. The first one, 0, scores, reports, and writes all files."""
+    count: int = 1
+
+    @property
+    def alone(self) -> bool:
+        return self.count == 1
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Put means over all processes in the places of tensors that have the same shapes in each."""
+        if self.alone:
+            return
+        joined = torch.cat([x.flatten() for x in tensors])
+        distributed.all_reduce(joined)
+        means = (joined / self.count).split([x.numel() for x in tensors])
+        torch._foreach_copy_(list(tensors), [mean.view_as(x) for mean, x in zip(means, tensors, strict=True)])
+
+    def share(self, tensors: Sequence[Tensor]) -> None:
+        """Put the tensors of the first process in the places of those of all others."""
+        if not self.alone:
+            for tensor in tensors:
+                distributed.broadcast(tensor, 0)
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Return for each flag whether it is set in any process."""
+        if self.alone:
+            return [*flags]
+        found = torch.tensor(flags, dtype=torch.int32)
+        distributed.all_reduce(found, distributed.ReduceOp.MAX)
+        return [bool(flag) for flag in found]
+
+    def first(self, compute: Callable[[], Given]) -> Given:
+        """Return in all processes what `compute` returns in the first one, or raise what it raises there."""
+        if self.alone:
+            return compute()
+        found: list = [None, None]
+        if self.rank == 0:
+            try:
+                found[0] = compute()
+            except Exception as error:
+                found[1] = error
+        distributed.broadcast_object_list(found, 0, device=torch.device("cpu"))
+        if found[1] is not None:
+            raise found[1]
+        return found[0]
+
+    def part(self, batch: int) -> int:
+        """Return how many mixtures of a batch are this process's. Raises UsageError where it cannot be divided."""
+        if batch % self.count:
+            remedy = "Set training.batch to a multiple of the number of processes."
+            raise UsageError("training.batch", f"{batch}", f"a number that {self.count} processes can share", remedy)
+        return batch // self.count
+
+
+class Share:
+    """One process's examples: of every batch its part."""
+
+    def __init__(self, source: ExampleSource, processes: Processes, batch: int) -> None:
+        """`batch` is the size of the batches of all processes together."""
+        self._source, self._batch = source, batch
+        self._size = processes.part(batch)
+        self._first = processes.rank * self._size
+        self.length, self.cache = source.length, source.cache
+
+    def __getitem__(self, index: int) -> tuple[Samples, Samples]:
+        """Example `index` of this process, whose batches are those of all divided by their number."""
+        number, place = divmod(index, self._size)
+        return self._source[number * self._batch + self._first + place]
+
+
+@contextmanager
+def joined(device: str) -> Iterator[tuple[Processes, str]]:
+    """Join the processes that torchrun has started, if it has; yields them, and the device of this one.
+
+    Raises DeepnmfError where the others cannot be reached.
+    """
+    if not distributed.is_torchelastic_launched():
+        yield Processes(), device
+        return
+    gpu = device.startswith("cuda")
+    if gpu:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    try:
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=LONGEST_WAIT)
+    except (RuntimeError, ValueError) as error:
+        found, remedy = f"no way to the others ({error})", "See the options --rdzv-* of torchrun."
+        raise DeepnmfError("torchrun", found, "processes that reach each other", remedy) from error
+    try:
+        yield Processes(distributed.get_rank(), distributed.get_world_size()), device
+    finally:
+        distributed.destroy_process_group()

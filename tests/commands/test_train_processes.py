@@ -1,0 +1,121 @@
+"""`torchrun ... -m deepnmf_cli train`: several processes train as one does."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deepnmf_cli import checkpoint
+from deepnmf_cli.errors import UsageError
+from deepnmf_cli.experiment import require_shareable
+from deepnmf_cli.recipe import read_recipe
+from deepnmf_cli.training.processes import Processes, Share
+from tests.commands.test_train import arguments, corpus  # noqa: F401 (a fixture)
+
+PATIENCE_S = 120
+STEPS = [
+    "--set", "training.batch=4", "--set", "training.score_every=2", "--set", "training.warmup_steps=1",
+    "--set", "training.learning_rate=0.0003", "--set", "training.optimizer=muon",
+]  # fmt: skip
+
+
+def started(*given: str) -> subprocess.Popen:
+    """Two processes, by torchrun."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "deepnmf_cli", *given]
+    quick = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | quick)
+
+
+def history(run: Path) -> list[dict[str, str]]:
+    with open(run / "history.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def numbers(rows: list[dict[str, str]]) -> np.ndarray:
+    return np.array([[float(value or "nan") for value in row.values()] for row in rows])
+
+
+def test_two_processes_learn_what_one_learns_and_stop_and_go_on_together(deepnmf, corpus: Path, tmp_path: Path) -> None:  # noqa: F811
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    assert deepnmf(*arguments(corpus, alone, *STEPS, "--set", "training.steps=4")).code == 0
+    running = started(*arguments(corpus, both, *STEPS, "--set", "training.steps=4"))
+    out, errors = running.communicate(timeout=PATIENCE_S)
+    assert running.returncode == 0, errors
+    np.testing.assert_allclose(numbers(history(both)), numbers(history(alone)), rtol=1e-4)
+    ours, theirs = (checkpoint.load(run / "best.safetensors")[0] for run in (both, alone))
+    for name in theirs:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-5)
+    # One of them tells, and writes.
+    assert out.count("Best model:") == 1 and errors.count("1 thread(s) of each of 2 processes") == 1
+    assert errors.count("step 4: loss") == 1
+
+    long = "--set", "training.steps=100000"
+    running = started(*arguments(corpus, tmp_path / "long", *STEPS, *long))
+    until = time.monotonic() + PATIENCE_S
+    while not (tmp_path / "long/history.csv").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=PATIENCE_S)
+    assert running.returncode != 0 and errors.count("Stopping after this step.") == 1, errors
+    assert errors.count("Continue with --resume.") == 1 and (tmp_path / "long/last.safetensors").is_file()
+    done = checkpoint.load(tmp_path / "long/resume.safetensors")[1]["progress"]["step"]
+    rows = history(tmp_path / "long")
+    again = arguments(corpus, tmp_path / "long", *STEPS, "--set", f"training.steps={done + 2}", "--resume")
+    result = deepnmf(*again)
+    assert result.code == 0, result.err
+    assert history(tmp_path / "long")[: len(rows)] == rows and int(history(tmp_path / "long")[-1]["step"]) == done + 2
+
+
+def test_what_processes_cannot_share_is_said_once(corpus: Path, tmp_path: Path) -> None:  # noqa: F811
+    running = started(*arguments(corpus, tmp_path / "run", "--set", "training.batch=3"))
+    _, errors = running.communicate(timeout=PATIENCE_S)
+    sentence = "Error: training.batch: found 3; expected a number that 2 processes can share."
+    assert running.returncode != 0 and errors.count(sentence) == 1, errors
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("training.optimizer=search", "training.optimizer: found search; expected an optimiser that descends along a"),
+        (
+            "training.optimizer=exponentiated",
+            "training.optimizer: found exponentiated; expected an optimiser that descends along a",
+        ),
+        ("constraints.kind=target", "torchrun: found constraints, whose measures are means over whole batches; exp"),
+        ("training.batch=9", "training.batch: found 9; expected a number that 2 processes can share."),
+    ],
+)
+def test_what_needs_whole_batches_is_refused(settings: str, message: str) -> None:
+    name = "deep-nmf" if settings.endswith("exponentiated") else "tiny"
+    recipe = read_recipe(name, None, [settings])
+    require_shareable(recipe, Processes())
+    with pytest.raises(UsageError, match=re.escape(message)):
+        require_shareable(recipe, Processes(0, 2))
+
+
+class Counted:
+    """Examples that are their own numbers."""
+
+    length, cache = 7, None
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_shares_of_a_batch_make_the_batch(count: int) -> None:
+    shares = [Share(Counted(), Processes(rank, count), 6) for rank in range(count)]
+    assert all(share.length == 7 for share in shares)
+    size = 6 // count
+    for number in range(4):
+        together = [share[number * size + i] for share in shares for i in range(size)]
+        assert together == list(range(number * 6, number * 6 + 6))
