@@ -1,0 +1,53 @@
+"""Consistent projection as an algorithm of the one construction: what training needs of it, in torch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepnmf_cli.inference.algorithm import Algorithm, Parameter, Parameters
+from deepnmf_cli.repair.projection import BANDS, FREQUENCY, TIME, Problem, step
+from deepnmf_cli.unfold.network import Bank, Unfolded
+
+
+@dataclass(frozen=True)
+class ConsistentProjection(Algorithm[Problem, Tensor]):
+    """Layers of `projection.step`; the state is the estimate (..., N), which agrees with the observation."""
+
+    prox: str = "pew"
+    highest: float = 0.3
+    lowest: float = 0.01
+    """Thresholds of the first and the last layer, of samples of unit power; in between they fall by equal factors."""
+
+    def parameters(self, iterations: int, dictionary: Tensor | None = None) -> dict[str, Parameter]:
+        """All that `projection.step` takes; `dictionary` (F, R) for NMF."""
+        steps = range(iterations)
+        levels = torch.logspace(*torch.tensor([self.highest, self.lowest]).log10().tolist(), max(2, iterations))
+        found = {
+            "threshold": Parameter(steps, lambda k: levels[k].repeat(BANDS), "log", own=True),
+            "slope": Parameter(steps, lambda _: torch.zeros(BANDS)),
+            "relaxation": Parameter(steps, lambda _: torch.ones(1), "log"),
+        }
+        if self.prox == "pew":
+            found["time"] = Parameter(steps, lambda _: torch.tensor([0.01, *[1.0] * (TIME - 2), 0.01]), "log")
+            near = torch.full((FREQUENCY,), 0.05)
+            near[FREQUENCY // 2] = 1.0
+            found["frequency"] = Parameter(steps, lambda _: near, "log")
+        elif self.prox == "nmf" and dictionary is not None:
+            found["dictionary"] = Parameter(steps, lambda _: dictionary, "log", shared=True)
+        return found
+
+    def start(self, evidence: Problem, parameters: Parameters) -> Tensor:
+        return evidence.start
+
+    def step(self, evidence: Problem, state: Tensor, parameters: Parameters) -> Tensor:
+        return step(evidence, state, dict(parameters), self.prox)
+
+    def readout(self, evidence: Problem, state: Tensor, parameters: Parameters) -> Any:
+        return state
+
+
+def network(algorithm: ConsistentProjection, layers: int, dictionary: Tensor | None = None) -> Unfolded:
+    """The untrained network: classical iterations."""
+    return Unfolded(algorithm, layers, Bank.declared(algorithm.parameters(layers, dictionary), layers))
