@@ -192,12 +192,10 @@ def _recipe_of_repair(recipe: Path) -> Path | None:
     """The file of a recipe of repair, shipped or one's own, which has a section [repair]; None for any other."""
     from deepnmf_cli.recipe import recipes_folder
 
-    shipped = recipes_folder() / "repair" / f"{recipe}.toml"
-    if shipped.is_file():
-        return shipped
-    with suppress(OSError, UnicodeDecodeError):
-        if recipe.is_file() and "[repair]" in recipe.read_text(encoding="utf-8").splitlines():
-            return recipe
+    for file in (recipe, recipes_folder() / f"{recipe}.toml"):
+        with suppress(OSError, UnicodeDecodeError):
+            if file.is_file():
+                return file if "[repair]" in file.read_text(encoding="utf-8").splitlines() else None
     return None
 
 

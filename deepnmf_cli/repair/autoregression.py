@@ -9,7 +9,8 @@ import numpy as np
 ORDER_S, CONTEXT_S = 0.016, 0.048
 """Length of the predictor, and how far on both sides it is learned from: longer ones see speech that has changed."""
 
-ITERATIONS = 3
+ITERATIONS, LONG_S = 3, 0.022
+"""Of predictor and samples in turn; one for stretches beyond `LONG_S`, which gain little by more."""
 
 RIDGE = 1e-3
 """Noise floor of the predictor, -30 dB: without one, it trusts what it learned from so few samples too much."""
@@ -37,13 +38,12 @@ def least_errors(samples: np.ndarray, missing: np.ndarray, errors: np.ndarray) -
     """
     correlation = np.convolve(errors, errors[::-1])[len(errors) - 1 :]
     places = np.flatnonzero(missing)
-    lags = np.abs(np.subtract.outer(places, places))
     reach = np.concatenate([correlation, np.zeros(max(0, len(samples) - len(correlation)))])
     known = np.where(missing, 0.0, samples)
     both = np.concatenate([correlation[:0:-1], correlation])
     right = np.convolve(known, both)[len(errors) - 1 :][places]
     filled = known.copy()
-    filled[places] = np.linalg.solve(reach[lags], -right)
+    filled[places] = np.linalg.solve(reach[np.abs(np.subtract.outer(places, places))], -right)
     return filled
 
 
@@ -60,7 +60,7 @@ def fill(samples: np.ndarray, missing: np.ndarray, rate_hz: float) -> np.ndarray
         near = filled[low:high]
         if unknown.all() or unknown.sum() > LONGEST_S * rate_hz or not near.any():
             continue
-        for _ in range(ITERATIONS):
+        for _ in range(ITERATIONS if unknown.sum() <= LONG_S * rate_hz else 1):
             near = least_errors(near, unknown, predictor(near, min(order, len(near) - 1)))
         inside = slice(first - low, end - low)
         filled[first:end] = np.where(unknown[inside], near[inside], filled[first:end])

@@ -65,10 +65,10 @@ class RepairModel:
         gain = unit_gain(observation.samples, observation.missing)
         scaled = observation.scaled(gain)
         begun = problem(scaled, self.settings.frame(rate_hz), rate_hz, self.settings.start(scaled, rate_hz))
-        estimate = begun.start
+        state = begun.start, begun.start
         for parameters in self.layers:
-            estimate = step(begun, estimate, parameters, self.settings.prox)
-        return observation.project(estimate / gain)
+            state = step(begun, state, parameters, self.settings.prox)
+        return observation.project(state[0] / gain)
 
     @property
     def count(self) -> int:

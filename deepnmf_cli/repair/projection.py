@@ -149,14 +149,16 @@ def unit_gain(samples: np.ndarray, missing: np.ndarray) -> np.ndarray:
     return 1 / np.sqrt(np.where(power > FLOOR, power, 1))
 
 
-def step(problem: Problem, estimate: Array, parameters: dict[str, Any], prox: str) -> Array:
-    """One iteration: y <- P(y + r (S prox(A y) - y)).
+def step(problem: Problem, state: tuple[Array, Array], parameters: dict[str, Any], prox: str) -> tuple[Array, Array]:
+    """One iteration: y <- P(y + r (S prox(A y) - y) + m (y - y')), for the present and the last estimate (y, y'). The
+    momentum m (Polyak 1964) is zero in the classical iteration.
 
     Parameters of the layer: `threshold` (BANDS,) > 0, `slope` (BANDS,), the logarithm by which a threshold grows from a
-    frame that is all known to one that is all missing; `relaxation` (1,) > 0; for "pew" `time` (TIME,) and `frequency`
+    frame that is all known to one that is all missing; `relaxation` (1,) > 0; `momentum` (1,); for "pew" `time` (TIME,) and `frequency`
     (FREQUENCY,), for "nmf" `dictionary` (F, R), all >= 0.
     """
-    arrays, frame = namespace(estimate), problem.frame
+    (estimate, before), frame = state, problem.frame
+    arrays = namespace(estimate)
     coefficients = frame.analysis(estimate)
     threshold = problem.bands @ parameters["threshold"]
     threshold = threshold * arrays.exp(problem.lost * (problem.bands @ parameters["slope"]))
@@ -167,4 +169,5 @@ def step(problem: Problem, estimate: Array, parameters: dict[str, Any], prox: st
     else:
         shrunk = soft_threshold(coefficients, threshold)
     proposed = frame.synthesis(shrunk, estimate.shape[-1])
-    return problem.observation.project(estimate + parameters["relaxation"] * (proposed - estimate))
+    moved = estimate + parameters["relaxation"] * (proposed - estimate) + parameters["momentum"] * (estimate - before)
+    return problem.observation.project(moved), estimate

@@ -12,13 +12,16 @@ from deepnmf_cli.unfold.network import Bank, Unfolded
 
 
 @dataclass(frozen=True)
-class ConsistentProjection(Algorithm[Problem, Tensor]):
-    """Layers of `projection.step`; the state is the estimate (..., N), which agrees with the observation."""
+class ConsistentProjection(Algorithm[Problem, tuple[Tensor, Tensor]]):
+    """Layers of `projection.step`; the state are the present and the last estimate (..., N), which agree with the
+    observation.
+    """
 
     prox: str = "pew"
     highest: float = 0.3
     lowest: float = 0.01
     """Thresholds of the first and the last layer, of samples of unit power; in between they fall by equal factors."""
+    momentum: float = 0.0
 
     def parameters(self, iterations: int, dictionary: Tensor | None = None) -> dict[str, Parameter]:
         """All that `projection.step` takes; `dictionary` (F, R) for NMF."""
@@ -28,6 +31,7 @@ class ConsistentProjection(Algorithm[Problem, Tensor]):
             "threshold": Parameter(steps, lambda k: levels[k].repeat(BANDS), "log", own=True),
             "slope": Parameter(steps, lambda _: torch.zeros(BANDS)),
             "relaxation": Parameter(steps, lambda _: torch.ones(1), "log"),
+            "momentum": Parameter(steps, lambda _: torch.full((1,), self.momentum)),
         }
         if self.prox == "pew":
             found["time"] = Parameter(steps, lambda _: torch.tensor([0.01, *[1.0] * (TIME - 2), 0.01]), "log")
@@ -38,14 +42,14 @@ class ConsistentProjection(Algorithm[Problem, Tensor]):
             found["dictionary"] = Parameter(steps, lambda _: dictionary, "log", shared=True)
         return found
 
-    def start(self, evidence: Problem, parameters: Parameters) -> Tensor:
-        return evidence.start
+    def start(self, evidence: Problem, parameters: Parameters) -> tuple[Tensor, Tensor]:
+        return evidence.start, evidence.start
 
-    def step(self, evidence: Problem, state: Tensor, parameters: Parameters) -> Tensor:
+    def step(self, evidence: Problem, state: tuple[Tensor, Tensor], parameters: Parameters) -> tuple[Tensor, Tensor]:
         return step(evidence, state, dict(parameters), self.prox)
 
-    def readout(self, evidence: Problem, state: Tensor, parameters: Parameters) -> Any:
-        return state
+    def readout(self, evidence: Problem, state: tuple[Tensor, Tensor], parameters: Parameters) -> Any:
+        return state[0]
 
 
 def network(algorithm: ConsistentProjection, layers: int, dictionary: Tensor | None = None) -> Unfolded:

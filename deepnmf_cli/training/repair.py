@@ -65,7 +65,8 @@ class RepairRecipe:
 
     repair: RepairSettings = dataclasses.field(default_factory=RepairSettings)
     start: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Where the thresholds of the first and the last layer begin: highest and lowest."""
+    """Where the thresholds of the first and the last layer begin: highest and lowest; and the momentum
+    of all layers."""
     damage: DamageSettings = dataclasses.field(default_factory=DamageSettings)
     training: ScheduleSettings = dataclasses.field(default_factory=ScheduleSettings)
 
@@ -87,7 +88,7 @@ def read_recipe(path: Path, overrides: tuple[str, ...] = ()) -> RepairRecipe:
     kinds = {"repair": RepairSettings, "damage": DamageSettings, "training": ScheduleSettings}
     refuse_unknown(table, [*kinds, "start"], str(path))
     built = {name: section(kind, table.get(name, {}), f"{path} [{name}]") for name, kind in kinds.items()}
-    refuse_unknown(table.get("start", {}), ["highest", "lowest"], f"{path} [start]")
+    refuse_unknown(table.get("start", {}), ["highest", "lowest", "momentum"], f"{path} [start]")
     return RepairRecipe(start={k: float(v) for k, v in table.get("start", {}).items()}, **built)
 
 

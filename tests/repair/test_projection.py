@@ -111,13 +111,14 @@ def test_known_samples_stay_bit_for_bit_and_bounds_hold():
 def test_the_network_is_the_classical_iteration_in_numpy(prox):
     frame, samples = TightFrame(32), draw(2, 1000)
     dictionary = torch.rand(frame.bins, 3) if prox == "nmf" else None
-    unfolded = network(ConsistentProjection(prox), 3, dictionary).double()
+    unfolded = network(ConsistentProjection(prox, momentum=0.3), 3, dictionary).double()
     observed = gap(samples, 480, 520)
     begun = problem(observed, frame, RATE_HZ, observed.samples)
-    estimate = begun.start
+    state = begun.start, begun.start
     for k in range(3):
         layer = {name: value.detach().numpy() for name, value in unfolded.bank.layer(k).items()}
-        estimate = step(begun, estimate, layer, prox)
+        state = step(begun, state, layer, prox)
+    estimate = state[0]
     found = unfolded(problem(tensors(observed), frame, RATE_HZ, torch.from_numpy(observed.samples)))
     np.testing.assert_allclose(found.detach().numpy(), estimate, atol=1e-7)
     assert np.array_equal(estimate[~observed.missing], samples[~observed.missing])
