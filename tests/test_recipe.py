@@ -134,7 +134,7 @@ def test_shipped_recipes_are_found_by_name_and_files_come_first(tmp_path: Path, 
     assert read_recipe("tiny") == read_recipe(recipes_folder() / "tiny.toml")
     (tmp_path / "tiny").write_text('model = "dnn"')
     assert read_recipe("tiny").model == "dnn"
-    names = "one of base, belief-propagation, deep-nmf, dnmf, dnn, fine-tune, fista, gru, large, mean-field, power-mean"
+    names = "one of base, belief-propagation, declip, deep-nmf, dnmf, dnn, fill-gaps, fine-tune, fista, gru, large, mean-field, power-mean"
     with pytest.raises(RecipeError, match=names):
         read_recipe("tinny")
 

@@ -28,7 +28,8 @@ HIGHEST_HZ = 8000.0
 TIME, FREQUENCY = 7, 5
 """Frames and bins of a neighbourhood."""
 
-PROXES = ("l1", "pew", "nmf")
+PROXES = ("l1", "pew")
+"""Proximal maps of models; "nmf" beside them needs a dictionary, and is there to be compared with."""
 
 
 @dataclass(frozen=True)
