@@ -41,14 +41,16 @@ SHORTEST_S, LONGEST_S, EDGE_S = 0.002, 1.0, 0.005
 LEAST_EDGE = 1e-3
 """Its RMS: below -60 dB nobody hears a loss."""
 
-CLICK_FRAME_S, CLICK_ORDER, CLICK_S, CLICK_RATIO = 0.064, 24, 0.002, 60.0
+CLICK_FRAME_S, CLICK_ORDER, CLICK_S, CLICK_RATIO = 0.064, 24, 0.0015, 30.0
 """Frames in which clicks are looked for, order of the predictor, longest click, and its error over the median error."""
 
-ALONE = 0.4
+ALONE = 0.5
 """Errors elsewhere in the frame, over that of the click: more of them are pitch pulses, or a burst."""
 
-WIDE = 0.35
-"""The same within a click: what is smaller does not belong to it."""
+WEAK, STRONG = 0.05, 0.35
+"""The same near a click: where errors above the first reach further than `CLICK_S`, it is a burst; those above the
+second are the click.
+"""
 
 
 class Scanner:
@@ -198,14 +200,14 @@ def _clicks(samples: np.ndarray, rate_hz: int, lost: list[tuple]) -> Iterator[tu
         at = int(size_of.argmax())
         if not size_of[at] > CLICK_RATIO * max(typical, 1e-5) or not step // 2 <= at < step // 2 + step:
             continue
-        near = slice(max(0, at - longest), at + longest)
+        near = slice(max(0, at - round(1.3 * longest)), at + round(1.3 * longest))
         others = size_of.copy()
         others[near] = 0
         if others.max() > ALONE * size_of[at] or start + at < taken:
             continue
-        inside = np.flatnonzero(size_of[near] > WIDE * size_of[at]) + near.start
-        first, end = start + int(inside[0]), start + min(int(inside[-1]) + 1, at + longest)
-        if end - first > 0.75 * longest:
+        if np.ptp(np.flatnonzero(size_of[near] > WEAK * size_of[at])) >= longest:
             continue
+        inside = np.flatnonzero(size_of[near] > STRONG * size_of[at]) + near.start
+        first, end = start + int(inside[0]), start + min(int(inside[-1]) + 1, at + longest)
         taken = end
         yield max(0, first - 2), end + 2, CLICK, float(min(1.0, size_of[at] / (2 * CLICK_RATIO * max(typical, 1e-5))))

@@ -155,8 +155,8 @@ def step(problem: Problem, state: tuple[Array, Array], parameters: dict[str, Any
     momentum m (Polyak 1964) is zero in the classical iteration.
 
     Parameters of the layer: `threshold` (BANDS,) > 0, `slope` (BANDS,), the logarithm by which a threshold grows from a
-    frame that is all known to one that is all missing; `relaxation` (1,) > 0; `momentum` (1,); for "pew" `time` (TIME,) and `frequency`
-    (FREQUENCY,), for "nmf" `dictionary` (F, R), all >= 0.
+    frame that is all known to one that is all missing; `relaxation` (1,) > 0; `momentum` (1,); for "pew" `time` (TIME,)
+    and `frequency` (FREQUENCY,), for "nmf" `dictionary` (F, R), all >= 0.
     """
     (estimate, before), frame = state, problem.frame
     arrays = namespace(estimate)
