@@ -9,7 +9,7 @@ import numpy as np
 ORDER_S, CONTEXT_S = 0.016, 0.048
 """Length of the predictor, and how far on both sides it is learned from: longer ones see speech that has changed."""
 
-ITERATIONS, LONG_S = 3, 0.022
+ITERATIONS, LONG_S = 3, 0.045
 """Of predictor and samples in turn; one for stretches beyond `LONG_S`, which gain little by more."""
 
 RIDGE = 1e-3
@@ -28,8 +28,13 @@ def predictor(samples: np.ndarray, order: int) -> np.ndarray:
     if not correlation[0] > 0:
         return np.eye(1, order + 1)[0]
     correlation[0] *= 1 + RIDGE
-    lags = np.abs(np.subtract.outer(np.arange(order), np.arange(order)))
-    return np.concatenate([[1.0], -np.linalg.solve(correlation[lags], correlation[1:])])
+    return np.concatenate([[1.0], -np.linalg.solve(toeplitz(correlation[:-1]), correlation[1:])])
+
+
+def toeplitz(column: np.ndarray) -> np.ndarray:
+    """The symmetric matrix (n, n) whose first column is `column` (n,), as a view that repeats it."""
+    both = np.concatenate([column[:0:-1], column])
+    return np.lib.stride_tricks.sliding_window_view(both, len(column))[::-1]
 
 
 def least_errors(samples: np.ndarray, missing: np.ndarray, errors: np.ndarray) -> np.ndarray:
@@ -43,7 +48,8 @@ def least_errors(samples: np.ndarray, missing: np.ndarray, errors: np.ndarray) -
     both = np.concatenate([correlation[:0:-1], correlation])
     right = np.convolve(known, both)[len(errors) - 1 :][places]
     filled = known.copy()
-    filled[places] = np.linalg.solve(reach[np.abs(np.subtract.outer(places, places))], -right)
+    matrix, inside = toeplitz(reach[: places[-1] - places[0] + 1]), places - places[0]
+    filled[places] = np.linalg.solve(matrix[np.ix_(inside, inside)] if len(inside) < len(matrix) else matrix, -right)
     return filled
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from deepnmf_cli import checkpoint
 from deepnmf_cli.errors import ModelError, RecipeError, shortened
 from deepnmf_cli.repair import autoregression
-from deepnmf_cli.repair.projection import PROXES, Observation, problem, step, unit_gain
+from deepnmf_cli.repair.projection import BANDS, FREQUENCY, PROXES, TIME, Observation, problem, step, unit_gain
 from deepnmf_cli.settings import section
 from deepnmf_cli.signal.tight_frame import TightFrame
 
@@ -95,7 +95,7 @@ def load(path: Path) -> RepairModel:
             meta = json.loads((file.metadata() or {}).get("deepnmf", "null"))
             values = {name: file.get_tensor(name).astype(np.float64) for name in file.keys()}  # noqa: SIM118  no dict
         settings = section(RepairSettings, meta["repair"], str(path))
-        layers = [_layer(values, k) for k in range(settings.layers)]
+        layers = [_layer(values, k, settings.prox) for k in range(settings.layers)]
     except (SafetensorError, RecipeError, ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         found, expected = f"no model of repair ({shortened(error)})", "what `deepnmf train declip` or fill-gaps wrote"
         raise ModelError(path, found, expected, "Choose another file.") from error
@@ -104,6 +104,12 @@ def load(path: Path) -> RepairModel:
     return RepairModel(settings, layers)
 
 
-def _layer(values: dict[str, np.ndarray], k: int) -> dict[str, np.ndarray]:
-    names = {key.rpartition("_")[0] for key in values}
-    return {name: values.get(f"{name}_{k}", values.get(f"{name}_0")) for name in names}
+def _layer(values: dict[str, np.ndarray], k: int, prox: str) -> dict[str, np.ndarray]:
+    """The parameters of layer k. Raises KeyError where one is not there, and ValueError for one of another shape."""
+    sizes = {"threshold": BANDS, "slope": BANDS, "relaxation": 1, "momentum": 1}
+    sizes |= {"time": TIME, "frequency": FREQUENCY} if prox == "pew" else {}
+    layer = {name: values[f"{name}_{k}"] for name in sizes}
+    for name, size in sizes.items():
+        if layer[name].shape != (size,):
+            raise ValueError(f"{name}_{k} has the shape {layer[name].shape}")
+    return layer

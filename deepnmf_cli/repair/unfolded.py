@@ -1,5 +1,6 @@
 """Consistent projection as an algorithm of the one construction: what training needs of it, in torch."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ class ConsistentProjection(Algorithm[Problem, tuple[Tensor, Tensor]]):
     def parameters(self, iterations: int, dictionary: Tensor | None = None) -> dict[str, Parameter]:
         """All that `projection.step` takes; `dictionary` (F, R) for NMF."""
         steps = range(iterations)
-        levels = torch.logspace(*torch.tensor([self.highest, self.lowest]).log10().tolist(), max(2, iterations))
+        levels = torch.logspace(math.log10(self.highest), math.log10(self.lowest), max(2, iterations))
         found = {
             "threshold": Parameter(steps, lambda k: levels[k].repeat(BANDS), "log", own=True),
             "slope": Parameter(steps, lambda _: torch.zeros(BANDS)),

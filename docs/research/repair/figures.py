@@ -225,7 +225,8 @@ def main() -> None:
     if "gaps" in given.only:
         results["gaps: SNR [dB] by ms; cpu is seconds a gap"] = gaps(files, {
             "linear": linear, "Janssen p=128": janssen, "SPAIN-like": sparse(128, 60),
-            "l1, 20": iterated(128, 20, l1), "PEW, 100": iterated(128, 100, pew), "NMF, 20": iterated(128, 20, nmf, 0.5),
+            "l1, 20": iterated(128, 20, l1), "PEW, 100": iterated(128, 100, pew),
+            "NMF, 20": iterated(128, 20, nmf, 0.5),
             "autoregression alone": autoregressive, "shipped": whole(shipped, model.GAPS),
         }, given.seed)  # fmt: skip
         target.write_text(json.dumps(results, indent=1) + "\n")
