@@ -20,7 +20,7 @@ DEMO = Path(__file__).parent.parent / "data" / "demo"
 
 HURRY = {
     "train": "--set training.steps=2 --set training.learning_rate=1e-6 --set training.batch=2 --set mixing.segment_s=0.5"
-    " --set dictionary.batches=2 --set dictionary.batch_frames=300"
+    " --set dictionary.batches=2 --set dictionary.batch_frames=300",
 }
 """Arguments appended to the examples of a command: the same work, less of it."""
 
@@ -48,6 +48,7 @@ def rooms_full_of_sound(folder: Path) -> None:
         soundfile.write(folder / path, samples, rate_hz)
 
     write("noisy.wav", noisy[sentences[0]])
+    (folder / "labels.txt").write_text("0.5\t0.52\tlost\n")
     write("recordings/monday.flac", noisy[sentences[0]])
     write("recordings/town/tuesday.wav", np.stack([noisy[sentences[1]]] * 2, 1))
     for take in range(8):

@@ -36,6 +36,7 @@ from deepnmf_cli.commands.options import (
 )
 from deepnmf_cli.commands.places import STREAM, Job, Places, Plan, plan, remove_leftovers
 from deepnmf_cli.commands.record import Record, State
+from deepnmf_cli.commands.repair_options import FIXES, clip_level_option, fix_option, gaps_option, repair_options
 from deepnmf_cli.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, DeepnmfError, Terminated, UsageError
 
 
@@ -72,6 +73,14 @@ from deepnmf_cli.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, DeepnmfError, 
     help="Bring each output to this loudness by EBU R 128, -16 for podcasts, -23 for broadcasts, as far as its true"
     " peak stays below -1 dBTP. Needs the extra [media].",
 )  # fmt: skip
+@click.option(
+    "--repair", is_flag=True,
+    help="First fill gaps, take out clicks and restore what was clipped, as `deepnmf repair` does with --fix, --gaps"
+    " and --clip-level.",
+)  # fmt: skip
+@fix_option
+@gaps_option
+@clip_level_option
 @depth_option
 @device_option
 @backend_option
@@ -99,6 +108,10 @@ def command(
     channel_mode: str,
     noise_profile: NoiseProfile | None,
     loudness_lufs: float | None,
+    repair: bool,
+    fixes: tuple[str, ...],
+    gaps: str,
+    clip_level_db: float | None,
     depth: int | None,
     device: str,
     backend: str,
@@ -130,10 +143,14 @@ def command(
         from deepnmf_cli.signal import loudness
 
         loudness.check(loudness_lufs, noise_out)
+    if repair and noise_out is not None:
+        raise UsageError("--repair", "--noise-out beside it", "one of the two", "Repair first, with `deepnmf repair`.")
+    if not repair and (fixes != FIXES or gaps != AUTO or clip_level_db is not None):
+        raise UsageError("--fix, --gaps, --clip-level", "no --repair", "--repair beside them", "Add it.")
     if verbose:
         console.log()
     planned = plan(inputs, Places(output, noise_out, in_place), may_exist=overwrite or skip_existing)
-    _refuse_streams(planned.jobs, as_json, skip_existing)
+    refuse_streams(planned.jobs, as_json, skip_existing)
     settings = Settings(
         model,
         device,
@@ -146,6 +163,7 @@ def command(
         channel_mode,
         verbose,
         loudness_lufs,
+        repair_options(inputs, fixes, gaps, clip_level_db) if repair else None,
     )
     batch = _Batch(planned, settings, console.echo_line if as_json else None, quiet)
     several = len(planned.jobs) + len(planned.unreadable) > 1
@@ -299,7 +317,7 @@ def _done(finished: int, jobs: Sequence[Job]) -> str:
     return "" if jobs[0].source == STREAM else f"{Path(jobs[0].source).name} "
 
 
-def _refuse_streams(jobs: Sequence[Job], as_json: bool, skip_existing: bool) -> None:
+def refuse_streams(jobs: Sequence[Job], as_json: bool, skip_existing: bool) -> None:
     """Raise UsageError instead of waiting for audio from a keyboard, or printing it on a screen."""
     for job in jobs:
         if job.source == STREAM:
@@ -322,7 +340,7 @@ def _facts(settings: Settings, removed: str | None) -> dict[str, Any]:
     return {
         "model": file_hash(zoo.find(settings.model)), "--max-attenuation": settings.max_attenuation_db,
         "--mix": settings.mix, "--depth": settings.depth, "--channels": settings.channel_mode,
-        "--loudness": settings.loudness_lufs,
+        "--loudness": settings.loudness_lufs, "--repair": settings.repair and asdict(settings.repair),
         "--noise-profile": None if profile is None else asdict(profile), "--noise-out": removed is not None,
     }  # fmt: skip
 

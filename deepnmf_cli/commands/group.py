@@ -19,6 +19,7 @@ COMMANDS = {
     "inspect": "Look into a recording or a model: spectrograms, mask, layers, atoms, units.",
     "models": "List the models that ship with the program.",
     "pack": "Pack as much of a corpus as fits, to train on it elsewhere.",
+    "repair": "Fill gaps, take out clicks, and restore what was clipped.",
     "stream": "Remove the noise from sound while it comes in.",
     "train": "Train a model on folders of speech and noise.",
 }

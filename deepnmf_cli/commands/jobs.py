@@ -16,9 +16,10 @@ from deepnmf_cli.errors import AudioError
 from deepnmf_cli.workers import Progress, Work, Workers, available_cpus, work_here
 
 if TYPE_CHECKING:
+    from deepnmf_cli.repair.examine import RepairOptions
     from deepnmf_cli.signal.formats import AudioInfo
     from deepnmf_cli.signal.loudness import Loudness
-    from deepnmf_cli.signal.rewrite import Rewritten
+    from deepnmf_cli.signal.rewrite import Process, Rewritten
 
 AUDIO_PER_PROCESS_S = 300.0
 """Audio that makes another process worth its start and its memory."""
@@ -39,6 +40,7 @@ class Settings:
     channel_mode: str = TOGETHER
     verbose: bool = False
     loudness_lufs: float | None = None
+    repair: "RepairOptions | None" = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
         from deepnmf_cli.signal.rewrite import rewrite
 
         begin = time.perf_counter()
-        with _streams_as_files(job) as files:
+        with streams_as_files(job) as files:
             name = "standard input" if job.source == STREAM else job.source
             taught = profile.teach(enhancer, files.source, name) if profile is not None else enhancer
 
@@ -143,18 +145,36 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
                 return taught.enhance_blocks(blocks, rate_hz, channels, attenuation, settings.mix, separate=separate)
 
             step, told, leveller = process, progress, None
+            exact = settings.repair is not None
+            if settings.repair is not None:
+                step = _after_repair(process, settings.repair, files.source, name)
             if settings.loudness_lufs is not None:
                 from deepnmf_cli.signal.loudness import Leveller
 
                 leveller = Leveller(settings.loudness_lufs, files.target)
-                step, told = leveller.after(process, progress), lambda seconds: None
+                step, told = leveller.after(step, progress), lambda seconds: None
             done = rewrite(
                 files.source, files.target, step, files.removed,
-                name=name, overwrite=settings.overwrite, progress=told,
+                name=name, overwrite=settings.overwrite, exact=exact, progress=told,
             )  # fmt: skip
         return Enhanced(done, mode, time.perf_counter() - begin, leveller.loudness if leveller else None)
 
     return work
+
+
+def _after_repair(process: "Process", options: "RepairOptions", source: str, name: str) -> "Process":
+    """The process with the repair of `source` before it."""
+    from deepnmf_cli.repair.examine import examine, repairer
+    from deepnmf_cli.repair.repairer import repaired
+
+    findings = examine(source, options, name)
+
+    def both(blocks, rate_hz, channels):
+        if findings:
+            blocks = repaired(blocks, repairer(findings, options, rate_hz, channels, name))
+        yield from process((block.astype("float32") for block in blocks), rate_hz, channels)
+
+    return both
 
 
 def _are_separate(source: str, name: str) -> bool:
@@ -164,7 +184,7 @@ def _are_separate(source: str, name: str) -> bool:
 
 
 @contextmanager
-def _streams_as_files(job: Job) -> Iterator[Job]:
+def streams_as_files(job: Job) -> Iterator[Job]:
     """The job with temporary files for standard input and output: headers need seeking, which pipes cannot."""
     import shutil
 

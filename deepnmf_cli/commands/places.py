@@ -35,6 +35,8 @@ class Places:
     output: str | None = None
     removed: str | None = None
     in_place: bool = False
+    added: str = ENHANCED
+    """What the names of outputs have beside those of their inputs, where none are given."""
 
 
 @dataclass(frozen=True)
@@ -125,14 +127,14 @@ def _writable(files: Sequence[_Input]) -> tuple[list[_Input], list[tuple[str, Au
 def _target(places: Places, file: _Input, several: bool) -> str:
     if places.in_place:
         return file.path
-    return _beside(file) if places.output is None else _place(places.output, file, several)
+    return _beside(file, places.added) if places.output is None else _place(places.output, file, several)
 
 
 def _removed(places: Places, file: _Input, several: bool) -> str | None:
     return None if places.removed is None else _place(places.removed, file, several)
 
 
-def _beside(file: _Input) -> str:
+def _beside(file: _Input, added: str) -> str:
     """Return where the output of `file` goes that has no name: beside the file or folder that was given."""
     if file.path == STREAM:
         return STREAM
@@ -140,8 +142,8 @@ def _beside(file: _Input) -> str:
     if not given.name:
         raise UsageError(file.given, "no folder beside it", "-o OUTPUT", "Name a folder for the outputs.")
     if file.path == file.given:
-        return str(given.with_name(f"{given.stem}{ENHANCED}{_suffix(given)}"))
-    return str(given.with_name(f"{given.name}{ENHANCED}") / file.relative.with_suffix(_suffix(file.relative)))
+        return str(given.with_name(f"{given.stem}{added}{_suffix(given)}"))
+    return str(given.with_name(f"{given.name}{added}") / file.relative.with_suffix(_suffix(file.relative)))
 
 
 def _suffix(path: Path) -> str:

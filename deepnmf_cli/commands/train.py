@@ -96,7 +96,8 @@ def command(
 
     RECIPE is a TOML file, or the name of a shipped one, such as grid, deep-nmf, dnn or belief-propagation. It may be
     left out when --model names one; without either it is that of the model of --init, or base. A recipe that names no
-    model, such as fine-tune, takes from the model of --init what it leaves out.
+    model, such as fine-tune, takes from the model of --init what it leaves out. The recipes fill-gaps and declip train
+    models of `deepnmf repair`, of --speech alone.
 
     Mixtures are made on the fly. The run folder gets recipe.json, history.csv, curves.png, best.safetensors (the model
     for `deepnmf enhance --model`) and a resume point. Ctrl-C stops after the current step, and leaves the weights as
@@ -114,6 +115,10 @@ def command(
       deepnmf train fine-tune --init base --speech speech/ --noise noise/ -o tuned/
     """
     began = time.monotonic()
+    if recipe is not None and (found := _recipe_of_repair(recipe)) is not None:
+        given = {"--noise": noise, "--rir": rir, "--manifest": manifest, "--pairs": pairs, "--dev": dev, "--pack": pack}
+        given |= {"--model": model, "--init": init, "--general-noise": general_noise}
+        return _train_repair(found, speech, output, overrides, resume, threads, [n for n, v in given.items() if v])
     _require_one_source(speech, noise, manifest, pairs, pack)
     extras.require("train", "deepnmf train", ("torch",))
     if tensorboard:
@@ -193,6 +198,42 @@ def command(
         return stopping.exit_code
     if worse is not None:
         raise worse
+    console.announce(f"Best model: {output / 'best.safetensors'}")
+    return EXIT_DONE
+
+
+def _recipe_of_repair(recipe: Path) -> Path | None:
+    """The file of a recipe of repair, shipped or one's own, which has a section [repair]; None for any other."""
+    from deepnmf_cli.recipe import recipes_folder
+
+    for file in (recipe, recipes_folder() / f"{recipe}.toml"):
+        with suppress(OSError, UnicodeDecodeError):
+            if file.is_file():
+                return file if "[repair]" in file.read_text(encoding="utf-8").splitlines() else None
+    return None
+
+
+def _train_repair(
+    recipe: Path, speech: Path | None, output: Path, overrides: tuple[str, ...], resume: bool, threads: int | None,
+    refused: list[str],
+) -> int:  # fmt: skip
+    extras.require("train", "deepnmf train", ("torch",))
+    if speech is None or refused:
+        found = f"{', '.join(refused)} beside it" if refused else "no --speech"
+        raise UsageError(recipe.stem, found, "--speech alone, as damage is made on the fly", "Correct it.")
+    import torch
+
+    from deepnmf_cli.training.repair import read_recipe, train
+
+    if threads:
+        torch.set_num_threads(threads)
+    settings = read_recipe(recipe, overrides)
+    with _Stopping() as stopping, _Progress(settings.training.steps) as show:
+        stopping.began = True
+        complete = train(settings, speech, output, resume, show, stopping)
+    if not complete:
+        click.echo("Continue with --resume.", err=True)
+        return stopping.exit_code
     console.announce(f"Best model: {output / 'best.safetensors'}")
     return EXIT_DONE
 

@@ -1,6 +1,7 @@
 """One audio file into another through a process, block by block, with what the process removed on the side."""
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -10,8 +11,9 @@ from typing import Self
 
 import numpy as np
 
+from deepnmf_cli.checkpoint import atomic_path
 from deepnmf_cli.errors import AudioError
-from deepnmf_cli.signal.audio import AudioReader
+from deepnmf_cli.signal.audio import AudioReader, explaining
 from deepnmf_cli.signal.audio_writer import open_writer
 from deepnmf_cli.signal.formats import AudioInfo, output_format
 
@@ -76,6 +78,7 @@ def rewrite(
     *,
     name: str | None = None,
     overwrite: bool = True,
+    exact: bool = False,
     progress: Callable[[float], object] = lambda seconds: None,
 ) -> Rewritten:
     """Write process(source) to `target` and, when asked, source - target to `removed`, in bounded memory.
@@ -85,8 +88,9 @@ def rewrite(
     = source exactly where all three hold integers and the difference fits; else to the precision of the formats (lossy
     codecs excepted).
     `progress` receives the seconds of audio done since its last call. Missing folders of the outputs are made once the
-    source has opened. Raises AudioError, without `overwrite` also for a file that is there in the end; nothing
-    half-written stays.
+    source has opened. With `exact` the process gets all the bits of the source, float64, and samples that are not
+    finite too. Raises AudioError, without `overwrite` also for a file that is there in the end; nothing half-written
+    stays.
     """
     with AudioReader(source, name) as reader, ExitStack() as outputs:
         info = reader.info
@@ -102,10 +106,11 @@ def rewrite(
 
         def blocks() -> Iterator[np.ndarray]:
             # Single precision is what networks take; the difference needs all the bits of the source.
-            for block in reading.over(reader.blocks("float64" if rest else "float32")):
+            wide = rest is not None or exact
+            for block in reading.over(reader.blocks("float64" if wide else "float32", check=not exact)):
                 if rest:
                     waiting.put(block)
-                yield block.astype(np.float32, copy=False)
+                yield block if exact else block.astype(np.float32, copy=False)
 
         for block in process(blocks(), info.rate_hz, info.channels):
             with writing:
@@ -123,6 +128,20 @@ def rewrite(
             raise ValueError(f"the process returned {writer.frames} frames for {info.frames}")
         clipped = {out.path: out.clipped for out in (writer, rest) if out is not None}
         return Rewritten(info, clipped, tuple(dict.fromkeys((*reader.notes, *writer.notes))))
+
+
+def copied(source: str | Path, target: str | Path, overwrite: bool = True) -> Rewritten | None:
+    """Copy a file byte by byte, atomically; None, and nothing is done, where the suffix of `target` asks for another
+    container or sample format than that of `source`. Raises AudioError as `rewrite` does.
+    """
+    with AudioReader(source) as reader:
+        info = reader.info
+    if Path(source).suffix.lower() != Path(target).suffix.lower() or _like(info, target) != info:
+        return None
+    _make_folder(Path(target).parent)
+    with explaining(Path(target)), atomic_path(target, overwrite) as partial:
+        shutil.copyfile(source, partial)
+    return Rewritten(info, {})
 
 
 def _make_folder(folder: Path) -> None:

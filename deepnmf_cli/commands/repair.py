@@ -1,0 +1,250 @@
+"""`deepnmf repair`: fill gaps, take out clicks, and restore what was clipped."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deepnmf_cli.commands import console
+from deepnmf_cli.commands.enhance import refuse_streams
+from deepnmf_cli.commands.jobs import lengths, process_count, require_space, streams_as_files
+from deepnmf_cli.commands.options import overwrite_option, quiet_option, verbose_option
+from deepnmf_cli.commands.places import STREAM, Job, Places, plan, remove_leftovers
+from deepnmf_cli.commands.repair_options import clip_level_option, fix_option, gaps_option, repair_options
+from deepnmf_cli.errors import DeepnmfError
+from deepnmf_cli.workers import Progress, Work, Workers, available_cpus, work_here
+
+if TYPE_CHECKING:
+    from deepnmf_cli.repair.examine import RepairOptions
+    from deepnmf_cli.signal.rewrite import Rewritten
+
+REPAIRED = ".repaired"
+"""What the names of outputs have beside those of their inputs, where none are given."""
+
+
+@click.command()
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(allow_dash=True))
+@click.option(
+    "-o", "--output", metavar="OUTPUT", type=click.Path(allow_dash=True),
+    help="The repaired file; a folder for several inputs; - for standard output (WAV).  [default: NAME.repaired.SUFFIX"
+    " beside each file, NAME.repaired/ beside each folder]",
+)  # fmt: skip
+@click.option("--in-place", is_flag=True, help="Replace the inputs, each when its repaired file is complete.")
+@overwrite_option
+@fix_option
+@gaps_option
+@clip_level_option
+@click.option(
+    "--model", "models", metavar="FILE", multiple=True,
+    help="What `deepnmf train fill-gaps` or declip wrote, in the place of the model that ships.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Tell what is found, and write nothing.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), show_default="one for every 5 minutes of audio, at most one for each CPU",
+    help="Files to repair at the same time.",
+)  # fmt: skip
+@click.option(
+    "--json", "as_json", is_flag=True,
+    help="Print JSON Lines on standard output in place of text: an object per file, with every interval and how sure it"
+    " is, and a summary.",
+)  # fmt: skip
+@quiet_option
+@verbose_option
+def command(
+    inputs: tuple[str, ...],
+    output: str | None,
+    in_place: bool,
+    overwrite: bool,
+    fixes: tuple[str, ...],
+    gaps: str,
+    clip_level_db: float | None,
+    models: tuple[str, ...],
+    dry_run: bool,
+    jobs: int | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> int:
+    """Fill gaps, take out clicks, and restore what was clipped.
+
+    INPUT is what `deepnmf enhance` takes: a file, a folder, or - for standard input. Samples that are whole stay as
+    they are, to the last bit, and a file without damage is copied. Noise stays: `deepnmf enhance --repair` removes it
+    afterwards.
+
+    \b
+    Examples:
+      deepnmf repair noisy.wav
+      deepnmf repair noisy.wav -o whole.wav --fix clipping
+      deepnmf repair noisy.wav -o filled.wav --gaps labels.txt
+      deepnmf repair recordings/ --dry-run --json
+
+    Exit code: 0 done, 1 failed, 2 wrong usage (nothing was done), 3 some inputs failed, 130 interrupted, 143
+    terminated.
+    """
+    if verbose:
+        console.log()
+    options = repair_options(inputs, fixes, gaps, clip_level_db, models)
+    planned = plan(inputs, Places(output, None, in_place, REPAIRED), may_exist=overwrite or dry_run)
+    refuse_streams(planned.jobs, as_json, False)
+    outcome = console.Outcome(console.echo_line if as_json else lambda row: None)
+    silent = quiet or as_json
+    for path, error in planned.unreadable:
+        outcome.failed(_row(path), error)
+    for sentence in planned.left_out:
+        if not silent:
+            console.say(sentence)
+    settings = Settings(options, overwrite or in_place, dry_run, verbose)
+    begin = time.perf_counter()
+    if planned.jobs:
+        _run(planned.jobs, settings, jobs, outcome, silent, dry_run)
+    rows = [row for row in outcome.rows if row["status"] in ("done", "planned")]
+    if as_json:
+        counts = {status: outcome.count(status) for status in ("done", "failed")}
+        seconds = sum(row["seconds"] for row in rows)
+        console.echo_line({
+            "type": "summary", "files": len(outcome.rows), **counts, "seconds": seconds,
+            "elapsed_s": time.perf_counter() - begin, "exit_code": outcome.exit_code,
+        })  # fmt: skip
+    elif not silent and dry_run:
+        console.say("Nothing was written.")
+    elif not silent and (text := outcome.summary("Repaired")):
+        console.say(text)
+    return outcome.exit_code
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all jobs have in common. Travels to other processes."""
+
+    options: "RepairOptions"
+    overwrite: bool
+    dry: bool
+    verbose: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    """What was found in a file and became of it."""
+
+    seconds: float
+    rate_hz: int
+    channels: int
+    intervals: list[dict[str, Any]]
+    clipping: list[dict[str, Any]]
+    clipped: dict[Path, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    declipped: int = 0
+    filled_s: float = 0.0
+
+
+def _run(
+    jobs: Sequence[Job], settings: Settings, asked: int | None, outcome: console.Outcome, silent: bool, dry: bool
+) -> None:
+    known = lengths(jobs)
+    if not dry:
+        remove_leftovers(jobs)
+        require_space(known)
+    total = sum(info.seconds for info in known.values())
+    processes = process_count(asked, len(jobs), total, "cpu")
+    with console.progress(silent) as bar:
+        bar.reset(total=total)
+        for job, done in _results(jobs, settings, processes, bar.update):
+            row = _row(job.source, None if dry else job.target)
+            if isinstance(done, DeepnmfError):
+                outcome.failed(row, done)
+                continue
+            row |= {
+                "seconds": done.seconds, "rate_hz": done.rate_hz, "channels": done.channels,
+                "intervals": done.intervals, "clipping": done.clipping, "declipped": done.declipped,
+                "filled_s": done.filled_s, "clipped": sum(done.clipped.values()), "notes": list(done.notes),
+            }  # fmt: skip
+            if not silent:
+                console.say(f"{job.source}: {_told(done)}")
+            warnings = [f"{job.source}: {note}." for note in done.notes]
+            beyond = [
+                f"{path}: {console.count(samples, 'sample')} beyond full scale clipped again. Lower the level of the"
+                " input first, or write WAV in floating point."
+                for path, samples in done.clipped.items()
+                if samples
+            ]
+            if dry:
+                outcome.planned(row)
+            else:
+                outcome.done(row, warnings + beyond)
+
+
+def _results(jobs: Sequence[Job], settings: Settings, processes: int, progress: Progress) -> Iterator[tuple[Job, Any]]:
+    if processes == 1:
+        yield from work_here(jobs, prepare(settings), progress)
+        return
+    with Workers(processes, prepare, settings, max(1, available_cpus() // processes)) as workers:
+        yield from workers.run(jobs, progress, name=lambda job: job.source)
+
+
+def prepare(settings: Settings, threads: int | None = None) -> Work:
+    """Return what repairs a job."""
+    if settings.verbose:
+        console.log()
+
+    def work(job: Job, progress: Progress) -> Done:
+        from deepnmf_cli.repair.examine import examine, repairer
+        from deepnmf_cli.repair.repairer import Repairer, repaired
+        from deepnmf_cli.signal import audio
+        from deepnmf_cli.signal.rewrite import copied, rewrite
+
+        with streams_as_files(job) as files:
+            name = "standard input" if job.source == STREAM else job.source
+            findings = examine(files.source, settings.options, name)
+            info = audio.info(files.source)
+            told = (
+                info.seconds, info.rate_hz, info.channels,
+                [span.row(info.rate_hz) for span in findings.spans], [found.row() for found in findings.clipping],
+            )  # fmt: skip
+            if settings.dry:
+                return Done(*told)
+            done: Rewritten | None = None
+            if not findings:
+                done = copied(files.source, files.target, settings.overwrite)
+            used: Repairer | None = None
+
+            def process(blocks: Any, rate_hz: int, channels: int) -> Iterator[Any]:
+                nonlocal used
+                used = repairer(findings, settings.options, rate_hz, channels, name)
+                yield from repaired(blocks, used)
+
+            if done is None:
+                done = rewrite(
+                    files.source, files.target, process,
+                    name=name, overwrite=settings.overwrite, exact=True, progress=progress,
+                )  # fmt: skip
+        notes, counts = list(done.notes), used.counts if used else None
+        if counts and counts.silenced_s:
+            notes.append(f"{counts.silenced_s:.2f} s of gaps too long to be filled are silent")
+        return Done(
+            *told, done.clipped, tuple(notes), counts.declipped if counts else 0, counts.filled_s if counts else 0.0
+        )
+
+    return work
+
+
+def _told(done: Done) -> str:
+    """What was found, in a sentence."""
+    kinds: dict[str, int] = {}
+    for row in done.intervals:
+        kinds[row["kind"]] = kinds.get(row["kind"], 0) + 1
+    parts = [console.count(number, "interval") + f" of {kind}" for kind, number in kinds.items()]
+    for row in done.clipping:
+        levels = [row[side] for side in ("low_db", "high_db") if row[side] is not None]
+        parts.append(f"{row['kind']} clipping at {max(levels):.1f} dB in channel {row['channel']}")
+    return f"found {', '.join(parts)}." if parts else "nothing was found; it stays as it is."
+
+
+def _row(source: str, target: str | None = None) -> dict[str, Any]:
+    """One file in the JSON Lines."""
+    return {
+        "type": "file", "input": source, "output": target, "seconds": None, "rate_hz": None, "channels": None,
+        "intervals": [], "clipping": [], "declipped": None, "filled_s": None, "clipped": None, "notes": [],
+    }  # fmt: skip

@@ -1,0 +1,69 @@
+"""Options of repair, which `repair` and `enhance` share."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from deepnmf_cli.commands.options import AUTO, refuse_endless
+from deepnmf_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from deepnmf_cli.repair.examine import RepairOptions
+
+FIXES = ("gaps", "clipping", "clicks")
+
+
+def _fixes(context: click.Context, option: click.Parameter, value: str) -> tuple[str, ...]:
+    """A callback: words between commas."""
+    words = tuple(word.strip() for word in value.split(","))
+    for word in words:
+        if word not in FIXES:
+            raise click.BadParameter(f"{word!r} is none of {', '.join(FIXES)}.", context, option)
+    return words
+
+
+def _level(context: click.Context, option: click.Parameter, value: str | None) -> float | None:
+    """A callback: decibels, or auto."""
+    if value in (None, AUTO):
+        return None
+    try:
+        level = float(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither {AUTO} nor a number of decibels.", context, option) from None
+    if not -100 <= refuse_endless(context, option, level) <= 100:
+        raise click.BadParameter(f"{value} is beyond 100 dB.", context, option)
+    return level
+
+
+fix_option = click.option(
+    "--fix", "fixes", metavar="WHAT", default=",".join(FIXES), show_default=True, callback=_fixes,
+    help="What to repair, one or more of these with commas between.",
+)  # fmt: skip
+gaps_option = click.option(
+    "--gaps", metavar="FILE|auto", default=AUTO, show_default=True,
+    help="A text file with the START and END of every gap, in seconds, a line for each; auto finds lost packets, held"
+    " samples and samples that are not numbers.",
+)  # fmt: skip
+clip_level_option = click.option(
+    "--clip-level", "clip_level_db", metavar="DB|auto", default=AUTO, show_default=True, callback=_level,
+    help="Level from which on samples are clipped, in dB of full scale; auto finds it.",
+)  # fmt: skip
+
+
+def repair_options(
+    inputs: Sequence[str], fixes: tuple[str, ...], gaps: str, clip_level_db: float | None, models: Sequence[str] = ()
+) -> "RepairOptions":
+    """What the options ask for. Raises UsageError for a file of gaps beside several inputs, and ModelError."""
+    from deepnmf_cli.repair import model
+    from deepnmf_cli.repair.examine import RepairOptions
+
+    if gaps != AUTO and (len(inputs) > 1 or Path(inputs[0]).is_dir()):
+        raise UsageError("--gaps", "one file of gaps for several inputs", "one input", "Repair them one by one.")
+    if gaps != AUTO and "gaps" not in fixes:
+        raise UsageError("--gaps", "--fix without gaps", "gaps among --fix", "Leave one of them out.")
+    if clip_level_db is not None and "clipping" not in fixes:
+        raise UsageError("--clip-level", "--fix without clipping", "clipping among --fix", "Leave one of them out.")
+    files = tuple((model.load(Path(file)).settings.task, file) for file in models)
+    return RepairOptions(fixes, None if gaps == AUTO else gaps, clip_level_db, files)

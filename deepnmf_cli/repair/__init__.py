@@ -1,0 +1,1 @@
+"""Repair of what a mask cannot repair: gaps, clicks and clipping."""

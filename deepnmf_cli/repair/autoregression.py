@@ -1,0 +1,85 @@
+"""Filling gaps by autoregression: the samples whose prediction errors are least, with the predictor they lead to.
+
+Janssen, Veldhuis & Vries, "Adaptive interpolation of discrete-time signals that can be modeled as autoregressive
+processes", IEEE Trans. ASSP 34, 1986. The predictor comes from the autocorrelation of windowed samples near the gap.
+"""
+
+import numpy as np
+
+ORDER_S, CONTEXT_S = 0.016, 0.048
+"""Length of the predictor, and how far on both sides it is learned from: longer ones see speech that has changed."""
+
+ITERATIONS, LONG_S = 3, 0.045
+"""Of predictor and samples in turn; one for stretches beyond `LONG_S`, which gain little by more."""
+
+RIDGE = 1e-3
+"""Noise floor of the predictor, -30 dB: without one, it trusts what it learned from so few samples too much."""
+
+LONGEST_S = 0.1
+"""Longer gaps are not filled: a system of their size is slow, and its solution decays to zero within 50 ms."""
+
+
+def predictor(samples: np.ndarray, order: int) -> np.ndarray:
+    """Prediction error filter (order + 1,), its first coefficient 1, of samples (n,)."""
+    windowed = samples * np.hanning(len(samples) + 2)[1:-1]
+    size = 1 << (len(samples) + order).bit_length()
+    spectrum = np.fft.rfft(windowed, size)
+    correlation = np.fft.irfft(np.abs(spectrum) ** 2)[: order + 1]
+    if not correlation[0] > 0:
+        return np.eye(1, order + 1)[0]
+    correlation[0] *= 1 + RIDGE
+    return np.concatenate([[1.0], -np.linalg.solve(toeplitz(correlation[:-1]), correlation[1:])])
+
+
+def toeplitz(column: np.ndarray) -> np.ndarray:
+    """The symmetric matrix (n, n) whose first column is `column` (n,), as a view that repeats it."""
+    both = np.concatenate([column[:0:-1], column])
+    return np.lib.stride_tricks.sliding_window_view(both, len(column))[::-1]
+
+
+def least_errors(samples: np.ndarray, missing: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """Samples (n,) with the `missing` ones such that the squared errors of a filter (order + 1,) are least, samples
+    beyond both ends being zero.
+    """
+    correlation = np.convolve(errors, errors[::-1])[len(errors) - 1 :]
+    places = np.flatnonzero(missing)
+    reach = np.concatenate([correlation, np.zeros(max(0, len(samples) - len(correlation)))])
+    known = np.where(missing, 0.0, samples)
+    both = np.concatenate([correlation[:0:-1], correlation])
+    right = np.convolve(known, both)[len(errors) - 1 :][places]
+    filled = known.copy()
+    matrix, inside = toeplitz(reach[: places[-1] - places[0] + 1]), places - places[0]
+    filled[places] = np.linalg.solve(matrix[np.ix_(inside, inside)] if len(inside) < len(matrix) else matrix, -right)
+    return filled
+
+
+def fill(samples: np.ndarray, missing: np.ndarray, rate_hz: float) -> np.ndarray:
+    """Samples (n,) float64 with the `missing` ones filled, each gap with those around that are near.
+
+    Gaps beyond LONGEST_S are zero, as is one without any known sample near it.
+    """
+    order, context = max(1, round(ORDER_S * rate_hz)), round(CONTEXT_S * rate_hz)
+    filled = np.where(missing, 0.0, samples)
+    for first, end in stretches(missing, context // 4):
+        low, high = max(0, first - context), min(len(samples), end + context)
+        unknown = missing[low:high].copy()
+        near = filled[low:high]
+        if unknown.all() or unknown.sum() > LONGEST_S * rate_hz or not near.any():
+            continue
+        for _ in range(ITERATIONS if unknown.sum() <= LONG_S * rate_hz else 1):
+            near = least_errors(near, unknown, predictor(near, min(order, len(near) - 1)))
+        inside = slice(first - low, end - low)
+        filled[first:end] = np.where(unknown[inside], near[inside], filled[first:end])
+    return filled
+
+
+def stretches(marked: np.ndarray, joined: int = 0) -> list[tuple[int, int]]:
+    """Runs [first, end) of marked samples (n,); those less than `joined` samples apart are one."""
+    edges = np.flatnonzero(np.diff(marked.astype(np.int8), prepend=0, append=0))
+    runs: list[tuple[int, int]] = []
+    for first, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        if runs and first - runs[-1][1] < joined:
+            runs[-1] = (runs[-1][0], end)
+        else:
+            runs.append((first, end))
+    return runs

@@ -1,0 +1,100 @@
+"""What a user asks of a repair, and what is wrong with a file then."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deepnmf_cli.errors import AudioError
+from deepnmf_cli.repair import model
+from deepnmf_cli.repair.detect import Scanner
+from deepnmf_cli.repair.model import RepairModel
+from deepnmf_cli.repair.repairer import CLIPPING as CLIPPED
+from deepnmf_cli.repair.repairer import FIXES, GAPS, Repairer
+from deepnmf_cli.repair.spans import CLICK, GIVEN, NOT_FINITE, Clipping, Findings, read_gaps
+from deepnmf_cli.signal.audio import AudioReader
+from deepnmf_cli.signal.samples import check_samples
+
+
+@dataclass(frozen=True)
+class RepairOptions:
+    """What is to be repaired; None: what is found."""
+
+    fixes: tuple[str, ...] = FIXES
+    gaps: str | None = None
+    """File of marked gaps."""
+    clip_level_db: float | None = None
+    """Of full scale."""
+    models: tuple[tuple[str, str], ...] = ()
+    """Task -> file, in the place of those that ship."""
+
+    def load(self, findings: Findings) -> dict[str, RepairModel]:
+        """The models that `findings` need."""
+        needed = [model.GAPS] * bool(findings.spans) + [model.CLIPPING] * bool(findings.clipping)
+        files = dict(self.models)
+        return {task: model.load(Path(files.get(task) or model.shipped(task))) for task in needed}
+
+
+def examine(source: str | Path, options: RepairOptions, name: str) -> Findings:
+    """Read a file once and return what is to be repaired. `name` stands for it in messages.
+
+    Raises AudioError for a file that cannot be read; for samples that are not finite or too large, unless gaps are
+    repaired and they lie in one; for a clip level above the peak; and for a file, or a channel, that is one gap.
+    """
+    with AudioReader(source, name) as reader:
+        info = reader.info
+        marked = [] if options.gaps is None else read_gaps(options.gaps, info.rate_hz, info.frames, name)
+        scanner, at = Scanner(info.rate_hz, info.channels), 0
+        for block in reader.blocks("float64", check=False):
+            _refuse(name, block, info.rate_hz, at, [(s.first, s.end) for s in marked], options)
+            scanner.feed(block)
+            at += block.shape[1]
+        found = scanner.finish()
+    spans = [s for s in found.spans if _wanted(s.kind, options)]
+    clipping = found.clipping if CLIPPED in options.fixes else []
+    if CLIPPED in options.fixes and options.clip_level_db is not None:
+        level = 10 ** (options.clip_level_db / 20)
+        if level > scanner.peak:
+            peak_db = 20 * np.log10(max(scanner.peak, 1e-10))
+            remedy = "Lower --clip-level, or let it be found: --clip-level auto."
+            expected = f"one above the --clip-level of {options.clip_level_db:g} dB"
+            raise AudioError(name, f"a peak of {peak_db:.2f} dB", expected, remedy)
+        clipping = [Clipping(channel, level, level, GIVEN) for channel in range(info.channels)]
+    findings = Findings(sorted([*marked, *spans], key=lambda s: s.first), clipping)
+    for channel in range(info.channels):
+        lost = end = 0
+        for span in findings.spans:
+            if span.channel in (None, channel) and span.end > end:
+                lost, end = lost + span.end - max(span.first, end), span.end
+        if lost >= info.frames:
+            remedy = "Mark less of it, or record it again."
+            raise AudioError(name, f"a gap as long as channel {channel + 1}", "some samples that are whole", remedy)
+    return findings
+
+
+def repairer(findings: Findings, options: RepairOptions, rate_hz: int, channels: int, name: str) -> Repairer:
+    """What repairs a recording with these findings."""
+    return Repairer(findings, options.load(findings), rate_hz, channels, name)
+
+
+def _wanted(kind: str, options: RepairOptions) -> bool:
+    """Whether a span that was found is to be repaired; with marked gaps no others are looked for."""
+    if kind == CLICK:
+        return "clicks" in options.fixes
+    return GAPS in options.fixes and (options.gaps is None or kind == NOT_FINITE)
+
+
+def _refuse(
+    name: str, block: np.ndarray, rate_hz: int, at: int, marked: list[tuple[int, int]], options: RepairOptions
+) -> None:
+    """Raise AudioError for samples that nothing can be made of. Those that are not finite are gaps, where these are to
+    be filled and no file says which; with a file, those outside of its gaps are refused.
+    """
+    usable = np.where(np.isfinite(block), block, 0.0)
+    if GAPS not in options.fixes:
+        usable = block
+    elif options.gaps is not None:
+        usable = block.copy()
+        for first, end in marked:
+            usable[:, max(0, first - at) : max(0, end - at)] = 0.0
+    check_samples(name, usable, rate_hz, at)

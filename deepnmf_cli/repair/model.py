@@ -1,0 +1,115 @@
+"""Models of repair: a file of parameters per layer, run in NumPy."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepnmf_cli import checkpoint
+from deepnmf_cli.errors import ModelError, RecipeError, shortened
+from deepnmf_cli.repair import autoregression
+from deepnmf_cli.repair.projection import BANDS, FREQUENCY, PROXES, TIME, Observation, problem, step, unit_gain
+from deepnmf_cli.settings import section
+from deepnmf_cli.signal.tight_frame import TightFrame
+
+FILE, REPORT_FILE, CARD_FILE = "repair.safetensors", "report.json", "README.md"
+"""In the folder of a model that ships."""
+
+GAPS, CLIPPING = "fill-gaps", "declip"
+TASKS = (GAPS, CLIPPING)
+
+MOST_LAYERS = 100
+
+
+@dataclass(frozen=True)
+class RepairSettings:
+    """What the parameters of a model need beside them."""
+
+    task: str = GAPS
+    prox: str = "pew"
+    layers: int = 10
+    hop_s: float = 0.008
+    """A quarter of a window."""
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS or self.prox not in PROXES:
+            raise ValueError(f"task is one of {', '.join(TASKS)}, and prox one of {', '.join(PROXES)}")
+        if not (1 <= self.layers <= MOST_LAYERS and 1e-3 <= self.hop_s <= 0.1):
+            raise ValueError(f"layers are 1 to {MOST_LAYERS}, and hop_s 0.001 to 0.1")
+
+    def frame(self, rate_hz: float) -> TightFrame:
+        """Windows of the same duration at any rate."""
+        return TightFrame(max(1, round(self.hop_s * rate_hz)))
+
+    def start(self, observation: Observation, rate_hz: float) -> np.ndarray:
+        """The first estimate of samples (B, N): autoregression in gaps, the clipped samples themselves otherwise."""
+        if self.task == CLIPPING:
+            return observation.samples
+        pairs = zip(observation.samples, observation.missing, strict=True)
+        return np.stack([autoregression.fill(samples, missing, rate_hz) for samples, missing in pairs])
+
+
+@dataclass(frozen=True)
+class RepairModel:
+    """Parameters theta^k of the layers, and their settings."""
+
+    settings: RepairSettings
+    layers: list[dict[str, np.ndarray]]
+
+    def restore(self, observation: Observation, rate_hz: float) -> np.ndarray:
+        """Samples (B, N) float64 with the missing ones made, whose others are those of the observation bit for bit."""
+        gain = unit_gain(observation.samples, observation.missing)
+        scaled = observation.scaled(gain)
+        begun = problem(scaled, self.settings.frame(rate_hz), rate_hz, self.settings.start(scaled, rate_hz))
+        state = begun.start, begun.start
+        for parameters in self.layers:
+            state = step(begun, state, parameters, self.settings.prox)
+        return observation.project(state[0] / gain)
+
+    @property
+    def count(self) -> int:
+        """Number of parameters; one that layers share counts once."""
+        return sum(values.size for values in {id(v): v for layer in self.layers for v in layer.values()}.values())
+
+
+def save(path: Path, settings: RepairSettings, values: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+    """Write the `values` of a bank (torch tensors), `<name>_<slot>`, with what they need and how they were made."""
+    checkpoint.save(path, dict(values), {"repair": dataclasses.asdict(settings), "provenance": dict(provenance)})
+
+
+def shipped(task: str) -> Path:
+    """The file of the model that ships for a task."""
+    return checkpoint.shipped_folder("models", "models") / task / FILE
+
+
+def load(path: Path) -> RepairModel:
+    """Read a model. Raises ModelError for a file that does not hold one."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            meta = json.loads((file.metadata() or {}).get("deepnmf", "null"))
+            values = {name: file.get_tensor(name).astype(np.float64) for name in file.keys()}  # noqa: SIM118  no dict
+        settings = section(RepairSettings, meta["repair"], str(path))
+        layers = [_layer(values, k, settings.prox) for k in range(settings.layers)]
+    except (SafetensorError, RecipeError, ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+        found, expected = f"no model of repair ({shortened(error)})", "what `deepnmf train declip` or fill-gaps wrote"
+        raise ModelError(path, found, expected, "Choose another file.") from error
+    if not all(np.isfinite(v).all() for v in values.values()):
+        raise ModelError(path, "weights that are not finite", "finite weights", "Train the model again.")
+    return RepairModel(settings, layers)
+
+
+def _layer(values: dict[str, np.ndarray], k: int, prox: str) -> dict[str, np.ndarray]:
+    """The parameters of layer k. Raises KeyError where one is not there, and ValueError for one of another shape."""
+    sizes = {"threshold": BANDS, "slope": BANDS, "relaxation": 1, "momentum": 1}
+    sizes |= {"time": TIME, "frequency": FREQUENCY} if prox == "pew" else {}
+    layer = {name: values[f"{name}_{k}"] for name in sizes}
+    for name, size in sizes.items():
+        if layer[name].shape != (size,):
+            raise ValueError(f"{name}_{k} has the shape {layer[name].shape}")
+    return layer

@@ -1,0 +1,105 @@
+"""What is wrong with a recording, and where: found in it, or told by a user."""
+
+import math
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from deepnmf_cli.errors import AudioError, shortened
+
+GAP, ZEROS, FROZEN, NOT_FINITE, CLICK, CLIPPED = "gap", "zeros", "frozen", "not finite", "click", "clipping"
+"""Kinds of spans: marked by the user; and found."""
+
+HARD, RESAMPLED, SOFT, GIVEN = "hard", "resampled", "soft", "given"
+"""Kinds of clipping: samples at the level; around it, as after a resampler or a codec; pressed together below it; and
+one that the user has told.
+"""
+
+LARGEST_FILE_BYTES = 1 << 24
+"""Of a file of gaps: about half a million lines."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Samples [first, end) of a channel, or of all of them where that is None."""
+
+    first: int
+    end: int
+    kind: str
+    confidence: float = 1.0
+    channel: int | None = None
+
+    def row(self, rate_hz: float) -> dict[str, Any]:
+        """For JSON: times in seconds, channels from 1."""
+        times = {"start_s": round(self.first / rate_hz, 6), "end_s": round(self.end / rate_hz, 6)}
+        channel = None if self.channel is None else self.channel + 1
+        return {**times, "channel": channel, "kind": self.kind, "confidence": round(self.confidence, 3)}
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """The levels beyond which samples of a channel are clipped: -`low` and `high`, infinite where there is none."""
+
+    channel: int
+    low: float
+    high: float
+    kind: str
+    confidence: float = 1.0
+
+    def row(self) -> dict[str, Any]:
+        """For JSON: levels in dB of full scale, None where there is none."""
+        levels = {
+            name: round(20 * math.log10(level), 2) if math.isfinite(level) else None
+            for name, level in (("low_db", self.low), ("high_db", self.high))
+        }
+        return {**asdict(self), "channel": self.channel + 1, "confidence": round(self.confidence, 3), **levels}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that was found in a recording."""
+
+    spans: list[Span] = field(default_factory=list)
+    clipping: list[Clipping] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.spans or self.clipping)
+
+
+def read_gaps(path: str | Path, rate_hz: float, frames: int, name: str) -> list[Span]:
+    """The gaps that a file marks in a recording of `frames` frames called `name`: lines of two times in seconds, where
+    a gap starts and ends, between blanks, tabs or a comma, and anything behind, as in labels of Audacity. Lines
+    that begin with # are left out.
+
+    Raises AudioError for what is no such file, and for gaps that overlap, are empty or lie outside the recording.
+    """
+    try:
+        if (size := Path(path).stat().st_size) > LARGEST_FILE_BYTES:
+            raise AudioError(path, f"{size:,} bytes", f"at most {LARGEST_FILE_BYTES:,}", "Name a file of gaps.")
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        found = f"no text that can be read ({getattr(error, 'strerror', None) or 'not UTF-8'})"
+        raise AudioError(path, found, "lines of START END in seconds", "Check the path.") from error
+    found, seconds = [], frames / rate_hz
+    for number, line in enumerate(lines, 1):
+        if not (words := line.replace(",", " ").replace(";", " ").split()) or words[0].startswith("#"):
+            continue
+        where = f"{path} line {number}"
+        try:
+            start, end = float(words[0]), float(words[1])
+        except (ValueError, IndexError):
+            raise AudioError(where, shortened(repr(line), 60), "START END in seconds", "Mend the line.") from None
+        if not 0 <= start < end < math.inf:
+            raise AudioError(where, f"{start:g} to {end:g} s", "a start from 0 on and a later end", "Mend the line.")
+        first, last = round(start * rate_hz), round(end * rate_hz)
+        if last > frames:
+            expected = f"times within the {seconds:g} s of {name}"
+            raise AudioError(where, f"a gap that ends at {end:g} s", expected, "Mend the line.")
+        if first < last:
+            found.append((first, last, where))
+    found.sort()
+    for (_, end, earlier), (first, _, later) in pairwise(found):
+        if first < end:
+            raise AudioError(later, f"a gap that overlaps with that of {earlier}", "gaps apart", "Join the two.")
+    return [Span(first, end, GAP) for first, end, _ in found]

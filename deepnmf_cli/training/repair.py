@@ -1,0 +1,281 @@
+"""Training of repair: layers of consistent projection, on clean speech that is damaged while it is read.
+
+The loss is the mean of -10 log10 |x|^2 / |x - y|^2 over examples, taken over the samples that are made anew: decibels
+of the signal-to-noise ratio there, so that loud examples count no more than others.
+"""
+
+import dataclasses
+import json
+import time
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepnmf_cli import checkpoint
+from deepnmf_cli.corpus.clips import ClipCache
+from deepnmf_cli.errors import CorpusError, RecipeError, UsageError, nearest
+from deepnmf_cli.repair import model
+from deepnmf_cli.repair.model import RepairSettings
+from deepnmf_cli.repair.projection import Observation, Problem, problem, unit_gain
+from deepnmf_cli.repair.unfolded import ConsistentProjection, network
+from deepnmf_cli.settings import refuse_unknown, section
+from deepnmf_cli.signal.formats import scan
+
+BEST, LAST = "best.safetensors", "last.safetensors"
+QUIET = 1e-3
+"""Mean power of a part that is damaged, over that of its clip, below which it is not: nobody hears a gap in a pause."""
+
+
+@dataclass(frozen=True)
+class DamageSettings:
+    """How clean segments are damaged."""
+
+    rate_hz: int = 16000
+    segment_s: float = 0.192
+    gap_ms: tuple[float, ...] = (5.0, 10.0, 20.0, 40.0)
+    """Lengths of gaps; each example has one gap, in its middle."""
+    sdr_db: tuple[float, float] = (1.0, 15.0)
+    """For clipping: range of the input's ratio."""
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """How a model is trained."""
+
+    examples: int = 4000
+    """Made once, by seed."""
+    held_out: int = 200
+    """More of them, of other speakers, which score the model."""
+    batch: int = 16
+    steps: int = 2000
+    learning_rate: float = 0.02
+    score_every: int = 100
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RepairRecipe:
+    """An experiment of repair."""
+
+    repair: RepairSettings = dataclasses.field(default_factory=RepairSettings)
+    start: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Where the thresholds of the first and the last layer begin: highest and lowest; and the momentum
+    of all layers."""
+    damage: DamageSettings = dataclasses.field(default_factory=DamageSettings)
+    training: ScheduleSettings = dataclasses.field(default_factory=ScheduleSettings)
+
+
+def read_recipe(path: Path, overrides: tuple[str, ...] = ()) -> RepairRecipe:
+    """The recipe in a TOML file, with "section.key=value" on top. Raises RecipeError."""
+    try:
+        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise RecipeError(path, f"no TOML ({error})", "a recipe of repair", "Mend the recipe.") from error
+    for override in overrides:
+        key, _, text = override.partition("=")
+        group, _, name = key.strip().partition(".")
+        try:
+            table.setdefault(group, {})[name] = tomllib.loads(f"value = {text}")["value"]
+        except (ValueError, TypeError, AttributeError):
+            expected, remedy = "section.key=value", nearest(group, table, "See docs/repair.md.")
+            raise RecipeError(f"--set {override}", "no value of a section", expected, remedy) from None
+    kinds = {"repair": RepairSettings, "damage": DamageSettings, "training": ScheduleSettings}
+    refuse_unknown(table, [*kinds, "start"], str(path))
+    built = {name: section(kind, table.get(name, {}), f"{path} [{name}]") for name, kind in kinds.items()}
+    refuse_unknown(table.get("start", {}), ["highest", "lowest", "momentum"], f"{path} [start]")
+    return RepairRecipe(start={k: float(v) for k, v in table.get("start", {}).items()}, **built)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Damaged segments: clean samples (B, N) at the level of the network, and the problem it is given."""
+
+    clean: Tensor
+    problem: Problem
+
+    def part(self, rows: Tensor | slice) -> "Examples":
+        """Some of them."""
+        old = self.problem
+        observed = Observation(*(getattr(old.observation, f.name)[rows] for f in dataclasses.fields(Observation)))
+        picked = dataclasses.replace(old, observation=observed, lost=old.lost[rows], start=old.start[rows])
+        return Examples(self.clean[rows], picked)
+
+    def snr_db(self, estimate: Tensor) -> Tensor:
+        """Ratio of each example over its missing samples."""
+        missing = self.problem.observation.missing
+        error = ((self.clean - estimate).square() * missing).sum(-1)
+        return 10 * torch.log10((self.clean.square() * missing).sum(-1) / (error + 1e-9))
+
+
+def clip_level(samples: np.ndarray, sdr_db: float) -> float:
+    """The level at which clipping leaves this ratio, by bisection."""
+    low, high = 0.0, float(np.abs(samples).max())
+    power = (samples**2).sum()
+    for _ in range(30):
+        level = (low + high) / 2
+        error = (np.maximum(np.abs(samples) - level, 0) ** 2).sum()
+        low, high = (low, level) if power > error * 10 ** (sdr_db / 10) else (level, high)
+    return (low + high) / 2
+
+
+def clipped_at(samples: np.ndarray, level: np.ndarray | float) -> Observation:
+    """What is known of samples (..., N) after clipping at +-level: those that reach it are bounded on one side."""
+    above, below = samples >= level, samples <= -np.asarray(level)
+    lower = np.where(above, level, -np.inf)
+    upper = np.where(below, -np.asarray(level), np.inf)
+    return Observation(np.clip(samples, -np.asarray(level), level), above | below, lower, upper)
+
+
+def gap_at(samples: np.ndarray, missing: np.ndarray) -> Observation:
+    """What is known of samples (..., N) beside gaps."""
+    infinite = np.full_like(samples, np.inf)
+    return Observation(np.where(missing, 0, samples), missing, -infinite, infinite)
+
+
+def make_examples(paths: list[Path], recipe: RepairRecipe, count: int, stream: int) -> Examples:
+    """`count` examples of the clips, speakers in turn; `stream` tells one drawing from another."""
+    made, damage = recipe.repair, recipe.damage
+    draw, cache = np.random.default_rng([recipe.training.seed, stream]), ClipCache(damage.rate_hz)
+    size = round(damage.segment_s * damage.rate_hz)
+    speakers: dict[Path, list[Path]] = {}
+    for path in paths:
+        speakers.setdefault(path.parent, []).append(path)
+    folders, clean, known = list(speakers.values()), [], []
+    for _ in range(50 * count):
+        if len(clean) == count:
+            break
+        folder = folders[draw.integers(len(folders))]
+        samples = cache.read(folder[draw.integers(len(folder))]).astype(np.float64)
+        if len(samples) <= size:
+            continue
+        first = draw.integers(len(samples) - size)
+        segment, whole = samples[first : first + size], (samples**2).mean()
+        if made.task == model.GAPS:
+            length = round(1e-3 * damage.gap_ms[draw.integers(len(damage.gap_ms))] * damage.rate_hz)
+            missing = np.zeros(size, bool)
+            missing[(size - length) // 2 :][:length] = True
+            observed = gap_at(segment, missing)
+        else:
+            observed = clipped_at(segment, clip_level(segment, draw.uniform(*damage.sdr_db)))
+        if observed.missing.any() and (segment[observed.missing] ** 2).mean() > QUIET**0.5 * whole + 1e-9:
+            clean.append(segment)
+            known.append(observed)
+    if len(clean) < count:
+        raise CorpusError("--speech", f"{len(clean)} usable segments", f"{count}", "Give more speech.")
+    samples = np.stack(clean)
+    observed = Observation(*(np.stack([getattr(o, f.name) for o in known]) for f in dataclasses.fields(Observation)))
+    gain = unit_gain(observed.samples, observed.missing)
+    scaled = observed.scaled(gain)
+    start = made.start(scaled, damage.rate_hz)
+    fields = (getattr(scaled, f.name) for f in dataclasses.fields(Observation))
+    tensors = Observation(*(torch.from_numpy(v if v.dtype == bool else v.astype(np.float32)) for v in fields))
+    begun = problem(tensors, made.frame(damage.rate_hz), damage.rate_hz, torch.from_numpy(start.astype(np.float32)))
+    return Examples(torch.from_numpy((gain * samples).astype(np.float32)), begun)
+
+
+def train(
+    recipe: RepairRecipe,
+    speech: Path,
+    output: Path,
+    resume: bool = False,
+    progress: Callable[[dict], object] = lambda report: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Train into the folder `output`; returns whether the last step was reached.
+
+    The folder gets recipe.json, history.csv, the best model by its score on held-out speakers, and a resume point.
+    Raises UsageError for a folder that holds another run.
+    """
+    clips = scan(speech, follow_links=True).audio
+    if len(clips) < 2:
+        raise CorpusError(speech, f"{len(clips)} recordings", "at least two", "Give more speech.")
+    held = sorted({path.parent for path in clips})[::20] if len({p.parent for p in clips}) > 1 else []
+    dev_clips = [p for p in clips if p.parent in held] or clips[-1:]
+    clips = [p for p in clips if p not in set(dev_clips)]
+    output.mkdir(parents=True, exist_ok=True)
+    facts = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    note, last = output / "recipe.json", output / LAST
+    if note.exists() and not resume:
+        raise UsageError(output, "a run", "an empty folder", "Pass --resume to go on, or choose another folder.")
+    if resume and note.exists() and json.loads(note.read_text()) != facts:
+        raise UsageError(output, "a run by another recipe", "the same recipe", "Choose another folder.")
+    note.write_text(json.dumps(facts, indent=1))
+    schedule = recipe.training
+    torch.manual_seed(schedule.seed)
+    unfolded = network(ConsistentProjection(recipe.repair.prox, **recipe.start), recipe.repair.layers)
+    optimizer = torch.optim.Adam(unfolded.parameters(), schedule.learning_rate, betas=(0.9, 0.99))
+    step, best = 0, -np.inf
+    if resume and last.exists():
+        step, best = _restore(last, unfolded, optimizer)
+    examples = make_examples(clips, recipe, schedule.examples, 0)
+    dev = make_examples(dev_clips, recipe, schedule.held_out, 1)
+
+    def score() -> float:
+        with torch.no_grad():
+            parts = [dev.part(slice(i, i + 50)) for i in range(0, schedule.held_out, 50)]
+            return float(torch.cat([part.snr_db(unfolded(part.problem)) for part in parts]).mean())
+
+    def keep(loss: float, began: float) -> None:
+        nonlocal best
+        found = score()
+        if found > best:
+            best = found
+            seconds = schedule.batch * recipe.damage.segment_s * step
+            provenance = {"recipe": facts, "step": step, "dev_snr_db": found, "seconds_heard": seconds}
+            model.save(output / BEST, recipe.repair, unfolded.bank.values(), provenance)
+        _remember(last, unfolded, optimizer, step, best)
+        new = not (output / "history.csv").exists()
+        with (output / "history.csv").open("a") as file:
+            file.write("step,loss,dev_snr_db,cpu_s\n" * new + f"{step},{loss:.4f},{found:.4f},{began:.1f}\n")
+        progress({"step": step, "loss": loss, "best": best, "row": {"step": step, "loss": loss, "dev_score": found}})
+
+    if step == 0:
+        keep(float("nan"), time.process_time())
+    losses = []
+    while step < schedule.steps and not stop():
+        for group in optimizer.param_groups:  # falls to nothing along a cosine
+            group["lr"] = schedule.learning_rate * (0.5 + 0.5 * np.cos(np.pi * step / schedule.steps))
+        rows = np.random.default_rng([schedule.seed, 2, step]).integers(schedule.examples, size=schedule.batch)
+        batch = examples.part(torch.from_numpy(rows))
+        loss = -batch.snr_db(unfolded(batch.problem)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(unfolded.parameters(), 10.0)
+        optimizer.step()
+        step += 1
+        losses.append(loss.item())
+        if step % schedule.score_every == 0 or step == schedule.steps:
+            keep(float(np.mean(losses)), time.process_time())
+            losses.clear()
+        else:
+            progress({"step": step, "loss": losses[-1], "best": best, "row": None})
+    if step < schedule.steps:
+        _remember(last, unfolded, optimizer, step, best)
+    return step >= schedule.steps
+
+
+def _remember(path: Path, unfolded: Any, optimizer: Any, step: int, best: float) -> None:
+    tensors = {f"weight.{name}": p.detach() for name, p in unfolded.named_parameters()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{number}.{key}": torch.as_tensor(value) for key, value in state.items()}
+    checkpoint.save(path, tensors, {"step": step, "best": best if np.isfinite(best) else None})
+
+
+def _restore(path: Path, unfolded: Any, optimizer: Any) -> tuple[int, float]:
+    tensors, meta = checkpoint.load(path)
+    unfolded.load_state_dict(
+        {k.removeprefix("weight."): v for k, v in tensors.items() if k.startswith("weight.")}, False
+    )
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("adam."):
+            _, number, name = key.split(".", 2)
+            state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return meta["step"], -np.inf if meta["best"] is None else meta["best"]

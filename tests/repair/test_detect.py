@@ -1,0 +1,143 @@
+"""Detection: damage that was made is found where it is, and nothing else."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from deepnmf_cli.errors import AudioError
+from deepnmf_cli.repair.detect import SURE, Scanner
+from deepnmf_cli.repair.spans import GAP, read_gaps
+
+RATE_HZ = 16000
+DEMO = Path(__file__).parents[2] / "data" / "demo" / "clean.wav"
+
+
+def scan(samples: np.ndarray, block: int = 65536):
+    scanner = Scanner(RATE_HZ, 1)
+    for start in range(0, len(samples), block):
+        scanner.feed(samples[None, start : start + block])
+    return scanner.finish()
+
+
+def clipped(samples: np.ndarray, share: float) -> tuple[np.ndarray, float]:
+    level = share * np.abs(samples).max()
+    return np.clip(samples, -level, level), level
+
+
+def test_nothing_is_found_in_clean_sound(sound):
+    assert not scan(sound(4.0))
+    assert not scan(np.zeros(40000))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7])
+@pytest.mark.parametrize("gain", [1.0, 0.1])
+def test_clipping_is_found_at_any_level(sound, share, gain):
+    samples, level = clipped(sound(4.0), share)
+    found = scan(np.rint(gain * samples * 32768) / 32768).clipping
+    assert [c.kind for c in found] == ["hard"] and found[0].confidence > SURE
+    assert 0.98 * gain * level < found[0].high <= 1.001 * gain * level
+    assert 0.98 * gain * level < found[0].low <= 1.001 * gain * level
+
+
+def test_clipping_of_one_side_is_found_there_alone(sound):
+    samples = sound(4.0)
+    found = scan(np.minimum(samples, 0.2)).clipping
+    assert len(found) == 1 and abs(found[0].high - 0.2) < 0.005 and found[0].low == np.inf
+
+
+def test_clipping_is_found_after_resampling(sound):
+    soxr = pytest.importorskip("soxr")
+    samples, level = clipped(sound(4.0), 0.4)
+    again = soxr.resample(soxr.resample(samples, RATE_HZ, 44100), 44100, RATE_HZ)
+    found = scan(again).clipping
+    assert found and found[0].kind == "resampled" and 0.7 * level < found[0].high < 1.1 * level
+
+
+def test_lost_packets_are_found_where_they_are(sound):
+    samples = sound(4.0)
+    lost = samples.copy()
+    places = [(1600, 1920), (8300, 8620), (20500, 21140), (27000, 27320)]
+    for first, end in places:
+        lost[first:end] = 0
+    found = scan(lost).spans
+    assert [s.kind for s in found] == ["zeros"] * 4 and all(s.confidence >= SURE for s in found)
+    for span, (first, end) in zip(found, places, strict=True):
+        assert abs(span.first - first) <= 2 and abs(span.end - end) <= 2
+
+
+def test_held_samples_are_found(sound):
+    samples = sound(2.0)
+    samples[8000:8200] = samples[7999]
+    found = scan(samples).spans
+    assert [(s.kind, s.first, s.end) for s in found] == [("frozen", 7999, 8200)]
+
+
+def test_digital_silence_between_words_is_no_loss(sound):
+    samples = sound(4.0)
+    gate = np.convolve(np.abs(samples) > 0.02, np.ones(400), "same") > 0
+    fade = np.convolve(gate, np.ones(160) / 160, "same")
+    assert not [s for s in scan(np.rint(samples * fade**2 * 32768) / 32768).spans if s.confidence >= SURE]
+
+
+def test_clicks_are_found_in_speech_and_speech_is_not_taken_for_them():
+    samples = soundfile.read(DEMO)[0]
+    assert not scan(samples)
+    places = np.arange(10000, len(samples) - 10000, 9000)
+    samples[places] += 0.5 * np.abs(samples).max()
+    found = [s for s in scan(samples).spans if s.confidence >= SURE and s.kind == "click"]
+    assert len(found) >= 3
+    assert all(any(s.first <= place < s.end for place in places) and s.end - s.first < 24 for s in found)
+
+
+def test_what_is_not_finite_is_found(sound):
+    samples = sound(1.0)
+    samples[5000:5100] = np.nan
+    samples[7000] = np.inf
+    assert [(s.kind, s.first, s.end) for s in scan(samples).spans] == [
+        ("not finite", 5000, 5100), ("not finite", 7000, 7001),
+    ]  # fmt: skip
+
+
+def test_sizes_of_blocks_change_nothing(sound):
+    samples, _ = clipped(sound(9.0), 0.7)
+    for first in range(5000, 140000, 13000):
+        samples[first : first + 320] = 0
+    whole = scan(samples)
+    assert len(whole.spans) > 5 and whole == scan(samples, 1000) == scan(samples, 7777)
+
+
+def test_a_file_of_gaps_is_read(tmp_path):
+    file = tmp_path / "gaps.txt"
+    file.write_text("# labels\n0.5\t0.75\tlost\n\n0.1, 0.2\n")
+    assert [(s.first, s.end, s.kind) for s in read_gaps(file, 1000, 1000, "x.wav")] == [
+        (100, 200, GAP),
+        (500, 750, GAP),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0.1 0.3\n0.2 0.4", "line 2: found a gap that overlaps with that of .*line 1"),
+        ("0.5 1.5", "line 1: found a gap that ends at 1.5 s; expected times within the 1 s of x.wav"),
+        ("one two", "line 1: found 'one two'; expected START END"),
+        ("0.5", "line 1: found '0.5'"), ("0.5 0.4", "line 1: found 0.5 to 0.4 s"), ("nan 0.4", "line 1: found nan"),
+        ("-1 0.4", "line 1: found -1 to"), ("0.1 inf", "line 1: found 0.1 to inf"),
+    ],
+)  # fmt: skip
+def test_a_file_that_holds_no_gaps_is_refused(tmp_path, text, message):
+    file = tmp_path / "gaps.txt"
+    file.write_text(text)
+    with pytest.raises(AudioError, match=message):
+        read_gaps(file, 1000, 1000, "x.wav")
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
+def test_a_file_that_is_no_text_is_refused(tmp_path, content):
+    file = tmp_path / "gaps.txt"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(AudioError, match="no text that can be read"):
+        read_gaps(file, 1000, 1000, "x.wav")
