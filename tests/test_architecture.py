@@ -24,7 +24,7 @@ LAYERS = [
     {"unfold", "scoring"},
     {"networks", "corpus", "exported"},
     {"streaming", "model_file"},
-    {"enhancer"},
+    {"enhancer", "native"},
     {"training", "export", "inspector", "pace"},
     {"recipe"},
     {"zoo", "experiment"},

@@ -1,7 +1,7 @@
 """A network of the grid family as a library in C: one source file, its header, and the weights as arrays.
 
-The source, `c/deepnmf.c`, is the same for all models; `deepnmf_model.h` is made here. Matrices are stored by columns,
-so that the innermost loop of a product runs over outputs, which lie side by side.
+The source, `native/c/deepnmf.c`, is the same for all models; `deepnmf_model.h` is made here. Matrices are stored by
+columns, so that the innermost loop of a product runs over outputs, which lie side by side.
 """
 
 from collections.abc import Iterable
@@ -35,7 +35,7 @@ def write(network: MaskNetwork, front_end: FrontEnd, name: str, folder: Path) ->
     if type(network) is not Grid or network.settings.messages != "mean-field":
         expected = "a grid with messages of mean field, as base, tiny and large are"
         raise UsageError("--format c", f"the model {network.name}", expected, "Choose --format onnx.")
-    texts = {file: resources.files(__package__).joinpath("c", file).read_text("utf-8") for file in SOURCES}
+    texts = {file: resources.files("deepnmf_cli.native").joinpath("c", file).read_text("utf-8") for file in SOURCES}
     texts[MODEL] = _model(network, front_end, name)
     folder.mkdir(parents=True, exist_ok=True)
     for file, text in texts.items():
