@@ -59,7 +59,6 @@
 #endif
 
 enum {
-    ROWS = 4,            /* nodes whose sums fit into registers together */
     BLOCK = 8,           /* outputs of products are multiples of it, filled up with weights of zero */
     LEVEL_FRAMES = 250,  /* how far the level and the offset look back */
     MOST_CHANNELS = 64
@@ -590,11 +589,14 @@ INLINE vec NAMED(load_weights)(const weight *at)
 
 INLINE vec NAMED(all)(float value)
 {
-#if LANES > 1
-    return (vec){0} + value;
+#if LANES == 8
+    const vec x = {value, value, value, value, value, value, value, value};
+#elif LANES == 4
+    const vec x = {value, value, value, value};
 #else
-    return value;
+    const vec x = value;
 #endif
+    return x;
 }
 
 INLINE vec NAMED(smaller)(vec x, vec y)
@@ -729,9 +731,9 @@ INLINE vec NAMED(sigmoid)(vec x)
     return 1.0f / (1.0f + NAMED(exponential)(-NAMED(bounded)(x, 87.0f)));
 }
 
-/* Sums of a few rows of nodes and a few vectors of outputs, which stay in registers: y += x W, or scales times x W. */
+/* Sums of a few rows of nodes and a few vectors of outputs, which stay in registers: y = begin + x W, or scales times x W. */
 INLINE void NAMED(tile)(
-    float *RESTRICT y, int outputs, const weight *RESTRICT w, const float *RESTRICT scales, const float *RESTRICT x,
+    float *y, const float *begin, int outputs, const weight *RESTRICT w, const float *RESTRICT scales, const float *RESTRICT x,
     int x_stride, int inputs, const int rows, const int width)
 {
     vec sum[24];
@@ -743,7 +745,7 @@ UNROLL
 #ifdef DEEPNMF_INT8
             sum[r * width + v] = NAMED(all)(0);
 #else
-            sum[r * width + v] = NAMED(load)(y + r * outputs + v * LANES);
+            sum[r * width + v] = NAMED(load)(begin + r * outputs + v * LANES);
 #endif
         }
     for (i = 0; i < inputs; i++) {
@@ -762,8 +764,8 @@ UNROLL
 UNROLL
         for (v = 0; v < width; v++) {
 #ifdef DEEPNMF_INT8
-            float *at = y + r * outputs + v * LANES;
-            NAMED(store)(at, NAMED(load)(at) + NAMED(load)(scales + v * LANES) * sum[r * width + v]);
+            const int at = r * outputs + v * LANES;
+            NAMED(store)(y + at, NAMED(load)(begin + at) + NAMED(load)(scales + v * LANES) * sum[r * width + v]);
 #else
             NAMED(store)(y + r * outputs + v * LANES, sum[r * width + v]);
 #endif
@@ -771,19 +773,23 @@ UNROLL
     (void)scales;
 }
 
-#define TILES(width)                                                                                            \
-    {                                                                                                           \
-        for (n = 0; n + ROWS <= count; n += ROWS)                                                               \
-            NAMED(tile)(y + n * outputs + at, outputs, w + at, s, x + n * x_stride, x_stride, inputs, ROWS, width); \
-        for (; n < count; n++)                                                                                  \
-            NAMED(tile)(y + n * outputs + at, outputs, w + at, s, x + n * x_stride, x_stride, inputs, 1, width);    \
-        at += width * LANES;                                                                                    \
+#define TILES_OF(rows, width)                                                                                        \
+    for (; n + rows <= count; n += rows)                                                                             \
+        NAMED(tile)(y + n * outputs + at, begin + n * outputs + at, outputs, w + at, s, x + n * x_stride, x_stride, inputs, \
+            rows, width);
+#define TILES(rows, width)                                                                                           \
+    {                                                                                                                \
+        n = 0;                                                                                                       \
+        TILES_OF(rows, width)                                                                                        \
+        TILES_OF(1, width)                                                                                           \
+        at += width * LANES;                                                                                         \
     }
 
-/* y (count, outputs) += x W, where x are rows of inputs that lie x_stride apart, and W is that of a layer, which begins with
- * row `first` of the values; outputs are a multiple of BLOCK. */
+/* y = begin + x W, (count, outputs), where x are rows of inputs that lie x_stride apart, and W is that of a layer, which
+ * begins with row `first` of the values; outputs are a multiple of BLOCK. What begins may be y itself. */
 SEPARATE static void NAMED(products)(
-    float *y, const matrix *m, int layer, int first, const float *x, int count, int x_stride, int inputs, int outputs)
+    float *y, const float *begin, const matrix *m, int layer, int first, const float *x, int count, int x_stride, int inputs,
+    int outputs)
 {
     const weight *w = m->values + (size_t)first * (size_t)outputs;
     const float *scales = m->scales ? m->scales + (size_t)layer * (size_t)outputs : NULL;
@@ -792,16 +798,17 @@ SEPARATE static void NAMED(products)(
         const float *s = scales ? scales + at : NULL;
         int left = (outputs - at) / LANES;
         if (count == 1 && left >= 6)
-            TILES(6)
+            TILES(1, 6)
         else if (left == 3 || left > 4)
-            TILES(3)
+            TILES(4, 3)
         else if (left >= 2)
-            TILES(2)
+            TILES(4, 2)
         else
-            TILES(1)
+            TILES(8, 1)
     }
 }
 
+#undef TILES_OF
 #undef TILES
 
 /* Spins h relax towards the targets t = tanh(x) as far as the schedules g = sigmoid(y) say, (14)-(15). xy holds x and then y
@@ -1088,15 +1095,13 @@ static void NAMED(layer)(deepnmf *d, int k)
     const int wide = 2 * spins, frame = m->frame_spins, rank = m->frame_rank, room = filled_up(rank);
     float *field = d->field, *xy = d->answers, *h = d->node_spins + k * size;
     int n, j;
-    memcpy(xy, m->time_bias + 2 * k * size, 2 * (size_t)size * sizeof(float));
-    NAMED(products)(xy, &m->time_weight, k, k * spins, field, nodes, spins, spins, wide);
+    NAMED(products)(xy, m->time_bias + 2 * k * size, &m->time_weight, k, k * spins, field, nodes, spins, spins, wide);
     for (n = 0; n < nodes; n++) {
         NAMED(answer)(xy + n * wide, spins);
         NAMED(relax)(h + n * spins, xy + n * wide, spins, field + n * spins);
     }
     /* Along frequency the first half of the spins goes up, the other down. */
-    memcpy(xy, m->frequency_bias + 2 * k * size, 2 * (size_t)size * sizeof(float));
-    NAMED(products)(xy, &m->frequency_weight, k, k * spins, field, nodes, spins, spins, wide);
+    NAMED(products)(xy, m->frequency_bias + 2 * k * size, &m->frequency_weight, k, k * spins, field, nodes, spins, spins, wide);
     for (n = 0; n < nodes; n++) NAMED(answer)(xy + n * wide, spins);
     for (j = 0; j < spins / 2;) {
         int left = (spins / 2 - j) / NAMED(QUAD), width = left == 3 || left > 4 ? 3 : left >= 2 ? 2 : 1;
@@ -1108,21 +1113,20 @@ static void NAMED(layer)(deepnmf *d, int k)
             NAMED(sweep)(d->chains + j, xy + j, nodes, spins, 1);
         j += width * NAMED(QUAD);
     }
-    NAMED(products)(field, &m->frequency_join, k, k * spins, d->chains, nodes, spins, spins, spins);
+    NAMED(products)(field, field, &m->frequency_join, k, k * spins, d->chains, nodes, spins, spins, spins);
     if (frame) {
         float *answers = d->frame_answers, *own = d->frame_spins + k * frame;
         const int sent = d->sent, told = filled_up(d->sent);
         memset(d->apart, 0, (size_t)(nodes * room) * sizeof(float));
         memset(d->told, 0, (size_t)told * sizeof(float));
-        NAMED(products)(d->apart, &m->frame_send, k, k * spins, field, nodes, spins, spins, room);
+        NAMED(products)(d->apart, d->apart, &m->frame_send, k, k * spins, field, nodes, spins, spins, room);
         for (n = 0; n < nodes; n++)
             for (j = 0; j < rank; j++) d->sent_by_nodes[n * rank + j] = d->apart[n * room + j];
-        memcpy(answers, m->frame_bias + 2 * k * frame, 2 * (size_t)frame * sizeof(float));
-        NAMED(products)(answers, &m->frame_weight, k, k * sent, d->sent_by_nodes, 1, 0, sent, 2 * frame);
+        NAMED(products)(answers, m->frame_bias + 2 * k * frame, &m->frame_weight, k, k * sent, d->sent_by_nodes, 1, 0, sent, 2 * frame);
         NAMED(answer)(answers, frame);
         NAMED(relax)(own, answers, frame, NULL);
-        NAMED(products)(d->told, &m->frame_spread, k, k * frame, own, 1, 0, frame, told);
-        NAMED(products)(field, &m->frame_receive, k, k * rank, d->told, nodes, rank, rank, spins);
+        NAMED(products)(d->told, d->told, &m->frame_spread, k, k * frame, own, 1, 0, frame, told);
+        NAMED(products)(field, field, &m->frame_receive, k, k * rank, d->told, nodes, rank, rank, spins);
     }
 }
 
@@ -1167,10 +1171,9 @@ static void network(deepnmf *d)
     memcpy(bands + single, d->wide, (size_t)m->wide_bands * sizeof(float));
     for (k = 0; k < d->bands; k += LANES) NAMED(store)(bands + k, NAMED(power)(NAMED(load)(bands + k) * scale, compression));
     memset(bands + d->bands, 0, (size_t)(room - m->neighbours - d->bands) * sizeof(float));
-    memcpy(d->field, m->observe_bias, (size_t)(nodes * spins) * sizeof(float));
     for (p = 0; p < m->context; p++)
         NAMED(products)(
-            d->field, &m->observe_weight, 0, p * window, d->past + p * room, nodes, node, window, spins);
+            d->field, p ? d->field : m->observe_bias, &m->observe_weight, 0, p * window, d->past + p * room, nodes, node, window, spins);
     if (d->phase_nodes) {
         const vec quiet = NAMED(all)((float)m->quiet);
         const float square = scale * scale;
@@ -1187,11 +1190,11 @@ static void network(deepnmf *d)
         }
         for (p = 0; p < 4; p++)
             NAMED(products)(
-                d->field, &m->phase_weight, 0, p * window, d->turned + p * room, d->phase_nodes, node, window, spins);
+                d->field, d->field, &m->phase_weight, 0, p * window, d->turned + p * room, d->phase_nodes, node, window, spins);
     }
     for (k = 0; k < m->layers; k++) NAMED(layer)(d, k);
     for (n = 0; n < nodes; n++) memcpy(d->read + n * d->readout, m->read_bias, (size_t)d->readout * sizeof(float));
-    NAMED(products)(d->read, &m->read_weight, 0, 0, d->field, nodes, spins, spins, d->readout);
+    NAMED(products)(d->read, d->read, &m->read_weight, 0, 0, d->field, nodes, spins, spins, d->readout);
     for (n = 0; n < nodes; n++)
         for (p = 0; p < node; p++) speech[n * node + p] = d->read[n * d->readout + p];
     for (k = 0; k < d->bands; k += LANES) NAMED(store)(speech + k, NAMED(sigmoid)(NAMED(load)(speech + k)));
