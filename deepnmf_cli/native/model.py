@@ -5,12 +5,16 @@ innermost loop runs over lies side by side, and are filled up with zeros to whol
 at zero.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from deepnmf_cli.errors import DeepnmfError, ModelError, shortened
+from deepnmf_cli.settings import section
 from deepnmf_cli.signal.bands import COMPRESSION, NEIGHBOURS, QUIET, band_matrix
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.streaming import HIGHEST_BAND_HZ
@@ -57,7 +61,7 @@ def pack(name: str, settings: Mapping[str, Any], weights: Mapping[str, np.ndarra
     Raises ValueError for networks that the source cannot compute, and for settings and weights that do not fit.
     """
     if name != "grid" or settings.get("messages") != "mean-field":
-        raise ValueError(f"{FAMILY}; this is {name}")
+        raise ValueError(f"the network {name}")
     grid = _Grid(settings, weights)
     wide = band_matrix(grid.bins, grid.single, grid.wide, front_end.rate_hz)[grid.single :, grid.single :]
     segments, pool, spread = _segments(wide)
@@ -76,6 +80,26 @@ def pack(name: str, settings: Mapping[str, Any], weights: Mapping[str, np.ndarra
     constants = {"hop_s": front_end.hop_s, "compression": COMPRESSION, "quiet": QUIET}
     arrays = {key: np.ascontiguousarray(arrays[key], np.int32 if key == "segments" else np.float32) for key in ARRAYS}
     return NativeModel(sizes, constants, arrays, grid.matrices())
+
+
+def read(path: Path) -> tuple[NativeModel, FrontEnd]:
+    """Return the model in a file, and its front end. Raises ModelError for a file that cannot be read, and for networks
+    that the source cannot compute.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    remedy = "Choose --backend auto."
+    try:
+        with safe_open(path, framework="np") as file:
+            meta = json.loads((file.metadata() or {})["deepnmf"])
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
+        tables = meta.get("recipe", meta)  # where format 1 had them, or where they are
+        front_end = section(FrontEnd, tables["front_end"], "front_end")
+        return pack(tables["model"], tables["network"], weights, front_end), front_end
+    except (SafetensorError, OSError) as error:
+        raise ModelError(path, f"no readable model file ({shortened(error)})", "one", remedy) from error
+    except (DeepnmfError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ModelError(path, f"what machine code cannot compute ({shortened(error)})", FAMILY, remedy) from error
 
 
 @dataclass(frozen=True)
