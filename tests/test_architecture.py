@@ -42,7 +42,7 @@ HEAVY |= {"av", "onnx", "onnxruntime", "pesq", "pystoi", "fast_bss_eval", "jinja
 """Packages that cost start-up time."""
 
 
-LIGHT_REACH, FULL_REACH = 40, 62
+LIGHT_REACH, FULL_REACH = 46, 67
 NOT_REACHED = {"training", "corpus", "scoring", "recipe"}
 """Modules that `enhance` may reach, without those that import torch and with them; and rooms that it does not reach."""
 

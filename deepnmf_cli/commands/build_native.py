@@ -20,7 +20,7 @@ def command(quiet: bool) -> int:
     \b
     Examples:
       deepnmf build-native
-      CC=clang deepnmf build-native
+      deepnmf build-native -q
 
     Exit code: 0 done, 1 failed (no compiler, one that fails, a folder that cannot be written), 2 wrong usage, 130
     interrupted.

@@ -221,7 +221,7 @@ def test_no_compiler(deepnmf, empty, monkeypatch, tmp_path):
 @pytest.mark.skipif(shutil.which("sh") is None, reason="needs a shell")
 def test_a_compiler_that_fails(deepnmf, empty, monkeypatch, tmp_path):
     broken = tmp_path / "broken"
-    broken.write_text("#!/bin/sh\necho 'deepnmf.c:1: all is wrong' >&2\nexit 4\n")
+    broken.write_text("#!/usr/bin/env sh\necho 'deepnmf.c:1: all is wrong' >&2\nexit 4\n")
     broken.chmod(0o755)
     monkeypatch.setenv("CC", str(broken))
     result = deepnmf("build-native")
