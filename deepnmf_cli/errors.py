@@ -65,6 +65,10 @@ class ModelError(DeepnmfError):
     """A model file that is damaged, of another kind, or unknown."""
 
 
+class NativeError(DeepnmfError):
+    """No compiler, or a library of machine code that cannot be made or used."""
+
+
 class CorpusError(DeepnmfError):
     """A folder or manifest that holds too little, or does not pair."""
 

@@ -1,9 +1,9 @@
 """Enhancement by pieces: feed samples in, get samples out, at any sampling rate and with any size of chunk."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -45,6 +45,19 @@ class Backend(Protocol):
 
     def running(self) -> AbstractContextManager:
         """Surrounds all computation, for example to switch off the recording of gradients."""
+        ...
+
+
+@runtime_checkable
+class WholePath(Protocol):
+    """What a `Backend` has beside if it goes from waveform to waveform by itself."""
+
+    def path(
+        self, rate_hz: int, channels: int, max_attenuation_db: float | None, mix: float
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        """Begin a recording: return a function that takes whole hops (C, T * hop) float32, T >= 1, and gives as many
+        samples, which lag behind by one hop, to 1e-5 those of `StreamingEnhancer`.
+        """
         ...
 
 
@@ -111,7 +124,7 @@ class StreamingEnhancer:
         self.bins = front_end.bins
         self._top_bins = max(1, round(HIGHEST_BAND_HZ / (front_end.rate_hz / 2) * self.bins))
         self._floor = 0.0 if max_attenuation_db is None else 10 ** (-max_attenuation_db / 20)
-        self._mix = mix
+        self._mix, self._max_attenuation_db = mix, max_attenuation_db
         self.reset()
 
     def __repr__(self) -> str:
@@ -137,6 +150,9 @@ class StreamingEnhancer:
         history, overlap = self.backend.from_numpy(history), self.backend.from_numpy(overlap)
         offset = Offset(self.channels, hop)
         self._state = _State(pending, history, overlap, None, offset, None, received=0, delivered=0, begun=False)
+        self._path = None
+        if isinstance(self.backend, WholePath):
+            self._path = self.backend.path(self._rate_hz, self.channels, self._max_attenuation_db, self._mix)
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
         """Take samples (C, n) float32, n >= 0; return as many enhanced samples (C, m) as are final.
@@ -178,6 +194,15 @@ class StreamingEnhancer:
         state, hop = self._state, self.pair.hop_samples
         if samples.shape[-1] == 0:
             return samples
+        final = self._enhanced(samples) if self._path is None else self._path(samples)
+        if not state.begun:
+            state.begun, final = True, final[:, hop:]
+        state.delivered += final.shape[-1]
+        return final
+
+    def _enhanced(self, samples: np.ndarray) -> np.ndarray:
+        """Samples (C, T * hop), one hop late, of whole hops (C, T * hop)."""
+        state, hop = self._state, self.pair.hop_samples
         with self.backend.running():
             hops = self.backend.from_numpy(state.offset.remove(samples))
             recent = namespace(hops).concatenate([state.history, hops], -1)
@@ -190,11 +215,7 @@ class StreamingEnhancer:
             final[:, :hop] += state.overlap
             state.history, state.overlap = copy(recent[:, hops.shape[-1] :]), copy(enhanced[:, -hop:])
             smallest = np.abs(self.backend.to_numpy(mask)).min(0)
-            final = state.offset.restore(self.backend.to_numpy(final), smallest, self._mix)
-        if not state.begun:
-            state.begun, final = True, final[:, hop:]
-        state.delivered += final.shape[-1]
-        return final
+            return state.offset.restore(self.backend.to_numpy(final), smallest, self._mix)
 
     def _mask(self, spectrum: Array) -> Array:
         """The speech mask (F', T) of spectra (C, F', T): F' bins of this sampling rate, from the network's F bins."""

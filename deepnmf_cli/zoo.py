@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from deepnmf_cli import __version__, extras
 from deepnmf_cli.checkpoint import file_hash, shipped_folder
 from deepnmf_cli.enhancer import Enhancer
-from deepnmf_cli.errors import ModelError, UsageError, nearest
+from deepnmf_cli.errors import ModelError, NativeError, UsageError, nearest
 
 if TYPE_CHECKING:
     from deepnmf_cli.exported import OnnxBackend
     from deepnmf_cli.model_file import ModelFile
+    from deepnmf_cli.native.backend import NativeBackend
     from deepnmf_cli.networks.base import MaskNetwork
 
 # torch, and what imports it, is imported inside the functions that need it: an exported model does without.
@@ -142,8 +143,9 @@ def load_enhancer(
     """An enhancer for the model called `name` (None: the default) on "auto", "cpu" or "cuda".
 
     `backend` "torch" runs the weights; "onnx" what `deepnmf export` made of them, on the CPU and without torch, whose
-    import takes seconds; "auto" chooses "onnx" where there is an export of these weights beside them and no GPU to be
-    used. `threads` bounds those of the matrix products; None leaves torch its choice, and gives one to "onnx".
+    import takes seconds; "native" the weights of grids in the machine code that `deepnmf build-native` made. "auto"
+    chooses, where no GPU is to be used, "native" if it can, and else "onnx" where there is an export of these weights
+    beside them. `threads` bounds those of the matrix products; None leaves torch its choice, and gives one to "onnx".
 
     `depth` stops the network after so many of its layers. An export has all of them, so that "auto" is "torch" then.
 
@@ -154,7 +156,7 @@ def load_enhancer(
         Enhancer('deep-nmf', torch on cpu)
     """
     begin = time.perf_counter()
-    exported = _exported_backend(find(name), device, _backend(backend, depth), threads)
+    exported = _light_backend(find(name), device, _backend(backend, depth), threads)
     if exported:
         enhancer = _from_export(exported, depth, find(name))
     else:
@@ -171,7 +173,7 @@ def load_described(
     """
     path = find(name)
     sha256 = file_hash(path)
-    exported = _exported_backend(path, device, _backend(backend, depth), None, sha256)
+    exported = _light_backend(path, device, _backend(backend, depth), None, sha256)
     reported = _reported(name, sha256) if depth is None else None
     if exported and reported:
         return _from_export(exported, depth, path), reported
@@ -201,7 +203,7 @@ def _from_weights(
     return Enhancer(TorchBackend(network, resolve_device(device)), file.front_end, name=_called(file.path))
 
 
-def _from_export(backend: "OnnxBackend", depth: int | None, path: Path) -> Enhancer:
+def _from_export(backend: "OnnxBackend | NativeBackend", depth: int | None, path: Path) -> Enhancer:
     return Enhancer(backend, backend.front_end(), depth, _called(path))
 
 
@@ -210,10 +212,14 @@ def _called(path: Path) -> str:
     return path.parent.name if path.name == MODEL_FILE else path.name
 
 
-def _exported_backend(
+def _light_backend(
     path: Path, device: str, backend: str, threads: int | None, sha256: str = ""
-) -> "OnnxBackend | None":
-    """Return what `backend` and `device` mean for a model file; None: torch. Raises UsageError and ModelError."""
+) -> "OnnxBackend | NativeBackend | None":
+    """Return what `backend` and `device` mean for a model file; None: torch. Raises UsageError, ModelError, and
+    NativeError.
+    """
+    if (native := _native_backend(path, device, backend)) is not None:
+        return native
     required = backend == "onnx" or path.suffix == EXPORTED
     if not required and (backend == "torch" or resolve_device(device) == "cuda"):
         return None
@@ -224,6 +230,27 @@ def _exported_backend(
         remedy = f"Run `deepnmf export {path}`, or choose --backend torch."
         raise ModelError(path.with_suffix(EXPORTED), problem, f"what `deepnmf export` makes of {path.name}", remedy)
     return exported
+
+
+def _native_backend(path: Path, device: str, backend: str) -> "NativeBackend | None":
+    """The model in machine code, where `backend` asks for it, or leaves it open and it can be had."""
+    from deepnmf_cli.native import library
+
+    if backend == "native":
+        if device == "cuda":
+            raise UsageError("--device cuda", "--backend native", "the CPU", "Choose --backend torch.")
+        from deepnmf_cli.native.backend import NativeBackend
+
+        return NativeBackend(path)
+    if backend != "auto" or path.suffix == EXPORTED or library.find() is None or resolve_device(device) == "cuda":
+        return None
+    from deepnmf_cli.native.backend import NativeBackend
+
+    try:
+        return NativeBackend(path)
+    except (ModelError, NativeError) as error:
+        logger.info("%s: not computed by native code: %s", path, error)
+        return None
 
 
 def _exported(path: Path, threads: int, sha256: str) -> "tuple[OnnxBackend | None, str]":

@@ -13,8 +13,17 @@ import numpy as np
 import pytest
 
 from deepnmf_cli import main, zoo
+from deepnmf_cli.native import library
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_native_code(tmp_path_factory):
+    """Nobody's library of `deepnmf build-native` changes what tests see in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "cache_folder", lambda: tmp_path_factory.getbasetemp() / "no-caches/deepnmf")
+        yield
 
 
 @dataclass(frozen=True)

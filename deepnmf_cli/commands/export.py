@@ -57,6 +57,7 @@ def command(
     Examples:
       deepnmf export base --streaming -o base.streaming.onnx
       deepnmf export base --format c -o denoise/
+      deepnmf export tiny --format c --weights int8 -o denoise/
 
     Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
     """
@@ -64,7 +65,7 @@ def command(
 
     source = zoo.find(model)
     if kind == "c":
-        _write_c(model, output, streaming or share_weights or weights != "float32", overwrite, quiet)
+        _write_c(model, output, weights, streaming or share_weights or weights == "float16", overwrite, quiet)
         return EXIT_DONE
     suffix = zoo.EXPORTED_STREAMING if streaming else zoo.EXPORTED
     target = output or source.with_suffix(suffix)
@@ -79,7 +80,7 @@ def command(
     return EXIT_DONE
 
 
-def _write_c(model: str, folder: Path | None, other_options: bool, overwrite: bool, quiet: bool) -> None:
+def _write_c(model: str, folder: Path | None, weights: str, other_options: bool, overwrite: bool, quiet: bool) -> None:
     from deepnmf_cli import extras, zoo
 
     extras.require("torch", "deepnmf export --format c")
@@ -88,14 +89,14 @@ def _write_c(model: str, folder: Path | None, other_options: bool, overwrite: bo
     if folder is None:
         raise UsageError("--format c", "no -o", "the folder for the library", "Name one.")
     if other_options:
-        found = "--streaming, --weights or --share-weights"
+        found = "--streaming, --share-weights or --weights float16"
         raise UsageError("--format c", found, "none of them, as they are of ONNX", "Leave them out.")
     if folder.exists() and not folder.is_dir():
         raise UsageError(folder, "a file", "a folder", "Choose another name.")
     if not overwrite and (there := [folder / name for name in FILES if (folder / name).exists()]):
         raise UsageError(there[0], "a file of that name", "a new name", "Choose another folder, or pass --overwrite.")
     network, file = zoo.load(model)
-    written = write(network, file.front_end, model, folder)
+    written = write(network, file.front_end, model, folder, weights)
     if not quiet:
         size = sum(path.stat().st_size for path in written) / 1000
         console.say(f"Wrote {', '.join(path.name for path in written)} to {folder}, {size:.0f} kB of text.")

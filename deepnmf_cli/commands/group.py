@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
+from pathlib import Path
 
 import click
 
@@ -12,6 +13,7 @@ from deepnmf_cli.checkpoint import temporary_folder
 from deepnmf_cli.errors import nearest
 
 COMMANDS = {
+    "build-native": "Compile the machine code of --backend native.",
     "enhance": "Remove the noise from recordings.",
     "evaluate": "Score enhanced recordings, or models, against clean references.",
     "export": "Write a model as an ONNX file, or as a library in C.",
@@ -56,7 +58,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command = import_module(f"deepnmf_cli.commands.{name}").command
+        command = import_module(f"deepnmf_cli.commands.{name.replace('-', '_')}").command
         for option in command.params:
             if isinstance(option, click.Option):
                 option.envvar = variable(name, option)
@@ -108,6 +110,8 @@ def temporary_caches() -> Iterator[None]:
     """
     before = {name: os.environ.get(name) for name in CACHES}
     with temporary_folder() as folder:
+        if not before["XDG_CACHE_HOME"]:
+            _keep_native(folder)
         os.environ.update({name: os.path.join(folder, CACHES[name]) for name, value in before.items() if not value})
         try:
             yield
@@ -117,3 +121,15 @@ def temporary_caches() -> Iterator[None]:
                     os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
+
+
+def _keep_native(folder: Path) -> None:
+    """Let the code that `deepnmf build-native` made be found in the temporary caches too."""
+    from deepnmf_cli.native.library import cache_folder
+
+    with suppress(OSError, RuntimeError):  # there are none, or the system has no links
+        made = cache_folder()
+        if made.is_dir():
+            cache = folder / CACHES["XDG_CACHE_HOME"]
+            cache.mkdir()
+            (cache / made.name).symlink_to(made.absolute())

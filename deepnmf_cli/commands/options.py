@@ -44,10 +44,11 @@ device_option = click.option(
 )
 backend_option = click.option(
     "--backend",
-    type=click.Choice(["auto", "torch", "onnx"]),
+    type=click.Choice(["auto", "native", "onnx", "torch"]),
     default="auto",
     show_default=True,
-    help="What computes the network; auto takes the model's ONNX file on a CPU, if there is one, and torch elsewhere.",
+    help="What computes the network; on a CPU auto takes what `deepnmf build-native` made, for models such as base, or"
+    " else the model's ONNX file, if there is one, and torch elsewhere.",
 )
 max_attenuation_option = click.option(
     "--max-attenuation",

@@ -18,18 +18,13 @@ from deepnmf_cli.inference.chain import MEAN_FIELD, MESSAGES
 from deepnmf_cli.inference.grid import GridEvidence, GridInference, GridState
 from deepnmf_cli.kernels.grid_layer import compile_kernel
 from deepnmf_cli.networks.band_network import BandNetwork
-from deepnmf_cli.networks.grid_settings import NEIGHBOURS, GridSettings
+from deepnmf_cli.networks.grid_settings import GridSettings
 from deepnmf_cli.networks.growth import widened
 from deepnmf_cli.networks.relocation import relocated
+from deepnmf_cli.signal.bands import COMPRESSION, NEIGHBOURS, QUIET
 from deepnmf_cli.signal.level import stack_context
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.unfold.network import Bank, Unfolded
-
-COMPRESSION = 0.3
-"""Power applied to band magnitudes: about the loudness of hearing, and bounded where a logarithm is not."""
-
-QUIET = 1e-8
-"""Squared product of two bins 40 dB below the level: below that, phase differences fade out."""
 
 
 class GridWiring(BandNetwork):

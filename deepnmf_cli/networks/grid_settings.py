@@ -4,9 +4,7 @@ from dataclasses import dataclass
 
 from deepnmf_cli.inference.chain import MESSAGES
 from deepnmf_cli.networks.band_network import BandSettings
-
-NEIGHBOURS = 2
-"""Bands beyond its own that a node sees on either side."""
+from deepnmf_cli.signal.bands import NEIGHBOURS
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from deepnmf_cli.inference.grid import GridEvidence
 from deepnmf_cli.networks.band_network import BandNetwork, BandSettings
-from deepnmf_cli.networks.grid import COMPRESSION, GridWiring
+from deepnmf_cli.networks.grid import GridWiring
 from deepnmf_cli.networks.grid_settings import GridShape
+from deepnmf_cli.signal.bands import COMPRESSION
 
 CELLS = {"gru": nn.GRU, "lstm": nn.LSTM}
 

@@ -183,6 +183,41 @@ def test_all_shapes_of_grids_and_all_compilers(tmp_path, sound, name, compiler):
     np.testing.assert_allclose(run(program, samples, 16000), expected, rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("options", [["-O3"], ["-O1", "-DDEEPNMF_PLAIN"], ["-O1", "-DDEEPNMF_SCALAR"]])
+def test_int8_is_the_network_of_the_weights_that_it_stands_for(tmp_path, sound, options):
+    torch.manual_seed(0)
+    network = build("grid", GridSettings(**{"phase": True, "local_fields": True, **SMALL}))
+    with torch.no_grad():
+        for key, value in network.unfolded.bank.named_parameters():
+            if "weight" in key or "join" in key or key.startswith(("frame_s", "frame_r")):
+                # Whole numbers times powers of two, of which the largest in each row is 127.
+                numbers = torch.randint(-127, 128, value.shape)
+                numbers[:, 0] = 127
+                value.copy_(numbers / 2.0**9)
+    c_library.write(network, FrontEnd(), "grid", tmp_path, "int8")
+    assert "static const signed char time_weight[" in (tmp_path / c_library.MODEL).read_text()
+    samples = sound(16000, 1)
+    expected = Enhancer(TorchBackend(network, "cpu"), FrontEnd()).enhance(samples, 16000)
+    program = compiled(tmp_path, COMPILERS[0], *options, "-std=gnu99")
+    np.testing.assert_allclose(run(program, samples, 16000), expected, rtol=0, atol=TOLERANCE)
+
+
+def test_int8_is_next_to_the_weights():
+    matrix = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
+    matrix[1, :, 2] = 0
+    numbers, scales = c_library.quantised(matrix)
+    assert numbers.dtype == np.int8 and numbers.shape == matrix.shape and scales.shape == (2, 3)
+    assert (abs(numbers * scales[:, None] - matrix) <= 0.501 * scales[:, None]).all() and abs(numbers).max() == 127
+
+
+def test_the_source_without_vectors(tmp_path, sound):
+    export_tiny(tmp_path)
+    program = compiled(tmp_path, COMPILERS[0], "-std=c99", "-O1", "-DDEEPNMF_SCALAR")
+    samples = sound(16000, 2)
+    expected = zoo.load_enhancer("tiny").enhance(samples, 16000)
+    np.testing.assert_allclose(run(program, samples, 16000), expected, rtol=0, atol=TOLERANCE)
+
+
 @pytest.mark.parametrize("compiler", [name for name in ("g++", "clang++") if shutil.which(name)])
 def test_the_source_is_c_plus_plus_too(tmp_path, compiler):
     export_tiny(tmp_path)
@@ -235,6 +270,7 @@ def test_the_command_writes_three_files(deepnmf, tmp_path):
 def test_what_cannot_be_a_library_is_refused(deepnmf, tmp_path, tiny_model):
     for arguments, code, message in (
         (["tiny"], EXIT_USAGE, "--format c: found no -o"),
+        (["tiny", "-o", "x", "--weights", "float16"], EXIT_USAGE, "or --weights float16; expected none of them"),
         (["tiny", "-o", "x", "--streaming"], EXIT_USAGE, "--format c: found --streaming"),
         (["tiny", "-o", __file__], EXIT_USAGE, "found a file; expected a folder"),
         ([tiny_model, "-o", "x"], EXIT_USAGE, "--format c: found the model dnn; expected a grid"),

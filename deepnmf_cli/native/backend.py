@@ -1,0 +1,137 @@
+"""Grids that machine code computes, from waveform to waveform: a `streaming.Backend` over the library in C."""
+
+import ctypes
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepnmf_cli.errors import NativeError
+from deepnmf_cli.native import library
+from deepnmf_cli.native.model import ARRAYS, CONSTANTS, MATRICES, SIZES, NativeModel, read
+from deepnmf_cli.signal.arrays import InNumpy
+from deepnmf_cli.signal.stft import FrontEnd
+
+ALIGNMENT = 64
+"""Bytes: a line of the cache, so that vectors of weights do not straddle two."""
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = (("values", ctypes.c_void_p), ("scales", ctypes.c_void_p))
+
+
+class _Model(ctypes.Structure):
+    """`deepnmf_model` of the source, member by member."""
+
+    _fields_ = (
+        *((name, ctypes.c_int) for name in SIZES),
+        *((name, ctypes.c_double) for name in CONSTANTS),
+        *((name, ctypes.c_void_p) for name in ARRAYS),
+        *((name, _Matrix) for name in MATRICES),
+    )
+
+
+class NativeBackend(InNumpy):
+    """A model file, computed by the library of `native.library`. It is opened again where one was unpickled.
+
+    Threads may share one; each recording has memory of its own.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises NativeError without a library that can be used, and ModelError for files of other networks."""
+        self._path = path.absolute()
+        self._library = library.load(library.require())
+        self._declare()
+        packed, self._front_end = read(path)
+        self._phase = bool(packed.sizes["phase"])
+        self._model, self._kept = _structure(packed)
+
+    def __repr__(self) -> str:
+        return "native code, 1 thread"
+
+    def __reduce__(self) -> tuple[type, tuple[Path]]:
+        return NativeBackend, (self._path,)
+
+    def _declare(self) -> None:
+        """Say what the functions of the library take."""
+        c, at = self._library, ctypes.c_void_p
+        if c.deepnmf_model_size() != ctypes.sizeof(_Model):
+            found = f"a model of {c.deepnmf_model_size()} bytes"
+            raise NativeError("--backend native", found, f"{ctypes.sizeof(_Model)} bytes", library.REBUILD)
+        c.deepnmf_create_for.argtypes = [at, ctypes.c_int, ctypes.c_int, ctypes.c_float, ctypes.c_float]
+        c.deepnmf_create_for.restype = at
+        c.deepnmf_free.argtypes, c.deepnmf_free.restype = [at], None
+        c.deepnmf_hops.argtypes, c.deepnmf_hops.restype = [at, at, at, ctypes.c_size_t, ctypes.c_size_t], None
+        c.deepnmf_masks.argtypes, c.deepnmf_masks.restype = [at, at, at, ctypes.c_size_t], None
+
+    def front_end(self) -> FrontEnd:
+        """Return the front end that the model file names."""
+        return self._front_end
+
+    @property
+    def uses_phase(self) -> bool:
+        return self._phase
+
+    def _begin(self, rate_hz: int, channels: int, max_attenuation_db: float | None, mix: float) -> "_Recording":
+        limit = float("inf") if max_attenuation_db is None else max_attenuation_db
+        return _Recording(self, self._library, self._model, (rate_hz, channels, limit, mix))
+
+    def path(
+        self, rate_hz: int, channels: int, max_attenuation_db: float | None, mix: float
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        """As `streaming.WholePath` says."""
+        hop = self._front_end.pair(rate_hz).hop_samples
+        recording = self._begin(rate_hz, channels, max_attenuation_db, mix)
+
+        def hops(samples: np.ndarray) -> np.ndarray:
+            samples = np.ascontiguousarray(samples, np.float32)
+            out = np.empty_like(samples)
+            stride = samples.shape[1]
+            self._library.deepnmf_hops(recording.at, samples.ctypes.data, out.ctypes.data, stride // hop, stride)
+            return out
+
+        return hops
+
+    def __call__(self, inputs: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
+        """As `Backend` says; a state may be passed on once, as it is memory of the library."""
+        recording = state or self._begin(self._front_end.rate_hz, 1, None, 1.0)
+        inputs = np.ascontiguousarray(inputs, np.float32)
+        speech = np.empty((2, *inputs.shape[-2:]), np.float32)
+        self._library.deepnmf_masks(recording.at, inputs.ctypes.data, speech.ctypes.data, inputs.shape[-1])
+        masks = [speech[0], 1 - speech[0], *speech[1 : 1 + self._phase]]
+        return np.stack(masks)[None], recording
+
+
+class _Recording:
+    """What the library remembers of a recording, freed when nobody holds it any more."""
+
+    def __init__(
+        self, backend: NativeBackend, code: ctypes.CDLL, model: _Model, arguments: tuple[int, int, float, float]
+    ) -> None:
+        """Raises MemoryError where memory is short."""
+        self._backend = backend  # which holds the weights
+        self.at = code.deepnmf_create_for(ctypes.addressof(model), *arguments)
+        if not self.at:
+            raise MemoryError("cannot allocate memory for a recording")
+        weakref.finalize(self, code.deepnmf_free, self.at)
+
+
+def _structure(packed: NativeModel) -> tuple[_Model, list[np.ndarray]]:
+    """The structure of a model, and the arrays that it points into."""
+    kept: list[np.ndarray] = []
+
+    def place(x: np.ndarray) -> int | None:
+        if not x.size:
+            return None
+        room = np.empty(x.nbytes + ALIGNMENT, np.uint8)
+        begin = -room.ctypes.data % ALIGNMENT
+        room[begin : begin + x.nbytes] = x.ravel().view(np.uint8)
+        kept.append(room)
+        return room.ctypes.data + begin
+
+    members: list[Any] = [packed.sizes[name] for name in SIZES] + [packed.constants[name] for name in CONSTANTS]
+    members += [place(packed.arrays[name]) for name in ARRAYS]
+    members += [_Matrix(place(packed.matrices[name]), None) for name in MATRICES]
+    return _Model(*members), kept

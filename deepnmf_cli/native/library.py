@@ -1,0 +1,144 @@
+"""The source in C as a shared library: compiled when the user asks for it, found where it lies, loaded if it is whole.
+
+It is called after a hash of its source, of the flags of the compiler and of the kind of machine, so that one that was
+made of another version is not found; its last bytes are a hash of all others, so that one that was cut short is not
+loaded, which would end the process. It holds no weights: one serves all models of the family.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+from deepnmf_cli import checkpoint
+from deepnmf_cli.errors import NativeError, shortened
+
+SOURCE = Path(__file__).parent / "c"
+FILES = ("deepnmf.c", "deepnmf.h")
+
+FLAGS = ("-std=gnu99", "-O3", "-shared", "-fPIC", "-DDEEPNMF_LIBRARY")
+"""No -march: code for newer processors is in the library too, and chosen when it is loaded."""
+
+COMPILERS = ("cc", "gcc", "clang")
+"""What is looked for where the variable CC names none."""
+
+COMPILE_S = 120
+"""Longest time for a compiler that takes three seconds."""
+
+INTERFACE = 1
+"""Number of the functions and of the model, `INTERFACE` of the source."""
+
+MARK = b"\ndeepnmf "
+"""Before the hash, 64 digits, at the end of a library."""
+
+REBUILD = "Run `deepnmf build-native`, or choose another --backend."
+
+
+def cache_folder() -> Path:
+    """Return where the user's libraries lie: `deepnmf` in XDG_CACHE_HOME, or in .cache of the home folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepnmf"
+
+
+def file_name() -> str:
+    """Return the name of the library of this version for this kind of machine."""
+    digest = hashlib.sha256()
+    for name in FILES:
+        digest.update((SOURCE / name).read_bytes())
+    digest.update(repr((FLAGS, sys.platform, platform.machine(), struct.calcsize("P"))).encode())
+    return f"deepnmf-{digest.hexdigest()[:16]}{'.dll' if sys.platform == 'win32' else '.so'}"
+
+
+def find() -> Path | None:
+    """Return the library of this version: the one in the package, or else in the user's cache; None without one."""
+    places = (Path(__file__).parent, cache_folder())
+    try:
+        return next((file for place in places if (file := place / file_name()).is_file()), None)
+    except (OSError, RuntimeError):  # a cache that may not be read, or a user without a home
+        return None
+
+
+def require() -> Path:
+    """Return what `find` does. Raises NativeError where there is none."""
+    if (found := find()) is None:
+        raise NativeError("--backend native", "no library of this version", f"one in {cache_folder()}", REBUILD)
+    return found
+
+
+def build() -> Path:
+    """Compile the library into the user's cache, in the place of one of the same name; returns its path.
+
+    Raises NativeError where there is no compiler, where it fails, and where the cache cannot be written.
+    """
+    compiler = _compiler()
+    target = cache_folder() / file_name()
+    with checkpoint.temporary_folder() as folder:
+        made = folder / target.name
+        _compile([*compiler, *FLAGS, str(SOURCE / FILES[0]), "-o", str(made), "-lm"])
+        content = made.read_bytes()
+        content += MARK + hashlib.sha256(content).hexdigest().encode()
+        made.write_bytes(content)
+        load(made)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with checkpoint.atomic_path(target) as partial:
+            partial.write_bytes(content)
+    except OSError as error:
+        found = f"no way to write the library ({error.strerror})"
+        raise NativeError(target.parent, found, "a folder for it", "Name another by XDG_CACHE_HOME.") from error
+    return target
+
+
+def _compiler() -> list[str]:
+    """Return the words of the variable CC, or the first compiler that is installed."""
+    if given := shlex.split(os.environ.get("CC", "")):
+        if shutil.which(given[0]) is None:
+            found = f"no program {given[0]!r}, which CC names"
+            raise NativeError("deepnmf build-native", found, "a C compiler", "Correct CC, or leave it unset.")
+        return given
+    for name in COMPILERS:
+        if shutil.which(name):
+            return [name]
+    remedy = "Install one, for example by `apt install gcc` or `xcode-select --install`, or name one by CC."
+    raise NativeError("deepnmf build-native", "no C compiler", f"one of {', '.join(COMPILERS)}", remedy)
+
+
+def _compile(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=COMPILE_S)
+        problem = f"exit code {done.returncode}: {shortened(done.stderr)}" if done.returncode else ""
+    except (OSError, subprocess.TimeoutExpired) as error:
+        problem = shortened(error)
+    if problem:
+        found = f"that {command[0]} fails ({problem})"
+        raise NativeError("deepnmf build-native", found, "a compiler that makes a library of C99", "Name one by CC.")
+
+
+def load(path: Path) -> ctypes.CDLL:
+    """Return the library at `path`. Raises NativeError for one that is damaged, cut short, or of another version."""
+    try:
+        content = path.read_bytes()
+        foreign = hasattr(os, "geteuid") and path.stat().st_uid not in (0, os.geteuid())
+    except OSError as error:
+        raise NativeError(path, f"no readable file ({error.strerror})", "a library", REBUILD) from error
+    body, mark, digits = content[: -len(MARK) - 64], content[-len(MARK) - 64 : -64], content[-64:]
+    if mark != MARK or hashlib.sha256(body).hexdigest().encode() != digits:
+        raise NativeError(path, "a damaged or truncated library", "one that `deepnmf build-native` made", REBUILD)
+    if foreign:
+        raise NativeError(path, "a library of another user", "your own", "Name your own cache by XDG_CACHE_HOME.")
+    try:
+        library = ctypes.CDLL(str(path))
+        library.deepnmf_interface.restype = ctypes.c_int
+        interface = library.deepnmf_interface()
+    except (OSError, AttributeError) as error:
+        found = f"a library that this machine cannot load ({shortened(error)})"
+        raise NativeError(path, found, "one of this version and machine", REBUILD) from error
+    if interface != INTERFACE:
+        found, expected = f"a library with interface {interface}", f"interface {INTERFACE}"
+        raise NativeError(path, found, expected, REBUILD)
+    return library
