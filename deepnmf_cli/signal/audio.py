@@ -44,8 +44,8 @@ SampleType = Literal["float64", "float32", "int32", "int16"]
 class SequentialFile(soundfile.SoundFile):
     """A SoundFile that is never sought: seeking after each block, as soundfile does, breaks the MP3 decoder's state.
 
-    Nor does it wait for the disk when it is closed, also after reading, as soundfile does: `checkpoint.atomic_path` waits
-    once for what is written.
+    Nor does it wait for the disk when it is closed, as soundfile does after reading, too: `checkpoint.atomic_path`
+    waits once for what is written.
     """
 
     def __init__(self, source: str | Path | View, *arguments: Any, **settings: Any) -> None:
