@@ -85,6 +85,10 @@ class TrainingError(DeepnmfError):
     exit_code = EXIT_NO_GAIN
 
 
+class ClusterError(DeepnmfError):
+    """A cluster of machines that cannot be reached, or whose workers are unfit."""
+
+
 class UsageError(DeepnmfError):
     """A command line that asks for something impossible, such as an output that equals its input."""
 

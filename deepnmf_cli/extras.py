@@ -14,6 +14,7 @@ EXTRAS = {
     "inspect": ("jinja2", "matplotlib", "PIL", "soxr"),
     "live": ("sounddevice",),
     "media": ("av",),
+    "cluster": ("ray", "fsspec"),
     "tensorboard": ("torch", "matplotlib", "tensorboard"),
 }
 """Extra -> its packages, by the names that are imported."""

@@ -28,7 +28,7 @@ class _Abandoned(BaseException):
 def work_here(tasks: Iterable[Any], work: Work, progress: Progress) -> Iterator[tuple[Any, Any]]:
     """Yield (task, result) for each task in turn, the result being the DeepnmfError of a task that failed."""
     for task in tasks:
-        yield task, _outcome(work, task, progress)
+        yield task, outcome(work, task, progress)
 
 
 class Workers:
@@ -71,10 +71,10 @@ class Workers:
                 except (EOFError, OSError):
                     self._processes.pop(connection).join()
                     if connection not in at_work:
-                        raise _lost("workers") from None
+                        raise lost("workers") from None
                     task = at_work.pop(connection)
                     self._start()
-                    yield task, _lost(name(task))
+                    yield task, lost(name(task))
                     continue
                 if kind == _PROGRESS:
                     progress(content)
@@ -133,17 +133,17 @@ def _serve(connection: Connection, prepare: Callable[..., Work], arguments: tupl
             raise _Abandoned from None
 
     with suppress(_Abandoned, EOFError, ConnectionResetError):
-        work = _outcome(prepare, *arguments)
+        work = outcome(prepare, *arguments)
         if isinstance(work, DeepnmfError):
             send(_READY, work)
             return
         send(_READY, None)
         while True:
             task = connection.recv()
-            send(_DONE, _outcome(work, task, lambda amount: send(_PROGRESS, amount)))
+            send(_DONE, outcome(work, task, lambda amount: send(_PROGRESS, amount)))
 
 
-def _outcome(work: Callable[..., Any], *arguments: Any) -> Any:
+def outcome(work: Callable[..., Any], *arguments: Any) -> Any:
     """Return what a call returns, or the DeepnmfError that it raises, or what stands for it where memory ran out."""
     try:
         return work(*arguments)
@@ -157,7 +157,8 @@ def _abandon(*_: object) -> None:
     raise _Abandoned
 
 
-def _lost(name: str) -> DeepnmfError:
+def lost(name: str) -> DeepnmfError:
+    """The error of a task whose process died."""
     remedy = "Memory may have run out: use fewer with --jobs."
     return DeepnmfError(name, "a process that ended unexpectedly", "one that lasts", remedy)
 

@@ -77,6 +77,15 @@ def find(name: str | Path | None) -> Path:
     raise ModelError(name, "no model of that name and no such file", expected, remedy)
 
 
+def exports_of(path: Path) -> list[Path]:
+    """What was exported from a model file, and lies beside it."""
+    return [file for file in _exports(path) if file.is_file() and file != path]
+
+
+def _exports(path: Path) -> list[Path]:
+    return [path.with_suffix(suffix) for suffix in (EXPORTED, EXPORTED_STREAMING)]
+
+
 def _shipped_names() -> list[str]:
     return sorted(p.parent.name for p in models_folder().glob(f"*/{MODEL_FILE}"))
 
@@ -260,9 +269,7 @@ def _exported(path: Path, threads: int, sha256: str) -> "tuple[OnnxBackend | Non
     if path.suffix == EXPORTED:
         single = path.name.endswith(EXPORTED_STREAMING)
         return (OnnxBackend(None, path, threads) if single else OnnxBackend(path, None, threads)), ""
-    files = [
-        file if (file := path.with_suffix(suffix)).is_file() else None for suffix in (EXPORTED, EXPORTED_STREAMING)
-    ]
+    files = [file if file.is_file() else None for file in _exports(path)]
     if files == [None, None]:
         return None, "no file"
     # What a file says of its weights is looked for without opening the graph, which takes a tenth of a second.

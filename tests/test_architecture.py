@@ -38,11 +38,11 @@ LAYERS = [
 HEIGHT = {room: height for height, layer in enumerate(LAYERS) for room in layer}
 
 HEAVY = {"torch", "torchaudio", "numpy", "scipy", "soundfile", "librosa", "soxr", "safetensors", "matplotlib"}
-HEAVY |= {"av", "onnx", "onnxruntime", "pesq", "pystoi", "fast_bss_eval", "jinja2", "PIL"}
+HEAVY |= {"av", "fsspec", "onnx", "onnxruntime", "ray", "pesq", "pystoi", "fast_bss_eval", "jinja2", "PIL"}
 """Packages that cost start-up time."""
 
 
-LIGHT_REACH, FULL_REACH = 57, 77
+LIGHT_REACH, FULL_REACH = 59, 79
 NOT_REACHED = {"training", "corpus", "scoring", "recipe"}
 """Modules that `enhance` may reach, without those that import torch and with them; and rooms that it does not reach."""
 

@@ -69,6 +69,8 @@ def test_every_shipped_model_enhances_without_any_extra(tmp_path, model):
         ("export", ["export", "base", "-o", "base.onnx"]),
         ("inspect", ["inspect", str(ROOT / "data/demo/noisy.wav")]),
         ("live", ["stream", "--list-devices"]),
+        ("cluster", ["enhance", str(ROOT / "data/demo/noisy.wav"), "-o", "noisy.wav", "--engine", "ray"]),
+        ("cluster", ["enhance", "s3://bucket/noisy.wav", "-o", "noisy.wav"]),
         ("media", ["enhance", str(ROOT / "data/demo/noisy.wav"), "-o", "noisy.m4a"]),
     ],
 )  # fmt: skip

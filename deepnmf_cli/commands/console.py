@@ -143,9 +143,10 @@ def echo_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2))
 
 
-def echo_line(row: dict[str, Any]) -> None:
-    """Print one line of JSON Lines on standard output, which reaches its reader at once."""
-    click.echo(json.dumps(row))
+def json_lines() -> Callable[[dict[str, Any]], None]:
+    """Return what prints one line of JSON Lines, which reaches its reader at once, on what is standard output now."""
+    output = sys.stdout
+    return lambda row: click.echo(json.dumps(row), file=output)
 
 
 def progress(hidden: bool) -> "tqdm | Lines":

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from deepnmf_cli.commands import console
+from deepnmf_cli.commands import console, remote
 from deepnmf_cli.commands.jobs import (
+    Engine,
     Enhanced,
     Settings,
     enhance_all,
@@ -89,6 +90,16 @@ from deepnmf_cli.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, DeepnmfError, 
     help="Files to enhance at the same time, each in a process with the model of its own.",
 )  # fmt: skip
 @click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+    help="Processes of this machine, or workers of a cluster of Ray, a worker for each CPU, or GPU where networks run"
+    " on those. Needs the extra [cluster].",
+)  # fmt: skip
+@click.option(
+    "--address", metavar="HOST:PORT",
+    help="Cluster for --engine ray; auto is the one that runs on this machine.  [default: RAY_ADDRESS, or else this"
+    " machine alone]",
+)  # fmt: skip
+@click.option(
     "--json", "as_json", is_flag=True,
     help="Print JSON Lines on standard output in place of text: an object per file when it is done, and a summary.",
 )  # fmt: skip
@@ -116,6 +127,8 @@ def command(
     device: str,
     backend: str,
     jobs: int | None,
+    engine: str,
+    address: str | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -149,7 +162,11 @@ def command(
         raise UsageError("--fix, --gaps, --clip-level", "no --repair", "--repair beside them", "Add it.")
     if verbose:
         console.log()
-    planned = plan(inputs, Places(output, noise_out, in_place), may_exist=overwrite or skip_existing)
+    if address is not None and engine != "ray":
+        raise UsageError("--address", "no --engine ray", "both", "Add --engine ray, or leave --address out.")
+    runner = Engine(jobs, engine == "ray", address)
+    places = Places(*map(_plain, (output, noise_out)), in_place)
+    planned = _plan([remote.plain(path) for path in inputs], places, overwrite or skip_existing, runner)
     refuse_streams(planned.jobs, as_json, skip_existing)
     settings = Settings(
         model,
@@ -165,18 +182,24 @@ def command(
         loudness_lufs,
         repair_options(inputs, fixes, gaps, clip_level_db) if repair else None,
     )
-    batch = _Batch(planned, settings, console.echo_line if as_json else None, quiet)
+    batch = _Batch(planned, settings, console.json_lines() if as_json else None, quiet)
     several = len(planned.jobs) + len(planned.unreadable) > 1
     stopped: BaseException | None = None
+    record = None
     try:
-        record = Record(_facts(settings, noise_out)) if several or skip_existing else None
+        if several or skip_existing:
+            facts = _facts(settings, noise_out)
+            far = isinstance(planned, remote.RemotePlan)
+            record = remote.RemoteRecord(facts, planned) if far else Record(facts)
         todo = batch.begin(record, skip_existing, overwrite)
         if dry_run:
             batch.list(todo)
         elif todo:
-            batch.run(todo, jobs, record)
+            batch.run(todo, runner, record)
     except (KeyboardInterrupt, DeepnmfError) as error:  # what was done by then is told like all else
         stopped = error
+    if record is not None:
+        record.close()
     batch.end(stopped)
     if stopped is not None:
         raise stopped
@@ -236,21 +259,23 @@ class _Batch:
             if self._tell is None:
                 console.announce(f"{job.source} -> {job.target}{removed}{size}")
 
-    def run(self, jobs: Sequence[Job], asked: int | None, record: Record | None) -> None:
+    def run(self, jobs: Sequence[Job], engine: Engine, record: Record | None) -> None:
         """Enhance all jobs, and put what became of each into `outcome`."""
         remove_leftovers(self._planned.jobs)
         known = lengths(jobs)
         require_space(known)
         seconds = sum(info.seconds for info in known.values())
-        processes = process_count(asked, len(jobs), seconds, self._settings.device)
-        if processes > 1:
+        several = engine.ray or process_count(engine.jobs, len(jobs), seconds, self._settings.device) > 1
+        if several:
             jobs = longest_first(jobs, known)
         begin = time.perf_counter()
         try:
             with console.progress(self._silent) as bar:
                 bar.set_description_str(_done(0, jobs))
                 bar.reset(total=seconds)
-                for finished, (job, done) in enumerate(enhance_all(jobs, self._settings, processes, bar.update), 1):
+                for finished, (job, done) in enumerate(
+                    enhance_all(jobs, self._settings, engine, seconds, bar.update), 1
+                ):
                     if isinstance(done, DeepnmfError):
                         self.outcome.failed(self._row_of(job), done)
                     else:
@@ -260,7 +285,7 @@ class _Batch:
                         self._report(job, done)
                     bar.set_description_str(_done(finished, jobs))
         finally:
-            if processes > 1 or not self._elapsed_s:
+            if several or not self._elapsed_s:
                 self._elapsed_s = time.perf_counter() - begin
 
     def end(self, stopped: BaseException | None) -> None:
@@ -308,6 +333,25 @@ class _Batch:
         from deepnmf_cli import zoo  # seconds in which other processes work already
 
         return _row(job.source, job.target, job.removed, model=self._settings.model or zoo.DEFAULT_MODEL)
+
+
+def _plain(path: str | None) -> str | None:
+    return None if path is None else remote.plain(path)
+
+
+def _plan(inputs: Sequence[str], places: Places, may_exist: bool, engine: Engine) -> Plan:
+    """The plan of a call, whose places may be behind addresses."""
+    addresses = [path for path in (*inputs, places.output, places.removed) if remote.is_url(path)]
+    if engine.ray and STREAM in (*inputs, places.output):
+        raise UsageError("--engine ray", "standard input or output", "files", "Name files, or leave --engine out.")
+    if not addresses:
+        return plan(inputs, places, may_exist)
+    for address in addresses:
+        remote.require(address)
+        if address.partition("://")[0] in remote.PRIVATE and (engine.ray or (engine.jobs or 1) > 1):
+            remedy = "Choose another store, or one process of this machine."
+            raise UsageError(address, "what only one process sees", "a store that all of them see", remedy)
+    return remote.plan(inputs, places, may_exist)
 
 
 def _done(finished: int, jobs: Sequence[Job]) -> str:

@@ -1,9 +1,10 @@
 """The work on files: a model applied to one after the other, in this process or in several."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from deepnmf_cli import checkpoint
 from deepnmf_cli.commands import console
 from deepnmf_cli.commands.options import AUTO, SEPARATE, TOGETHER, NoiseProfile, backend_for
-from deepnmf_cli.commands.places import STREAM, Job
-from deepnmf_cli.errors import AudioError
+from deepnmf_cli.commands.places import STREAM, Job, remove_leftovers
+from deepnmf_cli.commands.remote import as_files, is_url
+from deepnmf_cli.errors import AudioError, ModelError
 from deepnmf_cli.workers import Progress, Work, Workers, available_cpus, work_here
 
 if TYPE_CHECKING:
@@ -44,6 +46,16 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Engine:
+    """What runs the jobs: so many processes of this machine, or the workers of a cluster of Ray at an address."""
+
+    jobs: int | None = None
+    """Jobs at the same time; None: as many as pay off, or as the cluster has CPUs."""
+    ray: bool = False
+    address: str | None = None
+
+
+@dataclass(frozen=True)
 class Enhanced:
     """What became of a job, how its channels were enhanced, how long that took, and how loud it is."""
 
@@ -60,7 +72,7 @@ def lengths(jobs: Sequence[Job]) -> dict[Job, "AudioInfo"]:
     known = {}
     for job in jobs:
         try:
-            if job.source != STREAM:
+            if job.source != STREAM and not is_url(job.source):
                 known[job] = audio.info(job.source)
         except AudioError:
             continue  # it will be said when the turn comes
@@ -74,7 +86,7 @@ def require_space(known: dict[Job, "AudioInfo"]) -> None:
 
     def outputs() -> Iterator[tuple[Path, int]]:
         for job, info in known.items():
-            for path in job.outputs:
+            for path in job.outputs if not is_url(job.target) else ():
                 container, subtype = output_format(path, info)
                 size = least_bytes(replace(info, container=container, subtype=subtype))
                 yield path, size
@@ -99,18 +111,92 @@ def longest_first(jobs: Sequence[Job], known: dict[Job, "AudioInfo"]) -> list[Jo
 
 
 def enhance_all(
-    jobs: Sequence[Job], settings: Settings, processes: int, progress: Progress
+    jobs: Sequence[Job], settings: Settings, engine: Engine, seconds: float, progress: Progress
 ) -> Iterator[tuple[Job, Any]]:
     """Yield (job, Enhanced) as jobs are done, the error in its place for those that failed.
 
-    Raises ModelError and UsageError for a model or device that cannot be used.
+    `seconds` of audio are in them, as far as that is known. Raises ModelError and UsageError for a model or device that
+    cannot be used, and ClusterError for a cluster.
     """
+    if engine.ray:
+        with _cluster(settings, engine, len(jobs)) as workers:
+            yield from workers.run(jobs, progress, name=lambda job: job.source)
+        if workers.died:
+            remove_leftovers(jobs)
+        return
+    processes = process_count(engine.jobs, len(jobs), seconds, settings.device)
     if processes == 1:
         yield from work_here(jobs, prepare(settings), progress)
         return
     threads = max(1, available_cpus() // processes)
     with Workers(processes, prepare, settings, threads) as workers:
         yield from workers.run(jobs, progress, name=lambda job: job.source)
+
+
+@contextmanager
+def _cluster(settings: Settings, engine: Engine, files: int) -> Iterator[Any]:
+    """The workers of the cluster: one for each GPU where networks run on them, else for each CPU."""
+    from deepnmf_cli.commands.cluster import RayWorkers, connected
+
+    shipped = Shipped.of(settings)
+    with connected(engine.address) as (cpus, gpus):
+        on_gpus = gpus > 0 and settings.device != "cpu" and settings.backend != "onnx"
+        count = engine.jobs or (gpus if on_gpus else cpus) or 1
+        with RayWorkers(min(count, files), int(on_gpus), prepare_shipped, shipped) as workers:
+            yield workers
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """Settings with the content of the files that they name, for machines that have other files."""
+
+    settings: Settings
+    sha256: str
+    """Of the model file, which shipped models have too."""
+    model: dict[str, bytes]
+    """Name -> content of the model file, and of what was exported from it; empty for a model that ships."""
+    noise: tuple[str, bytes] | None
+    folder: str
+    """In which paths begin that are not absolute."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Shipped":
+        """Raises ModelError for a model that is not there, and AudioError for a noise profile."""
+        from deepnmf_cli import zoo
+
+        path, profile = zoo.find(settings.model), settings.noise_profile
+        files = [] if path.is_relative_to(zoo.models_folder()) else [path, *zoo.exports_of(path)]
+        noise = None
+        if profile is not None and profile.file is not None:
+            from deepnmf_cli.signal import audio
+
+            audio.info(profile.file)
+            noise = Path(profile.file).name, Path(profile.file).read_bytes()
+        return cls(
+            settings, checkpoint.file_hash(path), {file.name: file.read_bytes() for file in files}, noise, os.getcwd()
+        )
+
+
+def prepare_shipped(shipped: Shipped) -> Work:
+    """`prepare` on another machine, with one thread. Raises ModelError where its model is another one."""
+    from deepnmf_cli import zoo
+
+    settings = shipped.settings
+    with suppress(OSError):  # without a common file system only addresses are found
+        os.chdir(shipped.folder)
+    with checkpoint.temporary_folder() as here:  # the model is loaded into memory
+        for name, content in [*shipped.model.items(), *([shipped.noise] if shipped.noise else [])]:
+            (here / name).write_bytes(content)
+        if shipped.model:
+            settings = replace(settings, model=str(here / next(iter(shipped.model))))
+        if shipped.noise:
+            profile = replace(settings.noise_profile, file=str(here / shipped.noise[0]))
+            settings = replace(settings, noise_profile=profile)
+        path = zoo.find(settings.model)
+        if checkpoint.file_hash(path) != shipped.sha256:
+            remedy = "Install the same version of deepnmf on all machines."
+            raise ModelError(path, "another model of this name", "that of the machine that gives the work", remedy)
+        return prepare(settings, 1)
 
 
 def prepare(settings: Settings, threads: int | None = None) -> Work:
@@ -185,9 +271,13 @@ def _are_separate(source: str, name: str) -> bool:
 
 @contextmanager
 def streams_as_files(job: Job) -> Iterator[Job]:
-    """The job with temporary files for standard input and output: headers need seeking, which pipes cannot."""
+    """The job with temporary files for what is none: headers need seeking, which pipes and addresses cannot."""
     import shutil
 
+    if any(map(is_url, (job.source, job.target, job.removed))):
+        with checkpoint.temporary_folder() as folder, as_files(job, folder) as files:
+            yield files
+        return
     if STREAM not in (job.source, job.target):
         yield job
         return

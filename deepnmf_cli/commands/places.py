@@ -3,7 +3,8 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import NoReturn
 
 from deepnmf_cli import checkpoint, extras
 from deepnmf_cli.errors import AudioError, UsageError
@@ -142,11 +143,11 @@ def _beside(file: _Input, added: str) -> str:
     if not given.name:
         raise UsageError(file.given, "no folder beside it", "-o OUTPUT", "Name a folder for the outputs.")
     if file.path == file.given:
-        return str(given.with_name(f"{given.stem}{added}{_suffix(given)}"))
-    return str(given.with_name(f"{given.name}{added}") / file.relative.with_suffix(_suffix(file.relative)))
+        return str(given.with_name(f"{given.stem}{added}{suffix_of(given)}"))
+    return str(given.with_name(f"{given.name}{added}") / file.relative.with_suffix(suffix_of(file.relative)))
 
 
-def _suffix(path: Path) -> str:
+def suffix_of(path: PurePath) -> str:
     """The suffix of the output for an input, WAV where the input's own cannot be written."""
     from deepnmf_cli.signal.formats import is_writable
 
@@ -166,7 +167,7 @@ def _place(output: str, file: _Input, several: bool) -> str:
         if output == STREAM or (path.exists() and not path.is_dir()):
             because = ", as there are several inputs" if several else ""
             raise UsageError(output, "no folder", f"a folder{because}", "Name a folder.")
-        return str(path / file.relative.with_suffix(_suffix(file.relative)))
+        return str(path / file.relative.with_suffix(suffix_of(file.relative)))
     if is_media(path):
         extras.require("media", path)
     elif not is_writable(path):
@@ -214,9 +215,14 @@ def _check_outputs(jobs: Sequence[Job], in_place: bool, may_exist: bool) -> None
             raise UsageError(path, "a folder or a device", "a file that can be replaced", remedy)
     existing = [path for path in outputs if os.path.lexists(os.path.realpath(path))]  # links in a circle, too
     if existing and not may_exist:
-        more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
-        remedy = "Pass --overwrite to replace it, --skip-existing to go on with the rest, or choose another name."
-        raise UsageError(existing[0], f"an existing file{more}", "a new name", remedy)
+        refuse_existing(existing)
+
+
+def refuse_existing(outputs: Sequence[str | Path]) -> NoReturn:
+    """Raise UsageError for outputs that exist."""
+    more = f" (and {len(outputs) - 1} more)" if len(outputs) > 1 else ""
+    remedy = "Pass --overwrite to replace it, --skip-existing to go on with the rest, or choose another name."
+    raise UsageError(outputs[0], f"an existing file{more}", "a new name", remedy)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

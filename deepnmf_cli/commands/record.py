@@ -80,6 +80,9 @@ class Record:
             checkpoint.reached(f"{RECORD}: line")
             file.write(json.dumps(line) + "\n")
 
+    def close(self) -> None:
+        """Nothing is left to be written."""
+
     def _changed(self, line: dict[str, Any]) -> str:
         names = [name for name, value in self._facts.items() if line.get(name) != value]
         return f"with another {' and another '.join(names)}" if names else ""

@@ -89,7 +89,8 @@ def command(
     options = repair_options(inputs, fixes, gaps, clip_level_db, models)
     planned = plan(inputs, Places(output, None, in_place, REPAIRED), may_exist=overwrite or dry_run)
     refuse_streams(planned.jobs, as_json, False)
-    outcome = console.Outcome(console.echo_line if as_json else lambda row: None)
+    tell = console.json_lines() if as_json else lambda row: None
+    outcome = console.Outcome(tell)
     silent = quiet or as_json
     for path, error in planned.unreadable:
         outcome.failed(_row(path), error)
@@ -104,7 +105,7 @@ def command(
     if as_json:
         counts = {status: outcome.count(status) for status in ("done", "failed")}
         seconds = sum(row["seconds"] for row in rows)
-        console.echo_line({
+        tell({
             "type": "summary", "files": len(outcome.rows), **counts, "seconds": seconds,
             "elapsed_s": time.perf_counter() - begin, "exit_code": outcome.exit_code,
         })  # fmt: skip

@@ -42,7 +42,11 @@ SampleType = Literal["float64", "float32", "int32", "int16"]
 
 
 class SequentialFile(soundfile.SoundFile):
-    """A SoundFile that is never sought: seeking after each block, as soundfile does, breaks the MP3 decoder's state."""
+    """A SoundFile that is never sought: seeking after each block, as soundfile does, breaks the MP3 decoder's state.
+
+    Nor does it wait for the disk when it is closed, as soundfile does after reading, too: `checkpoint.atomic_path`
+    waits once for what is written.
+    """
 
     def __init__(self, source: str | Path | View, *arguments: Any, **settings: Any) -> None:
         # Names need not be text; soundfile takes bytes and any file, and declares neither.
@@ -51,6 +55,9 @@ class SequentialFile(soundfile.SoundFile):
 
     def seekable(self) -> bool:
         return False
+
+    def flush(self) -> None:
+        """Leave samples to the closing, which writes them."""
 
 
 class _UnknownFormatError(AudioError):

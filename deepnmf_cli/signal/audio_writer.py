@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
@@ -115,8 +114,9 @@ class AudioWriter:
         self._file.close()
         partial.stat()  # raises FileNotFoundError where the folder was removed meanwhile
         # Buffers reach the disk at closing, where libsndfile does not always report that it was full.
-        name: Any = os.fsencode(partial)  # soundfile takes bytes, and does not declare it
-        if (arrived := soundfile.info(name).frames) != self.frames:
+        with SequentialFile(partial) as written:
+            arrived = written.frames
+        if arrived != self.frames:
             raise OSError(errno.ENOSPC, f"{arrived} of {self.frames} frames arrived on the disk")
 
     def discard(self) -> None:

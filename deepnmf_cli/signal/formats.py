@@ -247,7 +247,7 @@ def scan(folder: str | Path, skip: Collection[Path] = (), follow_links: bool = F
             if name[0] != "." and suffix in suffixes:
                 audio.append(here / name)
             elif name[0] != "." and suffix in UNREADABLE:
-                unreadable.append(_unreadable(here / name))
+                unreadable.append(unreadable_media(here / name))
     return Found(sorted(audio), sorted(unreadable, key=lambda error: error.where))
 
 
@@ -265,12 +265,14 @@ def nothing_in(folder: str | Path, beside: str = "") -> AudioError:
     return AudioError(folder, f"no audio files{beside}", expected, "Choose another folder.")
 
 
-def _unreadable(path: Path) -> AudioError:
+def unreadable_media(place: str | Path) -> AudioError:
+    """Return the error for a file of a format that is known, and cannot be read here."""
+    path = Path(place)
     names = shlex.join([path.name, f"{path.stem}.wav"])
     convert = f"onvert it first, for example with `ffmpeg -i {names}`."
     is_media = path.suffix.lower() not in _NOT_BY_FFMPEG
     remedy = f"{extras.install('media').removesuffix('.')}, or c{convert}" if is_media else f"C{convert}"
-    return AudioError(path, f"a {path.suffix} file, which cannot be read", "WAV, FLAC, OGG, MP3, AIFF or AU", remedy)
+    return AudioError(place, f"a {path.suffix} file, which cannot be read", "WAV, FLAC, OGG, MP3, AIFF or AU", remedy)
 
 
 def by_name(files: Iterable[Path], folder: str | Path) -> dict[str, Path]:

@@ -5,6 +5,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import soundfile
 
 from deepnmf_cli.signal import audio, audio_writer
 from deepnmf_cli.signal.rewrite import rewrite
@@ -64,3 +65,13 @@ def test_a_process_that_loses_samples_is_noticed(tmp_path):
     with pytest.raises(ValueError, match="999 frames for 1000"):
         rewrite(tmp_path / "in.wav", tmp_path / "out.wav", lambda blocks, *_: (block[:, 1:] for block in blocks))
     assert os.listdir(tmp_path) == ["in.wav"]
+
+
+def test_files_wait_for_the_disk_once(tmp_path, monkeypatch):
+    """soundfile would also wait at every closing, after reading too."""
+    audio_writer.write(tmp_path / "in.wav", noise(1000), RATE_HZ)
+    waited = []
+    monkeypatch.setattr(os, "fsync", waited.append)
+    monkeypatch.setattr(soundfile.SoundFile, "flush", lambda file: waited.append(file.name))
+    rewrite(tmp_path / "in.wav", tmp_path / "out.wav", halve)
+    assert len(waited) == 1 and isinstance(waited[0], int)

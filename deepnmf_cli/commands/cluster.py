@@ -1,0 +1,249 @@
+"""Tasks spread over the machines of a Ray cluster, as `workers.Workers` spreads them over processes."""
+
+import os
+import re
+import signal
+import socket
+import sys
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from typing import Any, Self
+
+from deepnmf_cli import __version__, extras
+from deepnmf_cli.commands import console
+from deepnmf_cli.errors import ClusterError, DeepnmfError, shortened
+from deepnmf_cli.workers import Progress, Work, lost, outcome
+
+CONNECT_S = 5.0
+"""A machine that listens answers within this time."""
+
+WAITING_S = 60.0
+"""After so long without any worker it is told."""
+
+GRACE_S = 10.0
+"""Workers have so long to clean up after themselves, before they are killed."""
+
+STORE_BYTES = 100 << 20
+"""Ray's store of objects on a cluster of this machine alone: recordings do not travel through it."""
+
+RETRIES = 1
+"""A task whose worker died gets another one so often."""
+
+
+class _Abandoned(BaseException):
+    """Ends a task whose owner wants it no more, through all the clean-up that is on the way."""
+
+
+class Worker:
+    """A process of the cluster: is prepared once, then takes task after task. Ray calls `end` beside a task."""
+
+    def __init__(self) -> None:
+        self._ending, self._work = False, None
+
+    def prepare(self, version: str, prepare: Callable[..., Work], arguments: tuple) -> DeepnmfError | None:
+        """Return why this worker is unfit, None where it is ready."""
+        if version != __version__:
+            remedy = "Install the same version on all machines."
+            return ClusterError(socket.gethostname(), f"deepnmf {__version__}", f"deepnmf {version}, as here", remedy)
+        work = outcome(prepare, *arguments)
+        if isinstance(work, DeepnmfError):
+            return work
+        self._work = work
+        return None
+
+    def do(self, task: Any) -> tuple[Any, float]:
+        """Return the result of a task, or its DeepnmfError, and the amount of progress."""
+        total = 0.0
+
+        def progress(amount: float) -> None:
+            nonlocal total
+            total += amount
+            if self._ending:
+                raise _Abandoned
+
+        try:
+            return outcome(self._work, task, progress), total
+        except _Abandoned:
+            return None, total
+
+    def end(self) -> None:
+        """Give up the task under way."""
+        self._ending = True
+
+
+class RayWorkers:
+    """A context manager that holds `count` workers of the connected cluster, each with a CPU and `gpus` of its own.
+
+    It has the interface of `workers.Workers`, and its behaviour but for this: a task whose worker dies, with its
+    machine or alone, is given to another one once, and progress comes when a task is done. Each worker has one task at
+    a time, and tasks are taken from their iterable one by one, so that memory does not grow with their number.
+    """
+
+    def __init__(self, count: int, gpus: int, prepare: Callable[..., Work], *arguments: Any) -> None:
+        self.count, self._gpus = count, gpus
+        self._prepare, self._arguments = prepare, arguments
+        self._actors: list[Any] = []
+        self._at_work: dict[Any, tuple[Any, Any]] = {}
+        """What is awaited -> the worker, and the task; NOTHING while it is prepared."""
+        self.died = False
+        """Whether a worker was lost on the way."""
+
+    def __enter__(self) -> Self:
+        import ray
+
+        resources = {"num_cpus": 1, "num_gpus": self._gpus, "max_concurrency": 2}
+        self._actor = ray.remote(**resources)(Worker)
+        self._shared = ray.put(self._arguments)
+        for _ in range(self.count):
+            self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        with suppress(Exception):
+            for actor in self._actors:
+                actor.end.remote()
+            under_way = [awaited for awaited, (_, task) in self._at_work.items() if task is not NOTHING]
+            if under_way:
+                ray.wait(under_way, num_returns=len(under_way), timeout=GRACE_S)
+        for actor in self._actors:
+            with suppress(Exception):
+                ray.kill(actor)
+
+    def run(
+        self, tasks: Iterable[Any], progress: Progress, name: Callable[[Any], str] = str
+    ) -> Iterator[tuple[Any, Any]]:
+        """Yield (task, result) as tasks are done, the result being the DeepnmfError of a task that failed.
+
+        Raises DeepnmfError when a worker cannot be prepared.
+        """
+        import ray
+        from ray.exceptions import RayActorError, RayError
+
+        source, again, deaths = iter(tasks), deque(), Counter()
+        idle: list[Any] = []
+        begun = told = False
+        while True:
+            while idle and (task := again.popleft() if again else next(source, NOTHING)) is not NOTHING:
+                actor = idle.pop()
+                self._at_work[actor.do.remote(task)] = actor, task
+            if idle and all(task is NOTHING for _, task in self._at_work.values()):
+                return
+            done, _ = ray.wait(list(self._at_work), timeout=WAITING_S)
+            if not (done or begun or told):
+                told = True
+                console.warn(f"No worker has started within {WAITING_S:.0f} s. Is there a free CPU in the cluster?")
+            for awaited in done:
+                actor, task = self._at_work.pop(awaited)
+                try:
+                    result = ray.get(awaited)
+                except RayActorError as error:
+                    self._remove(actor)
+                    if task is NOTHING and not begun:
+                        raise _unfit(error) from error
+                    self._start()
+                    if task is not NOTHING:
+                        deaths[name(task)] += 1
+                        if deaths[name(task)] > RETRIES:
+                            yield task, lost(name(task))
+                        else:
+                            again.append(task)
+                    continue
+                except RayError as error:  # what nobody expected
+                    if task is NOTHING:
+                        raise _unfit(error) from error
+                    found = f"an error of its worker ({_last_line(error)})"
+                    result = ClusterError(name(task), found, "none", "Please report it."), 0.0
+                begun = True
+                idle.append(actor)
+                if task is not NOTHING:
+                    progress(result[1])
+                    yield task, result[0]
+                elif result is not None:
+                    raise result
+
+    def _start(self) -> None:
+        actor = self._actor.remote()
+        self._actors.append(actor)
+        self._at_work[actor.prepare.remote(__version__, self._prepare, self._shared)] = actor, NOTHING
+
+    def _remove(self, actor: Any) -> None:
+        import ray
+
+        self.died = True
+        self._actors.remove(actor)
+        with suppress(Exception):
+            ray.kill(actor)  # where it is only out of reach
+
+
+NOTHING = object()
+"""Stands for a task where there is none."""
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[tuple[int, int]]:
+    """Join a cluster, or make one of this machine where `address` is None and RAY_ADDRESS is not set; yields the
+    numbers of its CPUs and GPUs.
+
+    Reports on the use of Ray are off unless RAY_USAGE_STATS_ENABLED says otherwise. Raises ClusterError.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray is imported
+    extras.require("cluster", "--engine ray")
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    _require_listener(address)
+    import ray
+
+    own = {"include_dashboard": False, "object_store_memory": STORE_BYTES} if address == "local" else {}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        ray.init(address, log_to_driver=False, configure_logging=False, **own)
+    except Exception as error:  # of many types
+        raise _unreachable(address, error) from error
+    finally:
+        for number, handler in before.items():  # Ray has an answer of its own
+            signal.signal(number, handler)
+    try:
+        resources = ray.cluster_resources()
+        with redirect_stdout(sys.stderr):  # Ray prints what it has to say among the results
+            yield int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+    finally:
+        ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Raise ClusterError where nobody listens; Ray itself would try for a quarter of an hour."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise _unreachable(address, error) from error
+
+
+def _unreachable(address: str, error: Exception) -> ClusterError:
+    text = str(error)
+    if "ersion mismatch" in text:
+        versions = re.findall(r"(?:Ray|Python): *([\w.]+)", text)
+        if len(versions) == 4:
+            found = f"Ray {versions[0]} on Python {versions[1]}"
+            return ClusterError(address, found, f"Ray {versions[2]} on Python {versions[3]}, as here", SAME)
+        return ClusterError(address, "a cluster of another version", "the same one", SAME)
+    found = f"no cluster of Ray that answers ({shortened(error)})"
+    return ClusterError(address, found, "the address of one, such as 10.0.0.1:6379", "See `ray status` on its head.")
+
+
+SAME = "Install the same versions of Ray and Python here and in the cluster."
+
+
+def _unfit(error: Exception) -> ClusterError:
+    found = f"one that cannot start ({_last_line(error)})"
+    remedy = "Install deepnmf in the same version, with its extra [cluster], on all machines."
+    return ClusterError("workers", found, "workers that can import deepnmf_cli", remedy)
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return shortened(lines[-1]) if lines else type(error).__name__

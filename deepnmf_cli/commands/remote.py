@@ -1,0 +1,323 @@
+"""Recordings behind addresses such as s3://bucket/folder, through fsspec: lists, copies, and records of batches."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+from uuid import uuid4
+
+from deepnmf_cli import extras
+from deepnmf_cli.commands.places import STREAM, Job, Places, Plan, refuse_existing, suffix_of
+from deepnmf_cli.commands.record import REDO, Record, State
+from deepnmf_cli.errors import AudioError, DeepnmfError, UsageError, shortened
+
+RECORDS = ".deepnmf-enhanced"
+"""Name of the folder below the outputs that holds a record: files of JSON Lines, which are never changed."""
+
+LINES, SECONDS = 1000, 60.0
+"""After so many outputs, or so much time, the record gets a file. A stop costs at most that many lines, and no output.
+"""
+
+WHOLE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"}
+"""Protocols whose files appear when they are complete. Others get a file under another name first."""
+
+PRIVATE = {"memory"}
+"""Protocols whose files only one process sees."""
+
+
+def is_url(path: str | None) -> bool:
+    """Return whether a place is behind an address."""
+    return path is not None and "://" in path
+
+
+def plain(path: str) -> str:
+    """Return a place, the address of a local file as its path."""
+    return path.partition("://")[2] if path.startswith(("file://", "local://")) else path
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a list says of a file: its version, which changes with its content, and when it was written (s)."""
+
+    version: str
+    time_s: float | None
+
+
+@dataclass(frozen=True)
+class RemotePlan(Plan):
+    """A plan with what the lists said of the inputs and of the outputs that are there, by place."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    root: str = ""
+    """The folder of the outputs, below which the record lies."""
+
+
+def plan(inputs: Sequence[str], places: Places, may_exist: bool) -> RemotePlan:
+    """Pair inputs with outputs, as `places.plan` does, where one of them at least is behind an address.
+
+    Each folder is listed once. Raises UsageError where `places.plan` does, and for what addresses cannot be: standard
+    input, --in-place, and a missing output.
+    """
+    for found, wrong in (("standard input or output", STREAM in (*inputs, places.output)),
+                         ("--in-place", places.in_place), ("no output", places.output is None)):  # fmt: skip
+        if wrong:
+            address = next(p for p in (*inputs, places.output, places.removed) if is_url(p))
+            raise UsageError(address, f"{found} beside an address", "-o and a place for the outputs", "Name one by -o.")
+    files: list[tuple[str, PurePosixPath]] = []
+    entries: dict[str, Entry] = {}
+    failures: list[tuple[str, AudioError]] = []
+    several = len(inputs) > 1
+    for given in inputs:
+        try:
+            found, is_folder = _list(given)
+        except AudioError as error:
+            failures.append((given, error))
+            continue
+        several |= is_folder
+        audio, unreadable = _audio(found) if is_folder else (found, [])
+        if is_folder and not audio and not unreadable:
+            from deepnmf_cli.signal.formats import nothing_in
+
+            unreadable = [nothing_in(given)]
+        failures += [(error.where, error) for error in unreadable]
+        files += [(place, relative) for place, (relative, _) in audio.items()]
+        entries |= {place: entry for place, (_, entry) in audio.items()}
+
+    def target(output: str | None, relative: PurePosixPath) -> str | None:
+        return output and _target(output, relative, several)
+
+    jobs = [Job(place, target(places.output, name), target(places.removed, name)) for place, name in files]
+    _check(jobs)
+    root = places.output if several else places.output.rpartition("/")[0]
+    there: dict[str, Entry] = {}
+    for folder in filter(None, [places.output, places.removed]):
+        with suppress(AudioError):  # what cannot be listed is told when it is written
+            there |= {place: entry for place, (_, entry) in _list(folder)[0].items()}
+    existing = [job.target for job in jobs if job.target in there]
+    if existing and not may_exist:
+        refuse_existing(existing)
+    return RemotePlan(jobs, failures, [], there | entries, root)
+
+
+def _target(output: str, relative: PurePosixPath, several: bool) -> str:
+    if several or output.endswith("/"):
+        return f"{output.rstrip('/')}/{relative.with_suffix(suffix_of(relative))}"
+    if suffix_of(path := PurePosixPath(output)) != path.suffix:
+        raise UsageError(output, "a name that ends in no format that can be written", "one such as .wav", "Change it.")
+    return output
+
+
+def _check(jobs: Sequence[Job]) -> None:
+    sources, seen = {job.source for job in jobs}, {}
+    for job in jobs:
+        for path in filter(None, (job.target, job.removed)):
+            if path in sources:
+                raise UsageError(path, "an output that is an input", "another file", "Choose another name or folder.")
+            if path in seen:
+                found = f"two outputs of this name, of {seen[path]} and of {job.source}"
+                raise UsageError(path, found, "one", "Rename an input, change --noise-out, or use two folders.")
+            seen[path] = job.source
+
+
+def _list(place: str) -> tuple[dict[str, tuple[PurePosixPath, Entry]], bool]:
+    """The files below a place, each with its name there, and whether that is a folder. Raises AudioError."""
+    with explaining(place, "listed"):
+        filesystem, root = _open(place)
+        filesystem.invalidate_cache()
+        found = filesystem.find(root, detail=True)
+        is_folder = list(found) != [root]
+        if not found and not filesystem.exists(root):
+            raise FileNotFoundError(2, "No such file or directory")
+    files = {}
+    for name, info in found.items():
+        relative = PurePosixPath(name).relative_to(root) if is_folder else PurePosixPath(PurePosixPath(name).name)
+        path = f"{place.rstrip('/')}/{relative}" if is_folder else place
+        files[path] = relative, _entry(info)
+    return files, is_folder
+
+
+def _audio(found: dict[str, tuple[PurePosixPath, Entry]]) -> tuple[dict, list[AudioError]]:
+    """Those files of a list that hold audio by their suffix, and errors for media that cannot be read."""
+    from deepnmf_cli.signal.formats import UNREADABLE, audio_suffixes, unreadable_media
+
+    seen = {place: x for place, x in found.items() if not any(part.startswith(".") for part in x[0].parts)}
+    suffixes = audio_suffixes()
+    audio = {place: x for place, x in seen.items() if x[0].suffix.lower() in suffixes}
+    return audio, [unreadable_media(place) for place, x in seen.items() if x[0].suffix.lower() in UNREADABLE - suffixes]
+
+
+def _entry(info: dict[str, Any]) -> Entry:
+    """What the list of any file system says: each has words of its own."""
+    stamp = next(
+        (info[k] for k in ("LastModified", "mtime", "last_modified", "updated", "created") if info.get(k)), None
+    )
+    if isinstance(stamp, str):
+        stamp = datetime.fromisoformat(stamp)
+    time_s = stamp.timestamp() if isinstance(stamp, datetime) else stamp
+    content = next((info[k] for k in ("ETag", "etag", "md5Hash") if info.get(k)), time_s)
+    return Entry(f"{info.get('size')} {content}", time_s)
+
+
+def _open(place: str) -> tuple[Any, str]:
+    """The file system of a place, and its name there."""
+    from fsspec.core import url_to_fs
+
+    return url_to_fs(place)
+
+
+def require(address: str) -> None:
+    """Raise MissingExtraError where there is no fsspec, and UsageError where it knows no such protocol."""
+    extras.require("cluster", address, ("fsspec",))
+    from fsspec.registry import known_implementations
+
+    protocol = address.partition("://")[0].rpartition("::")[2]
+    from fsspec import available_protocols
+
+    if protocol not in available_protocols():
+        raise UsageError(address, f"the protocol {protocol}", "one that fsspec knows, such as s3 or gs", "Change it.")
+    known = known_implementations.get(protocol, {})
+    package = known.get("class", "").partition(".")[0]
+    if package and not extras.has(package):
+        remedy = f"{known.get('err', f'Install {package}')}: `pip install {package}`."
+        raise extras.MissingExtraError(address, f"no package {package}", "what this protocol needs", remedy)
+
+
+@contextmanager
+def explaining(place: str, verb: str) -> Iterator[None]:
+    """Turn whatever a file system raises into AudioError: each has types of its own."""
+    try:
+        yield
+    except DeepnmfError:
+        raise
+    except FileNotFoundError as error:
+        raise AudioError(place, "nothing there", "a file or a folder", "Check the address.") from error
+    except PermissionError as error:
+        found = f"no right to this ({shortened(error)})"
+        remedy = "Check the credentials of this machine, and of every worker."
+        raise AudioError(place, found, f"what can be {verb}", remedy) from error
+    except Exception as error:
+        said = shortened(getattr(error, "strerror", None) or error) or type(error).__name__
+        remedy = "Check the store, then go on with --skip-existing."
+        raise AudioError(place, f"that it cannot be {verb} ({said})", "a store that answers", remedy) from error
+
+
+def fetch(place: str, path: Path) -> None:
+    """Copy a remote file to a local one, piece by piece. Raises AudioError."""
+    with explaining(place, "read"):
+        filesystem, name = _open(place)
+        filesystem.get_file(name, str(path))
+
+
+def deliver(path: Path, place: str) -> None:
+    """Copy a local file to a place, where it appears complete or not at all. Raises AudioError."""
+    with explaining(place, "written"):
+        filesystem, name = _open(place)
+        if place.partition("://")[0] in WHOLE:
+            filesystem.put_file(str(path), name)
+            return
+        folder, _, last = name.rpartition("/")
+        partial = f"{folder}/.{last}-{uuid4().hex[:8]}.deepnmf-partial"
+        filesystem.makedirs(folder, exist_ok=True)
+        try:
+            filesystem.put_file(str(path), partial)
+            filesystem.mv(partial, name)
+        except BaseException:
+            with suppress(Exception):
+                filesystem.rm_file(partial)
+            raise
+
+
+@contextmanager
+def as_files(job: Job, folder: Path) -> Iterator[Job]:
+    """The job with files in `folder` for what is behind addresses: fetched before, delivered after the work."""
+    local = {
+        place: folder / f"{what}{PurePosixPath(place).suffix}"
+        for what, place in (("input", job.source), ("output", job.target), ("noise", job.removed))
+        if is_url(place)
+    }
+    if job.source in local:
+        fetch(job.source, local[job.source])
+    source, target, removed = (
+        str(local.get(p, p)) if p is not None else None for p in (job.source, job.target, job.removed)
+    )
+    try:
+        yield Job(source, target, removed)
+    except AudioError as error:
+        names = {str(path): place for place, path in local.items()}
+        where = names.get(error.where, error.where)
+        raise type(error)(where, error.found, error.expected, error.remedy) from error
+    for place in (job.removed, job.target):  # the enhanced file last: where it is, all is there
+        if place in local:
+            deliver(local[place], place)
+
+
+class RemoteRecord(Record):
+    """`Record` where outputs lie behind an address: knowledge comes from lists that are there already.
+
+    Objects cannot be appended to, so that the lines lie in files of their own below the folder of outputs, one for
+    every `LINES` outputs or `SECONDS`.
+    """
+
+    def __init__(self, facts: dict[str, Any], planned: RemotePlan) -> None:
+        super().__init__(facts)
+        self._entries, self._root = planned.entries, planned.root.rstrip("/")
+        self._new: list[str] = []
+        self._written, self._run, self._files = time.monotonic(), uuid4().hex[:12], 0
+        self._known: dict[str, dict[str, Any]] | None = None
+
+    def begin(self, job: Job) -> None:
+        """Nothing is to be asked: the list has said it."""
+
+    def state(self, job: Job, replaces: bool) -> State:
+        """What is there of the outputs of a job. One that has no line is complete where it is no older than the
+        input, as outputs appear whole.
+        """
+        if any(path not in self._entries for path in (job.target, job.removed) if path is not None):
+            return State(needed=True)
+        source, target, line = self._entries[job.source], self._entries[job.target], self._line(job.target)
+        if line is not None:
+            other = self._changed(line) or ("of an earlier input" if line["input"] != source.version else "")
+            problem = other and f"{job.target} was made {other}"
+        else:
+            known = source.time_s is not None and target.time_s is not None
+            problem = "a file that is older than the input" if known and target.time_s < source.time_s else ""
+        if not problem or replaces:
+            return State(needed=bool(problem), known=line is not None)
+        if line is None:
+            raise AudioError(job.target, problem, f"what was made of {job.source}", REDO)
+        return State(warning=f"{problem}. {REDO}")
+
+    def done(self, job: Job) -> None:
+        """Remember a line for the outputs of a job."""
+        line = {"output": job.target, "input": self._entries[job.source].version, **self._facts}
+        self._new.append(json.dumps(line))
+        if len(self._new) >= LINES or time.monotonic() - self._written > SECONDS:
+            self.close()
+
+    def close(self) -> None:
+        """Write the lines that are new; without them, where they cannot be written, no output is lost."""
+        if not self._new:
+            return
+        with suppress(Exception):  # of types that nobody knows
+            filesystem, folder = _open(f"{self._root}/{RECORDS}")
+            filesystem.makedirs(folder, exist_ok=True)
+            filesystem.pipe_file(f"{folder}/{self._run}-{self._files}.jsonl", "\n".join(self._new).encode())
+            self._new, self._files = [], self._files + 1
+        self._written = time.monotonic()
+
+    def _line(self, target: str) -> dict[str, Any] | None:
+        if self._known is None:
+            self._known = {}
+            with suppress(Exception):
+                filesystem, folder = _open(f"{self._root}/{RECORDS}")
+                found = filesystem.find(folder, detail=True)
+                for name in sorted(found, key=lambda name: _entry(found[name]).time_s or 0.0):
+                    for text in filesystem.cat_file(name).decode(errors="replace").splitlines():
+                        with suppress(ValueError, TypeError, KeyError, RecursionError):
+                            line = json.loads(text)
+                            self._known[line["output"]] = line | {"input": line["input"]}
+        return self._known.get(target)
