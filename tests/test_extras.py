@@ -46,7 +46,8 @@ def test_extras_are_those_of_the_project_file():
     assert {extra: set(packages) for extra, packages in extras.EXTRAS.items()} == {
         extra: required(extra, project) for extra in extras.EXTRAS
     }
-    assert required("all", project) == set(ALL)
+    # Ray has no wheels for every Python, and is as large as all the others.
+    assert required("all", project) == set(ALL) - set(extras.EXTRAS["cluster"])
     core = {re.match(r"[\w-]+", line)[0] for line in project["dependencies"]}
     assert core == {"click", "numpy", "onnxruntime", "safetensors", "soundfile", "tqdm"}
 
