@@ -94,8 +94,9 @@ def robustness(folder: Path) -> Figure:
 def multipliers(folder: Path) -> Figure:
     """Multipliers over steps, a panel for each network that has some."""
     found = list(by_network(read(folder / "multipliers.csv")))
-    figure = Figure(figsize=(4 * len(found), 3.2), layout="constrained")
-    for axes, (name, rows) in zip(figure.subplots(1, len(found), squeeze=False)[0], found):
+    lines, columns = -(-len(found) // 4), min(4, len(found))
+    figure = Figure(figsize=(4 * columns, 3.2 * lines), layout="constrained")
+    for axes, (name, rows) in zip(figure.subplots(lines, columns, squeeze=False).flat, found):
         for layer in sorted({int(row["layer"]) for row in rows}):
             own = [row for row in rows if int(row["layer"]) == layer]
             axes.plot([int(r["step"]) for r in own], [float(r["multiplier"]) for r in own], label=f"layer {layer}")
