@@ -57,7 +57,7 @@ def command(
     Examples:
       deepnmf export base --streaming -o base.streaming.onnx
       deepnmf export base --format c -o denoise/
-      deepnmf export tiny --format c --weights int8 -o denoise/
+      deepnmf export tiny --format c --weights int8 -o denoise-small/
 
     Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
     """

@@ -247,7 +247,7 @@ class _Stopping:
 
     CODES: ClassVar = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
 
-    def __init__(self, tells: bool) -> None:
+    def __init__(self, tells: bool = True) -> None:
         """One that `tells` says what it does."""
         self.began, self.exit_code, self._tells = False, EXIT_DONE, tells
 

@@ -205,7 +205,7 @@ def train(
         raise UsageError(output, "a run", "an empty folder", "Pass --resume to go on, or choose another folder.")
     if resume and note.exists() and json.loads(note.read_text()) != facts:
         raise UsageError(output, "a run by another recipe", "the same recipe", "Choose another folder.")
-    note.write_text(json.dumps(facts, indent=1))
+    _write(note, json.dumps(facts, indent=1))
     schedule = recipe.training
     torch.manual_seed(schedule.seed)
     unfolded = network(ConsistentProjection(recipe.repair.prox, **recipe.start), recipe.repair.layers)
@@ -230,9 +230,9 @@ def train(
             provenance = {"recipe": facts, "step": step, "dev_snr_db": found, "seconds_heard": seconds}
             model.save(output / BEST, recipe.repair, unfolded.bank.values(), provenance)
         _remember(last, unfolded, optimizer, step, best)
-        new = not (output / "history.csv").exists()
-        with (output / "history.csv").open("a") as file:
-            file.write("step,loss,dev_snr_db,cpu_s\n" * new + f"{step},{loss:.4f},{found:.4f},{began:.1f}\n")
+        history = output / "history.csv"
+        rows = history.read_text() if history.exists() else "step,loss,dev_snr_db,cpu_s\n"
+        _write(history, f"{rows}{step},{loss:.4f},{found:.4f},{began:.1f}\n")
         progress({"step": step, "loss": loss, "best": best, "row": {"step": step, "loss": loss, "dev_score": found}})
 
     if step == 0:
@@ -258,6 +258,11 @@ def train(
     if step < schedule.steps:
         _remember(last, unfolded, optimizer, step, best)
     return step >= schedule.steps
+
+
+def _write(path: Path, text: str) -> None:
+    with checkpoint.atomic_path(path) as partial:
+        partial.write_text(text)
 
 
 def _remember(path: Path, unfolded: Any, optimizer: Any, step: int, best: float) -> None:
