@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,6 +125,13 @@ def enhance_all(
             remove_leftovers(jobs)
         return
     processes = process_count(engine.jobs, len(jobs), seconds, settings.device)
+    yield from on_this_machine(jobs, prepare, settings, processes, progress)
+
+
+def on_this_machine(
+    jobs: Sequence[Job], prepare: Callable[..., Work], settings: Any, processes: int, progress: Progress
+) -> Iterator[tuple[Job, Any]]:
+    """Yield what the work that `prepare` makes of the settings gives for each job, in this process or in several."""
     if processes == 1:
         yield from work_here(jobs, prepare(settings), progress)
         return

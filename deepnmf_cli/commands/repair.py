@@ -10,12 +10,12 @@ import click
 
 from deepnmf_cli.commands import console
 from deepnmf_cli.commands.enhance import refuse_streams
-from deepnmf_cli.commands.jobs import lengths, process_count, require_space, streams_as_files
+from deepnmf_cli.commands.jobs import lengths, on_this_machine, process_count, require_space, streams_as_files
 from deepnmf_cli.commands.options import overwrite_option, quiet_option, verbose_option
 from deepnmf_cli.commands.places import STREAM, Job, Places, plan, remove_leftovers
 from deepnmf_cli.commands.repair_options import clip_level_option, fix_option, gaps_option, repair_options
 from deepnmf_cli.errors import DeepnmfError
-from deepnmf_cli.workers import Progress, Work, Workers, available_cpus, work_here
+from deepnmf_cli.workers import Progress, Work
 
 if TYPE_CHECKING:
     from deepnmf_cli.repair.examine import RepairOptions
@@ -152,7 +152,7 @@ def _run(
     processes = process_count(asked, len(jobs), total, "cpu")
     with console.progress(silent) as bar:
         bar.reset(total=total)
-        for job, done in _results(jobs, settings, processes, bar.update):
+        for job, done in on_this_machine(jobs, prepare, settings, processes, bar.update):
             row = _row(job.source, None if dry else job.target)
             if isinstance(done, DeepnmfError):
                 outcome.failed(row, done)
@@ -175,14 +175,6 @@ def _run(
                 outcome.planned(row)
             else:
                 outcome.done(row, warnings + beyond)
-
-
-def _results(jobs: Sequence[Job], settings: Settings, processes: int, progress: Progress) -> Iterator[tuple[Job, Any]]:
-    if processes == 1:
-        yield from work_here(jobs, prepare(settings), progress)
-        return
-    with Workers(processes, prepare, settings, max(1, available_cpus() // processes)) as workers:
-        yield from workers.run(jobs, progress, name=lambda job: job.source)
 
 
 def prepare(settings: Settings, threads: int | None = None) -> Work:
