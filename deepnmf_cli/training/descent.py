@@ -187,7 +187,8 @@ class CapturedStep:
     def _replay(self, batch: Batch) -> None:
         if self._batch is None:
             self._batch = Batch(batch.waveforms.clone(), batch.spectra.clone(), batch.window_hops)
-            with torch.cuda.graph(self._graph, stream=self._stream):
+            # Only what this thread does may break a capture: another one pins memory for the mixtures that come.
+            with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._loss = self._change(self._batch)
         self._batch.waveforms.copy_(batch.waveforms)
         self._batch.spectra.copy_(batch.spectra)

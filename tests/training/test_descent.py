@@ -165,8 +165,8 @@ class Gpu:
         return SimpleNamespace(replay=lambda: (self.calls.append("replay"), self.captured()))
 
     @contextmanager
-    def graph(self, graph: object, stream: object) -> Iterator[None]:
-        self.calls.append("capture")
+    def graph(self, graph: object, stream: object, capture_error_mode: str) -> Iterator[None]:
+        self.calls.append(f"capture {capture_error_mode}")
         self.capturing = True
         yield
         self.capturing = False
@@ -210,4 +210,4 @@ def test_each_step_goes_the_rates_share_of_the_way(gpu: Gpu) -> None:
         assert step(given, rate) == given.waveforms.sum()
         for weight, was, move in zip(weights, before, moves(given)):
             torch.testing.assert_close(weight.detach(), was + rate * move)
-    assert gpu.calls == ["capture", "replay", "replay", "replay"]
+    assert gpu.calls == ["capture thread_local", "replay", "replay", "replay"]
