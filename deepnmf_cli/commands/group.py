@@ -110,6 +110,7 @@ def temporary_caches() -> Iterator[None]:
     """
     before = {name: os.environ.get(name) for name in CACHES}
     with temporary_folder() as folder:
+        (folder / CACHES["XDG_CACHE_HOME"]).mkdir()  # PyTorch makes its own in a folder that exists only
         if not before["XDG_CACHE_HOME"]:
             _keep_native(folder)
         os.environ.update({name: os.path.join(folder, CACHES[name]) for name, value in before.items() if not value})
@@ -130,6 +131,4 @@ def _keep_native(folder: Path) -> None:
     with suppress(OSError, RuntimeError):  # there are none, or the system has no links
         made = cache_folder()
         if made.is_dir():
-            cache = folder / CACHES["XDG_CACHE_HOME"]
-            cache.mkdir()
-            (cache / made.name).symlink_to(made.absolute())
+            (folder / CACHES["XDG_CACHE_HOME"] / made.name).symlink_to(made.absolute())
