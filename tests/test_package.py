@@ -1,8 +1,11 @@
 """What `pip install .` brings: one typed package, its models inside, with a torch and torchaudio that fit together."""
 
 import importlib
+import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 from email.parser import BytesParser
 from pathlib import Path
 from zipfile import ZipFile
@@ -10,6 +13,7 @@ from zipfile import ZipFile
 import pytest
 
 import deepnmf_cli
+from deepnmf_cli.native import library
 
 ROOT = Path(__file__).parent.parent
 
@@ -99,3 +103,31 @@ def test_torch_and_torchaudio_are_constrained_as_a_pair(wheel):
 
 def test_the_command_is_named_deepnmf(wheel):
     assert dist_info(wheel, "entry_points.txt") == b"[console_scripts]\ndeepnmf = deepnmf_cli.main:run\n"
+
+
+# Wheels with machine code
+
+
+def build_native(folder: Path, **variables: str) -> subprocess.CompletedProcess:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    return subprocess.run(build, cwd=ROOT, capture_output=True, text=True, env=os.environ | variables)
+
+
+@pytest.mark.skipif(not any(map(shutil.which, library.COMPILERS)), reason="no C compiler")
+def test_a_wheel_with_machine_code_is_for_this_platform_and_brings_a_library_that_loads(tmp_path, names):
+    built = build_native(tmp_path, DEEPNMF_NATIVE="1")
+    assert built.returncode == 0, built.stderr
+    (path,) = tmp_path.glob("*.whl")
+    platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    assert path.name == f"deepnmf-{deepnmf_cli.__version__}-py3-none-{platform}.whl"
+    with ZipFile(path) as opened:
+        inside = f"deepnmf_cli/native/{library.file_name()}"
+        assert set(opened.namelist()) == names | {inside}
+        assert b"Root-Is-Purelib: false" in dist_info(opened, "WHEEL")
+        assert library.load(Path(opened.extract(inside, tmp_path))).deepnmf_interface() == library.INTERFACE
+
+
+def test_a_wheel_with_machine_code_needs_a_compiler_that_works(tmp_path):
+    built = build_native(tmp_path, DEEPNMF_NATIVE="1", CC="false")
+    assert built.returncode and "that false fails (exit code 1" in built.stderr + built.stdout
+    assert not list(tmp_path.iterdir())

@@ -75,15 +75,7 @@ def build() -> Path:
 
     Raises NativeError where there is no compiler, where it fails, and where the cache cannot be written.
     """
-    compiler = _compiler()
-    target = cache_folder() / file_name()
-    with checkpoint.temporary_folder() as folder:
-        made = folder / target.name
-        _compile([*compiler, *FLAGS, str(SOURCE / FILES[0]), "-o", str(made), "-lm"])
-        content = made.read_bytes()
-        content += MARK + hashlib.sha256(content).hexdigest().encode()
-        made.write_bytes(content)
-        load(made)
+    target, content = cache_folder() / file_name(), compiled()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with checkpoint.atomic_path(target) as partial:
@@ -92,6 +84,23 @@ def build() -> Path:
         found = f"no way to write the library ({error.strerror})"
         raise NativeError(target.parent, found, "a folder for it", "Name another by XDG_CACHE_HOME.") from error
     return target
+
+
+def compiled() -> bytes:
+    """Return what a file of the library holds, once it has been compiled and loaded.
+
+    Raises NativeError where there is no compiler, and where it fails. `hatch_build.py` calls it where nothing but the
+    standard library is installed.
+    """
+    compiler = _compiler()
+    with checkpoint.temporary_folder() as folder:
+        made = folder / file_name()
+        _compile([*compiler, *FLAGS, str(SOURCE / FILES[0]), "-o", str(made), "-lm"])
+        content = made.read_bytes()
+        content += MARK + hashlib.sha256(content).hexdigest().encode()
+        made.write_bytes(content)
+        load(made)
+    return content
 
 
 def _compiler() -> list[str]:
