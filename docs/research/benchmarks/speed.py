@@ -3,8 +3,9 @@
     python docs/research/benchmarks/speed.py [--rounds 5] [--minutes 10] [--model NAME ...]
 
 Three tables: whole processes on a file of ten seconds, whole processes on a long file, frames that arrive one by one.
-Every contender runs in a process of its own on one core, and contenders take turns. noisereduce and pyrnnoise take part
-where they are installed; RNNoise works at 48 kHz, the others at 16 kHz. On a busy machine look at CPU times.
+Every contender runs in a process of its own on one core, and contenders take turns. Machine code takes part where
+`deepnmf build-native` has built it, noisereduce, pyrnnoise and webrtc_noise_gain where they are installed; RNNoise works
+at 48 kHz, the others at 16 kHz. On a busy machine look at CPU times.
 """
 
 import argparse
@@ -67,13 +68,33 @@ def rnnoise(source: str, target: str) -> None:
     soundfile.write(target, frames.ravel() / 32768, rate_hz)
 
 
+def webrtc(source: str, target: str) -> None:
+    from webrtc_noise_gain import AudioProcessor
+
+    stream, size = AudioProcessor(0, 2), 160
+    samples, rate_hz = soundfile.read(source, dtype="int16")
+    frames = samples[: len(samples) // size * size].reshape(-1, size)
+    out = b"".join(stream.Process10ms(frame.tobytes()).audio for frame in frames)
+    soundfile.write(target, np.frombuffer(out, np.int16), rate_hz)
+
+
 def imports(name: str):
     return lambda *_: __import__(name)
 
 
+def backends() -> list[str]:
+    from deepnmf_cli.native import library
+
+    return ["native"] * bool(library.find()) + ["onnx"] + ["torch"] * bool(importlib.util.find_spec("torch"))
+
+
 def contenders(models: list[str]) -> dict:
-    found = {f"{model}, {backend}": deepnmf(backend, model) for model in models for backend in ("onnx", "torch")}
-    optional = {"noisereduce": ("noisereduce", noisereduce), "RNNoise": ("pyrnnoise", rnnoise)}
+    found = {f"{model}, {backend}": deepnmf(backend, model) for model in models for backend in backends()}
+    optional = {
+        "noisereduce": ("noisereduce", noisereduce),
+        "RNNoise": ("pyrnnoise", rnnoise),
+        "WebRTC NS": ("webrtc_noise_gain", webrtc),
+    }
     return found | {name: work for name, (package, work) in optional.items() if importlib.util.find_spec(package)}
 
 
@@ -172,7 +193,7 @@ def main() -> None:
     for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[threads] = "1"
     versions = []
-    for package in ("torch", "onnxruntime", "numpy", "noisereduce", "pyrnnoise"):
+    for package in ("torch", "onnxruntime", "numpy", "noisereduce", "pyrnnoise", "webrtc-noise-gain"):
         try:
             versions.append(f"{package} {version(package)}")
         except PackageNotFoundError:
@@ -183,14 +204,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         whole_processes(work, sound(Path(folder), "short", SECONDS), SECONDS, given.rounds)
         print("\n| import alone | CPU, s | peak, MiB |\n|---|---|---|")
-        for name in ("numpy", "onnxruntime", "torch"):
+        for name in filter(importlib.util.find_spec, ("numpy", "onnxruntime", "torch")):
             _, cpu, peak, _ = zip(*(measure("import", name) for _ in range(given.rounds)))
             print(f"| {name} | {spread(cpu, 2)} | {max(peak):.0f} |")
         seconds = 60 * given.minutes
         whole_processes(work, sound(Path(folder), "long", seconds), seconds, max(1, given.rounds // 2))
     points = [0.5, 0.99, 0.999, 1]
     print("\n| one frame | hop, ms | CPU, ms: median, 99 %, 99.9 %, longest | wall, ms |\n|---|---|---|---|")
-    rows = [(backend, model, 16) for model in models for backend in ("onnx", "torch")]
+    rows = [(backend, model, 16) for model in models for backend in backends()]
     for name, model, hop_ms in rows + [("RNNoise", "", 10)] * ("RNNoise" in work):
         took = np.concatenate([json.loads(measure("frames", name, model)[3]) for _ in range(given.rounds)])
         wall, cpu = (", ".join(f"{value:.2f}" for value in np.quantile(column, points)) for column in took.T)
