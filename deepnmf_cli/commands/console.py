@@ -97,6 +97,9 @@ def _refuse(name: str, stream: TextIO | None, expected: str, remedy: str) -> Non
 
 def say(text: str) -> None:
     """Print a line on standard error, above a progress bar if one is shown."""
+    if "tqdm" not in sys.modules:  # importing it would take a tenth of the time for a short file
+        sys.stderr.write(f"{text}\n")
+        return
     from tqdm import tqdm
 
     tqdm.write(text, file=sys.stderr)
@@ -154,10 +157,9 @@ def progress(hidden: bool) -> "tqdm | Lines":
 
     Give it the total with `reset(total=...)`, which is worth finding out only when it is not `disable`d.
     """
-    from tqdm import tqdm
-
     if hidden or not sys.stderr.isatty():
         return Lines(_audio_line, hidden)
+    from tqdm import tqdm
 
     class AudioBar(tqdm):
         """tqdm that shows its count and total as times; the total may be unknown, or turn out too small."""
