@@ -99,7 +99,7 @@ class Enhancer:
         """Return the backend. Raises UsageError, in which `option` is named, for one of fixed depth."""
         if not isinstance(self.backend, Stoppable):
             found, remedy = "a model that was exported, whose depth is fixed", "Choose --backend torch."
-            raise UsageError(option, found, "one that torch runs", remedy)
+            raise UsageError(option, found, "one that torch or machine code runs", remedy)
         return self.backend
 
     def stream(

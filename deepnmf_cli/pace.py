@@ -9,7 +9,7 @@ import numpy as np
 
 from deepnmf_cli.enhancer import Enhancer
 from deepnmf_cli.errors import UsageError
-from deepnmf_cli.streaming import Backend, SeparateChannels, StreamingEnhancer
+from deepnmf_cli.streaming import Backend, SeparateChannels, StreamingEnhancer, WholePath
 
 PATIENCE_S, LONGEST_PATIENCE_S = 1.0, 60.0
 """Seconds without delay before one more layer is tried. Twice as many after each try that failed."""
@@ -38,10 +38,12 @@ class Pace:
 
     @classmethod
     def of(cls, enhancer: Enhancer) -> Self:
-        """Return that of an enhancer's network. Raises UsageError for an exported one, and for one that has masks after
-        its last layer alone.
+        """Return that of an enhancer's network. Raises UsageError for an exported one, for machine code, which does not
+        change its depth within a recording, and for a network that has masks after its last layer alone.
         """
         backend = enhancer.require_stoppable("--keep-up")
+        if isinstance(backend, WholePath):
+            raise UsageError("--keep-up", "machine code", "a network that torch runs", "Choose --backend torch.")
         if len(backend.depths) < 2:
             found, expected = "a network that cannot be stopped early", "one that gives masks after every layer"
             raise UsageError("--keep-up", found, expected, "Leave it out, or choose another model.")

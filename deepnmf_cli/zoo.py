@@ -156,7 +156,8 @@ def load_enhancer(
     chooses, where no GPU is to be used, "native" if it can, and else "onnx" where there is an export of these weights
     beside them. `threads` bounds those of the matrix products; None leaves torch its choice, and gives one to "onnx".
 
-    `depth` stops the network after so many of its layers. An export has all of them, so that "auto" is "torch" then.
+    `depth` stops the network after so many of its layers. An ONNX file has all of them, so that "auto" does not mean
+    "onnx" then.
 
     Examples:
         >>> load_enhancer("base", device="cpu")
@@ -165,10 +166,12 @@ def load_enhancer(
         Enhancer('deep-nmf', torch on cpu)
     """
     begin = time.perf_counter()
-    exported = _light_backend(find(name), device, _backend(backend, depth), threads)
+    exported = _light_backend(find(name), device, backend, threads, depth)
     if exported:
         enhancer = _from_export(exported, depth, find(name))
     else:
+        if depth is not None:
+            extras.require("torch", "--depth")
         enhancer = _from_weights(*load(name), device, threads, depth)
     logger.info("%s: loaded in %.3f s, computed by %r", find(name), time.perf_counter() - begin, enhancer.backend)
     return enhancer
@@ -182,7 +185,7 @@ def load_described(
     """
     path = find(name)
     sha256 = file_hash(path)
-    exported = _light_backend(path, device, _backend(backend, depth), None, sha256)
+    exported = _light_backend(path, device, backend, None, depth, sha256)
     reported = _reported(name, sha256) if depth is None else None
     if exported and reported:
         return _from_export(exported, depth, path), reported
@@ -191,11 +194,6 @@ def load_described(
         return _from_export(exported, depth, path), reported or _counted(name, network, file)
     enhancer = _from_weights(network, file, device, None, depth)
     return enhancer, reported or _counted(name, network, file)
-
-
-def _backend(asked: str, depth: int | None) -> str:
-    """What "auto" means for a network that is stopped early."""
-    return "torch" if depth is not None and asked == "auto" else asked
 
 
 def _from_weights(
@@ -222,13 +220,15 @@ def _called(path: Path) -> str:
 
 
 def _light_backend(
-    path: Path, device: str, backend: str, threads: int | None, sha256: str = ""
+    path: Path, device: str, backend: str, threads: int | None, depth: int | None, sha256: str = ""
 ) -> "OnnxBackend | NativeBackend | None":
-    """Return what `backend` and `device` mean for a model file; None: torch. Raises UsageError, ModelError, and
-    NativeError.
+    """Return what `backend` and `device` mean for a model file; None: torch, also where `depth` is not that of an
+    exported network, which has all layers. Raises UsageError, ModelError, and NativeError.
     """
     if (native := _native_backend(path, device, backend)) is not None:
         return native
+    if depth is not None and backend == "auto" and path.suffix != EXPORTED:
+        return None
     required = backend == "onnx" or path.suffix == EXPORTED
     if not required and (backend == "torch" or resolve_device(device) == "cuda"):
         return None

@@ -74,7 +74,8 @@ depth_option = click.option(
     metavar="K",
     type=DEPTH,
     show_default="all layers",
-    help="Stop the network after its first K layers: quicker, and less noise is removed. Computed by torch.",
+    help="Stop the network after its first K layers: quicker, and less noise is removed. Computed by torch or by"
+    " machine code.",
 )
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace outputs that exist already.")
 json_option = click.option(

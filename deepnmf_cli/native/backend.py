@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deepnmf_cli.errors import NativeError
+from deepnmf_cli.errors import NativeError, UsageError
 from deepnmf_cli.native import library
 from deepnmf_cli.native.model import ARRAYS, CONSTANTS, MATRICES, SIZES, NativeModel, read
 from deepnmf_cli.signal.arrays import InNumpy
@@ -39,20 +39,30 @@ class NativeBackend(InNumpy):
     Threads may share one; each recording has memory of its own.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Raises NativeError without a library that can be used, and ModelError for files of other networks."""
-        self._path = path.absolute()
+    def __init__(self, path: Path, depth: int | None = None) -> None:
+        """With `depth`, the network is stopped after so many of its layers. Raises NativeError without a library that
+        can be used, ModelError for files of other networks, and UsageError for a depth that the network does not have.
+        """
+        self._path, self._depth = path.absolute(), depth
         self._library = library.load(library.require())
         self._declare()
         packed, self._front_end = read(path)
         self._phase = bool(packed.sizes["phase"])
         self._model, self._kept = _structure(packed)
+        self._layers = self._model.layers
+        if depth is not None:
+            if depth not in self.depths:
+                expected = f"1 to {self._layers}, the layers of this model"
+                raise UsageError(
+                    "--depth", f"{depth}", expected, "Choose such a number, or leave it out for all of them."
+                )
+            self._model.layers = depth
 
     def __repr__(self) -> str:
         return "native code, 1 thread"
 
-    def __reduce__(self) -> tuple[type, tuple[Path]]:
-        return NativeBackend, (self._path,)
+    def __reduce__(self) -> tuple[type, tuple[Path, int | None]]:
+        return NativeBackend, (self._path, self._depth)
 
     def _declare(self) -> None:
         """Say what the functions of the library take."""
@@ -73,6 +83,15 @@ class NativeBackend(InNumpy):
     @property
     def uses_phase(self) -> bool:
         return self._phase
+
+    @property
+    def depths(self) -> range:
+        """As `enhancer.Stoppable` says."""
+        return range(1, self._layers + 1)
+
+    def at_depth(self, depth: int) -> "NativeBackend":
+        """As `enhancer.Stoppable` says."""
+        return NativeBackend(self._path, depth)
 
     def _begin(self, rate_hz: int, channels: int, max_attenuation_db: float | None, mix: float) -> "_Recording":
         limit = float("inf") if max_attenuation_db is None else max_attenuation_db

@@ -11,11 +11,12 @@ import torch
 
 from deepnmf_cli import zoo
 from deepnmf_cli.commands.group import temporary_caches
-from deepnmf_cli.errors import EXIT_FAILED, EXIT_USAGE, ModelError, NativeError
+from deepnmf_cli.errors import EXIT_FAILED, EXIT_USAGE, ModelError, NativeError, UsageError
 from deepnmf_cli.inspector.recording import hear
 from deepnmf_cli.native import library, model
 from deepnmf_cli.native.backend import NativeBackend
 from deepnmf_cli.networks.band_network import band_matrix
+from deepnmf_cli.pace import Pace
 from deepnmf_cli.signal import bands
 
 TOLERANCE = 1e-5
@@ -127,6 +128,28 @@ def test_a_tied_grid_without_export_runs_too(cache, tmp_path, voice, hiss):
     np.testing.assert_allclose(found.enhance(samples, 16000), expected, rtol=0, atol=TOLERANCE)
 
 
+@needs_compiler
+@pytest.mark.parametrize("depth", [1, 3])
+def test_any_depth_is_that_of_torch(cache, voice, hiss, depth):
+    noisy, rate_hz = sound(voice, hiss, 16000, 1), 16000
+    ours, theirs = (zoo.load_enhancer("tiny", "cpu", backend, depth=depth) for backend in ("native", "torch"))
+    expected = theirs.enhance(noisy, rate_hz)
+    np.testing.assert_allclose(ours.enhance(noisy, rate_hz), expected, atol=TOLERANCE)
+    np.testing.assert_array_equal(
+        pickle.loads(pickle.dumps(ours)).enhance(noisy, rate_hz), ours.enhance(noisy, rate_hz)
+    )
+    whole = zoo.load_enhancer("tiny", backend="native").enhance(noisy, rate_hz)
+    assert abs(whole - expected).max() > 1e-3
+
+
+@needs_compiler
+def test_depths_that_there_are_not_and_that_change(cache):
+    with pytest.raises(UsageError, match="--depth: found 5; expected 1 to 4, the layers of this model"):
+        zoo.load_enhancer("tiny", backend="native", depth=5)
+    with pytest.raises(UsageError, match=r"--keep-up: found machine code; expected a network that torch runs"):
+        Pace.of(zoo.load_enhancer("tiny", backend="native"))
+
+
 # What auto chooses
 
 
@@ -136,7 +159,8 @@ def test_auto_prefers_it_and_falls_back_without_a_word(deepnmf, cache, tiny_mode
         return [repr(zoo.load_enhancer(name, device="cpu").backend) for name in ("tiny", "deep-nmf", tiny_model)]
 
     assert backends() == ["native code, 1 thread", "ONNX Runtime, 1 thread", "torch on cpu"]
-    assert repr(zoo.load_enhancer("tiny", depth=2).backend) == "torch on cpu"
+    assert repr(zoo.load_enhancer("tiny", depth=2).backend) == "native code, 1 thread"
+    assert repr(zoo.load_enhancer("deep-nmf", depth=2).backend) == "torch on cpu"
     (file,) = cache.iterdir()
     content = file.read_bytes()
     for spoilt in (content[:20000], content[:-1], b"", b"x" + content[1:]):
