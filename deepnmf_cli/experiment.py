@@ -242,6 +242,8 @@ def train(
                 raise UsageError(folder, f"{trainer.step} steps done", expected, "Raise training.steps.")
         if init is not None and trainer.step == 0 and not network.annealing:
             trainer.began |= _score_of(init, recipe, dev, device)
+            if trainer.began and _same(init, network, recipe):  # scored already
+                trainer.began["step 0"] = trainer.began[f"--init {init}"]
         say(_described(recipe, network, device, processes), False)
         if tensorboard and processes.rank == 0:
             trainer.board = Board(folder / "tensorboard", recipe.front_end.rate_hz, trainer.step)
@@ -308,6 +310,14 @@ def _score_of(path: Path, recipe: Recipe, dev: list[Pair], device: str) -> dict[
         return {}
     score = dev_score(given.build().to(device), given.front_end, dev, device, recipe.training.score)
     return {f"--init {path}": score.value}
+
+
+def _same(path: Path, network: MaskNetwork, recipe: Recipe) -> bool:
+    """Return whether a model file is the network, with this recipe's front end."""
+    given, own = model_file.read(path), network.weights()
+    alike = given.front_end == recipe.front_end and (given.model, given.network) == (recipe.model, recipe.network)
+    equal = given.weights.keys() == own.keys()
+    return alike and equal and all(torch.equal(given.weights[name], own[name].cpu()) for name in own)
 
 
 def _worse(trainer: Trainer) -> TrainingError | None:

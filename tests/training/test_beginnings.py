@@ -7,10 +7,12 @@ import pytest
 import soundfile
 import torch
 
-from deepnmf_cli import checkpoint, model_file
+from deepnmf_cli import checkpoint, experiment, model_file
 from deepnmf_cli.corpus.dataset import MixtureDataset
 from deepnmf_cli.errors import DeepnmfError, UsageError
 from deepnmf_cli.experiment import Recordings, train
+from deepnmf_cli.training import trainer
+from deepnmf_cli.training.dev import dev_score
 from tests.training.test_run_faults import RECIPE, SETTINGS, Recipe, quick, where  # noqa: F401  fixtures
 
 
@@ -34,6 +36,19 @@ def test_the_beginning_and_the_initial_model_are_scored(where, before, tmp_path)
     assert began == {f"--init {before}": pytest.approx(known), "step 0": pytest.approx(known)}
     assert not [r for r in reports if "worse" in r]  # a rate of 0 leaves the score as it was
     assert checkpoint.load(tmp_path / "run/resume.safetensors")[1]["progress"]["began"] == began
+
+
+def test_what_a_run_begins_with_is_scored_once(where, before, tmp_path, monkeypatch) -> None:  # noqa: F811
+    scored = []
+
+    def counted(*arguments):
+        scored.append(arguments)
+        return dev_score(*arguments)
+
+    for module in (experiment, trainer):
+        monkeypatch.setattr(module, "dev_score", counted)
+    assert train(with_rate(0.0), where, tmp_path / "run", init=before)
+    assert len(scored) == 1 + SETTINGS["training"]["steps"] // SETTINGS["training"]["score_every"]
 
 
 def test_an_initial_model_of_which_little_fits_is_scored_as_it_is(where, before, tmp_path) -> None:  # noqa: F811
