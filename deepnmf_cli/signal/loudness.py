@@ -110,13 +110,17 @@ class Leveller:
 
         def levelled(blocks: Iterable[np.ndarray], rate_hz: int, channels: int) -> Iterator[np.ndarray]:
             meter = Meter(rate_hz, channels)
-            with explaining(self.target), tempfile.TemporaryFile(dir=self.target.parent) as waiting:
-                for block in process(blocks, rate_hz, channels):
+            with explaining(self.target):
+                file = tempfile.TemporaryFile(dir=self.target.parent)  # noqa: SIM115  closed below
+            with file as waiting:
+                for block in process(blocks, rate_hz, channels):  # whose errors are not those of writing
                     meter.push(block)
-                    waiting.write(block.T.astype(np.float32).tobytes())
+                    with explaining(self.target):
+                        waiting.write(block.T.astype(np.float32).tobytes())
                     progress(block.shape[1] / rate_hz)
                 gain = self._gain(*meter.result())
-                waiting.seek(0)
+                with explaining(self.target):
+                    waiting.seek(0)
                 while data := waiting.read(4 * channels * BLOCK_FRAMES):
                     yield gain * np.frombuffer(data, np.float32).reshape(-1, channels).T
 

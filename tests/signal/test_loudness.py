@@ -126,3 +126,13 @@ def test_without_the_extra_the_option_names_it(deepnmf, stub, tmp_path, monkeypa
     soundfile.write("in.wav", tone(-30, 0.1), RATE_HZ)
     result = deepnmf("enhance", "in.wav", "-o", "out.wav", "--loudness", "-16")
     assert result.code == EXIT_FAILED and 'pip install "deepnmf[media]"' in result.err
+
+
+def test_what_the_process_raises_is_not_taken_for_a_full_disk(tmp_path):
+    def process(blocks, rate_hz, channels):
+        yield np.zeros((channels, 100), np.float32)
+        raise OSError("the recording is gone")
+
+    levelled = Leveller(-30, tmp_path / "x.wav").after(process, lambda seconds: None)
+    with pytest.raises(OSError, match=r"^the recording is gone$"):
+        list(levelled([], RATE_HZ, 1))
