@@ -1,4 +1,4 @@
-"""Figures of index.md, from the tables that descent.py wrote."""
+"""Figures of index.md, from the tables that descent.py and glow.py wrote."""
 
 from pathlib import Path
 
@@ -104,4 +104,46 @@ def multipliers(folder: Path) -> Figure:
         axes.title.set_fontsize(9)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=6, ncols=2)
+    return figure
+
+
+def draw_inpainting(folder: Path) -> None:
+    """Write inpainting.png, and print the table of index.md."""
+    print(inpainting_table(folder))
+    inpainting(folder).savefig(folder / "inpainting.png", dpi=110)
+
+
+def inpainting_table(folder: Path) -> str:
+    """A row for each network: PSNR after each layer, the share that descends in all, PSNR under noise."""
+    noise = dict(by_network(read(folder / "noise.csv")))
+    out = []
+    for name, rows in by_network(read(folder / "layers.csv")):
+        sizes = [row["noise"] for row in noise[name] if float(row["noise"])]
+        if not out:
+            heads = [f"layer {row['layer']}" for row in rows[1:]] + ["descend in all"] + [f"noise {n}" for n in sizes]
+            out = [f"| network | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+        cells = [f"{float(row['psnr_db']):.1f}" for row in rows[1:]]
+        cells += [f"{float(rows[-1]['descend_so_far']):.1%}".replace("%", " %")]
+        cells += [f"{float(row['psnr_db']):.1f}" for row in noise[name] if float(row["noise"])]
+        out.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(out)
+
+
+def inpainting(folder: Path) -> Figure:
+    """PSNR in the hole and the objective, layer by layer, and PSNR over noise between layers."""
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    panels = (
+        ("layers", "layer", "psnr_db", "PSNR in the hole [dB]"),
+        ("layers", "layer", "objective", "objective, median"),
+        ("noise", "noise", "psnr_db", "PSNR in the hole [dB]"),
+    )
+    for axes, (table, x, y, label) in zip(figure.subplots(1, 3), panels):
+        for colour, (name, rows) in zip(COLOURS, by_network(read(folder / f"{table}.csv"))):
+            axes.plot([float(r[x]) for r in rows], [float(r[y]) for r in rows], marker=".", color=colour, label=name)
+        axes.set(xlabel="norm of the noise between layers" if x == "noise" else x, ylabel=label)
+        axes.grid(alpha=0.3)
+        if y == "psnr_db":
+            for method, style in zip(read(folder / "fixed.csv"), ("--", ":", "-.")):
+                axes.axhline(float(method["psnr_db"]), color="black", lw=0.8, ls=style, label=method["method"])
+    axes.legend(fontsize=7)
     return figure

@@ -252,9 +252,9 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.what == "draw":
-        from figures import draw_all
+        from figures import draw_inpainting
 
-        draw_all(given.folder)
+        draw_inpainting(given.folder)
     else:
         run(given.folder, given.flow_steps, given.steps, given.seed)
 
