@@ -5,7 +5,7 @@
 #
 # Run in the root of the checkout. Carried along, in the folder .gpu/ (prepare.sh fills it):
 #     .gpu/wheels/         packages that the machine lacks
-#     .gpu/pack/           what `deepnmf pack` wrote
+#     .gpu/pack*/          what `deepnmf pack` wrote, joined where there are several
 #     .gpu/run-NAME/       the run to go on with, NAME being the recipe's; without it a new one begins
 # The run comes back in $OUT/run-NAME/ (default: out/): weights, resume point, history and log. Nothing else is written.
 set -euo pipefail
@@ -21,6 +21,14 @@ for wheel in "$carried"/wheels/*.whl; do
     "$python" -m zipfile -e "$wheel" "$site"
 done
 export PYTHONPATH=$PWD:$site PYTHONUNBUFFERED=1
+export TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=${TORCH_ALLOW_TF32_CUBLAS_OVERRIDE-1}  # products of single precision may be in TF32
+
+packs=("$carried"/pack*)
+pack=${packs[0]}
+if ((${#packs[@]} > 1)); then
+    pack=$site/packs
+    "$python" docs/research/flagship/join_packs.py "$pack" "${packs[@]}"
+fi
 
 resume=()
 if [ -f "$carried/run-$name/resume.safetensors" ]; then
@@ -30,5 +38,5 @@ fi
 cpus=$(env -u OMP_NUM_THREADS nproc)  # nproc heeds that variable
 workers=$((cpus > 1 ? cpus - 1 : 1))
 nvidia-smi -L || echo "no GPU"
-"$python" -m deepnmf_cli train "$recipe" --pack "$carried/pack" --minutes "$minutes" --workers "$workers" -o "$run" \
+"$python" -m deepnmf_cli train "$recipe" --pack "$pack" --minutes "$minutes" --workers "$workers" -o "$run" \
     "${resume[@]}" "$@" 2>&1 | tee "$run/log-$(date +%s).txt"
