@@ -33,10 +33,11 @@ from deepnmf_cli.commands.options import (
     noise_profile_option,
     overwrite_option,
     quiet_option,
+    skip_existing_option,
     verbose_option,
 )
 from deepnmf_cli.commands.places import STREAM, Job, Places, Plan, plan, remove_leftovers
-from deepnmf_cli.commands.record import Record, State
+from deepnmf_cli.commands.record import Record, still_needed
 from deepnmf_cli.commands.repair_options import FIXES, clip_level_option, fix_option, gaps_option, repair_options
 from deepnmf_cli.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, DeepnmfError, Terminated, UsageError
 
@@ -53,11 +54,7 @@ from deepnmf_cli.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, DeepnmfError, 
     "--noise-out", metavar="FILE", type=click.Path(),
     help="Also write what was removed: speech + noise = input. A folder when there are several inputs.",
 )  # fmt: skip
-@click.option(
-    "--skip-existing", is_flag=True,
-    help="Go on with a run that was stopped: leave out what is complete, and tell if its input, the model or an option"
-    " was another one. With --overwrite, make that again.",
-)  # fmt: skip
+@skip_existing_option
 @overwrite_option
 @click.option("--dry-run", is_flag=True, help="List what would be done, and write nothing.")
 @model_option
@@ -221,23 +218,11 @@ class _Batch:
             self.outcome.failed(_row(path), error)
         for sentence in self._planned.left_out:
             self._say(sentence)
-        todo, unknown = [], 0
-        for job in self._planned.jobs:
-            if record is None:
-                return self._planned.jobs
-            record.begin(job)
-            try:
-                state = record.state(job, overwrite) if skip else State(needed=True)
-            except DeepnmfError as error:
-                self.outcome.failed(self._row_of(job), error)
-                continue
-            if state.needed:
-                todo.append(job)
-            else:
-                self.outcome.skipped(self._row_of(job), state.warning)
-                unknown += not state.known
-        if unknown:
-            self._say(f"{console.count(unknown, 'output')} of unknown origin taken for complete, as long as the input.")
+        if record is None:
+            return self._planned.jobs
+        todo, told = still_needed(self._planned.jobs, record, skip, overwrite, self.outcome, self._row_of)
+        if told:
+            self._say(told)
         return todo
 
     def list(self, jobs: Sequence[Job]) -> None:

@@ -77,6 +77,11 @@ depth_option = click.option(
     help="Stop the network after its first K layers: quicker, and less noise is removed. Computed by torch or by"
     " machine code.",
 )
+skip_existing_option = click.option(
+    "--skip-existing", is_flag=True,
+    help="Go on with a run that was stopped: leave out what is complete, and tell if its input, the model or an option"
+    " was another one. With --overwrite, make that again.",
+)  # fmt: skip
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace outputs that exist already.")
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on standard output instead of text."

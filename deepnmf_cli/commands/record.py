@@ -1,14 +1,16 @@
 """How outputs were made: a small file beside those of a batch, by which `--skip-existing` knows what is complete."""
 
 import json
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deepnmf_cli import checkpoint
+from deepnmf_cli.commands.console import Outcome, count
 from deepnmf_cli.commands.places import Job
-from deepnmf_cli.errors import AudioError
+from deepnmf_cli.errors import AudioError, DeepnmfError
 
 RECORD = ".deepnmf-enhanced.jsonl"
 """Name of the file: lines of JSON, one for every output of its folder, of which the last one counts."""
@@ -58,7 +60,7 @@ class Record:
             if line is None or line["stamp"] != list(source):
                 return State(needed=True)
             other = self._changed(line)
-            return State(warning=f"{job.source} was enhanced before {other}; its original is gone." if other else "")
+            return State(warning=f"{job.source} was changed before {other}; its original is gone." if other else "")
         if not there:
             return State(needed=True)
         if line is not None and len(there) == len(job.outputs) and line["stamp"][0] == there[0].stat().st_size:
@@ -92,6 +94,35 @@ class Record:
         if file not in self._lines:
             self._lines[file] = _read(file)
         return self._lines[file].get(target.name)
+
+
+def still_needed(
+    jobs: Sequence[Job],
+    record: Record,
+    skip: bool,
+    overwrite: bool,
+    outcome: Outcome,
+    row: Callable[[Job], dict[str, Any]],
+) -> tuple[list[Job], str]:
+    """Return the jobs that are left, all of them without `skip`, and a sentence on outputs that count as complete
+    without a line. Those that need not be done, and those whose outputs may not be replaced, go into `outcome` with
+    their `row`.
+    """
+    todo, unknown = [], 0
+    for job in jobs:
+        record.begin(job)
+        try:
+            state = record.state(job, overwrite) if skip else State(needed=True)
+        except DeepnmfError as error:
+            outcome.failed(row(job), error)
+            continue
+        if state.needed:
+            todo.append(job)
+        else:
+            outcome.skipped(row(job), state.warning)
+            unknown += not state.known
+    taken = f"{count(unknown, 'output')} of unknown origin taken for complete, as long as the input."
+    return todo, taken if unknown else ""
 
 
 def _read(file: Path) -> dict[str, Any]:

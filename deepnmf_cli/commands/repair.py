@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deepnmf_cli.checkpoint import file_hash
 from deepnmf_cli.commands import console
 from deepnmf_cli.commands.enhance import refuse_streams
 from deepnmf_cli.commands.jobs import lengths, on_this_machine, process_count, require_space, streams_as_files
-from deepnmf_cli.commands.options import overwrite_option, quiet_option, verbose_option
+from deepnmf_cli.commands.options import overwrite_option, quiet_option, skip_existing_option, verbose_option
 from deepnmf_cli.commands.places import STREAM, Job, Places, plan, remove_leftovers
+from deepnmf_cli.commands.record import Record, still_needed
 from deepnmf_cli.commands.repair_options import clip_level_option, fix_option, gaps_option, repair_options
 from deepnmf_cli.errors import DeepnmfError
 from deepnmf_cli.workers import Progress, Work
@@ -33,6 +35,7 @@ REPAIRED = ".repaired"
     " beside each file, NAME.repaired/ beside each folder]",
 )  # fmt: skip
 @click.option("--in-place", is_flag=True, help="Replace the inputs, each when its repaired file is complete.")
+@skip_existing_option
 @overwrite_option
 @fix_option
 @gaps_option
@@ -57,6 +60,7 @@ def command(
     inputs: tuple[str, ...],
     output: str | None,
     in_place: bool,
+    skip_existing: bool,
     overwrite: bool,
     fixes: tuple[str, ...],
     gaps: str,
@@ -80,6 +84,7 @@ def command(
       deepnmf repair noisy.wav -o whole.wav --fix clipping
       deepnmf repair noisy.wav -o filled.wav --gaps labels.txt
       deepnmf repair recordings/ --dry-run --json
+      deepnmf repair recordings/ -o repaired/ --skip-existing
 
     Exit code: 0 done, 1 failed, 2 wrong usage (nothing was done), 3 some inputs failed, 130 interrupted, 143
     terminated.
@@ -87,8 +92,8 @@ def command(
     if verbose:
         console.log()
     options = repair_options(inputs, fixes, gaps, clip_level_db, models)
-    planned = plan(inputs, Places(output, None, in_place, REPAIRED), may_exist=overwrite or dry_run)
-    refuse_streams(planned.jobs, as_json, False)
+    planned = plan(inputs, Places(output, None, in_place, REPAIRED), may_exist=overwrite or skip_existing or dry_run)
+    refuse_streams(planned.jobs, as_json, skip_existing)
     tell = console.json_lines() if as_json else lambda row: None
     outcome = console.Outcome(tell)
     silent = quiet or as_json
@@ -99,11 +104,19 @@ def command(
             console.say(sentence)
     settings = Settings(options, overwrite or in_place, dry_run, verbose)
     begin = time.perf_counter()
-    if planned.jobs:
-        _run(planned.jobs, settings, jobs, outcome, silent, dry_run)
+    todo, record = planned.jobs, None
+    if skip_existing or len(todo) > 1:
+        record = Record(_facts(options))
+        todo, told = still_needed(
+            todo, record, skip_existing, overwrite, outcome, lambda job: _row(job.source, job.target)
+        )
+        if told and not silent:
+            console.say(told)
+    if todo:
+        _run(todo, settings, jobs, outcome, silent, None if dry_run else record)
     rows = [row for row in outcome.rows if row["status"] in ("done", "planned")]
     if as_json:
-        counts = {status: outcome.count(status) for status in ("done", "failed")}
+        counts = {status: outcome.count(status) for status in ("done", "skipped", "failed")}
         seconds = sum(row["seconds"] for row in rows)
         tell({
             "type": "summary", "files": len(outcome.rows), **counts, "seconds": seconds,
@@ -142,9 +155,14 @@ class Done:
 
 
 def _run(
-    jobs: Sequence[Job], settings: Settings, asked: int | None, outcome: console.Outcome, silent: bool, dry: bool
+    jobs: Sequence[Job],
+    settings: Settings,
+    asked: int | None,
+    outcome: console.Outcome,
+    silent: bool,
+    record: Record | None,
 ) -> None:
-    known = lengths(jobs)
+    known, dry = lengths(jobs), settings.dry
     if not dry:
         remove_leftovers(jobs)
         require_space(known)
@@ -173,8 +191,10 @@ def _run(
             ]
             if dry:
                 outcome.planned(row)
-            else:
-                outcome.done(row, warnings + beyond)
+                continue
+            if record is not None:
+                record.done(job)
+            outcome.done(row, warnings + beyond)
 
 
 def prepare(settings: Settings, threads: int | None = None) -> Work:
@@ -221,6 +241,15 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
         )
 
     return work
+
+
+def _facts(options: "RepairOptions") -> dict[str, Any]:
+    """What decides an output beside its input, by names that a message can quote."""
+    return {
+        "--fix": sorted(options.fixes), "--clip-level": options.clip_level_db,
+        "--gaps": options.gaps and file_hash(Path(options.gaps)),
+        "--model": {task: file_hash(Path(file)) for task, file in options.models},
+    }  # fmt: skip
 
 
 def _told(done: Done) -> str:

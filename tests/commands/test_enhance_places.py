@@ -228,7 +228,7 @@ def test_in_place_is_not_done_twice(deepnmf, stub, recordings):
     before = read("recordings/one.wav")
     assert "2 files skipped." in deepnmf(*arguments).err
     other = deepnmf(*arguments, "--mix", "0.5", "--overwrite")
-    assert "recordings/one.wav was enhanced before with another --mix; its original is gone." in other.err
+    assert "recordings/one.wav was changed before with another --mix; its original is gone." in other.err
     np.testing.assert_array_equal(read("recordings/one.wav"), before)
     soundfile.write("recordings/one.wav", np.full(800, 0.5), RATE_HZ)
     assert "Enhanced 1 file. 1 file skipped." in deepnmf(*arguments).err

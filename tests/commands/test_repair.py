@@ -136,6 +136,27 @@ def test_a_dry_run_tells_and_writes_nothing(deepnmf, write, clean, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["in.wav"]
 
 
+def test_what_is_complete_is_skipped(deepnmf, write, clean, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("in/a.wav", "in/b.wav"):
+        write(name, lost(clean))
+
+    def told(*options):
+        done = deepnmf("repair", tmp_path / "in", "-o", tmp_path / "out", "--json", *options)
+        assert done.code == 0, done.err
+        return [row["status"] for row in done.lines[:-1]], done.lines[-1]["skipped"], done.err
+
+    assert told()[:2] == (["done", "done"], 0)
+    first = (tmp_path / "out/a.wav").stat().st_mtime_ns
+    (tmp_path / "out/b.wav").unlink()
+    statuses, skipped, _ = told("--skip-existing")
+    assert (sorted(statuses), skipped) == (["done", "skipped"], 1)
+    assert (tmp_path / "out/a.wav").stat().st_mtime_ns == first and (tmp_path / "out/b.wav").is_file()
+    statuses, skipped, err = told("--skip-existing", "--fix", "clicks")
+    assert skipped == 2 and err.count("was made with another --fix") == 2
+    assert told("--skip-existing", "--fix", "clicks", "--overwrite")[:2] == (["done", "done"], 0)
+
+
 def test_enhance_repairs_first(deepnmf, stub, write, clean, tmp_path):
     write("in.wav", lost(clean), "FLOAT")
     assert deepnmf("enhance", tmp_path / "in.wav", "-o", tmp_path / "plain.wav").code == 0
