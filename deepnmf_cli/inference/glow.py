@@ -5,8 +5,11 @@ of flow and, but for the last one, sends half of its channels out as finished:
 
     actnorm           y_c = (x_c + b_c) exp(s_c)                      log-determinant  H W sum_c s_c
     mixing            y = W x at every pixel, W (C, C) invertible     H W log |det W|
-    affine coupling   y_a = x_a,  y_b = (x_b + t) sigmoid(s + 2),     sum log sigmoid(s + 2)
+    affine coupling   y_a = x_a,  y_b = (x_b + t) exp(tanh(s)),       sum tanh(s)
                       (s, t) a network of x_a
+
+The factor of the coupling lies between 1/e and e, where the reference code has sigmoid(s + 2), which may come near 0: a
+layer that is trained without a likelihood would then overflow on its way back.
 
 Every function takes all weights by name, so that flows can be layers' own, fixed, or averaged, like other parameters.
 """
@@ -17,7 +20,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, logsigmoid, pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import conv2d, pixel_shuffle, pixel_unshuffle
 
 Weights = Mapping[str, Tensor]
 
@@ -129,28 +132,28 @@ def _flow(x: Tensor, weights: Weights, prefix: str) -> tuple[Tensor, Tensor]:
     x = (x + w("bias")[:, None, None]) * w("scale").exp()[:, None, None]
     x = conv2d(x, w("mix")[..., None, None])
     first, second = _halves(x)
-    raw, shift = _coupling(first, w)
-    second = (second + shift) * torch.sigmoid(raw)
+    log_factor, shift = _coupling(first, w)
+    second = (second + shift) * log_factor.exp()
     same = pixels * (w("scale").sum() + torch.linalg.slogdet(w("mix")).logabsdet)
-    return torch.cat([first, second], 1), same + logsigmoid(raw).flatten(1).sum(1)
+    return torch.cat([first, second], 1), same + log_factor.flatten(1).sum(1)
 
 
 def _flow_back(x: Tensor, weights: Weights, prefix: str) -> Tensor:
     """What `_flow` took."""
     w = partial(_named, weights, prefix)
     first, second = _halves(x)
-    raw, shift = _coupling(first, w)
-    x = torch.cat([first, second / torch.sigmoid(raw) - shift], 1)
+    log_factor, shift = _coupling(first, w)
+    x = torch.cat([first, second * (-log_factor).exp() - shift], 1)
     x = conv2d(x, torch.linalg.inv(w("mix"))[..., None, None])
     return x * (-w("scale")).exp()[:, None, None] - w("bias")[:, None, None]
 
 
 def _coupling(first: Tensor, w: Callable[[str], Tensor]) -> tuple[Tensor, Tensor]:
-    """Logits of the scale, and the shift, for the other channels."""
+    """The logarithm of the factor, and the shift, for the other channels."""
     hidden = conv2d(first, w("in"), w("in_bias"), padding=1).relu()
     hidden = conv2d(hidden, w("inner"), w("inner_bias")).relu()
     raw, shift = conv2d(hidden, w("out"), w("out_bias"), padding=1).chunk(2, 1)
-    return raw + 2, shift
+    return raw.tanh(), shift
 
 
 def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
