@@ -147,7 +147,8 @@ def test_rates_that_the_library_does_not_take_are_refused(descriptor, rate_hz):
 def test_it_needs_nothing_that_waits(plugin):
     done = subprocess.run(["nm", "-D", "-P", plugin], capture_output=True, text=True, check=True)
     kinds = dict(line.split()[:2] for line in done.stdout.splitlines())
-    taken = {name.partition("@")[0] for name, kind in kinds.items() if kind == "U"}
+    # Distributions that harden what they compile have functions that check sizes, such as __memcpy_chk.
+    taken = {re.sub(r"^__(\w+)_chk$", r"\1", name.partition("@")[0]) for name, kind in kinds.items() if kind == "U"}
     numbers = {"cos", "sin", "sincos", "sqrtf", "powf", "rint"}
     assert taken - numbers <= {"calloc", "free", "memcpy", "memmove", "memset", "__stack_chk_fail"}
     assert [name for name, kind in kinds.items() if kind == "T"] == ["ladspa_descriptor"]
