@@ -29,7 +29,8 @@ DRIVER = """
 #include <stdio.h>
 #include <stdlib.h>
 
-/* rate, channels, attenuation in dB, mix, seed of the sizes of blocks, 1 for interleaved samples; float32 in, float32 out */
+/* rate, channels, attenuation in dB, mix, seed of the sizes of blocks (0: one block), 1 for interleaved samples; float32 in
+ * and out */
 int main(int count, char **words)
 {
     int rate = atoi(words[1]), channels = atoi(words[2]), interleaved = atoi(words[6]);
@@ -43,7 +44,7 @@ int main(int count, char **words)
         if ((++frames + 1) * channels > room) x = (float *)realloc(x, (room *= 2) * sizeof(float));
     for (; done < frames; done += block) {
         float noise[64] = {1};
-        seed = seed * 1664525u + 1013904223u;
+        seed = seed ? seed * 1664525u + 1013904223u : 0;
         block = seed ? (seed >> 16) % 1000 : frames;
         block = block < frames - done ? block : frames - done;
         deepnmf_process(other, noise, noise, 64, 1, 1);
@@ -86,7 +87,36 @@ def tiny(tmp_path_factory):
     return compiled(folder, COMPILERS[0], *options)
 
 
-def run(program, samples, rate_hz, attenuation_db=np.inf, mix=1.0, seed=1, interleaved=True):
+VECTORS = {"AVX2": [], "SSE2": ["-DDEEPNMF_PLAIN"], "none": ["-DDEEPNMF_SCALAR"]}
+"""What chooses the width of vectors on x86-64."""
+
+POISON = "#include <sanitizer/asan_interface.h>\n"
+
+RED_ZONE = """
+    if (a->begin) __asan_poison_memory_region(a->begin + a->used, 64);
+    a->used += 64;
+"""
+"""Follows an array in the one block of memory, so that AddressSanitizer sees what is read or written behind it."""
+
+
+@pytest.fixture(scope="module", params=VECTORS)
+def guarded(request, tmp_path_factory):
+    """The model tiny under both sanitizers with vectors of each width, and red zones between its arrays."""
+    processor = Path("/proc/cpuinfo")
+    if request.param == "AVX2" and not (processor.exists() and " avx2 " in processor.read_text()):
+        pytest.skip("this processor has no AVX2, or does not say so")
+    folder = tmp_path_factory.mktemp("guarded")
+    export_tiny(folder)
+    source = (folder / "deepnmf.c").read_text()
+    line = "    a->used = at + count * size;\n"
+    assert source.count(line) == 1
+    text = source.replace(line, line + RED_ZONE).replace("#include <math.h>\n", "#include <math.h>\n" + POISON, 1)
+    (folder / "deepnmf.c").write_text(text)
+    options = ["-std=c99", "-O0", *VECTORS[request.param], "-fsanitize=address,undefined", "-fno-sanitize-recover"]
+    return compiled(folder, COMPILERS[0], *options)
+
+
+def run(program, samples, rate_hz, attenuation_db=np.inf, mix=1.0, seed=0, interleaved=True):
     channels = len(samples)
     words = [rate_hz, channels, attenuation_db, mix, seed, int(interleaved)]
     latency = 2 * FrontEnd().pair(rate_hz).hop_samples
@@ -128,6 +158,19 @@ def test_sizes_of_blocks_change_nothing(tiny, sound, seed, interleaved):
     samples = sound(16000, 2)
     whole = run(tiny, samples, 16000)
     np.testing.assert_array_equal(run(tiny, samples, 16000, seed=seed, interleaved=interleaved), whole)
+
+
+def test_no_width_of_vectors_touches_what_is_not_its_own(guarded, sound):
+    draw = np.random.default_rng(0)
+    for rate_hz in (1000, 8000, 16000, 44100, int(draw.integers(1000, 20000))):
+        samples, mix = sound(rate_hz, int(draw.integers(1, 4))), float(draw.choice([0.5, 1.0]))
+        samples = samples[:, : int(draw.integers(rate_hz // 3, rate_hz * 2 // 3))]
+        expected = zoo.load_enhancer("tiny").enhance(samples, rate_hz, 12.0, mix)
+        whole = run(guarded, samples, rate_hz, 12.0, mix)
+        np.testing.assert_allclose(whole, expected, rtol=0, atol=TOLERANCE)
+        for interleaved in (True, False):
+            pieces = run(guarded, samples, rate_hz, 12.0, mix, int(draw.integers(1, 2**31)), interleaved)
+            np.testing.assert_array_equal(pieces, whole)
 
 
 @pytest.mark.parametrize(("attenuation_db", "mix"), [(12.0, 1.0), (np.inf, 0.7), (6.0, 0.5), (0.0, 1.0), (np.inf, 0.0)])
