@@ -4,8 +4,8 @@ Needs gcc and an x86-64 processor with AVX2. Exports the model, compiles rooflin
 and prints a row for each part of a frame of 16 ms at 16 kHz: medians of 41 rounds of 50 calls, hot, CPU time. Floors:
 
     products     multiply-adds of the network over those a second that sums on registers reach in the same run
-    answers      tanh and sigmoid of all spins: 40 operations for each vector of eight (counted in the source, where two are
-                 divisions' parts), over two a cycle, that is, over the same peak
+    answers      tanh and sigmoid of all spins: 40 operations for each vector of eight, counted in the source, over the
+                 same peak, which is two a cycle
     transforms   2.5 N log2 N operations for each of two transforms of N real samples, half of them fused at best
     weights      reading the model's weights once, measured
 
