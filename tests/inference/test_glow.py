@@ -1,6 +1,5 @@
 """Glow: invertible, with the log-determinant of its Jacobian; and its proximal steps, whose gradients are f's."""
 
-
 import pytest
 import torch
 from torch import Tensor

@@ -128,7 +128,9 @@ def test_a_network_that_learned_a_noise_stays_at_its_depth() -> None:
 def test_a_shipped_model_of_some_depth_is_run_by_torch_and_its_export_says_why_not() -> None:
     enhancer = zoo.load_enhancer("tiny", "cpu", depth=2)
     assert isinstance(enhancer.backend, TorchBackend) and enhancer.backend.network.unfolded.depth == 2
-    message = "--depth: found a model that was exported, whose depth is fixed; expected one that torch or machine code runs"
+    message = (
+        "--depth: found a model that was exported, whose depth is fixed; expected one that torch or machine code runs"
+    )
     with pytest.raises(UsageError, match=message):
         zoo.load_enhancer("tiny", "cpu", "onnx", depth=2)
     with pytest.raises(UsageError, match=message):

@@ -4,8 +4,8 @@
 
 Three tables: whole processes on a file of ten seconds, whole processes on a long file, frames that arrive one by one.
 Every contender runs in a process of its own on one core, and contenders take turns. Machine code takes part where
-`deepnmf build-native` made it, noisereduce, pyrnnoise and webrtc_noise_gain where they are installed; RNNoise works at 48
-kHz, the others at 16 kHz. On a busy machine look at CPU times.
+`deepnmf build-native` made it, noisereduce, pyrnnoise and webrtc_noise_gain where they are installed; RNNoise works at
+48 kHz, the others at 16 kHz. On a busy machine look at CPU times.
 """
 
 import argparse
