@@ -61,6 +61,17 @@ class WholePath(Protocol):
         ...
 
 
+@runtime_checkable
+class Hearing(Protocol):
+    """What a `Backend` has beside if its network may leave out frequencies that a recording does not have."""
+
+    def hearing(self, bins: int) -> Backend:
+        """The same for recordings of which the lowest `bins` frequencies are all; the others are zero still, and their
+        masks mean nothing.
+        """
+        ...
+
+
 @dataclass
 class _State:
     """What is remembered between two chunks: C channels, hop samples per frame."""
@@ -119,9 +130,10 @@ class StreamingEnhancer:
             raise UsageError("max_attenuation_db", f"{max_attenuation_db}", "decibels >= 0, or None", "Correct it.")
         if not 0 <= mix <= 1:
             raise UsageError("mix", f"{mix}", "a share from 0 to 1", "Correct it.")
-        self.backend, self.channels, self._rate_hz = backend, channels, rate_hz
+        self.channels, self._rate_hz = channels, rate_hz
         self.pair: StftPair = front_end.pair(rate_hz)
         self.bins = front_end.bins
+        self.run_by(backend)
         self._top_bins = max(1, round(HIGHEST_BAND_HZ / (front_end.rate_hz / 2) * self.bins))
         self._floor = 0.0 if max_attenuation_db is None else 10 ** (-max_attenuation_db / 20)
         self._mix, self._max_attenuation_db = mix, max_attenuation_db
@@ -139,7 +151,8 @@ class StreamingEnhancer:
 
     def run_by(self, backend: Backend) -> None:
         """Compute the next chunks by another backend, which goes on from the state of the one before."""
-        self.backend = backend
+        lower = self.pair.bins < self.bins
+        self.backend = backend.hearing(self.pair.bins) if lower and isinstance(backend, Hearing) else backend
 
     def reset(self) -> None:
         """Forget the recording; the next chunk starts a new one."""

@@ -2,7 +2,7 @@
 layers of.
 
 `nmf`, `ista`, `fista`, `lista`, `alista`, `hyperlista` and `psista` code with dictionaries (`dictionary` learns these,
-`divergence` measures, `shrinkage` makes sparse, `wiener` makes masks); `mean_field` and `belief` pass messages on a
+`divergence` measures, `shrinkage` makes sparse, `wiener` makes masks, `over_frequency` moves atoms to other bands); `mean_field` and `belief` pass messages on a
 `graph`, as far as a `schedule` says (`power_mean`); `units`, `binary` and `expectations` do so for layers of units;
 `chain` and `grid` along time and frequency, `grid_field` in one field over both. `glow_prox` completes images with
 `glow`, a flow, as the prior.

@@ -109,6 +109,7 @@ class Alista(SparseCoding[Tensor]):
     """
 
     name = "alista"
+    over_frequency = False
     ridge: float = 0.0
     support_growth: float = 0.012
     """By which the share of activations that pass a threshold as they are grows from layer to layer, up to

@@ -91,6 +91,7 @@ class Hyperlista(SparseCoding[State]):
     """HyperLISTA as an algorithm: the three constants are the same in all layers, and nothing else is trained."""
 
     name = "hyperlista"
+    over_frequency = False
     ridge: float = 0.0
     threshold: float = 0.03
     """Where t starts."""

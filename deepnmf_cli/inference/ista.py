@@ -86,6 +86,9 @@ class SparseCoding(Algorithm[Tensor, State]):
     """Of the algorithm, as recipes have it."""
     sketches: ClassVar[bool] = False
     """Whether `parameters` also takes a sketch."""
+    over_frequency: ClassVar[bool] = True
+    """Whether nothing but dictionaries has an axis of frequency, so that `deepnmf_cli.inference.over_frequency` can
+    move it to other frequencies."""
     bins: int
     atoms: tuple[int, int]
     """Atoms of speech and of noise, R in all."""

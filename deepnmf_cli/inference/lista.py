@@ -37,6 +37,7 @@ class Lista(SparseCoding[Tensor]):
     """LISTA as an algorithm; the state are the activations, and only the readout has a dictionary."""
 
     name = "lista"
+    over_frequency = False
 
     def parameters(self, iterations: int, dictionary: Tensor) -> dict[str, Parameter]:
         """Where all start from the classical step with `dictionary` (E, R); the first layer has no use for A."""

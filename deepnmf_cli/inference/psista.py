@@ -53,6 +53,7 @@ class Psista(SparseCoding[Tensor]):
     """
 
     name = "psista"
+    over_frequency = False
     sketches = True
     period: int = 5
     """Every step of this number sees all of the evidence (p)."""

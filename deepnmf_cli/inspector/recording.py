@@ -12,7 +12,7 @@ from deepnmf_cli.pages.render import RANGE_DB
 from deepnmf_cli.signal.arrays import Array
 from deepnmf_cli.signal.masks import complex_masks
 from deepnmf_cli.signal.spectrogram import spectrogram_db
-from deepnmf_cli.streaming import Backend
+from deepnmf_cli.streaming import Backend, Hearing
 
 FRAME_S = 0.05
 """Of levels over time."""
@@ -62,6 +62,12 @@ class Watched:
         self.inputs.append(np.array(self._backend.to_numpy(inputs)[0]))
         self.masks.append(np.abs(complex_masks(np.array(self._backend.to_numpy(masks))))[0, 0])
         return masks, state
+
+    def hearing(self, bins: int) -> "Watched":
+        """This one, round what its backend is for so many bins."""
+        if isinstance(self._backend, Hearing):
+            self._backend = self._backend.hearing(bins)
+        return self
 
     def from_numpy(self, samples: np.ndarray) -> Array:
         return self._backend.from_numpy(samples)

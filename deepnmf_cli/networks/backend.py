@@ -44,6 +44,14 @@ class TorchBackend:
         network.stop_after(depth)
         return TorchBackend(network, self.device)
 
+    def hearing(self, bins: int) -> "TorchBackend":
+        """The same network, of the same weights, after `MaskNetwork.hear`; its states fit no other number of bins."""
+        if not self.network.over_hz:
+            return self
+        network = copy.copy(self.network)
+        network.hear(bins)
+        return TorchBackend(network, self.device)
+
     def require_atoms(self) -> None:
         """Raise UsageError for a network that cannot learn a noise."""
         require_atoms(self.network)

@@ -45,6 +45,29 @@ def band_sketch(settings: "BandSettings", rows: int) -> Tensor:
     return wider / wider.norm(dim=1, keepdim=True)
 
 
+def band_centres(settings: "BandSettings") -> Tensor:
+    """Places (bands,) of the bands of a network on the ERB scale, float64, rising."""
+    s = settings
+    position = erb_number(torch.linspace(0, s.rate_hz / 2, s.bins, dtype=torch.float64))
+    above = position[s.single_bands :]
+    wide = torch.linspace(float(above[0]), float(above[-1]), s.wide_bands, dtype=torch.float64)
+    return torch.cat([position[: s.single_bands], wide])
+
+
+def lower_bands(settings: "BandSettings", bins: int) -> "BandSettings":
+    """The bands of a network for the lowest `bins` >= 2 of its bins alone: the same single ones, and above them wide
+    bands as near as possible to the ERB spacing that they had.
+    """
+    s = settings
+    single, top_hz = min(s.single_bands, bins - 1), (bins - 1) / (s.bins - 1) * s.rate_hz / 2
+    centres = band_centres(s)[s.single_bands :]
+    low, high = erb_number(torch.tensor([single / (bins - 1) * top_hz, top_hz], dtype=torch.float64))
+    spacing = float(centres[-1] - centres[0]) / max(1, s.wide_bands - 1)
+    # Two hats at least, where there are two bins: a single one does not reach over a wide band.
+    wide = 1 if single == bins - 1 else max(2, round(float(high - low) / spacing) + 1)
+    return BandSettings(bins, round(2 * top_hz), single, wide)
+
+
 @dataclass(frozen=True)
 class BandSettings:
     """The bands of a network: a subclass adds the rest of its shape."""

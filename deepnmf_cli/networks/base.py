@@ -144,6 +144,16 @@ class MaskNetwork(nn.Module):
             raise UsageError("--depth", f"{depth}", expected, "Choose such a number, or leave it out for all of them.")
         self.unfolded.depth = depth
 
+    @property
+    def over_hz(self) -> bool:
+        """Return whether `hear` changes anything."""
+        return False
+
+    def hear(self, bins: int) -> None:
+        """Take the lowest `bins` of the F bins for all that there are, as in recordings of a lower sampling rate: what
+        is above is not looked at, and its masks mean nothing. Networks that are not `over_hz` take it for silence.
+        """
+
     def macs_per_frame(self) -> int:
         """Multiply-adds of one frame, of the layers that run."""
         raise TypeError(f"{type(self).__name__} does not count its multiply-adds")

@@ -9,7 +9,7 @@
 With tied, untrained weights and without recurrence they are the classical algorithms.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +18,8 @@ from torch import Tensor
 from deepnmf_cli.inference import algorithms
 from deepnmf_cli.inference.ista import Ista, SparseCoding
 from deepnmf_cli.inference.nmf import SparseNmf
-from deepnmf_cli.networks.band_network import BandNetwork, BandSettings, band_sketch
+from deepnmf_cli.inference.over_frequency import OverFrequency, interpolation
+from deepnmf_cli.networks.band_network import BandNetwork, BandSettings, band_centres, band_sketch, lower_bands
 from deepnmf_cli.signal.level import stack_context
 from deepnmf_cli.unfold.network import Bank, Unfolded
 from deepnmf_cli.unfold.recurrent import RecurrentUnfolded
@@ -83,6 +84,9 @@ class SparseCodingSettings(CodingSettings):
     """Steps of "psista" from one that sees all bands to the next."""
     sketch_bands: int = 24
     """Wider bands that the other steps see, per frame."""
+    over_hz: bool = False
+    """Whether atoms are functions of frequency, so that a recording of a lower sampling rate is explained by what they
+    are below its highest frequency; otherwise it is silent above."""
 
     beta: ClassVar[float] = 2.0
     """Divergence by which dictionaries are learned: the squared error, as in the algorithms."""
@@ -97,6 +101,9 @@ class SparseCodingSettings(CodingSettings):
             raise ValueError("tied layers are trained together; leave out trained_layers")
         if ALGORITHMS[self.algorithm].sketches and not 1 <= self.sketch_bands < self.bands:
             raise ValueError(f"sketch_bands must be at least 1 and below the {self.bands} bands")
+        if self.over_hz and not ALGORITHMS[self.algorithm].over_frequency:
+            able = ", ".join(name for name, kind in ALGORITHMS.items() if kind.over_frequency)
+            raise ValueError(f"over_hz is possible where layers have dictionaries alone: with {able}")
         positive = self.mask_power, self.threshold, self.momentum, self.support
         if min(positive) <= 0 or min(self.ridge, self.support_growth, self.group_sparsity) < 0:
             raise ValueError(
@@ -197,6 +204,33 @@ class SparseCodingNetwork(_BandCoder):
     from_dictionary = True
     compression = 0.3
     unfolded: Unfolded[Tensor, Any, SparseCoding]
+    lower: tuple[BandNetwork, Unfolded] | None = None
+    """Bands, and layers over the same bank, for the bins that are heard where these are not all. A tuple, since modules
+    would count among the parts of the network."""
+
+    @property
+    def over_hz(self) -> bool:
+        return self.settings.over_hz
+
+    def hear(self, bins: int) -> None:
+        s = self.settings
+        if not self.over_hz or not 2 <= bins < s.bins:
+            return
+        below = lower_bands(s, bins)
+        matrix = interpolation(band_centres(s), band_centres(below)).to(self.to_bands)
+        algorithm = OverFrequency(replace(self.unfolded.algorithm, bins=below.bands), matrix)
+        self.lower = BandNetwork(below).to(matrix.device), Unfolded(algorithm, s.iterations, self.unfolded.bank)
+
+    def pool(self, magnitude: Tensor) -> Tensor:
+        if self.lower is None:
+            return super().pool(magnitude)
+        return self.lower[0].pool(magnitude[..., : self.lower[0].settings.bins, :])
+
+    def spread(self, masks: Tensor) -> Tensor:
+        if self.lower is None:
+            return super().spread(masks)
+        heard = self.lower[0].spread(masks)
+        return torch.nn.functional.pad(heard, (0, self.settings.bins - heard.shape[-1]))
 
     def _unfold(self, dictionary: Tensor) -> Unfolded:
         s, algorithm = self.settings, self.settings.chosen()
@@ -206,7 +240,9 @@ class SparseCodingNetwork(_BandCoder):
         return Unfolded(algorithm, s.iterations, Bank.declared(parameters, s.iterations, s.tied, last=last))
 
     def _infer(self, stacked: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return self.unfolded(stacked), None
+        if self.lower is None:
+            return self.unfolded(stacked), None
+        return self.lower[1].infer(stacked, depth=self.unfolded.depth)[0], None
 
     def _iteration_macs(self) -> int:
         return self.unfolded.algorithm.macs(self.settings.evidence, self.unfolded.depth)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deepnmf_cli.inference import alista, fista, group_ista, hyperlista, ista, lista, nmf, psista, wiener
 from deepnmf_cli.inference.algorithm import Parameter
+from deepnmf_cli.inference.over_frequency import OverFrequency, interpolation
 
 BINS, ATOMS, FRAMES = 12, (4, 3), 9
 CONSTANTS = (0.03, 0.01, 0.1)
@@ -94,6 +95,23 @@ def by_blocks(layers: list[dict], k: int) -> Tensor:
     return wiener.masks(nmf.readout(h, d, (8, 8)))
 
 
+STORED, WANTED = torch.arange(BINS).double(), torch.tensor([0.0, 1.0, 2.5, 4.25, 8.0, 11.0]).double()
+
+
+def over_frequency(layers: list[dict], k: int) -> Tensor:
+    """ISTA with atoms of each frame between two stored frequencies, row by row."""
+    rows = [
+        POSITIVE_ATOMS[[0, 1]],
+        POSITIVE_ATOMS[2:4].mean(0)[None],
+        0.75 * POSITIVE_ATOMS[[4]] + 0.25 * POSITIVE_ATOMS[[5]],
+    ]
+    d = torch.cat([*rows, POSITIVE_ATOMS[[8, 11]]])
+    x, h = MIXTURE[:6], torch.zeros(sum(ATOMS), FRAMES).double()
+    for _ in range(k):
+        h = ista.step(h, d.mT @ x, d.mT @ d, ista.largest_rate(POSITIVE_ATOMS), 0.02)
+    return wiener.masks(nmf.readout(h, d, ATOMS))
+
+
 def of_ista(x: Tensor, d: Tensor, k: int) -> Tensor:
     return ista.infer(x, d, k, 0.02)
 
@@ -108,6 +126,10 @@ SPARSE_CASES = {
     "ista, signed": signed(ista.Ista(BINS, ATOMS, signed=True), of_signed_ista),
     "ista, sharper masks": positive(ista.Ista(BINS, ATOMS, mask_power=3.0), of_ista),
     "ista, last 2": positive(ista.Ista(BINS, ATOMS), of_ista, last=2),
+    "ista, over frequency": {
+        "algorithm": OverFrequency(ista.Ista(6, ATOMS), interpolation(STORED, WANTED)), "evidence": MIXTURE[:6],
+        "declared": declared(POSITIVE_ATOMS), "classical": over_frequency,
+    },
     "fista, signed": signed(
         fista.Fista(BINS, ATOMS, signed=True), lambda x, d, k: fista.infer(x, d, k, 0.02, signed=True)
     ),
@@ -148,5 +170,5 @@ SPARSE_CASES = {
     ),
 }  # fmt: skip
 
-TO_ROUNDING = {name for name in SPARSE_CASES if name.startswith("lista")} | {"hyperlista-abt"}
+TO_ROUNDING = {name for name in SPARSE_CASES if name.startswith("lista")} | {"hyperlista-abt", "ista, over frequency"}
 """Whose twin is another formula."""
