@@ -39,7 +39,7 @@ def magnitudes(seed: int = 5) -> torch.Tensor:
     return torch.rand(1, 257, 12, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("algorithm", ["ista", "fista", "group-ista"])
+@pytest.mark.parametrize("algorithm", ["ista", "fista", "group-ista", "cancellation"])
 @torch.no_grad()
 def test_at_the_rate_that_they_are_stored_for_atoms_are_the_plain_ones_bit_for_bit(algorithm: str) -> None:
     network = trained(algorithm=algorithm)
@@ -120,5 +120,5 @@ def test_recordings_of_lower_rates_are_enhanced_by_the_atoms_at_their_frequencie
 
 def test_algorithms_whose_layers_have_more_than_dictionaries_are_refused() -> None:
     for algorithm in ("lista", "alista", "hyperlista", "hyperlista-abt", "psista"):
-        with pytest.raises(ValueError, match="with fista, group-ista, ista"):
+        with pytest.raises(ValueError, match="with cancellation, fista, group-ista, ista"):
             SparseCodingSettings(algorithm=algorithm, over_hz=True)

@@ -133,6 +133,7 @@ def test_a_sketch_pools_neighbouring_bands_on_the_erb_scale() -> None:
     "algorithm,products",
     [
         ("ista", 10 * (288 * 128 + 128 * 128)),  # D^T x and D^T D h in each of ten layers
+        ("cancellation", 10 * (288 * 128 + 128 * 128)),  # the same products, by halves
         ("lista", 10 * 288 * 128 + 9 * 128 * 128),  # nothing comes before the first
         ("alista", 10 * 288 * 128 + 9 * 128 * 128),
         ("hyperlista", 288 * 128 + 9 * 128 * 128),  # D^+ x once

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepnmf_cli.inference import alista, fista, group_ista, hyperlista, ista, lista, nmf, psista, wiener
+from deepnmf_cli.inference import alista, cancellation, fista, group_ista, hyperlista, ista, lista, nmf, psista, wiener
 from deepnmf_cli.inference.algorithm import Parameter
 from deepnmf_cli.inference.over_frequency import OverFrequency, interpolation
 
@@ -112,6 +112,26 @@ def over_frequency(layers: list[dict], k: int) -> Tensor:
     return wiener.masks(nmf.readout(h, d, ATOMS))
 
 
+def cancelled(algorithm: cancellation.Cancellation, x: Tensor, d: Tensor) -> Callable[[list[dict], int], Tensor]:
+    """Each source explains what the model of the other one leaves, noise first, in full spectra."""
+    (speech, noise), signed = d.split(list(ATOMS), 1), algorithm.signed
+
+    def explain(h: Tensor, own: Tensor, left: Tensor) -> Tensor:
+        rate = 1 / torch.linalg.svdvals(own)[0] ** 2
+        z = h - rate * (own.mT @ (own @ h - left))
+        return z.sign() * (z.abs() - 0.02 * rate).clamp_min(0) if signed else (z - 0.02 * rate).clamp_min(0)
+
+    def run(layers: list[dict], k: int) -> Tensor:
+        h_speech, h_noise = (torch.zeros(count, FRAMES).double() for count in ATOMS)
+        for _ in range(k):
+            h_noise = explain(h_noise, noise, x - speech @ h_speech)
+            h_speech = explain(h_speech, speech, x - noise @ h_noise)
+        models = torch.stack([speech @ h_speech, noise @ h_noise])
+        return wiener.masks(models.abs() if signed else models)
+
+    return run
+
+
 def of_ista(x: Tensor, d: Tensor, k: int) -> Tensor:
     return ista.infer(x, d, k, 0.02)
 
@@ -119,6 +139,9 @@ def of_ista(x: Tensor, d: Tensor, k: int) -> Tensor:
 def of_signed_ista(x: Tensor, d: Tensor, k: int) -> Tensor:
     return ista.infer(x, d, k, 0.02, signed=True)
 
+
+CANCELLATION = cancellation.Cancellation(BINS, ATOMS)
+SIGNED_CANCELLATION = cancellation.Cancellation(BINS, ATOMS, signed=True)
 
 SEARCHED = {"flat": ("support",)}
 
@@ -156,6 +179,17 @@ SPARSE_CASES = {
         "algorithm": hyperlista.HyperlistaAbt(BINS, (8, 8), support=0.9, blocks=2), "declared": declared(WIDE),
         "evidence": MIXTURE, "classical": by_blocks, **SEARCHED,
     },
+    "cancellation": {
+        "algorithm": CANCELLATION, "declared": declared(POSITIVE_ATOMS), "evidence": MIXTURE,
+        "classical": cancelled(CANCELLATION, MIXTURE, POSITIVE_ATOMS),
+    },
+    "cancellation, signed": {
+        "algorithm": SIGNED_CANCELLATION, "declared": declared(SIGNED_ATOMS), "evidence": SIGNED,
+        "classical": cancelled(SIGNED_CANCELLATION, SIGNED, SIGNED_ATOMS),
+    },
+    "cancellation, last 2": positive(
+        CANCELLATION, lambda x, d, k: cancellation.infer(x, d, k, 0.02, ATOMS), last=2
+    ),
     "group-ista": {
         "algorithm": group_ista.GroupIsta(BINS, (8, 8), blocks=2, group_sparsity=0.05), "declared": declared(WIDE),
         "evidence": MIXTURE, "classical": group_lasso,
@@ -170,5 +204,10 @@ SPARSE_CASES = {
     ),
 }  # fmt: skip
 
-TO_ROUNDING = {name for name in SPARSE_CASES if name.startswith("lista")} | {"hyperlista-abt", "ista, over frequency"}
+TO_ROUNDING = {name for name in SPARSE_CASES if name.startswith("lista")} | {
+    "hyperlista-abt",
+    "ista, over frequency",
+    "cancellation",
+    "cancellation, signed",
+}
 """Whose twin is another formula."""

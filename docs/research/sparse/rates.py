@@ -1,7 +1,7 @@
 """One model at several sampling rates, for index.md: python docs/research/sparse/rates.py CORPUS MODEL
 
-MODEL is a file of sparse coding, trained at 16 kHz. CORPUS/dev is resampled to lower rates, both recordings of a pair, and
-enhanced there twice: with atoms over Hz, and with the same weights for recordings that are silent above.
+MODEL is a file of sparse coding, trained at 16 kHz. CORPUS/dev is resampled to lower rates, both recordings of a pair,
+and enhanced there twice: by the weights as those of recordings that are silent above, and with atoms over Hz.
 """
 
 import sys
@@ -18,7 +18,7 @@ from deepnmf_cli.enhancer import Enhancer
 from deepnmf_cli.networks.backend import TorchBackend
 from deepnmf_cli.networks.sparse import SparseCodingNetwork
 from deepnmf_cli.scoring.bootstrap import interval
-from deepnmf_cli.scoring.metrics import METRICS
+from deepnmf_cli.scoring.sdr import si_sdr
 
 RATES = (16000, 12000, 11025, 8000)
 
@@ -40,7 +40,7 @@ def main(corpus: Path, model: Path) -> None:
         for pair in pairs:
             clean, noisy = (resample_poly(x, rate_hz, 16000).astype(np.float32) for x in pair)
             estimates = [noisy, *(e.enhance(noisy[None], rate_hz)[0] for e in enhancers)]
-            scores.append([METRICS["SI-SDR"].compute(clean, x, rate_hz) for x in estimates])
+            scores.append([si_sdr(clean, x) for x in estimates])
         noisy, silent, own = np.array(scores).T
         low, high = interval(own - silent, [names]) or (np.nan, np.nan)
         gain = f"{np.mean(own - silent):.2f} ({low:.2f} to {high:.2f})"
