@@ -1,12 +1,11 @@
 """Inference algorithms, each in a file of its own: its equations as pure functions, and what `deepnmf_cli.unfold` makes
 layers of.
 
-`nmf`, `ista`, `fista`, `cancellation`, `lista`, `alista`, `hyperlista` and `psista` code with dictionaries (`dictionary` learns these,
-`divergence` measures, `shrinkage` makes sparse, `over_frequency` moves atoms to
-other bands, `wiener` makes masks); `mean_field` and `belief` pass messages on a
-`graph`, as far as a `schedule` says (`power_mean`); `units`, `binary` and `expectations` do so for layers of units;
-`chain` and `grid` along time and frequency, `grid_field` in one field over both. `glow_prox` completes images with
-`glow`, a flow, as the prior.
+`nmf`, `ista`, `fista`, `cancellation`, `lista`, `alista`, `hyperlista` and `psista` code with dictionaries
+(`dictionary` learns these, `divergence` measures, `shrinkage` makes sparse, `over_frequency` moves atoms to other
+bands, `wiener` makes masks); `mean_field` and `belief` pass messages on a `graph`, as far as a `schedule` says
+(`power_mean`); `units`, `binary` and `expectations` do so for layers of units; `chain` and `grid` along time and
+frequency, `grid_field` in one field over both. `glow_prox` completes images with `glow`, a flow, as the prior.
 """
 
 import pkgutil
