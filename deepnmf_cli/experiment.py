@@ -27,7 +27,7 @@ from deepnmf_cli.training.dev import DevScore, Pair, check_dev, dev_score
 from deepnmf_cli.training.journal import Journal, compare_material, describe_material
 from deepnmf_cli.training.minibatch import FrameStore, changed, digest, kept
 from deepnmf_cli.training.processes import Processes, Share
-from deepnmf_cli.training.sparse_nmf import learn_source_dictionaries, mixture_frames
+from deepnmf_cli.training.sparse_nmf import learn_source_dictionaries, mixture_frames, noises
 from deepnmf_cli.training.time_limit import TimeLimit
 from deepnmf_cli.training.trainer import Trainer
 from deepnmf_cli.training.tuning import Taught, best_step, blended, way, write
@@ -35,6 +35,9 @@ from deepnmf_cli.workers import shared_memory
 
 STATISTICS_FROM = 64
 """Mixtures that give the statistics of features: four minutes."""
+
+NOISES = 64
+"""Mixtures whose noises are compared: of each kind of noise several."""
 
 NOTICEABLE_DB = 0.1
 """A best dev score that is lower than what a run began with by less than this is taken for equal."""
@@ -91,7 +94,9 @@ def initial_network(
         learned = learn_source_dictionaries(source, built, recipe.front_end, recipe.dictionary, seed, progress)
         return {"dictionary": learned}
 
-    return kind(network, kept(cache / f"{name}.safetensors" if cache else None, learn)["dictionary"])
+    known = kept(cache / f"{name}.safetensors" if cache else None, learn)
+    shared = built.shared_by_noise(noises(source, recipe.front_end, NOISES)) if built.shares_noise else {}
+    return kind(network, known["dictionary"], **shared)
 
 
 def take_weights(

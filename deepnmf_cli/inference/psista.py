@@ -9,6 +9,11 @@ whose products cost E' / E as much. It descends this problem; that of x itself n
 every p-th step. Where S >= 0, as the pooling of frequencies into wider bands is, sketches of spectra are spectra, and
 dictionaries stay non-negative.
 
+Where rows of S are orthonormal, such as the principal components that kinds of noise have in common
+(`deepnmf_cli.inference.common_components`), a sketched step descends that part of the error that lies in their span. S
+and S D then have entries of both signs. ISTA asks nothing of the signs of a dictionary, only of those of activations: S
+stays one-sided. What is trained is D, so that it stays non-negative.
+
 Shapes: evidence x (..., E, T), activations h (..., R, T), dictionary D (E, R).
 """
 
@@ -48,13 +53,15 @@ def infer(
 class Psista(SparseCoding[Tensor]):
     """Periodic sketched ISTA as an algorithm; the state are the activations.
 
-    Layers that see the sketch have dictionaries of their own, (E', R), that start at S D; the others, and the readout,
-    have the dictionary (E, R).
+    Layers that see the sketch of "erb" have dictionaries of their own, (E', R), that start at S D; the others, and the
+    readout, have the dictionary (E, R). With a sketch of "common" all have dictionaries (E, R), which layers sketch.
     """
 
     name = "psista"
     over_frequency = False
     sketches = True
+    sketch: str = "erb"
+    """What S is: "erb", non-negative, or "common", of both signs."""
     period: int = 5
     """Every step of this number sees all of the evidence (p)."""
     sketch_rows: int = 0
@@ -63,6 +70,8 @@ class Psista(SparseCoding[Tensor]):
     def __post_init__(self) -> None:
         if self.period < 1:
             raise ValueError("period must be at least 1")
+        if self.sketch not in ("erb", "common"):
+            raise ValueError(f"sketch {self.sketch!r} is neither erb nor common")
 
     def full(self, iterations: int) -> list[int]:
         """Return the layers that see all of the evidence."""
@@ -74,9 +83,10 @@ class Psista(SparseCoding[Tensor]):
         sketched, small = [k for k in range(iterations) if k not in full], sketch @ dictionary
         rates = [largest_rate(d).reshape(1) for d in (small, dictionary)]
         whole = nmf.dictionaries(dictionary, self.bins, iterations, self.kind)
+        own = {"sketched": Parameter(sketched, lambda _: small, self.kind)} if self.sketch == "erb" else {}
         return {
-            "dictionary": Parameter([*full, iterations], whole.initial, whole.kind),
-            "sketched": Parameter(sketched, lambda _: small, self.kind),
+            "dictionary": Parameter([*full, iterations], whole.initial, whole.kind) if own else whole,
+            **own,
             "sketch": Parameter(sketched, lambda _: sketch, shared=True, trained=False),
             "rate": Parameter(range(iterations), lambda k: rates[k in full], "log", own=True),
             "penalty": nmf.penalties(self.sparsity, dictionary, iterations),
@@ -87,9 +97,10 @@ class Psista(SparseCoding[Tensor]):
 
     def seen(self, evidence: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
         """Return the evidence and the dictionary of a layer: sketched, or whole."""
-        if "sketch" in parameters:
-            return parameters["sketch"] @ evidence, parameters["sketched"]
-        return evidence, parameters["dictionary"]
+        if "sketch" not in parameters:
+            return evidence, parameters["dictionary"]
+        sketch, small = parameters["sketch"], parameters.get("sketched")
+        return sketch @ evidence, sketch @ parameters["dictionary"] if small is None else small
 
     def step(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
         x, dictionary = self.seen(evidence, parameters)

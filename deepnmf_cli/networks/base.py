@@ -4,7 +4,7 @@ A network may use phase too. Then `signal.features.phase_features` go in, and ma
 `signal.masks.complex_masks` reads.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -90,6 +90,17 @@ class MaskNetwork(nn.Module):
         where there are none.
         """
         raise TypeError(f"{type(self).__name__} has no dictionaries")
+
+    @property
+    def shares_noise(self) -> bool:
+        """Return whether it is also made with what `shared_by_noise` finds."""
+        return False
+
+    def shared_by_noise(self, noise: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return what stretches of noise, level-normalised magnitudes (1, F, T) of one recording each, have in common,
+        as arguments that it is made with beside its dictionary.
+        """
+        return {}
 
     @classmethod
     def layerwise(cls, settings: Any) -> bool:

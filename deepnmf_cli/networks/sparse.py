@@ -9,6 +9,7 @@
 With tied, untrained weights and without recurrence they are the classical algorithms.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from deepnmf_cli.inference import algorithms
+from deepnmf_cli.inference.common_components import common_sketch
 from deepnmf_cli.inference.ista import Ista, SparseCoding
 from deepnmf_cli.inference.nmf import SparseNmf
 from deepnmf_cli.inference.over_frequency import OverFrequency, interpolation
@@ -26,6 +28,9 @@ from deepnmf_cli.unfold.recurrent import RecurrentUnfolded
 
 ALGORITHMS: dict[str, type[SparseCoding]] = algorithms(SparseCoding)
 """Names of `sparse-coding`'s algorithms -> the algorithms."""
+
+ROUND = 1e-3
+"""Added to a covariance matrix, as a share of its mean eigenvalue: a short stretch does not fill all directions."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,10 @@ class SparseCodingSettings(CodingSettings):
     """Initial weight of the penalty on blocks, in "group-ista"."""
     period: int = 5
     """Steps of "psista" from one that sees all bands to the next."""
+    sketch: str = "erb"
+    """What the other steps see: "erb", wider bands, or "common", components that stretches of noise have in common."""
     sketch_bands: int = 24
-    """Wider bands that the other steps see, per frame."""
+    """Number of these, per frame."""
     over_hz: bool = False
     """Whether atoms are functions of frequency, so that a recording of a lower sampling rate is explained by what they
     are below its highest frequency; otherwise it is silent above."""
@@ -150,16 +157,20 @@ class _BandCoder(BandNetwork):
     compression: ClassVar[float]
     """Power applied to band magnitudes."""
 
-    def __init__(self, settings: CodingSettings | None = None, dictionary: Tensor | None = None) -> None:
-        """`dictionary` (context * bands, 2R): where training starts, atoms of speech first; random by default."""
+    def __init__(
+        self, settings: CodingSettings | None = None, dictionary: Tensor | None = None, sketch: Tensor | None = None
+    ) -> None:
+        """`dictionary` (context * bands, 2R): where training starts, atoms of speech first; random by default. `sketch`
+        (sketch_bands, bands), of a frame, for networks whose algorithm has one; ERB bands by default.
+        """
         super().__init__(self.settings_type() if settings is None else settings)
         s = self.settings
         if dictionary is None:
             dictionary = torch.rand(s.evidence, 2 * s.atoms).square()
             dictionary = dictionary / dictionary.norm(dim=0)
-        self.unfolded = self._unfold(dictionary)
+        self.unfolded = self._unfold(dictionary, sketch)
 
-    def _unfold(self, dictionary: Tensor) -> Unfolded:
+    def _unfold(self, dictionary: Tensor, sketch: Tensor | None) -> Unfolded:
         raise TypeError(f"{type(self).__name__} has no algorithm")
 
     def evidence_of(self, magnitude: Tensor) -> Tensor:
@@ -232,10 +243,23 @@ class SparseCodingNetwork(_BandCoder):
         heard = self.lower[0].spread(masks)
         return torch.nn.functional.pad(heard, (0, self.settings.bins - heard.shape[-1]))
 
-    def _unfold(self, dictionary: Tensor) -> Unfolded:
+    @property
+    def shares_noise(self) -> bool:
+        return ALGORITHMS[self.settings.algorithm].sketches and self.settings.sketch == "common"
+
+    def shared_by_noise(self, noise: Sequence[Tensor]) -> dict[str, Tensor]:
+        frames = [self._observed(magnitude)[0] for magnitude in noise]
+        # About zero, since evidence is explained with its mean.
+        moments = torch.stack([x @ x.mT / x.shape[1] for x in (frame.double() for frame in frames)])
+        floor = ROUND * moments.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+        covariances = moments + floor * torch.eye(moments.shape[1], dtype=moments.dtype)
+        return {"sketch": common_sketch(covariances, self.settings.sketch_bands).float()}
+
+    def _unfold(self, dictionary: Tensor, sketch: Tensor | None) -> Unfolded:
         s, algorithm = self.settings, self.settings.chosen()
-        sketch = (torch.block_diag(*[band_sketch(s, s.sketch_bands)] * s.context),) if algorithm.sketches else ()
-        parameters = algorithm.parameters(s.iterations, dictionary, *sketch)
+        rows = band_sketch(s, s.sketch_bands) if sketch is None else sketch
+        given = (torch.block_diag(*[rows] * s.context),) if algorithm.sketches else ()
+        parameters = algorithm.parameters(s.iterations, dictionary, *given)
         last = s.trained_layers if s.trained_layers >= 0 else None
         return Unfolded(algorithm, s.iterations, Bank.declared(parameters, s.iterations, s.tied, last=last))
 
@@ -254,7 +278,7 @@ class _RecurrentCoder(_BandCoder):
     def _algorithm(self) -> Ista | SparseNmf:
         raise TypeError(f"{type(self).__name__} has no algorithm")
 
-    def _unfold(self, dictionary: Tensor) -> Unfolded:
+    def _unfold(self, dictionary: Tensor, sketch: Tensor | None) -> Unfolded:
         s, algorithm = self.settings, self._algorithm()
         return RecurrentUnfolded(algorithm, s.iterations, self._bank(algorithm, dictionary), s.recurrent)
 

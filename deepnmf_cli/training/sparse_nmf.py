@@ -104,6 +104,13 @@ def context_frames(
     return torch.cat(chosen, 1)[:, :count]
 
 
+def noises(source: ExampleSource, front_end: FrontEnd, examples: int) -> list[Tensor]:
+    """The noise of the first mixtures that has sound, divided by its running level, (1, F, T) each."""
+    pair = front_end.pair(front_end.rate_hz)
+    heard = [torch.from_numpy(source[i][1]) for i in range(examples)]
+    return [normalised_magnitudes(pair.analysis(samples)[None]) for samples in heard if samples.any()]
+
+
 def mixture_frames(source: ExampleSource, front_end: FrontEnd, examples: int) -> Tensor:
     """All frames (F, N) of the first mixtures, divided by their running level."""
     pair = front_end.pair(front_end.rate_hz)

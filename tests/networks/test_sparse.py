@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from deepnmf_cli.inference import ista, nmf, wiener
+from deepnmf_cli.inference import ista, nmf, psista, wiener
 from deepnmf_cli.networks import build
 from deepnmf_cli.networks.band_network import band_sketch
 from deepnmf_cli.networks.rnn import GridRnn, GridRnnSettings, Rnn, RnnSettings
@@ -129,6 +129,31 @@ def test_a_sketch_pools_neighbouring_bands_on_the_erb_scale() -> None:
     assert (sketch > 0).sum(1).max() < 24
 
 
+@torch.no_grad()
+def test_a_common_sketch_is_the_subspace_that_stretches_of_noise_share_and_travels_with_the_weights() -> None:
+    """Noises of other levels in each of four directions of 16 bands, and next to nothing beside."""
+    settings = SparseCodingSettings(**SHAPE, algorithm="psista", sketch="common", sketch_bands=4, period=2)
+    network, draw = SparseCodingNetwork(settings, dictionary()), torch.Generator().manual_seed(6)
+    directions = torch.eye(33)[:, [1, 3, 5, 7]]  # single bands, of which the sketch must be made
+    sizes = torch.rand(6, 4, 1, generator=draw) + 0.5
+    noises = [(directions @ (size * torch.rand(4, 50, generator=draw)))[None] + 1e-6 for size in sizes]
+    assert network.shares_noise and not SparseCodingNetwork(SparseCodingSettings(**SHAPE)).shares_noise
+    shared = network.shared_by_noise(noises)
+    assert shared["sketch"].shape == (4, 16)
+    torch.testing.assert_close(shared["sketch"] @ shared["sketch"].mT, torch.eye(4))
+    kept = shared["sketch"].mT @ shared["sketch"]
+    torch.testing.assert_close(kept[:8, :8], torch.diag(torch.eye(8)[[1, 3, 5, 7]].sum(0)), rtol=0, atol=0.05)
+    made = SparseCodingNetwork(settings, dictionary(), **shared)
+    sketch = made.unfolded.bank.layer(0)["sketch"]
+    assert torch.equal(sketch, torch.block_diag(shared["sketch"], shared["sketch"])) and (sketch < 0).any()
+    expected = psista.infer(evidence(made, inputs()), dictionary(), sketch, 6, 2, settings.sparsity)
+    assert (expected >= 0).all() and expected.count_nonzero() > 20
+    assert torch.equal(made(inputs())[0][:, 0], masks(made, expected).clamp(0, 1))
+    network.load_weights(made.weights())
+    assert torch.equal(network(inputs())[0], made(inputs())[0])
+    assert all(x.min() >= 0 for name, x in made.weights().items() if name.startswith("dictionary"))
+
+
 @pytest.mark.parametrize(
     "algorithm,products",
     [
@@ -204,6 +229,7 @@ def test_rivals_in_recipes_are_about_as_large_as_what_they_are_compared_with() -
         (SparseCodingSettings(), {"trained_layers": 2, "tied": True}),
         (SparseCodingSettings(algorithm="psista"), {"sketch_bands": 96}),
         (SparseCodingSettings(algorithm="psista"), {"period": 0}),
+        (SparseCodingSettings(algorithm="psista"), {"sketch": "random"}),
         (SparseCodingSettings(algorithm="hyperlista-abt"), {"blocks": 7}),
         (SparseCodingSettings(algorithm="group-ista"), {"group_sparsity": -1.0}),
         (SparseCodingSettings(), {"mask_power": 0.0}),

@@ -28,6 +28,7 @@ MIXTURE, SIGNED = draw(BINS, FRAMES, seed=1), 2 * draw(BINS, FRAMES, seed=7) - 1
 POSITIVE_ATOMS, SIGNED_ATOMS = unit(draw(BINS, sum(ATOMS))), unit(2 * draw(BINS, sum(ATOMS), seed=6) - 1)
 WIDE = unit(draw(BINS, 16, seed=8))
 SKETCH = unit(draw(BINS, 5, seed=9)).mT
+ORTHONORMAL = torch.linalg.qr(2 * draw(BINS, 5, seed=10) - 1).Q.mT
 
 Infer = Callable[[Tensor, Tensor, int], Tensor]
 """Activations after so many iterations, from evidence and dictionary."""
@@ -201,6 +202,15 @@ SPARSE_CASES = {
     "psista, tied": positive(
         psista.Psista(BINS, ATOMS, period=2), lambda x, d, k: psista.infer(x, d, SKETCH, k, 2, 0.02),
         declared=declared(POSITIVE_ATOMS, SKETCH), tied=True,
+    ),
+    "psista, common": positive(
+        psista.Psista(BINS, ATOMS, period=3, sketch="common"),
+        lambda x, d, k: psista.infer(x, d, ORTHONORMAL, k, 3, 0.02), declared=declared(POSITIVE_ATOMS, ORTHONORMAL),
+    ),
+    "psista, common, signed": signed(
+        psista.Psista(BINS, ATOMS, period=2, sketch="common", signed=True),
+        lambda x, d, k: psista.infer(x, d, ORTHONORMAL, k, 2, 0.02, signed=True),
+        declared=declared(SIGNED_ATOMS, ORTHONORMAL), tied=True,
     ),
 }  # fmt: skip
 
