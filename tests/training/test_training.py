@@ -23,7 +23,7 @@ from deepnmf_cli.recipe import Recipe
 from deepnmf_cli.scoring.metrics import METRICS
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training.journal import COLUMNS, Journal, fcntl
-from deepnmf_cli.training.sparse_nmf import context_frames
+from deepnmf_cli.training.sparse_nmf import context_frames, noises
 from deepnmf_cli.training.trainer import Trainer
 from tests.test_model_file import Forgetful
 
@@ -369,6 +369,24 @@ def test_mini_batches_smaller_than_the_dictionary_are_refused(tiny_corpus: Path,
     table = recipe("deep-nmf").to_dict() | {"dictionary": {"batch_frames": 5}}
     with pytest.raises(RecipeError, match="at least twice network.atoms = 4"):
         train(Recipe.from_dict(table), recordings(tiny_corpus), tmp_path / "run")
+
+
+def test_a_sketch_of_what_noises_share_is_made_of_the_material_and_kept_in_the_model(
+    tiny_corpus: Path, tmp_path: Path
+) -> None:
+    shape = {"algorithm": "psista", "context": 2, "atoms": 4, "iterations": 3, "period": 3, "single_bands": 8}
+    table = recipe().to_dict() | {"model": "sparse-coding"}
+    shape |= {"wide_bands": 8, "sketch": "common", "sketch_bands": 5}
+    chosen = Recipe.from_dict(table | {"network": shape})
+    train(chosen, recordings(tiny_corpus), tmp_path / "run")
+    network, _ = zoo.load(tmp_path / "run")
+    source, _ = open_corpus(recordings(tiny_corpus), chosen)
+    stretches = noises(source, chosen.front_end, 64)
+    assert len(stretches) == 64
+    expected = network.shared_by_noise(stretches)["sketch"]
+    rows = network.unfolded.bank.layer(0)["sketch"]
+    torch.testing.assert_close(rows, torch.block_diag(expected, expected))
+    torch.testing.assert_close(rows @ rows.mT, torch.eye(10), rtol=0, atol=1e-5)
 
 
 def test_resume_file_is_no_model_and_a_model_no_resume_file(tiny_corpus: Path, tmp_path: Path) -> None:
