@@ -36,7 +36,7 @@ from deepnmf_cli.workers import shared_memory
 STATISTICS_FROM = 64
 """Mixtures that give the statistics of features: four minutes."""
 
-NOISES = 64
+NOISES = 32
 """Mixtures whose noises are compared: of each kind of noise several."""
 
 NOTICEABLE_DB = 0.1

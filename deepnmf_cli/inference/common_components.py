@@ -18,7 +18,10 @@ from torch import Tensor
 SWEEPS, SETTLED = 60, 1e-9
 """Most rounds of all pairs, and the angle in radians under which a round ends the search."""
 
-TURNS = 4
+SKETCH_SWEEPS = 8
+"""Rounds for a sketch, which takes what these give: seconds where the end would take minutes."""
+
+TURNS = 3
 """Rotations of a pair before the next one's turn. Later rounds go on with them."""
 
 
@@ -54,10 +57,11 @@ def deviation(covariances: Tensor, basis: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def common_components(covariances: Tensor) -> Tensor:
+def common_components(covariances: Tensor, sweeps: int = SWEEPS) -> Tensor:
     """Return B (E, E), float64, its columns in the order of the share of energy that they have in all groups.
 
-    `covariances` (G, E, E) are symmetric and positive definite, and count alike.
+    `covariances` (G, E, E) are symmetric and positive definite, and count alike; each pair of columns has its turn
+    `sweeps` times at most.
     """
     s = covariances.double()
     s = s / s.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
@@ -66,7 +70,7 @@ def common_components(covariances: Tensor) -> Tensor:
     basis = torch.linalg.eigh((weights[:, None, None] * s).sum(0)).eigenvectors
     s = basis.mT @ s @ basis
     rounds = list(disjoint_pairs(len(basis)))
-    for _ in range(SWEEPS):
+    for _ in range(sweeps):
         widest = 0.0
         for p, q in rounds:
             angle = angles(s[:, p, p], s[:, q, q], s[:, p, q])
@@ -83,4 +87,4 @@ def common_components(covariances: Tensor) -> Tensor:
 
 def common_sketch(covariances: Tensor, rows: int) -> Tensor:
     """Return the `rows` leading common components as orthonormal rows (rows, E): the sketch S of a shared subspace."""
-    return common_components(covariances)[:, :rows].mT.to(covariances)
+    return common_components(covariances, SKETCH_SWEEPS)[:, :rows].mT.to(covariances)

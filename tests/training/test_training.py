@@ -381,8 +381,8 @@ def test_a_sketch_of_what_noises_share_is_made_of_the_material_and_kept_in_the_m
     train(chosen, recordings(tiny_corpus), tmp_path / "run")
     network, _ = zoo.load(tmp_path / "run")
     source, _ = open_corpus(recordings(tiny_corpus), chosen)
-    stretches = noises(source, chosen.front_end, 64)
-    assert len(stretches) == 64
+    stretches = noises(source, chosen.front_end, 32)
+    assert len(stretches) == 32
     expected = network.shared_by_noise(stretches)["sketch"]
     rows = network.unfolded.bank.layer(0)["sketch"]
     torch.testing.assert_close(rows, torch.block_diag(expected, expected))
