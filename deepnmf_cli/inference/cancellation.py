@@ -1,10 +1,10 @@
 """Two-source cancellation: a layer explains by the atoms of each source what the estimate of the other one leaves.
 
-    r_s = x - D_n h_n,    h_s <- S(h_s - rate_s D_s^T (D_s h_s - r_s); rate_s lambda_s)
     r_n = x - D_s h_s,    h_n <- S(h_n - rate_n D_n^T (D_n h_n - r_n); rate_n lambda_n)
+    r_s = x - D_n h_n,    h_s <- S(h_s - rate_s D_s^T (D_s h_s - r_s); rate_s lambda_s)
 
-Speech comes first, since the source that begins takes what both could explain. This is iterated interference
-cancellation, as Qing, Cai, Yang, Wang & Huang unfold it for two superimposed signals (arXiv 1907.11836,
+Noise comes first, so that the speech of every layer is what its own estimate of noise leaves. This is iterated
+interference cancellation, as Qing, Cai, Yang, Wang & Huang unfold it for two superimposed signals (arXiv 1907.11836,
 2019), with a step of ISTA as the estimator: descent on the objective of sparse coding by blocks of coordinates. A block
 may take longer steps, rate_s <= 1 / |D_s|^2, than all atoms together, and no step raises the objective.
 
@@ -35,13 +35,13 @@ def step(
     atoms: tuple[int, int],
     signed: bool = False,
 ) -> Tensor:
-    """One iteration, speech then noise; differentiable in every tensor. Arguments are those of `ista.step`, but for
+    """One iteration, noise then speech; differentiable in every tensor. Arguments are those of `ista.step`, but for
     `rates` (2,), and `atoms` of speech and of noise, R in all.
     """
     penalties = torch.as_tensor(penalty, dtype=h.dtype, device=h.device).expand(sum(atoms), 1).split(list(atoms))
     own, heard = gram.split(list(atoms)), correlation.split(list(atoms), -2)
     parts = list(h.split(list(atoms), -2))
-    for source in (0, 1):
+    for source in (1, 0):
         other = 1 - source
         columns = own[source].split(list(atoms), 1)
         left = heard[source] - columns[other] @ parts[other]  # D_s^T (x - D_n h_n)

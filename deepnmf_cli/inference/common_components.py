@@ -21,9 +21,6 @@ SWEEPS, SETTLED = 60, 1e-9
 SKETCH_SWEEPS = 8
 """Rounds for a sketch, which takes what these give: seconds where the end would take minutes."""
 
-TURNS = 3
-"""Rotations of a pair before the next one's turn. Later rounds go on with them."""
-
 
 def disjoint_pairs(count: int) -> Iterator[tuple[Tensor, Tensor]]:
     """All pairs (i < j) of `count` columns once, in sets of pairs that have no column in common, as (n,) and (n,)."""
@@ -40,14 +37,8 @@ def angles(d: Tensor, e: Tensor, f: Tensor) -> Tensor:
     """Angles (n,) by which columns p and q turn, p <- cos p + sin q, for diagonals d, e > 0 and off-diagonals f of the
     matrices of each plane, (G, n).
     """
-    total = torch.zeros_like(d[0])
-    for _ in range(TURNS):
-        c, s = total.cos(), total.sin()
-        first, second = c * c * d + 2 * c * s * f + s * s * e, s * s * d - 2 * c * s * f + c * c * e
-        weight = (first - second) / (first * second)
-        across, difference = (weight * f).sum(0), (weight * (d - e)).sum(0)
-        total = torch.atan2(2 * across, difference) / 2
-    return total
+    weight = (d - e) / (d * e)
+    return torch.atan2(2 * (weight * f).sum(0), (weight * (d - e)).sum(0)) / 2
 
 
 def deviation(covariances: Tensor, basis: Tensor) -> Tensor:

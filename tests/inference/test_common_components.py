@@ -36,9 +36,9 @@ def test_known_common_eigenvectors_are_recovered_in_the_order_of_their_energy(si
 
 
 def test_they_are_found_where_the_mean_covariance_has_no_direction() -> None:
-    basis = orthogonal(2)
-    covariances = torch.stack([basis @ torch.diag(torch.tensor(v).double()) @ basis.mT for v in ([4.0, 1], [1, 4])])
-    torch.testing.assert_close(covariances.mean(0), 2.5 * torch.eye(2).double())
+    """Nor has a pair of columns at 45 degrees to them, which the method would leave as it is."""
+    covariances = torch.tensor([[[2.5, 1.5], [1.5, 2.5]], [[2.5, -1.5], [-1.5, 2.5]]], dtype=torch.float64)
+    assert torch.equal(covariances.mean(0), 2.5 * torch.eye(2).double())
     turned = common_components(covariances).mT @ covariances @ common_components(covariances)
     torch.testing.assert_close(turned[:, 0, 1], torch.zeros(2).double(), rtol=0, atol=1e-9)
 

@@ -114,7 +114,7 @@ def over_frequency(layers: list[dict], k: int) -> Tensor:
 
 
 def cancelled(algorithm: cancellation.Cancellation, x: Tensor, d: Tensor) -> Callable[[list[dict], int], Tensor]:
-    """Each source explains what the model of the other one leaves, speech first, in full spectra."""
+    """Each source explains what the model of the other one leaves, noise first, in full spectra."""
     (speech, noise), signed = d.split(list(ATOMS), 1), algorithm.signed
 
     def explain(h: Tensor, own: Tensor, left: Tensor) -> Tensor:
@@ -125,8 +125,8 @@ def cancelled(algorithm: cancellation.Cancellation, x: Tensor, d: Tensor) -> Cal
     def run(layers: list[dict], k: int) -> Tensor:
         h_speech, h_noise = (torch.zeros(count, FRAMES).double() for count in ATOMS)
         for _ in range(k):
-            h_speech = explain(h_speech, speech, x - noise @ h_noise)
             h_noise = explain(h_noise, noise, x - speech @ h_speech)
+            h_speech = explain(h_speech, speech, x - noise @ h_noise)
         models = torch.stack([speech @ h_speech, noise @ h_noise])
         return wiener.masks(models.abs() if signed else models)
 
