@@ -257,8 +257,10 @@ class SparseCodingNetwork(_BandCoder):
 
     def _unfold(self, dictionary: Tensor, sketch: Tensor | None) -> Unfolded:
         s, algorithm = self.settings, self.settings.chosen()
-        rows = band_sketch(s, s.sketch_bands) if sketch is None else sketch
-        given = (torch.block_diag(*[rows] * s.context),) if algorithm.sketches else ()
+        given = ()
+        if algorithm.sketches:
+            rows = band_sketch(s, s.sketch_bands) if sketch is None else sketch
+            given = (torch.block_diag(*[rows] * s.context),)
         parameters = algorithm.parameters(s.iterations, dictionary, *given)
         last = s.trained_layers if s.trained_layers >= 0 else None
         return Unfolded(algorithm, s.iterations, Bank.declared(parameters, s.iterations, s.tied, last=last))
