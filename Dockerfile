@@ -5,7 +5,7 @@ ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim AS wheel
 WORKDIR /source
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY deepnmf_cli deepnmf_cli
 COPY models models
 COPY data/recipes data/recipes

@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,14 @@ from deepnmf_cli import main, zoo
 from deepnmf_cli.native import library
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Nobody's library of `deepnmf build-native` changes what processes do that tests start."""
+    if library.find() is not None:
+        caches = tempfile.TemporaryDirectory()
+        config.add_cleanup(caches.cleanup)
+        os.environ["XDG_CACHE_HOME"] = caches.name
 
 
 @pytest.fixture(scope="session", autouse=True)
