@@ -13,8 +13,8 @@ Each is measured on the device and, with half as many rounds, on the CPU. Bytes 
 and come out of modules without parts: operations that are fused move less, functions outside of modules are not seen.
 Recordings that go together are channels which share no mask.
 
-On a GPU only the peaks have been measured with it (docs/performance.md): the rest was still starting its processes after
-40 seconds, which was all there was. Give it three minutes.
+On a GPU only the peaks have been measured with it (docs/performance.md): the rest was still starting its processes
+after 40 seconds, which was all there was. Give it three minutes.
 """
 
 import argparse
