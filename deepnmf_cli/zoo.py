@@ -170,8 +170,6 @@ def load_enhancer(
     if exported:
         enhancer = _from_export(exported, depth, find(name))
     else:
-        if depth is not None:
-            extras.require("torch", "--depth")
         enhancer = _from_weights(*load(name), device, threads, depth)
     logger.info("%s: loaded in %.3f s, computed by %r", find(name), time.perf_counter() - begin, enhancer.backend)
     return enhancer
@@ -223,11 +221,12 @@ def _light_backend(
     path: Path, device: str, backend: str, threads: int | None, depth: int | None, sha256: str = ""
 ) -> "OnnxBackend | NativeBackend | None":
     """Return what `backend` and `device` mean for a model file; None: torch, also where `depth` is not that of an
-    exported network, which has all layers. Raises UsageError, ModelError, and NativeError.
+    exported network, which has all layers. Raises UsageError, ModelError, NativeError, and MissingExtraError.
     """
     if (native := _native_backend(path, device, backend)) is not None:
         return native
     if depth is not None and backend == "auto" and path.suffix != EXPORTED:
+        extras.require("torch", "--depth")
         return None
     required = backend == "onnx" or path.suffix == EXPORTED
     if not required and (backend == "torch" or resolve_device(device) == "cuda"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepnmf_cli import zoo
+from deepnmf_cli import extras, zoo
 from deepnmf_cli.enhancer import Enhancer
 from deepnmf_cli.errors import UsageError
 from deepnmf_cli.networks import build
@@ -142,3 +142,10 @@ def test_multiply_adds_that_are_told_are_those_of_the_layers_that_run() -> None:
     (whole, told), (stopped, less) = (zoo.load_described(path, "cpu", "torch", depth) for depth in (None, 2))
     assert less.macs_per_s < 0.7 * told.macs_per_s and less.parameters == told.parameters
     assert stopped.backend.network.unfolded.depth == 2 and whole.backend.network.unfolded.depth == 4
+
+
+@pytest.mark.parametrize("load", [zoo.load_enhancer, zoo.load_described])
+def test_without_torch_the_error_names_the_option(load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "has", lambda package: package != "torch")
+    with pytest.raises(extras.MissingExtraError, match=r'^--depth: found no package torch; .*"deepnmf\[torch\]"'):
+        load("tiny", "cpu", depth=2)
