@@ -116,3 +116,10 @@ def lack_of_memory(error: BaseException) -> DeepnmfError | None:
             return DeepnmfError("system", found, "more of it", remedy)
         link = link.__cause__ or link.__context__
     return None
+
+
+def require_depth(depth: int, depths: range) -> None:
+    """Raise UsageError for a number of layers after which a network cannot be stopped; `depths` begin with 1."""
+    if depth not in depths:
+        expected = f"1 to {depths[-1]}, the layers of this model"
+        raise UsageError("--depth", f"{depth}", expected, "Choose such a number, or leave it out for all of them.")

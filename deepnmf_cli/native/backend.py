@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deepnmf_cli.errors import NativeError, UsageError
+from deepnmf_cli.errors import NativeError, require_depth
 from deepnmf_cli.native import library
 from deepnmf_cli.native.model import ARRAYS, CONSTANTS, MATRICES, SIZES, NativeModel, read
 from deepnmf_cli.signal.arrays import InNumpy
@@ -39,30 +39,21 @@ class NativeBackend(InNumpy):
     Threads may share one; each recording has memory of its own.
     """
 
-    def __init__(self, path: Path, depth: int | None = None) -> None:
-        """With `depth`, the network is stopped after so many of its layers. Raises NativeError without a library that
-        can be used, ModelError for files of other networks, and UsageError for a depth that the network does not have.
-        """
-        self._path, self._depth = path.absolute(), depth
+    def __init__(self, path: Path) -> None:
+        """Raises NativeError without a library that can be used, and ModelError for files of other networks."""
+        self._path = path.absolute()
         self._library = library.load(library.require())
         self._declare()
         packed, self._front_end = read(path)
         self._phase = bool(packed.sizes["phase"])
         self._model, self._kept = _structure(packed)
         self._layers = self._model.layers
-        if depth is not None:
-            if depth not in self.depths:
-                expected = f"1 to {self._layers}, the layers of this model"
-                raise UsageError(
-                    "--depth", f"{depth}", expected, "Choose such a number, or leave it out for all of them."
-                )
-            self._model.layers = depth
 
     def __repr__(self) -> str:
         return "native code, 1 thread"
 
-    def __reduce__(self) -> tuple[type, tuple[Path, int | None]]:
-        return NativeBackend, (self._path, self._depth)
+    def __reduce__(self) -> tuple:
+        return _opened, (self._path, self._model.layers)
 
     def _declare(self) -> None:
         """Say what the functions of the library take."""
@@ -90,8 +81,12 @@ class NativeBackend(InNumpy):
         return range(1, self._layers + 1)
 
     def at_depth(self, depth: int) -> "NativeBackend":
-        """As `enhancer.Stoppable` says."""
-        return NativeBackend(self._path, depth)
+        """As `enhancer.Stoppable` says. Weights are shared."""
+        require_depth(depth, self.depths)
+        stopped = object.__new__(NativeBackend)
+        vars(stopped).update(vars(self), _model=_Model.from_buffer_copy(self._model))
+        stopped._model.layers = depth
+        return stopped
 
     def _begin(self, rate_hz: int, channels: int, max_attenuation_db: float | None, mix: float) -> "_Recording":
         limit = float("inf") if max_attenuation_db is None else max_attenuation_db
@@ -121,6 +116,10 @@ class NativeBackend(InNumpy):
         self._library.deepnmf_masks(recording.at, inputs.ctypes.data, speech.ctypes.data, inputs.shape[-1])
         masks = [speech[0], 1 - speech[0], *speech[1 : 1 + self._phase]]
         return np.stack(masks)[None], recording
+
+
+def _opened(path: Path, depth: int) -> NativeBackend:
+    return NativeBackend(path).at_depth(depth)
 
 
 class _Recording:

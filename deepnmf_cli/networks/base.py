@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from deepnmf_cli.errors import UsageError
+from deepnmf_cli.errors import UsageError, require_depth
 from deepnmf_cli.signal.features import features
 from deepnmf_cli.signal.level import modulus, normalise_level, running_level
 from deepnmf_cli.signal.stft import FrontEnd
@@ -150,9 +150,7 @@ class MaskNetwork(nn.Module):
         if not self.depths:
             remedy = "Leave --depth out, or choose another model."
             raise UsageError("--depth", f"the model {self.name}", "one that gives masks after every layer", remedy)
-        if depth not in self.depths:
-            expected = f"1 to {self.depths[-1]}, the layers of this model"
-            raise UsageError("--depth", f"{depth}", expected, "Choose such a number, or leave it out for all of them.")
+        require_depth(depth, self.depths)
         self.unfolded.depth = depth
 
     @property
