@@ -148,9 +148,7 @@ def pack(
             _pack_pieces(chosen, folder, max_bytes, rate_hz, pool, packed, progress)
             _require_enough(packed, corpora, max_bytes)
             (folder / INDEX).write_text(_line(COLUMNS) + "".join(sorted(packed.lines)), encoding="utf-8")
-            paths = sorted(folder.rglob("*.*"))
-            sums = [_sum_line(checkpoint.file_hash(path), path.relative_to(folder)) for path in paths]
-            (folder / SUMS).write_text("".join(sums), encoding="utf-8")
+            write_sums(folder)
     except OSError as error:
         found = f"no way to write it ({error.strerror})"
         raise DeepnmfError(output, found, "room on the disk", "Free some space, or choose another folder.") from error
@@ -175,6 +173,13 @@ def find_clips(corpora: Iterable[Path]) -> dict[str, list[Clip]]:
         for name, folder in folders.items():
             clips["rir" if name in ROOM_FOLDERS else name] += scan(folder)
     return clips
+
+
+def write_sums(folder: Path) -> None:
+    """Write the checksums of all files of a pack, which is complete."""
+    paths = sorted(folder.rglob("*.*"))
+    sums = [_sum_line(checkpoint.file_hash(path), path.relative_to(folder)) for path in paths]
+    (folder / SUMS).write_text("".join(sums), encoding="utf-8")
 
 
 def verify(folder: Path) -> Path:

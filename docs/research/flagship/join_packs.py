@@ -4,12 +4,11 @@ OUTPUT must not exist. It has all pieces, and the dev pairs of the packs; names 
 """
 
 import csv
-import hashlib
 import shutil
 import sys
 from pathlib import Path
 
-from deepnmf_cli.corpus.pack import COLUMNS, INDEX, SUMS, verify
+from deepnmf_cli.corpus.pack import COLUMNS, INDEX, verify, write_sums
 
 
 def join(output: Path, packs: list[Path]) -> None:
@@ -30,9 +29,7 @@ def join(output: Path, packs: list[Path]) -> None:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    files = sorted(path for path in output.rglob("*") if path.is_file())
-    sums = (f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(output)}\n" for path in files)
-    (output / SUMS).write_text("".join(sums), encoding="utf-8")
+    write_sums(output)
 
 
 if __name__ == "__main__":
