@@ -240,15 +240,16 @@ def train(
             trainer.resume()
             if trainer.scored_otherwise() and journal.best_path.is_file():
                 say("dev: PESQ is computed in another way than before, and the best model is scored again", True)
-                (trainer.best,) = _score_of(journal.best_path, recipe, dev, device).values()
+                (trainer.best,) = _score_of(model_file.read(journal.best_path), recipe, dev, device).values()
                 trainer.began = {}
             if trainer.step > settings.steps:
                 expected = f"at most training.steps = {settings.steps}"
                 raise UsageError(folder, f"{trainer.step} steps done", expected, "Raise training.steps.")
         if init is not None and trainer.step == 0 and not network.annealing:
-            trainer.began |= _score_of(init, recipe, dev, device)
-            if trainer.began and _same(init, network, recipe):  # scored already
-                trainer.began["step 0"] = trainer.began[f"--init {init}"]
+            given = model_file.read(init)
+            trainer.began |= (scored := _score_of(given, recipe, dev, device))
+            if _same(given, network, recipe):
+                (trainer.began["step 0"],) = scored.values()
         say(_described(recipe, network, device, processes), False)
         if tensorboard and processes.rank == 0:
             trainer.board = Board(folder / "tensorboard", recipe.front_end.rate_hz, trainer.step)
@@ -308,18 +309,17 @@ def _unpacked(source: ExampleSource, wanted: bool, say: Say) -> Iterator[None]:
         yield
 
 
-def _score_of(path: Path, recipe: Recipe, dev: list[Pair], device: str) -> dict[str, float]:
+def _score_of(given: ModelFile, recipe: Recipe, dev: list[Pair], device: str) -> dict[str, float]:
     """The dev score of a model file, by its name; empty where that is of another sampling rate."""
-    given = model_file.read(path)
     if given.front_end.rate_hz != recipe.front_end.rate_hz:
         return {}
     score = dev_score(given.build().to(device), given.front_end, dev, device, recipe.training.score)
-    return {f"--init {path}": score.value}
+    return {f"--init {given.path}": score.value}
 
 
-def _same(path: Path, network: MaskNetwork, recipe: Recipe) -> bool:
+def _same(given: ModelFile, network: MaskNetwork, recipe: Recipe) -> bool:
     """Return whether a model file is the network, with this recipe's front end."""
-    given, own = model_file.read(path), network.weights()
+    own = network.weights()
     alike = given.front_end == recipe.front_end and (given.model, given.network) == (recipe.model, recipe.network)
     equal = given.weights.keys() == own.keys()
     return alike and equal and all(torch.equal(given.weights[name], own[name].cpu()) for name in own)
