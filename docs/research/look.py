@@ -27,11 +27,14 @@ def main(arguments: list[str], register: Path = REGISTER) -> int:
     parser.add_argument("set", type=Path)
     parser.add_argument("--system", action="append", required=True, help="a model or a folder; may be repeated")
     parser.add_argument("--report", type=Path, help="a folder for the report, as of deepnmf evaluate")
+    parser.add_argument("--dnsmos", action="store_true", help="predict DNSMOS P.835 as well")
     options = parser.parse_args(arguments)
     command = ["evaluate", "--reference", str(options.set / "clean"), "--noisy", str(options.set / "noisy")]
     command += ["--mixtures", str(options.set / "mixtures.csv")]
     for system in options.system:
         command += ["--estimate" if Path(system).is_dir() else "--model", system]
+    if options.dnsmos:
+        command.append("--dnsmos")
     if options.report:
         command += ["--report", str(options.report)]
     record(register, options.set, options.system, shlex.join(["deepnmf", *command]))
