@@ -3,12 +3,13 @@
     python docs/research/intervals.py REPORT.json ...
     python docs/research/intervals.py REPORT.json --of NAME ... --compact FOLDER
     python docs/research/intervals.py FOLDER/origin.json --of NAME ...
+    python docs/research/intervals.py FOLDER/origin.json --only NAME --to models/NAME/report.json
 
 For reports that were written before intervals took account of speakers and noises, and for those of many systems: with
 --of, these systems come first, and only their differences to others are kept. report.json is rewritten, and report.md
 and the figures beside it where they are there. --compact writes what a repository should hold of a comparison:
 files.csv with rounded scores, origin.json with all that is neither a score nor computed from scores, and the page and
-figures made of the two.
+figures made of the two. --only writes the report of one system and the noisy input.
 """
 
 import argparse
@@ -97,6 +98,14 @@ def compact(report: dict, of: Collection[str], folder: Path) -> None:
     _write_pages(again(report, of), folder)
 
 
+def only(report: dict, name: str) -> dict:
+    """The report of the noisy input and one system."""
+    systems = [one for one in report["systems"] if one["kind"] == NOISY or one["name"] == name]
+    if len(systems) != 2:
+        raise SystemExit(f"{name}: not among {', '.join(one['name'] for one in report['systems'])}")
+    return again(report | {"systems": systems})
+
+
 def _write_pages(report: dict, folder: Path) -> None:
     """What `evaluate --report` writes but report.json, and the gain by SNR, whose lines are too many to tell apart."""
     write_report(report, folder)
@@ -117,10 +126,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("reports", nargs="+", type=Path)
     parser.add_argument("--of", nargs="+", default=(), metavar="NAME")
     parser.add_argument("--compact", type=Path, metavar="FOLDER")
+    parser.add_argument("--only", metavar="NAME")
+    parser.add_argument("--to", type=Path, metavar="FILE")
     given = parser.parse_args(arguments)
     for path in given.reports:
         report = read(path)
-        if given.compact:
+        if given.only:
+            _write_json(only(report, given.only), given.to or path)
+        elif given.compact:
             compact(report, given.of, given.compact)
         elif path.name == ORIGIN_JSON:
             _write_pages(again(report, given.of), path.parent)
