@@ -2,7 +2,7 @@
 
 Rewrites what stands in models/MODEL/README.md in the rows of scores and in the line of checksums, and the last five
 cells of the model's row in README.md, from models/MODEL/report.json; with `rivals` the last five cells of the rows of
-other programs in README.md, and what base is ahead of them by, from docs/reports/rivals/test. All else stays.
+other programs in README.md, and what base is ahead of them by, from docs/reports/rivals/test-2. All else stays.
 """
 
 import json
@@ -46,7 +46,7 @@ def rivals() -> None:
     sys.path.insert(0, str(ROOT / "docs/research"))
     from intervals import again, read
 
-    report = again(read(ROOT / "docs/reports/rivals/test/origin.json"), ["base"])
+    report = again(read(ROOT / "docs/reports/rivals/test-2/origin.json"), ["base"])
     ahead = {row["to"]: row["summary"] for row in report["differences"]}
     text = (ROOT / "README.md").read_text()
     for system in report["systems"]:

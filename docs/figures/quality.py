@@ -1,6 +1,6 @@
 """Quality over size, ours beside published programs: python docs/figures/quality.py
 
-Draws docs/figures/quality.png from models/*/report.json, and from docs/reports/rivals/test/files.csv, where other
+Draws docs/figures/quality.png from models/*/report.json, and from docs/reports/rivals/test-2/files.csv, where other
 programs enhanced the same files, with their sizes of docs/research/rivals/rivals.toml.
 """
 
@@ -29,7 +29,7 @@ def main() -> None:
                 place_of_name = {"xytext": (-6, -3), "ha": "right"} if crowded else {"xytext": (5, 4)}
                 axes.annotate(point["name"], place, textcoords="offset points", fontsize=8, **place_of_name)
         axes.axhline(noisy[metric], color="gray", lw=0.8, ls=":", label="noisy input")
-        axes.set(xscale="log", xlabel="parameters", ylabel=f"{metric} on test" + " [dB]" * (metric == "SDR"))
+        axes.set(xscale="log", xlabel="parameters", ylabel=f"{metric} on test-2" + " [dB]" * (metric == "SDR"))
         axes.set_xlim(1e4, 1e7)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small", loc="lower left")
@@ -47,7 +47,7 @@ def own_models() -> list[dict]:
 
 
 def noisy_input() -> dict[str, float]:
-    """Mean scores of the test mixtures as they are."""
+    """Mean scores of the mixtures as they are."""
     (system,) = (
         s for s in json.loads((ROOT / "models/base/report.json").read_text())["systems"] if s["kind"] == "noisy"
     )
@@ -57,7 +57,7 @@ def noisy_input() -> dict[str, float]:
 def other_programs() -> list[dict]:
     """The same of the programs whose size is known."""
     scores: dict[str, list[dict]] = defaultdict(list)
-    with (ROOT / "docs/reports/rivals/test/files.csv").open(newline="", encoding="utf-8") as file:
+    with (ROOT / "docs/reports/rivals/test-2/files.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             scores[row["system"]].append(row)
     sizes = tomllib.loads((ROOT / "docs/research/rivals/rivals.toml").read_text("utf-8"))

@@ -88,9 +88,9 @@ def test_nodes_of_other_numbers_of_bands_are_left_to_chance() -> None:
 
 def test_a_trained_model_works_on_a_finer_front_at_once(tmp_path: Path) -> None:
     network, file = zoo.load("tiny")
-    recipe, finer = Recipe.of_file(file), FrontEnd(window_hops=3)
+    recipe, finer = Recipe.of_file(file), FrontEnd(window_hops=5)
     table = recipe.to_dict()
-    table["front_end"] = {"window_hops": 3}
+    table["front_end"] = {"window_hops": 5}
     table["network"] |= {"bins": finer.bins, "single_bands": recipe.network.single_bands}
     chosen = Recipe.from_dict(table)
     torch.manual_seed(1)
