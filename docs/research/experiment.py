@@ -1,16 +1,19 @@
 """Train and score the runs of an experiment, a recipe for each: what the pages in docs/research report.
 
-    python docs/research/experiment.py train PLAN CORPUS RUNS [NAME ...]    every run that is not complete; may be
-    stopped python docs/research/experiment.py score PLAN CORPUS RUNS [NAME ...]    complete runs on CORPUS/test, each
-    once python docs/research/experiment.py collect PLAN CORPUS RUNS             adds what is new to results.json beside
-    the plan
+    python docs/research/experiment.py train PLAN CORPUS|PACK RUNS [NAME ...] [--device cuda] [--workers 3]
+    python docs/research/experiment.py score PLAN CORPUS RUNS [NAME ...]
+    python docs/research/experiment.py collect PLAN CORPUS RUNS
+
+`train` makes every run that is not complete, and may be stopped; `score` scores complete runs on CORPUS/test, each
+once; `collect` adds what is new to results.json beside the plan.
 
 PLAN is a TOML file such as docs/research/ladder/plan.toml: the folder of recipes beside it, the learning rates that are
 compared with seed 1, the number of seeds of each recipe, and which of them start from the weights of another one. With
 scored = "dev" runs are scored on CORPUS/dev, and nothing of test is looked at.
-CORPUS has train/speech, train/noise, rir, dev/{clean,noisy} and test/{clean,noisy}. Several processes may work on one
-folder of runs side by side, on a core each: a run is taken by whoever locks it first. Runs in results.json are not
-repeated, unless others still have to begin with their weights.
+CORPUS has train/speech, train/noise, rir, dev/{clean,noisy} and test/{clean,noisy}; in its place `train` takes a PACK
+of `deepnmf pack`, for machines that no corpus can be carried to. Several processes may work on one folder of runs side
+by side, on a core each: a run is taken by whoever locks it first. Runs in results.json are not repeated, unless others
+still have to begin with their weights.
 """
 
 import argparse
@@ -28,9 +31,11 @@ from pathlib import Path
 import torch
 
 from deepnmf_cli import zoo
+from deepnmf_cli.corpus.pack import INDEX, verify
 from deepnmf_cli.experiment import Recordings, train
 from deepnmf_cli.networks.mrf import MrfNetwork
 from deepnmf_cli.recipe import Recipe, read_recipe
+from deepnmf_cli.training.time_limit import TimeLimit
 from deepnmf_cli.unfold.network import Bank
 
 
@@ -77,6 +82,9 @@ def main() -> None:
     arguments.add_argument("corpus", type=Path)
     arguments.add_argument("runs", type=Path)
     arguments.add_argument("names", nargs="*", help="recipes or runs; all where none is named")
+    arguments.add_argument("--device", default="cpu")
+    arguments.add_argument("--workers", type=int, default=1, help="processes that mix")
+    arguments.add_argument("--minutes", type=float, help="train for so long only")
     given = arguments.parse_args()
     runs, part = read_plan(given.plan), tomllib.loads(given.plan.read_text()).get("scored", "test")
     if unknown := {*given.names} - {name for run in runs for name in (run.rung, run.name)}:
@@ -84,6 +92,7 @@ def main() -> None:
     chosen = [run for run in runs if not given.names or {run.rung, run.name} & {*given.names}]
     kept = given.plan.with_name("results.json")
     results = json.loads(kept.read_text()) if kept.is_file() else {}
+    limit = TimeLimit(60 * given.minutes) if given.minutes else None
     torch.set_num_threads(1)
     if given.verb == "collect":
         results |= {run.name: row for run in chosen if (row := result(run, given.runs, part)) is not None}
@@ -102,7 +111,9 @@ def main() -> None:
                     print(f"{run.name} waits for {run.before.name}: repeat the command when that is complete")
                     continue
                 print(run.name, flush=True)
-                train_one(run, given.corpus, given.runs)
+                where = recordings(given.corpus)
+                if not train_one(run, where, given.runs, given.device, given.workers, limit):
+                    return
             if given.verb == "score" and complete(run, given.runs) and not scored(run, given.runs, part):
                 print(run.name, flush=True)
                 score_one(run, given.corpus, given.runs, part)
@@ -121,12 +132,22 @@ def taken(folder: Path) -> Iterator[bool]:
         yield True
 
 
-def train_one(run: Run, corpus: Path, runs: Path) -> None:
-    """Train a run to its end, from its resume point where there is one."""
-    where = Recordings(corpus / "train/speech", corpus / "train/noise", corpus / "rir", corpus / "dev")
+def recordings(corpus: Path) -> Recordings:
+    """What a corpus or a pack has to train on."""
+    if (corpus / INDEX).is_file():
+        return Recordings(dev=corpus / "dev", manifest=verify(corpus))
+    return Recordings(corpus / "train/speech", corpus / "train/noise", corpus / "rir", corpus / "dev")
+
+
+def train_one(
+    run: Run, where: Recordings, runs: Path, device: str = "cpu", workers: int = 1, limit: TimeLimit | None = None
+) -> bool:
+    """Train a run, from its resume point where there is one; returns whether it came to its end."""
     resume = (runs / run.name / "resume.safetensors").is_file()
     init = runs / run.before.name / "best.safetensors" if run.before else None
-    train(run.recipe, where, runs / run.name, resume, cache=runs / "cache", init=init)
+    return train(
+        run.recipe, where, runs / run.name, resume, device, workers, cache=runs / "cache", init=init, limit=limit
+    )
 
 
 def complete(run: Run, runs: Path) -> bool:
