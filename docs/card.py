@@ -2,7 +2,8 @@
 
 Rewrites what stands in models/MODEL/README.md in the rows of scores and in the line of checksums, and the last five
 cells of the model's row in README.md, from models/MODEL/report.json; with `rivals` the last five cells of the rows of
-other programs in README.md, and what base is ahead of them by, from docs/reports/rivals/test-2. All else stays.
+the noisy input and of other programs in README.md, and what base is ahead of them by, from docs/reports/rivals/test-2.
+All else stays.
 """
 
 import json
@@ -50,10 +51,12 @@ def rivals() -> None:
     ahead = {row["to"]: row["summary"] for row in report["differences"]}
     text = (ROOT / "README.md").read_text()
     for system in report["systems"]:
-        if system["kind"] != "estimate":
+        if system["kind"] == "model":
             continue
-        name = re.escape(system["name"].replace("-0.", " 0.").replace("-NS", " NS"))
-        for before, cells in ((4, with_intervals(system["summary"])), (1, with_intervals(ahead[system["name"]], "+"))):
+        shown = system["name"].replace("-0.", " 0.").replace("-NS", " NS")
+        name = re.escape("noisy input" if system["kind"] == "noisy" else shown)
+        leads = [(1, with_intervals(ahead[system["name"]], "+"))] if system["name"] in ahead else []
+        for before, cells in ((4, with_intervals(system["summary"])), *leads):
             row = rf"^(\| {name}(?=[ ,])(?:[^|\n]*\|){{{before}}})(?:[^|\n]*\|){{5}}$"
             text = re.sub(row, rf"\g<1>{''.join(f' {cell} |' for cell in cells)}", text, flags=re.MULTILINE)
     write(ROOT / "README.md", text)

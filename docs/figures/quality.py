@@ -40,7 +40,10 @@ def own_models() -> list[dict]:
     """Name, parameters and mean scores of the models that ship."""
     points = []
     for path in sorted((ROOT / "models").glob("*/report.json")):
-        (system,) = (s for s in json.loads(path.read_text())["systems"] if s["kind"] == "model")
+        report = json.loads(path.read_text())
+        if "systems" not in report:  # models of repair
+            continue
+        (system,) = (s for s in report["systems"] if s["kind"] == "model")
         scores = {metric: system["summary"][metric]["mean"] for metric in METRICS}
         points.append({"name": path.parent.name, "parameters": system["model"]["parameters"], **scores})
     return points

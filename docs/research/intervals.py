@@ -82,8 +82,8 @@ def again(report: dict, of: Collection[str] = ()) -> dict:
     new = make_report(systems, mixtures, report["reference"]["sha256"], report["command"])
     if of:
         new["differences"] = [pair for pair in new["differences"] if pair["of"] in of]
-    kept = ("deepnmf", "date", "machine", "packages", "remarks", "figures")
-    return new | {key: report[key] for key in kept}
+    kept = ("deepnmf", "date", "machine", "packages", "reference", "remarks", "figures")
+    return new | {key: report[key] for key in kept if report[key]}
 
 
 def compact(report: dict, of: Collection[str], folder: Path) -> None:
