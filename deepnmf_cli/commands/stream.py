@@ -32,8 +32,8 @@ from deepnmf_cli.commands.options import (
 from deepnmf_cli.commands.repair_options import (
     FIXES,
     LONGEST_GAP_MS,
-    clip_level_option,
     fix_option,
+    live_clip_level_option,
     live_options,
     longest_gap_option,
 )
@@ -157,7 +157,7 @@ def _channels(context: click.Context, option: click.Parameter, value: str) -> tu
     " clipped. The sound comes some 150 ms later, with --clip-level 250 ms.",
 )  # fmt: skip
 @fix_option
-@clip_level_option
+@live_clip_level_option
 @longest_gap_option
 @click.option("--live", "is_live", is_flag=True, help="From the microphone to the loudspeaker, until Ctrl-C.")
 @click.option("--input-device", metavar="N|NAME", help="With --live: the microphone, by number or part of its name.")
