@@ -51,6 +51,33 @@ clip_level_option = click.option(
     help="Level from which on samples are clipped, in dB of full scale; auto finds it.",
 )  # fmt: skip
 
+live_clip_level_option = click.option(
+    "--clip-level", "clip_level_db", metavar="DB", callback=_level,
+    help="With --repair: level from which on samples are clipped, in dB of full scale. Without it clipping is left: a"
+    " level can be found in whole recordings alone.",
+)  # fmt: skip
+
+LONGEST_GAP_MS = 40.0
+"""What streams fill unless told otherwise."""
+
+longest_gap_option = click.option(
+    "--longest-gap", "longest_gap_ms", metavar="MS", type=click.FloatRange(5, 100), default=LONGEST_GAP_MS,
+    show_default=True,
+    help="With --repair: fill gaps of up to this length. The sound comes 129 ms later with 20, 149 with 40 and 258 with"
+    " 100.",
+)  # fmt: skip
+
+
+def live_options(fixes: tuple[str, ...], clip_level_db: float | None) -> "RepairOptions":
+    """What the options ask for in a stream, where the level of clipping is repaired only if it is told.
+
+    Raises UsageError for a level that is not to be repaired, and for clipping as all that is, without a level.
+    """
+    if fixes == ("clipping",) and clip_level_db is None:
+        found, expected = "clipping alone, and no --clip-level", "the level, which a stream cannot know beforehand"
+        raise UsageError("--fix", found, expected, "Tell it by --clip-level.")
+    return repair_options(["-"], fixes, AUTO, clip_level_db)
+
 
 def repair_options(
     inputs: Sequence[str], fixes: tuple[str, ...], gaps: str, clip_level_db: float | None, models: Sequence[str] = ()

@@ -29,12 +29,22 @@ from deepnmf_cli.commands.options import (
     noise_profile_option,
     require_file,
 )
+from deepnmf_cli.commands.repair_options import (
+    FIXES,
+    LONGEST_GAP_MS,
+    fix_option,
+    live_clip_level_option,
+    live_options,
+    longest_gap_option,
+)
 from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from deepnmf_cli.enhancer import Enhancer
+    from deepnmf_cli.repair.examine import RepairOptions
+    from deepnmf_cli.repair.live import LiveRepairer
     from deepnmf_cli.signal.pipe import PipeReader
     from deepnmf_cli.signal.samples import Layout
 
@@ -50,6 +60,51 @@ class _Sound:
     channels: int | None
     format: str | None
     separate: bool
+
+
+@dataclass
+class _Repair:
+    """What is to be repaired before the noise is removed; and what was, once `begin` was called."""
+
+    options: "RepairOptions"
+    longest_s: float
+    repairer: "LiveRepairer | None" = None
+
+    def begin(self, rate_hz: int, channels: int, name: str) -> int:
+        """Begin a recording; returns by how many samples repair delays it. Fills a gap first: the first computation
+        of a process takes many times as long as all others.
+        """
+        import numpy as np
+
+        from deepnmf_cli.repair.live import LiveRepairer
+
+        tone = 0.1 * np.sin(np.arange(round(0.2 * rate_hz)) * 2000 / rate_hz)
+        tone[len(tone) // 2 :][: round(0.004 * rate_hz)] = 0
+        warm = LiveRepairer(self.options, rate_hz, 1, self.longest_s)
+        warm.feed(tone[None])
+        warm.flush()
+        self.repairer = LiveRepairer(self.options, rate_hz, channels, self.longest_s, name)
+        return self.repairer.latency_samples
+
+    def before(self, enhance: Callable[..., Iterator["np.ndarray"]]) -> Callable[..., Iterator["np.ndarray"]]:
+        """The same with the repair in front of it."""
+        from deepnmf_cli.repair.live import repaired_live
+
+        assert self.repairer is not None
+        repairer = self.repairer
+        return lambda blocks, *rest: enhance(repaired_live(blocks, repairer), *rest)
+
+    def tell(self, quiet: bool) -> None:
+        """What was repaired. Raises AudioError where nothing was whole: all that came has been written by then."""
+        assert self.repairer is not None
+        kinds = [f"{console.count(number, 'interval')} of {kind}" for kind, number in self.repairer.found.items()]
+        if self.repairer.declipped:
+            kinds.append(f"{console.count(self.repairer.declipped, 'clipped sample')}")
+        if not quiet:
+            console.say(f"Repaired {', '.join(kinds)}." if kinds else "There was nothing to repair.")
+        if self.repairer.is_below_level:
+            console.warn(f"no sample has reached the --clip-level of {self.options.clip_level_db:g} dB.")
+        self.repairer.require_whole()
 
 
 def _channels(context: click.Context, option: click.Parameter, value: str) -> tuple[int | None, bool]:
@@ -96,6 +151,14 @@ def _channels(context: click.Context, option: click.Parameter, value: str) -> tu
     help="Leave layers out while the computer is too slow: more noise is left in place of gaps and delay. Computed by"
     " torch, and meant for models that were trained to be stopped early.",
 )  # fmt: skip
+@click.option(
+    "--repair", "is_repairing", is_flag=True,
+    help="First fill gaps and take out clicks, as `deepnmf repair` does, and from a --clip-level on restore what was"
+    " clipped. The sound comes some 150 ms later, with --clip-level 250 ms.",
+)  # fmt: skip
+@fix_option
+@live_clip_level_option
+@longest_gap_option
 @click.option("--live", "is_live", is_flag=True, help="From the microphone to the loudspeaker, until Ctrl-C.")
 @click.option("--input-device", metavar="N|NAME", help="With --live: the microphone, by number or part of its name.")
 @click.option("--output-device", metavar="N|NAME", help="With --live: the loudspeaker.")
@@ -115,6 +178,10 @@ def command(
     backend: str,
     depth: int | None,
     keep_up: bool,
+    is_repairing: bool,
+    fixes: tuple[str, ...],
+    clip_level_db: float | None,
+    longest_gap_ms: float,
     is_live: bool,
     input_device: str | None,
     output_device: str | None,
@@ -130,6 +197,7 @@ def command(
     Examples:
       cat noisy.wav | deepnmf stream > clean.wav
       deepnmf stream --block 100 --max-attenuation 20 < noisy.wav > clean.wav
+      deepnmf stream --repair < noisy.wav > clean.wav
 
     \b
     With a sound card:
@@ -148,6 +216,11 @@ def command(
         raise UsageError("--format", "--live beside it", "one of the two", remedy)
     if keep_up and depth is not None:
         raise UsageError("--keep-up", "--depth beside it", "one of the two", "Leave --depth out: it changes by itself.")
+    repair = None
+    if is_repairing:
+        repair = _Repair(live_options(fixes, clip_level_db), longest_gap_ms / 1000)
+    elif fixes != FIXES or clip_level_db is not None or longest_gap_ms != LONGEST_GAP_MS:
+        raise UsageError("--fix, --clip-level, --longest-gap", "no --repair", "--repair beside them", "Add it.")
     if not is_live:
         if input_device or output_device:
             option = "--input-device" if input_device else "--output-device"
@@ -171,9 +244,9 @@ def command(
     if pace is not None:
         enhance = partial(enhance, feed=pace.feed)
     if is_live:
-        code = _live(enhancer, enhance, sound, block_s, (input_device, output_device), quiet)
+        code = _live(enhancer, enhance, sound, block_s, repair, (input_device, output_device), quiet)
     else:
-        code = _pipe(enhancer, enhance, sound, block_s, quiet)
+        code = _pipe(enhancer, enhance, sound, block_s, repair, quiet)
     if pace is not None and pace.shortened_s:
         console.warn(
             f"{pace.shortened_s:.1f} s of the sound were not seen by all {pace.layers} layers, but by {pace.least} at"
@@ -187,6 +260,7 @@ def _pipe(
     enhance: Callable[..., Iterator["np.ndarray"]],
     sound: _Sound,
     block_s: float,
+    repair: _Repair | None,
     quiet: bool,
 ) -> int:
     """Standard input through the enhancer to standard output."""
@@ -200,17 +274,24 @@ def _pipe(
         rate_hz, channels = layout.rate_hz, layout.channels
         if reader.format_chunk is not None:
             _refuse_contradictions(sound, layout)
+        delay = 0
+        if repair is not None:
+            delay, enhance = repair.begin(rate_hz, channels, reader.name), repair.before(enhance)
         if not quiet:
-            latency_s = enhancer.stream(rate_hz, channels).latency_samples / rate_hz
+            latency_s = (delay + enhancer.stream(rate_hz, channels).latency_samples) / rate_hz
+            repairing = f" of which {1000 * delay / rate_hz:.0f} ms are for repair," if delay else ""
             console.say(
                 f"Streaming {'raw' if reader.format_chunk is None else 'WAV'} {layout.format} at {rate_hz} Hz,"
-                f" {console.count(channels, 'channel')}: {1000 * latency_s:.0f} ms behind, plus the block."
+                f" {console.count(channels, 'channel')}: {1000 * latency_s:.0f} ms behind,{repairing} plus the block."
             )
         writer = PipeWriter(sys.stdout.buffer, reader)
-        blocks = reader.blocks(max(1, round(block_s * rate_hz)))
+        # What is not finite is a gap: the repair decides.
+        blocks = reader.blocks(max(1, round(block_s * rate_hz)), check=repair is None)
         for speech in enhance(blocks, rate_hz, channels):
             writer.write(speech)
         writer.finish()
+    if repair is not None:
+        repair.tell(quiet)
     for warning in _warnings(reader, writer.clipped, source.interrupted):
         console.warn(warning)
     return source.exit_code
@@ -307,6 +388,7 @@ def _live(
     enhance: Callable[..., Iterator["np.ndarray"]],
     sound: _Sound,
     block_s: float,
+    repair: _Repair | None,
     devices: tuple[str | None, str | None],
     quiet: bool,
 ) -> int:
@@ -318,15 +400,18 @@ def _live(
     microphone, loudspeaker = map(_device, devices)
     rate_hz, channels = sound.rate_hz or default_rate_hz(microphone), sound.channels or CHANNELS
     size = max(1, round(block_s * rate_hz))
-    latency_samples = enhancer.stream(rate_hz, channels).latency_samples
-    card = SoundCard(rate_hz, channels, size, latency_samples, microphone, loudspeaker)
+    latency_samples, delay = enhancer.stream(rate_hz, channels).latency_samples, 0
+    if repair is not None:
+        delay, enhance = repair.begin(rate_hz, channels, "microphone"), repair.before(enhance)
+    card = SoundCard(rate_hz, channels, size, latency_samples + delay, microphone, loudspeaker)
     # The first computation of a process takes many times as long as all others.
     enhancer.enhance(np.zeros((channels, size), np.float32), rate_hz)
     if not quiet:
         delay_ms = 1000 * card.delay_blocks * size / rate_hz
+        repairing = f" and the repair's {1000 * delay / rate_hz:.0f} ms" if delay else ""
         console.say(
             f"Live at {rate_hz} Hz, {console.count(channels, 'channel')}: {delay_ms:.0f} ms behind, of which the"
-            f" model's {1000 * latency_samples / rate_hz:.0f} ms, plus what the devices add. Ctrl-C ends."
+            f" model's {1000 * latency_samples / rate_hz:.0f} ms{repairing}, plus what the devices add. Ctrl-C ends."
         )
     meter, code = _Meter(quiet), EXIT_DONE
 
@@ -349,6 +434,8 @@ def _live(
             f"of {console.count(card.recorded, 'block')}, {card.late} came too late and {card.lost} were lost."
             f" Choose a larger --block than {1000 * block_s:g} or a smaller model, or end other programs."
         )
+    if repair is not None:
+        repair.tell(quiet)
     return code
 
 

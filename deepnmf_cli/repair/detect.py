@@ -1,10 +1,12 @@
 """Detection of damage: clipping by the histogram of peaks, runs of equal samples, and clicks by errors of prediction.
 
-Memory is bounded: a recording goes through by pieces, each looked at with what surrounds it.
+Memory is bounded: a recording goes through by pieces, each looked at with what surrounds it. What is found does not
+depend on where the pieces are cut.
 """
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,8 +24,8 @@ from deepnmf_cli.repair.spans import (
     Span,
 )
 
-PIECE_S, MARGIN_S = 4.0, 0.3
-"""A piece, and what is seen on both sides of it."""
+PIECE_S = 8.0
+"""Looked at together, at least."""
 
 SURE = 0.5
 """Confidence from which on damage is repaired."""
@@ -53,12 +55,32 @@ second are the click.
 """
 
 
+CLICK_AHEAD_S = 0.75 * CLICK_FRAME_S + 2 * CLICK_S + EDGE_S
+"""How far behind a click its frame and what tells of losses in it may end."""
+
+
 class Scanner:
     """Looks through one recording: `feed` its blocks (C, n) float64, then `finish`."""
 
-    def __init__(self, rate_hz: int, channels: int) -> None:
+    def __init__(
+        self,
+        rate_hz: int,
+        channels: int,
+        piece_s: float = PIECE_S,
+        longest_s: float = LONGEST_S,
+        clicks: bool = True,
+        levels: bool = True,
+    ) -> None:
+        """Runs of up to `longest_s` are looked for, at most LONGEST_S, and if asked for, `clicks` and the `levels` of
+        clipping. Samples are looked at when as much has come behind them as these need, and `piece_s` more.
+
+        Longer runs of samples that are not finite are found by parts if `longest_s` is LONGEST_S, and left out else.
+        """
         self.rate_hz, self.channels = rate_hz, channels
-        self._margin, self._piece = round(MARGIN_S * rate_hz), round(PIECE_S * rate_hz)
+        self._longest, self._piece, self._clicks = longest_s * rate_hz, round(piece_s * rate_hz), clicks
+        self._levels, self._by_parts = levels, longest_s >= LONGEST_S
+        self._before = round((LONGEST_S + 3 * CLICK_FRAME_S) * rate_hz)
+        self._margin = math.ceil(max(longest_s + EDGE_S, CLICK_AHEAD_S * clicks) * rate_hz) + 4
         self._buffer, self._begin, self._done = np.empty((channels, 0)), 0, 0
         self._peaks = np.zeros((channels, 2, BINS + 2))
         self._flat = np.zeros((channels, 2, BINS + 2))
@@ -71,11 +93,24 @@ class Scanner:
             self.peak, float(np.abs(block, where=np.isfinite(block), out=np.zeros_like(block)).max(initial=0))
         )
         self._buffer = np.concatenate([self._buffer, block], -1)
-        while self._begin + self._buffer.shape[-1] >= self._done + self._piece + self._margin:
-            self._look(self._done + self._piece)
+        ready = self._begin + self._buffer.shape[-1] - self._margin
+        if ready > self._done + self._piece:
+            self._look(ready)
+
+    @property
+    def margin_samples(self) -> int:
+        """How many samples must follow a sample before it can be looked at."""
+        return self._margin
+
+    def taken(self) -> tuple[list[Span], int]:
+        """Take what was found since the last time; and where the samples begin that were not looked at yet. All that
+        begins before them was found.
+        """
+        spans, self._spans = self._spans, []
+        return spans, self._done
 
     def finish(self) -> Findings:
-        """All that was found."""
+        """All that was found and not taken."""
         self._look(self._begin + self._buffer.shape[-1])
         clipping = [
             found
@@ -86,31 +121,52 @@ class Scanner:
 
     def _look(self, end: int) -> None:
         """Look at samples from `_done` to `end`, and forget what no later piece needs."""
+        core = slice(self._done - self._begin, end - self._begin)
         for channel, samples in enumerate(self._buffer):
             valid = np.isfinite(samples)
             known = np.where(valid, samples, 0.0)
-            core = slice(self._done - self._begin, end - self._begin)
-            self._count(channel, known, core)
-            lost = [(first, last, NOT_FINITE, 1.0) for first, last in stretches(~valid)]
-            lost += _runs(known, self.rate_hz, lost)
-            lost += _clicks(known, self.rate_hz, lost)
-            for first, last, kind, confidence in lost:
+            if self._levels:
+                self._count(channel, known, core)
+            lost, runs = stretches(~valid), _runs(known, self.rate_hz)
+            found = [(a, b, NOT_FINITE, 1.0) for a, b in self._not_finite(lost, core)]
+            found += [
+                (run.first, run.end, FROZEN if run.value else ZEROS, run.confidence)
+                for run in runs
+                if run.is_lost() and run.end - run.first <= self._longest and not _touches(lost, run.first, run.end)
+            ]
+            if self._clicks:
+                found += _clicks(known, self.rate_hz, lost, runs, self._begin, core)
+            for first, last, kind, confidence in found:
                 if core.start <= first < core.stop:
-                    place = first + self._begin
-                    self._spans.append(Span(place, last + self._begin, kind, confidence, channel))
+                    self._keep(Span(first + self._begin, last + self._begin, kind, confidence, channel))
         self._done = end
-        keep = max(0, self._done - self._margin - self._begin)
+        keep = max(0, self._done - self._before - self._begin)
         self._buffer, self._begin = self._buffer[:, keep:].copy(), self._begin + keep
 
+    def _not_finite(self, lost: list[tuple[int, int]], core: slice) -> Iterator[tuple[int, int]]:
+        for first, end in lost:
+            if end - first <= self._longest:
+                yield first, end
+            elif self._by_parts and first < core.stop and end > core.start:
+                yield max(first, core.start), min(end, core.stop)
+
+    def _keep(self, span: Span) -> None:
+        """Add a span, or make the last one longer where that goes on in it."""
+        last = self._spans[-1] if self._spans else None
+        if last and span.kind == NOT_FINITE == last.kind and (last.channel, last.end) == (span.channel, span.first):
+            self._spans[-1] = replace(last, end=span.end)
+        else:
+            self._spans.append(span)
+
     def _count(self, channel: int, samples: np.ndarray, core: slice) -> None:
-        around = np.pad(samples, 1)
-        before, after = around[:-2], around[2:]
+        around = np.pad(samples, 1)[core.start : core.stop + 2]
+        before, inside, after = around[:-2], around[1:-1], around[2:]
         for side, sign in enumerate((-1, 1)):
-            value = sign * samples
+            value = sign * inside
             peak = (value > LOWEST) & (value >= sign * before) & (value >= sign * after)
-            flat = peak & ((samples == before) | (samples == after))
+            flat = peak & ((inside == before) | (inside == after))
             for counts, chosen in ((self._peaks, peak), (self._flat, flat)):
-                places = np.log(np.maximum(value[core][chosen[core]], LOWEST) / LOWEST) / BIN
+                places = np.log(np.maximum(value[chosen], LOWEST) / LOWEST) / BIN
                 counts[channel, side] += np.bincount(np.minimum(places.astype(int), BINS + 1), minlength=BINS + 2)
 
 
@@ -161,37 +217,78 @@ def _trust(found: float, least: float) -> float:
     return 1 - SURE * math.exp(-(found / max(least, LEAST_PEAKS) - 1))
 
 
-def _runs(samples: np.ndarray, rate_hz: int, lost: list[tuple]) -> Iterator[tuple[int, int, str, float]]:
-    """Runs of zeros, or of another value, that begin and end in the middle of sound: lost packets, held samples."""
-    equal = np.concatenate([[False], np.diff(samples) == 0])
-    edge, most = max(1, round(EDGE_S * rate_hz)), LONGEST_S * rate_hz
-    for first, end in stretches(equal):
-        first -= 1
-        if not SHORTEST_S * rate_hz <= end - first <= most or any(a < end and first < b for a, b, *_ in lost):
-            continue
-        value = samples[first]
-        sides = (samples[max(0, first - edge) : first], samples[end : end + edge][::-1])
-        if any(len(side) < edge for side in sides):
-            continue
+@dataclass(frozen=True)
+class _Run:
+    """A run of equal samples; for both sides, how abruptly the sound there ends, from 0 on, or -1 where there is none
+    in sight; and its peaks.
+    """
+
+    first: int
+    end: int
+    value: float
+    abrupt: tuple[float, float]
+    peaks: tuple[float, float]
+
+    def is_lost(self, sides: int = 2) -> bool:
+        """Whether it lies in the middle of sound, as far as the first of its sides tell."""
         # A clipped vowel also holds a value: that of its highest samples.
-        if value and abs(value) >= 0.95 * max(np.abs(side).max() for side in sides):
-            continue
-        loud = [np.sqrt(np.mean(side**2)) for side in sides]
-        near = [np.sqrt(np.mean(side[-max(4, 2 * edge // 5) :] ** 2)) for side in sides]
-        if min(loud) < LEAST_EDGE:
-            continue
-        abrupt = min(a / b for a, b in zip(near, loud, strict=True))
-        yield first, end, FROZEN if value else ZEROS, float(min(1.0, 0.3 + abrupt))
+        held = self.value == 0 or abs(self.value) < 0.95 * max(self.peaks[:sides])
+        return held and min(self.abrupt[:sides]) >= 0
+
+    @property
+    def confidence(self) -> float:
+        return float(min(1.0, 0.3 + min(self.abrupt)))
+
+    def hides(self, start: int, end: int, longest: float) -> bool:
+        """Whether it may be a loss within [start, end), for all that can be known a little behind `end`."""
+        if self.first >= end or self.end <= start or min(self.end, end) - self.first > longest:
+            return False
+        return self.is_lost(1 if self.end > end else 2)
 
 
-def _clicks(samples: np.ndarray, rate_hz: int, lost: list[tuple]) -> Iterator[tuple[int, int, str, float]]:
-    """Short disturbances: the few errors of a frame's predictor that tower above all others."""
+def _runs(samples: np.ndarray, rate_hz: int) -> list[_Run]:
+    """Runs of zeros, or of another value."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], np.diff(samples) == 0, [False]]).astype(np.int8)))
+    # A sample equals the one before it from the second of a run on.
+    firsts, ends = edges[::2], edges[1::2] + 1
+    long = ends - firsts >= SHORTEST_S * rate_hz
+    edge, found = max(1, round(EDGE_S * rate_hz)), []
+    for first, end in zip(firsts[long].tolist(), ends[long].tolist(), strict=True):
+        sides = samples[max(0, first - edge) : first], samples[end : end + edge][::-1]
+        abrupt, peaks = [_abrupt(side, edge) for side in sides], [float(np.abs(side).max(initial=0)) for side in sides]
+        found.append(_Run(first, end, float(samples[first]), (abrupt[0], abrupt[1]), (peaks[0], peaks[1])))
+    return found
+
+
+def _abrupt(side: np.ndarray, edge: int) -> float:
+    """The RMS of the last samples of a side, next to a run, over that of all of it; -1 where it is short or silent."""
+    if len(side) < edge:
+        return -1.0
+    loud, near = (np.sqrt(np.mean(part**2)) for part in (side, side[-max(4, 2 * edge // 5) :]))
+    return float(near / loud) if loud >= LEAST_EDGE else -1.0
+
+
+def _touches(spans: list[tuple[int, int]], first: int, end: int) -> bool:
+    return any(a < end and first < b for a, b in spans)
+
+
+def _clicks(
+    samples: np.ndarray, rate_hz: int, lost: list[tuple[int, int]], runs: list[_Run], begin: int, core: slice
+) -> Iterator[tuple[int, int, str, float]]:
+    """Short disturbances that begin in `core`, and perhaps others: the few errors of a frame's predictor that tower
+    above all others. `samples` begin at the sample `begin` of the recording, which decides where frames lie.
+    """
     size, longest = round(CLICK_FRAME_S * rate_hz), max(2, round(CLICK_S * rate_hz))
     step = size // 2
+    # With a frame in front of those that see the core: it may have taken what lies on the edge.
+    low = max(0, core.start - 3 * step)
+    high = min(len(samples) - size, core.stop + 2 * longest)
     taken = -1
-    for start in range(0, len(samples) - size + 1, step):
+    for start in range(low + -(low + begin) % step, high + 1, step):
         frame = samples[start : start + size]
-        if np.abs(frame).max() < 10 * LEAST_EDGE or any(a < start + size and start < b for a, b, *_ in lost):
+        if np.abs(frame).max() < 10 * LEAST_EDGE or _touches(lost, start, start + size):
+            continue
+        if any(run.hides(start, start + size, LONGEST_S * rate_hz) for run in runs):
             continue
         errors = np.convolve(frame, predictor(frame, CLICK_ORDER))[:size]
         errors[:CLICK_ORDER] = 0

@@ -46,11 +46,11 @@ def examine(source: str | Path, options: RepairOptions, name: str) -> Findings:
         marked = [] if options.gaps is None else read_gaps(options.gaps, info.rate_hz, info.frames, name)
         scanner, at = Scanner(info.rate_hz, info.channels), 0
         for block in reader.blocks("float64", check=False):
-            _refuse(name, block, info.rate_hz, at, [(s.first, s.end) for s in marked], options)
+            refuse(name, block, info.rate_hz, at, [(s.first, s.end) for s in marked], options)
             scanner.feed(block)
             at += block.shape[1]
         found = scanner.finish()
-    spans = [s for s in found.spans if _wanted(s.kind, options)]
+    spans = [s for s in found.spans if wanted(s.kind, options)]
     clipping = found.clipping if CLIPPED in options.fixes else []
     if CLIPPED in options.fixes and options.clip_level_db is not None:
         level = 10 ** (options.clip_level_db / 20)
@@ -77,14 +77,14 @@ def repairer(findings: Findings, options: RepairOptions, rate_hz: int, channels:
     return Repairer(findings, options.load(findings), rate_hz, channels, name)
 
 
-def _wanted(kind: str, options: RepairOptions) -> bool:
+def wanted(kind: str, options: RepairOptions) -> bool:
     """Whether a span that was found is to be repaired; with marked gaps no others are looked for."""
     if kind == CLICK:
         return "clicks" in options.fixes
     return GAPS in options.fixes and (options.gaps is None or kind == NOT_FINITE)
 
 
-def _refuse(
+def refuse(
     name: str, block: np.ndarray, rate_hz: int, at: int, marked: list[tuple[int, int]], options: RepairOptions
 ) -> None:
     """Raise AudioError for samples that nothing can be made of. Those that are not finite are gaps, where these are to

@@ -1,7 +1,8 @@
 """Waveform to waveform: repair of recordings that arrive by pieces, with samples that are whole kept bit for bit."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,13 +12,16 @@ from deepnmf_cli.repair.autoregression import stretches
 from deepnmf_cli.repair.detect import SURE
 from deepnmf_cli.repair.model import RepairModel
 from deepnmf_cli.repair.projection import Observation
-from deepnmf_cli.repair.spans import Findings
+from deepnmf_cli.repair.spans import Clipping, Findings, Span
 
-PIECE_S, MARGIN_S = 1.0, 0.3
-"""Repaired at once, and seen on both sides of it: together the latency."""
+GAP_CONTEXT_S = autoregression.CONTEXT_S
+"""What a model sees on both sides of a gap."""
 
-GAP_CONTEXT_S, CLIP_CONTEXT_S = 0.08, 0.15
-"""What a model sees on both sides of a stretch that it repairs."""
+JOINED_S, GROUP_S = 0.012, 0.02
+"""Gaps less than the first apart are filled at once, if together they are no longer than the second."""
+
+PIECE_S, MARGIN_S, CLIP_CONTEXT_S = 1.0, 0.3, 0.15
+"""Clipping is restored by pieces, with a margin on both sides; and what a model sees of it around a stretch."""
 
 GAPS, CLIPPING, CLICKS = "gaps", "clipping", "clicks"
 FIXES = (GAPS, CLIPPING, CLICKS)
@@ -34,111 +38,233 @@ class Counts:
     """Samples."""
 
 
+@dataclass
+class _Channel:
+    """Gaps of a channel that are still ahead, in order; samples count from the start of the recording."""
+
+    spans: deque[tuple[int, int]] = field(default_factory=deque)
+    """Those that are short enough, none of which overlap: missing."""
+    groups: deque[tuple[int, int]] = field(default_factory=deque)
+    """Those that are filled at once."""
+    long: deque[tuple[int, int]] = field(default_factory=deque)
+    end: int = 0
+    """Of all that was marked."""
+    whole: int = 0
+    """Samples that are neither missing nor clipped."""
+
+
 class Repairer:
     """Repairs one recording: `feed` samples (C, n) float64, get as many as are final, then `flush`.
 
-    Cuts between pieces lie at fixed samples, so that the sizes of chunks change nothing.
+    Each gap is filled from what lies within `GAP_CONTEXT_S` of it alone, and cuts between pieces of clipped sound lie
+    at fixed samples, so that the sizes of chunks change nothing.
     """
 
     def __init__(
-        self, findings: Findings, models: dict[str, RepairModel], rate_hz: int, channels: int, name: str = "samples"
+        self,
+        findings: Findings,
+        models: dict[str, RepairModel],
+        rate_hz: int,
+        channels: int,
+        name: str = "samples",
+        longest_s: float = autoregression.LONGEST_S,
+        piece_s: float = PIECE_S,
+        margin_s: float = MARGIN_S,
     ) -> None:
-        """`models` by task: those of `findings` are needed. `name` stands for the recording in messages."""
-        self._models, self._rate_hz, self._channels, self._name = models, rate_hz, channels, name
-        self._whole = np.zeros(channels, int)
-        self._spans = [span for span in findings.spans if span.confidence >= SURE]
-        self._clipping = {found.channel: found for found in findings.clipping if found.confidence >= SURE}
-        self._piece, self._margin = round(PIECE_S * rate_hz), round(MARGIN_S * rate_hz)
-        self._buffer, self._begin, self._done = np.empty((channels, 0)), 0, 0
+        """`models` by task: those of `findings` are needed. `name` stands for the recording in messages. Gaps of up to
+        `longest_s` are filled, at most `autoregression.LONGEST_S`; pieces and margins of clipping may be shorter, for
+        less latency.
+        """
+        self._models, self._rate_hz, self._name = models, rate_hz, name
+        self._longest, self._context = round(longest_s * rate_hz), round(GAP_CONTEXT_S * rate_hz)
+        self._reach = max(self._longest, round(GROUP_S * rate_hz)) + self._context
+        self._gaps = [_Channel() for _ in range(channels)]
+        self._samples = self._filled = np.empty((channels, 0))
+        self._begin = self._done = 0
+        clipping = {found.channel: found for found in findings.clipping if found.confidence >= SURE}
+        self._declipper = None
+        if clipping:
+            self._declipper = _Declipper(clipping, models[model.CLIPPING], rate_hz, channels, piece_s, margin_s)
         self.counts = Counts()
+        self.mark(findings.spans)
 
     @property
     def latency_samples(self) -> int:
         """Samples by which the output lags behind the input, at most."""
-        return self._piece + self._margin
+        return self._reach + (self._declipper.latency_samples if self._declipper else 0)
 
-    def feed(self, samples: np.ndarray) -> np.ndarray:
-        """Take samples (C, n), n >= 0; return those (C, m) that are final."""
-        self._buffer = np.concatenate([self._buffer, samples], -1)
-        final = [np.empty((self._channels, 0))]
-        while self._begin + self._buffer.shape[-1] >= self._done + self._piece + self._margin:
-            final.append(self._advance(self._done + self._piece, self._done + self._piece + self._margin))
-        return np.concatenate(final, -1)
+    def mark(self, spans: Iterable[Span]) -> None:
+        """Add damage that lies behind all that was marked so far, but may overlap with it."""
+        joined, most = round(JOINED_S * self._rate_hz), round(GROUP_S * self._rate_hz)
+        for span in sorted(spans, key=lambda span: (span.first, span.end)):
+            if span.confidence < SURE:
+                continue
+            for gaps in self._gaps if span.channel is None else [self._gaps[span.channel]]:
+                first, before = max(span.first, gaps.end), gaps.end
+                if span.end <= before:
+                    continue
+                gaps.end = span.end
+                if span.end - first > self._longest:
+                    gaps.long.append((first, span.end))
+                    continue
+                gaps.spans.append((first, span.end))
+                if gaps.groups and first - gaps.groups[-1][1] < joined and span.end - gaps.groups[-1][0] <= most:
+                    first = gaps.groups.pop()[0]
+                gaps.groups.append((first, span.end))
+
+    def feed(self, samples: np.ndarray, known: int | None = None) -> np.ndarray:
+        """Take samples (C, n), n >= 0; return those (C, m) that are final.
+
+        All damage that begins before the sample `known` has been marked; None: all that there is.
+        """
+        finite = np.where(np.isfinite(samples), samples, 0.0)
+        self._samples, self._filled = (np.concatenate([x, finite], -1) for x in (self._samples, self._filled))
+        came = self._begin + self._samples.shape[-1]
+        seen = came if known is None else min(known, came)
+        return self._advance(max(self._done, seen - self._reach), seen)
 
     def flush(self) -> np.ndarray:
-        """Return the samples that are still under way. Raises AudioError where a channel has none that is
-        whole.
-        """
-        end = self._begin + self._buffer.shape[-1]
-        final = self._advance(end, end)
-        if end and not self._whole.all():
-            found = f"damage from beginning to end, in channel {int(self._whole.argmin()) + 1}"
+        """Return the samples that are still under way."""
+        end = self._begin + self._samples.shape[-1]
+        return self._advance(end, end, last=True)
+
+    def require_whole(self) -> None:
+        """Raise AudioError where a channel has had no sample that is whole."""
+        source = self._declipper.whole if self._declipper else [gaps.whole for gaps in self._gaps]
+        if self._done and not all(source):
+            found = f"damage from beginning to end, in channel {int(np.argmin(source)) + 1}"
             remedy = "Raise --clip-level, or leave clipping out of --fix."
             raise AudioError(self._name, found, "some samples that are whole", remedy)
+
+    def _advance(self, end: int, known: int, last: bool = False) -> np.ndarray:
+        """Fill the gaps whose surroundings are `known`, and return the samples from `_done` to `end`."""
+        missing = np.zeros((len(self._gaps), end - self._done), bool)
+        for channel, gaps in enumerate(self._gaps):
+            while gaps.groups and (last or gaps.groups[0][1] + self._context <= known):
+                self._fill(channel, *gaps.groups.popleft())
+            for first, stop in gaps.long:
+                self._filled[channel, max(0, first - self._begin) : max(0, stop - self._begin)] = 0.0
+            lost = _marked(gaps.spans, self._done, end)
+            silent = _marked(gaps.long, self._done, end)
+            self.counts.filled_s += lost.sum() / self._rate_hz
+            self.counts.silenced_s += silent.sum() / self._rate_hz
+            missing[channel] = lost | silent
+            gaps.whole += int((~missing[channel]).sum())
+        final = self._filled[:, self._done - self._begin : end - self._begin].copy()
+        self._done = end
+        keep = max(0, end - self._context - self._begin)
+        self._samples, self._filled = self._samples[:, keep:].copy(), self._filled[:, keep:].copy()
+        self._begin += keep
+        for gaps in self._gaps:
+            for ahead in (gaps.spans, gaps.long):
+                while ahead and ahead[0][1] <= self._begin:
+                    ahead.popleft()
+        if self._declipper is None:
+            return final
+        final = self._declipper.feed(final, missing, last)
+        self.counts.declipped = self._declipper.declipped
         return final
+
+    def _fill(self, channel: int, first: int, end: int) -> None:
+        """Fill the gaps from `first` to `end`."""
+        low = max(self._begin, first - self._context)
+        high = min(self._begin + self._samples.shape[-1], end + self._context)
+        spans, long = (_marked(marks, low, high) for marks in (self._gaps[channel].spans, self._gaps[channel].long))
+        samples = np.where(spans | long, 0.0, self._samples[channel, low - self._begin : high - self._begin])[None]
+        infinite = np.full(samples.shape, np.inf)
+        observed = Observation(samples, spans[None], -infinite, infinite)
+        found = self._models[model.GAPS].restore(observed, self._rate_hz)[0]
+        inside = slice(first - low, end - low)
+        target = self._filled[channel, first - self._begin : end - self._begin]
+        target[:] = np.where(spans[inside], found[inside], target)
+
+
+class _Declipper:
+    """Restores samples beyond the levels of clipping, by pieces of fixed length."""
+
+    def __init__(
+        self,
+        clipping: dict[int, Clipping],
+        restorer: RepairModel,
+        rate_hz: int,
+        channels: int,
+        piece_s: float,
+        margin_s: float,
+    ) -> None:
+        self._clipping, self._model, self._rate_hz = clipping, restorer, rate_hz
+        self._piece, self._margin = round(piece_s * rate_hz), round(margin_s * rate_hz)
+        self._buffer, self._missing = np.empty((channels, 0)), np.empty((channels, 0), bool)
+        self._begin = self._done = 0
+        self.declipped = 0
+        self.whole = np.zeros(channels, int)
+        """Samples that are neither missing nor clipped, by channel."""
+
+    @property
+    def latency_samples(self) -> int:
+        return self._piece + self._margin
+
+    def feed(self, samples: np.ndarray, missing: np.ndarray, last: bool) -> np.ndarray:
+        """Take samples (C, n), and which of them were `missing`; return those that are final, all at the last call."""
+        self._buffer = np.concatenate([self._buffer, samples], -1)
+        self._missing = np.concatenate([self._missing, missing], -1)
+        final = [np.empty((len(samples), 0))]
+        while self._begin + self._buffer.shape[-1] >= self._done + self._piece + self._margin:
+            final.append(self._advance(self._done + self._piece, self._done + self._piece + self._margin))
+        if last:
+            end = self._begin + self._buffer.shape[-1]
+            final.append(self._advance(end, end))
+        return np.concatenate(final, -1)
 
     def _advance(self, end: int, seen: int) -> np.ndarray:
-        """Repair the samples from `_done` to `end`, looking as far as `seen`."""
-        window = self._buffer[:, : seen - self._begin]
-        core = slice(self._done - self._begin, end - self._begin)
-        final = window[:, core].copy()
-        for channel in range(self._channels):
-            final[channel] = self._channel(channel, window[channel], core)
+        """Restore the samples from `_done` to `end`, looking as far as `seen`."""
+        core, shown = slice(self._done - self._begin, end - self._begin), seen - self._begin
+        final = np.stack([
+            self._channel(channel, self._buffer[channel, :shown], self._missing[channel, :shown], core)
+            for channel in range(len(self._buffer))
+        ])  # fmt: skip
         self._done = end
         keep = max(0, end - self._margin - self._begin)
-        self._buffer, self._begin = self._buffer[:, keep:].copy(), self._begin + keep
+        self._buffer, self._missing = self._buffer[:, keep:].copy(), self._missing[:, keep:].copy()
+        self._begin += keep
         return final
 
-    def _channel(self, channel: int, samples: np.ndarray, core: slice) -> np.ndarray:
-        missing = np.zeros(len(samples), bool)
-        for span in self._spans:
-            if span.channel in (None, channel):
-                missing[max(0, span.first - self._begin) : max(0, span.end - self._begin)] = True
+    def _channel(self, channel: int, samples: np.ndarray, missing: np.ndarray, core: slice) -> np.ndarray:
         clipping = self._clipping.get(channel)
-        # What is in gaps need not be a number.
-        samples = np.where(missing, 0.0, samples)
-        above, below = (samples >= clipping.high, samples <= -clipping.low) if clipping else (missing, missing)
-        clipped = (above | below) & ~missing
-        self._whole[channel] += (~(clipped | missing))[core].sum()
-        if not (missing[core].any() or clipped[core].any()):
+        above, below = np.zeros((2, len(samples)), bool)
+        if clipping:
+            above, below = (samples >= clipping.high) & ~missing, (samples <= -clipping.low) & ~missing
+        clipped = above | below
+        self.whole[channel] += int((~(clipped | missing))[core].sum())
+        self.declipped += int(clipped[core].sum())
+        if not clipped[core].any():
             return samples[core]
-        infinite = np.full(len(samples), np.inf)
-        filled = self._fill(samples, missing, core)
-        if clipping is None or not clipped[core].any():
-            return filled[core]
-        lower, upper = np.where(above, samples, -infinite), np.where(below, samples, infinite)
-        self.counts.declipped += int(clipped[core].sum())
-        observed = Observation(filled, clipped, lower, upper)
-        return self._restored(observed, model.CLIPPING, CLIP_CONTEXT_S, core)[core]
-
-    def _fill(self, samples: np.ndarray, missing: np.ndarray, core: slice) -> np.ndarray:
-        longest = autoregression.LONGEST_S * self._rate_hz
-        short = missing.copy()
-        for first, end in stretches(missing):
-            if end - first > longest:
-                short[first:end] = False
-        self.counts.filled_s += short[core].sum() / self._rate_hz
-        self.counts.silenced_s += (missing & ~short)[core].sum() / self._rate_hz
-        infinite = np.full(len(samples), np.inf)
-        return self._restored(Observation(samples, short, -infinite, infinite), model.GAPS, GAP_CONTEXT_S, core)
-
-    def _restored(self, observed: Observation, task: str, context_s: float, core: slice) -> np.ndarray:
-        """The samples of an observation, each stretch that is missing restored with its context."""
-        context = round(context_s * self._rate_hz)
-        restored = observed.samples.copy()
-        for first, end in stretches(observed.missing, 2 * context):
+        lower, upper = np.where(above, samples, -np.inf), np.where(below, samples, np.inf)
+        context, restored = round(CLIP_CONTEXT_S * self._rate_hz), samples.copy()
+        for first, end in stretches(clipped, 2 * context):
             if end <= core.start or first >= core.stop:
                 continue
-            part = slice(max(0, first - context), min(len(restored), end + context))
-            seen = Observation(*(getattr(observed, f)[None, part] for f in ("samples", "missing", "lower", "upper")))
-            restored[part] = np.where(
-                seen.missing[0], self._models[task].restore(seen, self._rate_hz)[0], restored[part]
-            )
-        return restored
+            part = slice(max(0, first - context), min(len(samples), end + context))
+            seen = Observation(*(values[None, part] for values in (samples, clipped, lower, upper)))
+            restored[part] = np.where(clipped[part], self._model.restore(seen, self._rate_hz)[0], restored[part])
+        return restored[core]
+
+
+def _marked(spans: Iterable[tuple[int, int]], low: int, high: int) -> np.ndarray:
+    """Which of the samples from `low` to `high` lie in spans, which are in order."""
+    found = np.zeros(high - low, bool)
+    for first, end in spans:
+        if first >= high:
+            break
+        found[max(0, first - low) : max(0, end - low)] = True
+    return found
 
 
 def repaired(blocks: Iterable[np.ndarray], repairer: Repairer) -> Iterator[np.ndarray]:
-    """Blocks (C, m) float64 of the repaired recording, as long in all as `blocks` (C, n)."""
+    """Blocks (C, m) float64 of the repaired recording, as long in all as `blocks` (C, n).
+
+    Raises AudioError at the end where a channel has no sample that is whole.
+    """
     for block in blocks:
         yield repairer.feed(block.astype(np.float64, copy=False))
     yield repairer.flush()
+    repairer.require_whole()

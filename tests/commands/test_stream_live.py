@@ -109,6 +109,13 @@ def test_the_loudspeaker_plays_what_enhance_makes_of_the_microphone(deepnmf, car
     np.testing.assert_allclose(played[:, delay:], expected[:, : played.shape[1] - delay], atol=1e-6)
 
 
+def test_repair_delays_what_is_played(deepnmf, card, tiny_model):
+    card.sound = card.sound[:HOP, :1]
+    result = deepnmf("stream", "--live", "--model", tiny_model, "--repair")
+    assert "208 ms behind, of which the model's 32 ms and the repair's 149 ms, plus what the devices add" in result.err
+    assert result.err.endswith("There was nothing to repair.\n") and result.code == EXIT_INTERRUPTED
+
+
 def test_sigterm_ends_it_as_control_c_does(deepnmf, card, tiny_model):
     card.number, card.sound = signal.SIGTERM, card.sound[: 10 * HOP]
     result = deepnmf("stream", "--live", "--model", tiny_model, "--channels", 2)

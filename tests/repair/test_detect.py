@@ -141,3 +141,25 @@ def test_a_file_that_is_no_text_is_refused(tmp_path, content):
         file.write_bytes(content)
     with pytest.raises(AudioError, match="no text that can be read"):
         read_gaps(file, 1000, 1000, "x.wav")
+
+
+def test_where_pieces_end_changes_nothing_for_clicks_beside_losses_either():
+    """Clicks of all heights, some of them in front of zeros that last."""
+    samples = soundfile.read(DEMO)[0]
+    draw = np.random.default_rng(0)
+    places = np.arange(2000, len(samples) - 2000, 1700)
+    places += draw.integers(500, size=len(places))
+    samples[places] += draw.uniform(0.05, 0.8, len(places)) * np.abs(samples).max()
+    for first in (16400, 32000, 36000, 78000):
+        samples[first : first + 1900] = 0
+        samples[first - 300] += 0.9
+    whole = [s for s in scan(samples).spans if s.end - s.first <= 640]
+    assert sum(s.kind == "click" for s in whole) > 5
+    scanner, found = Scanner(RATE_HZ, 1, 0.005, 0.04, levels=False), []
+    for piece in np.array_split(samples, 251):
+        scanner.feed(piece[None])
+        spans, known = scanner.taken()
+        found += spans
+        assert all(span.first < known for span in spans)
+    found += scanner.finish().spans
+    assert sorted(found, key=lambda s: (s.first, s.kind)) == sorted(whole, key=lambda s: (s.first, s.kind))

@@ -1,9 +1,10 @@
 """Figures of repair on clean speech, with classical methods in the same run.
 
-    python docs/research/repair/figures.py CORPUS OUT [--files 24] [--seed 0]
+    python docs/research/repair/figures.py CORPUS OUT [--files 24] [--seed 0] [--beside NAME=FILE]
 
 Writes OUT/results.json: SNR in gaps of 5 to 40 ms, gain of declipping at 3 to 10 dB, PESQ after losses of packets, and
-the CPU time of each method. Of CORPUS it takes dev/clean alone.
+the CPU time of each method. Of CORPUS it takes dev/clean alone. --beside adds a row to the gaps for a model of
+`deepnmf train fill-gaps`.
 """
 
 import argparse
@@ -18,6 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from deepnmf_cli.repair import autoregression, model
+from deepnmf_cli.repair.examine import RepairOptions
+from deepnmf_cli.repair.live import LiveRepairer
 from deepnmf_cli.repair.projection import Observation, nmf_wiener, persistent_wiener, soft_threshold, unit_gain
 from deepnmf_cli.repair.repairer import Repairer
 from deepnmf_cli.repair.spans import HARD, Clipping, Findings, Span
@@ -44,12 +47,10 @@ def linear(observed: Observation) -> np.ndarray:
 
 def janssen(observed: Observation) -> np.ndarray:
     """p = 128, five iterations, as the method is published; without a noise floor."""
-    kept = (autoregression.ORDER_S, autoregression.CONTEXT_S, autoregression.ITERATIONS, autoregression.RIDGE)
-    autoregression.ORDER_S, autoregression.CONTEXT_S, autoregression.ITERATIONS, autoregression.RIDGE = (
-        0.008, 0.064, 5, 1e-6,
-    )  # fmt: skip
+    kept = (autoregression.ORDERS_S, autoregression.CONTEXT_S, autoregression.RIDGE)
+    autoregression.ORDERS_S, autoregression.CONTEXT_S, autoregression.RIDGE = ((0.008,) * 5, 0.064, 1e-6)
     filled = autoregression.fill(observed.samples[0], observed.missing[0], RATE_HZ)[None]
-    autoregression.ORDER_S, autoregression.CONTEXT_S, autoregression.ITERATIONS, autoregression.RIDGE = kept
+    autoregression.ORDERS_S, autoregression.CONTEXT_S, autoregression.RIDGE = kept
     return filled
 
 
@@ -154,7 +155,7 @@ def packets(files: list[np.ndarray], shipped: dict, seed: int) -> dict:
     from pesq import pesq
 
     draw = np.random.default_rng(seed)
-    found: dict[str, list] = {"zeros": [], "repetition": [], "shipped": []}
+    found: dict[str, list] = {"zeros": [], "repetition": [], "shipped": [], "shipped, as a stream": []}
     for samples in files:
         lost, state = np.zeros(len(samples) // PACKET, bool), False
         for k in range(1, len(lost) - 1):  # Gilbert's model
@@ -167,11 +168,14 @@ def packets(files: list[np.ndarray], shipped: dict, seed: int) -> dict:
         for k in np.flatnonzero(lost):
             repeated[k * PACKET : (k + 1) * PACKET] = repeated[(k - 1) * PACKET : k * PACKET]
         spans = [Span(a, b, "gap") for a, b in autoregression.stretches(inside)]
+        rows = {"zeros": (zeros, 0.0), "repetition": (repeated, 0.0)}
         begin = time.process_time()
-        repairer = Repairer(Findings(spans), shipped, RATE_HZ, 1)
-        filled = np.concatenate([repairer.feed(zeros[None]), repairer.flush()], -1)[0]
-        cpu_s = (time.process_time() - begin) / (len(samples) / RATE_HZ)
-        for name, y, spent in (("zeros", zeros, 0.0), ("repetition", repeated, 0.0), ("shipped", filled, cpu_s)):
+        filled = _repaired(zeros[None], Findings(spans), shipped)[0]
+        middle = time.process_time()
+        rows["shipped"] = filled, middle - begin
+        rows["shipped, as a stream"] = streamed(zeros[None])[0], time.process_time() - middle
+        for name, (y, spent) in rows.items():
+            spent /= len(samples) / RATE_HZ
             found[name].append((pesq(RATE_HZ, samples, y, "wb"), spent))
     return {name: summary(values) for name, values in found.items()}
 
@@ -190,12 +194,24 @@ def whole(shipped: dict, task: str) -> Callable[[Observation], np.ndarray]:
 
     def run(observed: Observation) -> np.ndarray:
         if task == model.GAPS:
-            return shipped[task].restore(observed, RATE_HZ)
+            spans = [Span(first, end, "gap") for first, end in autoregression.stretches(observed.missing[0])]
+            return _repaired(observed.samples, Findings(spans), shipped)
         level = float(np.abs(observed.samples).max())
-        repairer = Repairer(Findings([], [Clipping(0, level, level, HARD)]), shipped, RATE_HZ, 1)
-        return np.concatenate([repairer.feed(observed.samples), repairer.flush()], -1)
+        return _repaired(observed.samples, Findings([], [Clipping(0, level, level, HARD)]), shipped)
 
     return run
+
+
+def _repaired(samples: np.ndarray, findings: Findings, shipped: dict) -> np.ndarray:
+    repairer = Repairer(findings, shipped, RATE_HZ, 1)
+    return np.concatenate([repairer.feed(samples), repairer.flush()], -1)
+
+
+def streamed(samples: np.ndarray) -> np.ndarray:
+    """As `deepnmf stream --repair` by blocks of 16 ms, losses being found."""
+    repairer = LiveRepairer(RepairOptions(), RATE_HZ, 1)
+    pieces = [repairer.feed(samples[:, k : k + 256]) for k in range(0, samples.shape[1], 256)]
+    return np.concatenate([*pieces, repairer.flush()], -1)
 
 
 def main() -> None:
@@ -205,6 +221,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="gaps,declipping,packets")
+    parser.add_argument("--beside", metavar="NAME=FILE", action="append", default=[])
     given = parser.parse_args()
     paths = scan(given.corpus / "dev" / "clean").audio
     chosen = paths[:: max(1, len(paths) // given.files)][: given.files]
@@ -228,6 +245,8 @@ def main() -> None:
             "l1, 20": iterated(128, 20, l1), "PEW, 100": iterated(128, 100, pew),
             "NMF, 20": iterated(128, 20, nmf, 0.5),
             "autoregression alone": autoregressive, "shipped": whole(shipped, model.GAPS),
+            **{name: whole({model.GAPS: model.load(Path(file))}, model.GAPS)
+               for name, _, file in (text.partition("=") for text in given.beside)},
         }, given.seed)  # fmt: skip
         target.write_text(json.dumps(results, indent=1) + "\n")
     if "declipping" in given.only:

@@ -1,0 +1,101 @@
+"""Repair of sound that is heard while it comes in: damage is looked for and repaired a fixed time behind it."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from deepnmf_cli.repair.detect import SURE, Scanner
+from deepnmf_cli.repair.examine import RepairOptions, refuse, wanted
+from deepnmf_cli.repair.repairer import CLICKS, CLIPPING, Repairer
+from deepnmf_cli.repair.spans import GIVEN, Clipping, Findings, Span
+
+LONGEST_S = 0.04
+"""Of gaps that are filled: what is longer cannot be told from a pause without more delay, and is hard to fill."""
+
+LOOK_S = 0.005
+"""Damage is looked for when so much has come."""
+
+PIECE_S, MARGIN_S = 0.064, 0.032
+"""Of clipping: shorter than those of files, for less delay at twice the cost."""
+
+
+class LiveRepairer:
+    """Repairs one recording without looking at all of it first: `feed` samples, get those that are final, then `flush`.
+
+    Gaps and clicks are those that `deepnmf repair` finds, repaired as it repairs them to the last bit, but for gaps
+    longer than `longest_s`, which stay as they are (samples that are not finite become zeros), and others within
+    `repairer.GAP_CONTEXT_S` of these. Clipping is restored from a given level on, by shorter pieces. The sizes of what
+    is fed change nothing.
+    """
+
+    def __init__(
+        self,
+        options: RepairOptions,
+        rate_hz: int,
+        channels: int,
+        longest_s: float = LONGEST_S,
+        name: str = "samples",
+    ) -> None:
+        """`options` without a file of gaps; clipping is repaired if they have a level. Raises ModelError."""
+        self._options, self._rate_hz, self._name = options, rate_hz, name
+        self._level = 10 ** (options.clip_level_db / 20) if options.clip_level_db is not None else np.inf
+        clips = CLIPPING in options.fixes and options.clip_level_db is not None
+        clipping = [Clipping(channel, self._level, self._level, GIVEN) for channel in range(channels) if clips]
+        self._scanner = Scanner(rate_hz, channels, LOOK_S, longest_s, CLICKS in options.fixes, levels=False)
+        models = options.load(Findings([Span(0, 1, "")], clipping))
+        self._repairer = Repairer(Findings([], clipping), models, rate_hz, channels, name, longest_s, PIECE_S, MARGIN_S)
+        self._came = 0
+        self.found: Counter[str] = Counter()
+        """How many of each kind of damage were found, clipping left out."""
+
+    @property
+    def latency_samples(self) -> int:
+        """Samples by which the output lags behind the input, at most."""
+        return self._scanner.margin_samples + round(LOOK_S * self._rate_hz) + self._repairer.latency_samples
+
+    @property
+    def declipped(self) -> int:
+        """Samples that were raised."""
+        return self._repairer.counts.declipped
+
+    @property
+    def is_below_level(self) -> bool:
+        """Whether clipping was to be repaired, and no sample has reached its level."""
+        return self._scanner.peak < self._level < np.inf
+
+    def feed(self, samples: np.ndarray) -> np.ndarray:
+        """Take samples (C, n), n >= 0; return those (C, m) float64 that are final.
+
+        Raises AudioError for samples that are too large, and where gaps are not repaired, that are not finite.
+        """
+        samples = samples.astype(np.float64, copy=False)
+        refuse(self._name, samples, self._rate_hz, self._came, [], self._options)
+        self._came += samples.shape[-1]
+        self._scanner.feed(samples)
+        spans, known = self._scanner.taken()
+        self._mark(spans)
+        return self._repairer.feed(samples, known)
+
+    def flush(self) -> np.ndarray:
+        """Return the samples that are still under way."""
+        self._mark(self._scanner.finish().spans)
+        return self._repairer.flush()
+
+    def require_whole(self) -> None:
+        """Raise AudioError where a channel was clipped from beginning to end."""
+        self._repairer.require_whole()
+
+    def _mark(self, spans: list[Span]) -> None:
+        spans = [span for span in spans if span.confidence >= SURE and wanted(span.kind, self._options)]
+        self.found.update(span.kind for span in spans)
+        self._repairer.mark(spans)
+
+
+def repaired_live(blocks: Iterable[np.ndarray], repairer: LiveRepairer) -> Iterator[np.ndarray]:
+    """Blocks (C, m) float32 of the repaired recording, none of them empty, as long in all as `blocks` (C, n)."""
+    for block in blocks:
+        if (done := repairer.feed(block)).size:
+            yield done.astype(np.float32)
+    if (done := repairer.flush()).size:
+        yield done.astype(np.float32)
