@@ -11,8 +11,8 @@
 
 Each is measured on the device and, with half as many rounds, on the CPU. Bytes are those of the tensors that go into
 and come out of modules without parts: operations that are fused move less, functions outside of modules are not seen.
-Recordings that go together are channels which share no mask: at most 64, and the path takes them one after the other, so
-that only the first of the four gains by many.
+Recordings that go together are channels which share no mask: at most 64, and the path takes them one after the other,
+so that only the first of the four gains by many.
 """
 
 import argparse
