@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parent.parent.parent
 METRICS = ("SDR", "PESQ")
+CROWDED = {"FastEnhancer-B": {"xytext": (-6, -3), "ha": "right"}, "large": {"xytext": (0, -12), "ha": "center"}}
+"""Where names go that would lie on others."""
 
 
 def main() -> None:
@@ -25,14 +27,13 @@ def main() -> None:
             axes.plot([p["parameters"] for p in points], [p[metric] for p in points], "o", color=colour, label=label)
             for point in points:
                 place = (point["parameters"], point[metric])
-                crowded = point["name"] == "FastEnhancer-B"  # RNNoise is beside it
-                place_of_name = {"xytext": (-6, -3), "ha": "right"} if crowded else {"xytext": (5, 4)}
+                place_of_name = CROWDED.get(point["name"], {"xytext": (5, 4)})
                 axes.annotate(point["name"], place, textcoords="offset points", fontsize=8, **place_of_name)
         axes.axhline(noisy[metric], color="gray", lw=0.8, ls=":", label="noisy input")
         axes.set(xscale="log", xlabel="parameters", ylabel=f"{metric} on test-2" + " [dB]" * (metric == "SDR"))
         axes.set_xlim(1e4, 1e7)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small", loc="lower left")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize="small", loc="outside lower center", ncols=3)
     figure.savefig(ROOT / "docs/figures/quality.png", dpi=110)
 
 
