@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deepnmf_cli import checkpoint, zoo
+from deepnmf_cli import model_file, zoo
 from deepnmf_cli.errors import EXIT_USAGE, RecipeError
 from deepnmf_cli.networks import NETWORKS
 from deepnmf_cli.recipe import Recipe, read_recipe, recipes_folder
@@ -124,9 +124,8 @@ def test_shipped_recipes_are_one_for_each_purpose_and_extend_no_other() -> None:
 
 @pytest.mark.parametrize("name", ["base", "tiny", "large"])
 def test_a_recipe_of_a_shipped_model_has_the_architecture_of_its_weights(name: str) -> None:
-    stored, recipe = checkpoint.load(zoo.find(name))[1]["recipe"], read_recipe(name).to_dict()
-    for section in ("model", "network", "front_end"):
-        assert json.loads(json.dumps(recipe[section])) == stored[section]
+    stored, recipe = model_file.read(zoo.find(name)), read_recipe(name)
+    assert (stored.model, stored.network, stored.front_end) == (recipe.model, recipe.network, recipe.front_end)
 
 
 def test_shipped_recipes_are_found_by_name_and_files_come_first(tmp_path: Path, monkeypatch) -> None:

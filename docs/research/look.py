@@ -41,23 +41,23 @@ def main(arguments: list[str], register: Path = REGISTER) -> int:
     return evaluate(command)
 
 
-def record(register: Path, folder: Path, systems: list[str], command: str) -> None:
+def record(register: Path, folder: Path, systems: list[str], command: str, release: str = __version__) -> None:
     """Add a look to the register; raise CorpusError if this release has had another one at this set."""
     files = [path for path in folder.rglob("*") if path.suffix in (".flac", ".csv")]
     if not files:
         raise CorpusError(folder, "no set", "clean/, noisy/ and mixtures.csv", "Build the set first.")
     sha256 = corpus_hash(files)
     with register.open(newline="", encoding="utf-8") as file:
-        looks = [row for row in csv.DictReader(file) if (row["release"], row["set_sha256"]) == (__version__, sha256)]
+        looks = [row for row in csv.DictReader(file) if (row["release"], row["set_sha256"]) == (release, sha256)]
     if any(row["command"] == command for row in looks):
         return
     if looks:
-        found = f"a look of release {__version__} on {looks[0]['date']}"
+        found = f"a look of release {release} on {looks[0]['date']}"
         raise CorpusError(register, found, "one look per release", "Wait for the next release.")
     git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
     date = datetime.now(UTC).date().isoformat()
-    row = (date, __version__, commit, folder.resolve().name, sha256, " ".join(systems), command)
+    row = (date, release, commit, folder.resolve().name, sha256, " ".join(systems), command)
     with register.open("a", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerow(row)
 

@@ -290,7 +290,7 @@ def test_weights_that_do_not_fit_are_refused():
     settings = file.network_table()
     model.pack("grid", settings, weights, file.front_end)
     for changed in (
-        {"channels": 14}, {"bins": 513}, {"iterations": 5}, {"frame_spins": 8}, {"phase": False, "single_bands": 47},
+        {"channels": 14}, {"bins": 257}, {"iterations": 5}, {"frame_spins": 8}, {"phase": False, "single_bands": 47},
         {"messages": "geometric"}, {"wide_bands": 10**9}, {"context": "3"}, {"bands_per_node": 0},
     ):  # fmt: skip
         with pytest.raises(ValueError):

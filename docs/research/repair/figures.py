@@ -1,23 +1,27 @@
 """Figures of repair on clean speech, with classical methods in the same run.
 
-    python docs/research/repair/figures.py CORPUS OUT [--files 24] [--seed 0] [--beside NAME=FILE]
+    python docs/research/repair/figures.py CORPUS OUT [--files 24] [--seed 0] [--beside NAME=FILE] [--part test]
 
 Writes OUT/results.json: SNR in gaps of 5 to 40 ms, gain of declipping at 3 to 10 dB, PESQ after losses of packets, and
-the CPU time of each method. Of CORPUS it takes dev/clean alone. --beside adds a row to the gaps for a model of
-`deepnmf train fill-gaps`.
+the CPU time of each method. Of CORPUS it takes dev/clean; with --part test it takes test/clean, once for a release,
+and records the look before (docs/research/look.py). --beside adds a row to the gaps for a model of `deepnmf train
+fill-gaps`.
 """
 
 import argparse
 import hashlib
 import json
 import resource
+import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from deepnmf_cli import __version__
 from deepnmf_cli.repair import autoregression, model
 from deepnmf_cli.repair.examine import RepairOptions
 from deepnmf_cli.repair.live import LiveRepairer
@@ -214,6 +218,21 @@ def streamed(samples: np.ndarray) -> np.ndarray:
     return np.concatenate([*pieces, repairer.flush()], -1)
 
 
+def register_look(folder: Path) -> None:
+    """Record that the repair of this release is looked at on a reserved set. Raises CorpusError if it has been."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from look import REGISTER, record  # pyright: ignore[reportMissingImports]
+
+    release = f"{__version__}, repair"
+    record(
+        REGISTER,
+        folder,
+        list(model.TASKS),
+        shlex.join(["python", "docs/research/repair/figures.py", *sys.argv[1:]]),
+        release,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("corpus", type=Path)
@@ -222,8 +241,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="gaps,declipping,packets")
     parser.add_argument("--beside", metavar="NAME=FILE", action="append", default=[])
+    parser.add_argument("--part", choices=["dev", "test"], default="dev")
     given = parser.parse_args()
-    paths = scan(given.corpus / "dev" / "clean").audio
+    if given.part == "test":
+        register_look(given.corpus / given.part)
+    paths = scan(given.corpus / given.part / "clean").audio
     chosen = paths[:: max(1, len(paths) // given.files)][: given.files]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in chosen)).hexdigest()
     files = [audio.read(path, "float64")[0][0] for path in chosen]
