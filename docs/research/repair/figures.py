@@ -256,7 +256,8 @@ def main() -> None:
     def nmf(c: np.ndarray, threshold: float) -> np.ndarray:
         return nmf_wiener(c, np.array(threshold), dictionary)
 
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     given.out.mkdir(parents=True, exist_ok=True)
     target = given.out / "results.json"
     results = json.loads(target.read_text()) if target.exists() else {}
