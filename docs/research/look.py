@@ -37,19 +37,23 @@ def main(arguments: list[str], register: Path = REGISTER) -> int:
         command.append("--dnsmos")
     if options.report:
         command += ["--report", str(options.report)]
-    record(register, options.set, options.system, shlex.join(["deepnmf", *command]))
+    record(register, options.set, options.system, ["deepnmf", *command])
     return evaluate(command)
 
 
-def record(register: Path, folder: Path, systems: list[str], command: str, release: str = __version__) -> None:
-    """Add a look to the register; raise CorpusError if this release has had another one at this set."""
+def record(register: Path, folder: Path, systems: list[str], command: list[str], release: str = __version__) -> None:
+    """Add a look to the register; raise CorpusError if this release has had another one at this set.
+
+    Of absolute paths it keeps the names: where things lie on one machine is nobody else's concern.
+    """
+    said, systems = shlex.join(map(named, command)), list(map(named, systems))
     files = [path for path in folder.rglob("*") if path.suffix in (".flac", ".csv")]
     if not files:
         raise CorpusError(folder, "no set", "clean/, noisy/ and mixtures.csv", "Build the set first.")
     sha256 = corpus_hash(files)
     with register.open(newline="", encoding="utf-8") as file:
         looks = [row for row in csv.DictReader(file) if (row["release"], row["set_sha256"]) == (release, sha256)]
-    if any(row["command"] == command for row in looks):
+    if any(row["command"] == said for row in looks):
         return
     if looks:
         found = f"a look of release {release} on {looks[0]['date']}"
@@ -57,9 +61,14 @@ def record(register: Path, folder: Path, systems: list[str], command: str, relea
     git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
     date = datetime.now(UTC).date().isoformat()
-    row = (date, release, commit, folder.resolve().name, sha256, " ".join(systems), command)
+    row = (date, release, commit, folder.resolve().name, sha256, " ".join(systems), said)
     with register.open("a", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerow(row)
+
+
+def named(argument: str) -> str:
+    """The last two names of an absolute path; other arguments as they are."""
+    return str(Path(*Path(argument).parts[-2:])) if Path(argument).is_absolute() else argument
 
 
 def evaluate(command: list[str]) -> int:

@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import resource
-import shlex
 import subprocess
 import sys
 import time
@@ -224,13 +223,8 @@ def register_look(folder: Path) -> None:
     from look import REGISTER, record  # pyright: ignore[reportMissingImports]
 
     release = f"{__version__}, repair"
-    record(
-        REGISTER,
-        folder,
-        list(model.TASKS),
-        shlex.join(["python", "docs/research/repair/figures.py", *sys.argv[1:]]),
-        release,
-    )
+    command = ["python", "docs/research/repair/figures.py", *sys.argv[1:]]
+    record(REGISTER, folder, list(model.TASKS), command, release)
 
 
 def main() -> None:
