@@ -38,7 +38,14 @@ from deepnmf_cli.commands.options import (
 )
 from deepnmf_cli.commands.places import STREAM, Job, Places, Plan, plan, remove_leftovers
 from deepnmf_cli.commands.record import Record, still_needed
-from deepnmf_cli.commands.repair_options import FIXES, clip_level_option, fix_option, gaps_option, repair_options
+from deepnmf_cli.commands.repair_options import (
+    FIXES,
+    clip_level_option,
+    fix_option,
+    gaps_option,
+    refuse_without_repair,
+    repair_options,
+)
 from deepnmf_cli.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, DeepnmfError, Terminated, UsageError
 
 
@@ -156,7 +163,7 @@ def command(
     if repair and noise_out is not None:
         raise UsageError("--repair", "--noise-out beside it", "one of the two", "Repair first, with `deepnmf repair`.")
     if not repair and (fixes != FIXES or gaps != AUTO or clip_level_db is not None):
-        raise UsageError("--fix, --gaps, --clip-level", "no --repair", "--repair beside them", "Add it.")
+        refuse_without_repair("--fix, --gaps, --clip-level")
     if verbose:
         console.log()
     if address is not None and engine != "ray":

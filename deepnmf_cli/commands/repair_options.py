@@ -1,8 +1,8 @@
-"""Options of repair, which `repair` and `enhance` share."""
+"""Options of repair, which `repair`, `enhance` and `stream` share."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -66,6 +66,11 @@ longest_gap_option = click.option(
     help="With --repair: fill gaps of up to this length. The sound comes 129 ms later with 20, 149 with 40 and 258 with"
     " 100.",
 )  # fmt: skip
+
+
+def refuse_without_repair(options: str) -> NoReturn:
+    """Raise UsageError for options that say how to repair, where nothing is to be repaired."""
+    raise UsageError(options, "no --repair", "--repair beside them", "Add it.")
 
 
 def live_options(fixes: tuple[str, ...], clip_level_db: float | None) -> "RepairOptions":

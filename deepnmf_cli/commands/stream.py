@@ -36,6 +36,7 @@ from deepnmf_cli.commands.repair_options import (
     live_clip_level_option,
     live_options,
     longest_gap_option,
+    refuse_without_repair,
 )
 from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, UsageError
 
@@ -220,7 +221,7 @@ def command(
     if is_repairing:
         repair = _Repair(live_options(fixes, clip_level_db), longest_gap_ms / 1000)
     elif fixes != FIXES or clip_level_db is not None or longest_gap_ms != LONGEST_GAP_MS:
-        raise UsageError("--fix, --clip-level, --longest-gap", "no --repair", "--repair beside them", "Add it.")
+        refuse_without_repair("--fix, --clip-level, --longest-gap")
     if not is_live:
         if input_device or output_device:
             option = "--input-device" if input_device else "--output-device"

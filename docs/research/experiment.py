@@ -101,6 +101,7 @@ def main() -> None:
             results["noisy"] = test_scores(tested[0], "noisy")
         kept.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
         return
+    where = recordings(given.corpus) if given.verb == "train" else Recordings()
     needed = {run.before for run in chosen if run.before and run.name not in results}
     for run in chosen:
         with taken(given.runs / run.name) as free:
@@ -111,7 +112,6 @@ def main() -> None:
                     print(f"{run.name} waits for {run.before.name}: repeat the command when that is complete")
                     continue
                 print(run.name, flush=True)
-                where = recordings(given.corpus)
                 if not train_one(run, where, given.runs, given.device, given.workers, limit):
                     return
             if given.verb == "score" and complete(run, given.runs) and not scored(run, given.runs, part):

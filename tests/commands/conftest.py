@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -13,6 +14,16 @@ def folder(tmp_path, monkeypatch):
     """An empty folder as the current one, so that messages hold short names."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def loud_voice(voice, hiss):
+    """A loud voice in faint noise (n,), of steps of 16 bits, for so many seconds."""
+
+    def make(seconds: float) -> np.ndarray:
+        return np.rint((0.8 * voice(seconds).astype(np.float64) + 0.05 * hiss(seconds)) * 32768) / 32768
+
+    return make
 
 
 @pytest.fixture

@@ -15,9 +15,8 @@ def snr_db(clean: np.ndarray, found: np.ndarray) -> float:
 
 
 @pytest.fixture
-def clean(voice, hiss):
-    sound = 0.8 * voice(3.0).astype(np.float64) + 0.05 * hiss(3.0)
-    return np.rint(sound * 32768) / 32768
+def clean(loud_voice):
+    return loud_voice(3.0)
 
 
 @pytest.fixture

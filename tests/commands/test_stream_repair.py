@@ -16,9 +16,8 @@ DEMO = Path(__file__).parents[2] / "data" / "demo" / "clean.wav"
 
 
 @pytest.fixture
-def clean(voice, hiss):
-    sound = 0.8 * voice(2.0).astype(np.float64) + 0.05 * hiss(2.0)
-    return np.rint(sound * 32768) / 32768
+def clean(loud_voice):
+    return loud_voice(2.0)
 
 
 @pytest.fixture
