@@ -95,6 +95,32 @@ def require_support(
         raise RecipeError(f"{where} constraints.kind", found, expected, 'Set constraints.kind="target".')
 
 
+@dataclass(frozen=True)
+class LayerNoise:
+    """Gaussian noise on what layers get from each other, a disturbance of `Unfolded`."""
+
+    layers: int
+    """Of the network: behind the last one there is none."""
+    size_after: Callable[[int], float]
+    """Standard deviation behind a layer, relative to the root mean square of each tensor there."""
+    generator: torch.Generator
+
+    def __call__(self, layer: int, state: Any) -> Any:
+        """Return what the next layer gets of a state."""
+        size = self.size_after(layer)
+        if layer == self.layers or not size:
+            return state
+        if isinstance(state, tuple):  # what is deeper inside is carried through time
+            return tuple(self._noisy(x, size) if isinstance(x, Tensor) else x for x in state)
+        return self._noisy(state, size)
+
+    def _noisy(self, x: Tensor, size: float) -> Tensor:
+        """Tensors that are nowhere negative stay so: what they hold may not make sense otherwise."""
+        noise = torch.randn(x.shape, generator=self.generator, device=x.device, dtype=x.dtype)
+        noisy = x + size * x.detach().square().mean().sqrt() * noise
+        return torch.where((x >= 0).all(), noisy.clamp_min(0), noisy)
+
+
 class LayerTerms:
     """The terms, the multipliers and the noise of one training run."""
 
@@ -125,10 +151,13 @@ class LayerTerms:
         """Return the Lagrangian to descend on, and the objective of the whole network, its noise included; multipliers
         go up where layers fell short.
         """
-        self._generator = torch.Generator(self.multipliers.values.device)
-        self._generator.manual_seed((self._seed * STEPS_PER_SEED + self._steps) % LARGEST_SEED)
+        noise = None
+        if self.constraints.noise:
+            generator = torch.Generator(self.multipliers.values.device)
+            generator.manual_seed((self._seed * STEPS_PER_SEED + self._steps) % LARGEST_SEED)
+            noise = LayerNoise(self.network.unfolded.iterations, self.constraints.noise_after, generator)
         self._steps += 1
-        with self.network.unfolded.remembered(self._disturb if self.constraints.noise else None) as path:
+        with self.network.unfolded.remembered(noise) as path:
             last = masks()
             loss = total = objective(last)
             for layer, (supervision, distillation) in enumerate(self._weights, start=1):
@@ -208,21 +237,6 @@ class LayerTerms:
         """The masks after a layer that has run."""
         with _stopped(self.network, layer):
             return masks()
-
-    def _disturb(self, layer: int, state: Any) -> Any:
-        """What the next layer gets of a state: with noise, unless there is no next layer."""
-        size = self.constraints.noise_after(layer)
-        if layer == self.network.unfolded.iterations or not size:
-            return state
-        if isinstance(state, tuple):  # what is deeper inside is carried through time
-            return tuple(self._noisy(x, size) if isinstance(x, Tensor) else x for x in state)
-        return self._noisy(state, size)
-
-    def _noisy(self, x: Tensor, size: float) -> Tensor:
-        """Tensors that are nowhere negative stay so: what they hold may not make sense otherwise."""
-        noise = torch.randn(x.shape, generator=self._generator, device=x.device, dtype=x.dtype)
-        noisy = x + size * x.detach().square().mean().sqrt() * noise
-        return torch.where((x >= 0).all(), noisy.clamp_min(0), noisy)
 
 
 @contextmanager

@@ -6,13 +6,16 @@ with the names of rungs to compare with, <!-- pairs RUNG ... --> and <!-- seeds 
 where there is one; what follows a mark ends with <!-- end -->.
 """
 
+import csv
 import importlib
 import json
 import re
 import statistics
 import sys
 from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from scipy.stats import t as student
 
@@ -34,19 +37,38 @@ def main(name: str) -> None:
     if (HERE / name / "tables.py").is_file():
         tables |= importlib.import_module(f"{name}.tables").tables()
 
-    def filled(match: re.Match) -> str:
-        kind, *rungs = match[2].split()
-        return f"{match[1]}{tables[kind](*rungs)}{match[3]}"
-
-    page = HERE / name / "index.md"
-    with atomic_path(page) as path:
-        marks = r"(<!-- ((?!end).+?) -->\n).*?(\n<!-- end -->)"
-        path.write_text(re.sub(marks, filled, page.read_text(), flags=re.DOTALL))
+    fill(HERE / name / "index.md", tables)
     if not (HERE / name / "figures.py").is_file():
         return
     for title, figure in importlib.import_module(f"{name}.figures").figures(chosen).items():
         with atomic_path(HERE / name / f"{title}.png") as path:
             figure.savefig(path, dpi=110)
+
+
+def fill(page: Path, tables: Mapping[str, Callable[..., str]]) -> None:
+    """Write tables into the marked places of a page; what is behind a name in a mark are arguments of its function."""
+
+    def filled(match: re.Match) -> str:
+        kind, *arguments = match[2].split()
+        return f"{match[1]}{tables[kind](*arguments)}{match[3]}"
+
+    with atomic_path(page) as path:
+        marks = r"(<!-- ((?!end).+?) -->\n).*?(\n<!-- end -->)"
+        path.write_text(re.sub(marks, filled, page.read_text("utf-8"), flags=re.DOTALL), "utf-8")
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A CSV file with the columns of the first row."""
+    with atomic_path(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def best_rates(results: dict) -> dict[str, list[dict]]:

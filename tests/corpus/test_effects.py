@@ -94,6 +94,13 @@ def test_coded_sound_is_aligned_with_the_original(codec: str, compression: float
     assert rms(coded) == pytest.approx(rms(original), rel=0.3)
 
 
+@pytest.mark.parametrize("codec", effects.CODECS)
+@pytest.mark.parametrize("compression", [0.0, 1.0])
+def test_the_ends_of_the_range_of_compression_can_be_had(codec: str, compression: float) -> None:
+    coded = effects.code(speech_like(), RATE, codec, compression)
+    assert rms(coded) == pytest.approx(rms(speech_like()), rel=0.5)
+
+
 RATES = {
     "mp3": [hz // part for part in (4, 2, 1) for hz in (32000, 44100, 48000)],
     "opus": [8000, 12000, 16000, 24000, 48000],

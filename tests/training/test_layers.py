@@ -18,7 +18,7 @@ from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training.descent import GradientDescent
 from deepnmf_cli.training.dev import DevScore
 from deepnmf_cli.training.journal import CONSTRAINT_COLUMNS, Journal
-from deepnmf_cli.training.layers import POWER, DepthSettings, LayerTerms
+from deepnmf_cli.training.layers import POWER, DepthSettings, LayerNoise, LayerTerms
 from deepnmf_cli.training.minibatch import Batch
 from deepnmf_cli.training.objectives import ObjectiveSettings, compressed_error, objective
 from deepnmf_cli.training.primal_dual import ConstraintSettings
@@ -166,15 +166,14 @@ def test_noise_comes_again_with_its_seed_and_only_in_training() -> None:
 
 
 def test_noise_has_the_size_asked_for_and_leaves_states_non_negative() -> None:
-    terms = LayerTerms(made(), DepthSettings(), ConstraintSettings(noise=0.5, noise_schedule="falling"))
-    terms._generator = torch.Generator().manual_seed(0)
+    settings = ConstraintSettings(noise=0.5, noise_schedule="falling")
+    noise = LayerNoise(LAYERS, settings.noise_after, torch.Generator().manual_seed(0))
     state = torch.randn(4, 5000)
-    noise = terms._disturb(2, state) - state
-    assert noise.std().item() == pytest.approx(0.25, rel=0.05)
-    assert terms._disturb(2, state.abs()).min() == 0
-    assert terms._disturb(LAYERS, state) is state
+    assert (noise(2, state) - state).std().item() == pytest.approx(0.25, rel=0.05)
+    assert noise(2, state.abs()).min() == 0
+    assert noise(LAYERS, state) is state
     begin = (state,)
-    field, same, _ = terms._disturb(1, (state, begin, ()))
+    field, same, _ = noise(1, (state, begin, ()))
     assert same is begin and not torch.equal(field, state)
 
 
