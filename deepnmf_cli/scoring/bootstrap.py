@@ -7,9 +7,11 @@ rather too narrow than too wide.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import compress
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 CONFIDENCE = 0.95
 
@@ -26,15 +28,27 @@ def interval(values: ArrayLike, factors: Sequence[Sequence[str]], seed: int = 0)
     values = np.asarray(values, np.float64)
     defined = ~np.isnan(values)
     values = values[defined]
-    draw, weights = np.random.default_rng(seed), np.ones((DRAWS, len(values)))
-    for factor in factors:
-        names, cluster = np.unique(np.asarray(factor, dtype=object)[defined].astype(str), return_inverse=True)
-        if len(names) < 2:
-            return None
-        counts = draw.multinomial(len(names), np.full(len(names), 1 / len(names)), DRAWS)
-        weights *= counts[:, cluster]
+    weights = _weights(tuple(tuple(compress(factor, defined)) for factor in factors), seed)
+    if weights is None:
+        return None
     totals = weights.sum(1)
     drawn = totals > 0  # by chance no file may have both of its clusters drawn
     means = (weights[drawn] @ values) / totals[drawn]
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
+
+
+@lru_cache(maxsize=4)
+def _weights(factors: tuple[tuple[str, ...], ...], seed: int) -> NDArray[np.float64] | None:
+    """How often each file counts, (DRAWS, files); None where a factor has fewer than two clusters. Kept, as all scores
+    of a comparison need the same.
+    """
+    draw, weights = np.random.default_rng(seed), np.ones((DRAWS, len(factors[0])))
+    for factor in factors:
+        names, cluster = np.unique(np.asarray(factor, dtype=object).astype(str), return_inverse=True)
+        if len(names) < 2:
+            return None
+        counts = draw.multinomial(len(names), np.full(len(names), 1 / len(names)), DRAWS)
+        weights *= counts[:, cluster]
+    weights.setflags(write=False)
+    return weights

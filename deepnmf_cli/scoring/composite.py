@@ -9,11 +9,10 @@ since, and so does this file.
 
 import math
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 
 import numpy as np
 
-from deepnmf_cli.scoring.perceptual import NARROW_BAND_HZ, WIDE_BAND_HZ, NoScore, pesq_score, resampled
+from deepnmf_cli.scoring.perceptual import NARROW_BAND_HZ, WIDE_BAND_HZ, NoScore, remember_last, resampled, shared_pesq
 
 NAMES = ("CSIG", "CBAK", "COVL")
 
@@ -75,20 +74,19 @@ def composite_score(reference: np.ndarray, estimate: np.ndarray, rate_hz: int, n
     `segmental_snr` do.
     """
     try:
-        return _composites(reference.tobytes(), estimate.tobytes(), rate_hz)[NAMES.index(name)]
+        return _composites(reference, estimate, rate_hz)[NAMES.index(name)]
     except NoScore as error:
         raise NoScore(f"{name}: {str(error).partition(': ')[2]}") from error
 
 
-@lru_cache(maxsize=1)
-def _composites(reference_bytes: bytes, estimate_bytes: bytes, rate_hz: int) -> tuple[float, float, float]:
+@remember_last
+def _composites(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) -> tuple[float, float, float]:
     """All three at once: they are asked for one after the other."""
-    reference, estimate = np.frombuffer(reference_bytes), np.frombuffer(estimate_bytes)
     if rate_hz not in (NARROW_BAND_HZ, WIDE_BAND_HZ):
         reference, estimate = (resampled(x, rate_hz, WIDE_BAND_HZ) for x in (reference, estimate))
         rate_hz = WIDE_BAND_HZ
     ssnr = segmental_snr(reference, estimate, rate_hz)
-    pesq = pesq_score(reference, estimate, rate_hz)
+    pesq = shared_pesq(reference, estimate, rate_hz)
     if rate_hz == NARROW_BAND_HZ:
         pesq = _raw_pesq(pesq)
     order = WIDE_ORDER if rate_hz >= LOWEST_WIDE_HZ else NARROW_ORDER

@@ -11,7 +11,7 @@ from deepnmf_cli.scoring import words
 from deepnmf_cli.scoring.composite import NAMES as COMPOSITES
 from deepnmf_cli.scoring.composite import composite_score, segmental_snr
 from deepnmf_cli.scoring.dnsmos import NAMES, dnsmos_score
-from deepnmf_cli.scoring.perceptual import NoScore, pesq_score, stoi_score
+from deepnmf_cli.scoring.perceptual import NoScore, shared_pesq, stoi_score
 from deepnmf_cli.scoring.sdr import sdr, si_sdr
 
 
@@ -46,7 +46,7 @@ METRICS = {
     for metric in (
         Metric("SDR", "dB", 2, lambda reference, estimate, rate_hz: sdr(reference, estimate)),
         Metric("SI-SDR", "dB", 2, _si_sdr),
-        Metric("PESQ", "", 2, pesq_score),
+        Metric("PESQ", "", 2, shared_pesq),
         Metric("STOI", "", 3, stoi_score),
         Metric("ESTOI", "", 3, lambda *signals: stoi_score(*signals, extended=True)),
     )

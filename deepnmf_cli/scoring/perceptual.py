@@ -8,14 +8,19 @@ Each function raises `NoScore` where its measure is not defined for the signal. 
 scored by pieces, since the packages take memory in proportion to the length, and PESQ's C code holds 50 utterances.
 """
 
+import functools
+import hashlib
 import math
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
+
+Value = TypeVar("Value")
 
 NARROW_BAND_HZ = 8000
 WIDE_BAND_HZ = 16000
@@ -74,6 +79,22 @@ class _TooManyUtterances(Exception):
     """PESQ's C code crashed, as it does where a recording holds more utterances than it can keep."""
 
 
+def remember_last(score: Callable[[np.ndarray, np.ndarray, int], Value]) -> Callable[..., Value]:
+    """The function of two signals (N,) and a rate, computed once for several scores that ask for it one after the other
+    with the same signals. Of these only a digest is kept.
+    """
+    last: list[tuple[tuple, Value]] = []
+
+    @functools.wraps(score)
+    def remembering(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) -> Value:
+        key = (rate_hz, *(hashlib.blake2b(np.ascontiguousarray(x)).digest() for x in (reference, estimate)))
+        if not (last and last[0][0] == key):
+            last[:] = [(key, score(reference, estimate, rate_hz))]
+        return last[0][1]
+
+    return remembering
+
+
 def pesq_score(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) -> float:
     """PESQ (MOS-LQO) of `estimate` against `reference`, both float arrays of shape (N,).
 
@@ -87,6 +108,10 @@ def pesq_score(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) -> flo
         except _TooManyUtterances:
             pass
     return _mean_over_pieces(_whole_pesq, reference, estimate, rate_hz, LOWEST_PESQ)
+
+
+shared_pesq = remember_last(pesq_score)
+"""`pesq_score` for the composite scores and for itself: it takes most of the time of an evaluation."""
 
 
 def stoi_score(reference: np.ndarray, estimate: np.ndarray, rate_hz: int, extended: bool = False) -> float:

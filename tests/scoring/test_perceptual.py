@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from deepnmf_cli.scoring import perceptual
-from deepnmf_cli.scoring.perceptual import NoScore, pesq_score, stoi_score
+from deepnmf_cli.scoring.metrics import ALL
+from deepnmf_cli.scoring.perceptual import NoScore, pesq_score, remember_last, stoi_score
 
 CASES = ["noise at 0 dB", "noise at 20 dB", "filtered with noise at 10 dB", "8 kHz with noise at 3 dB"]
 
@@ -154,3 +155,22 @@ def test_a_sample_that_resampling_leaves_nothing_of_is_too_short(rate_hz):
 def test_stoi_at_a_rate_of_no_simple_ratio_is_near_that_of_its_neighbour(signals):
     reference, estimate, _ = signals["noise at 0 dB"]
     assert stoi_score(reference, estimate, 16001) == pytest.approx(stoi_score(reference, estimate, 16000), abs=2e-3)
+
+
+def test_scores_asked_for_one_after_the_other_share_a_computation_of_the_same_signals():
+    asked = []
+    shared = remember_last(lambda reference, estimate, rate_hz: asked.append(rate_hz) or reference.sum() * rate_hz)
+    one, other = noise(100), noise(100) + 1
+    assert shared(one, other, 16000) == shared(one.copy(), other.copy(), 16000) == one.sum() * 16000
+    assert asked == [16000]
+    assert shared(other, one, 16000) == other.sum() * 16000
+    assert shared(other, one, 8000) == other.sum() * 8000
+    assert asked == [16000, 16000, 8000]
+
+
+def test_pesq_and_the_composites_compute_pesq_once(signals, monkeypatch):
+    computed, whole = [], perceptual._whole_pesq
+    monkeypatch.setattr(perceptual, "_whole_pesq", lambda *given: computed.append(given) or whole(*given))
+    for name in ("PESQ", "CSIG", "CBAK", "COVL"):
+        ALL[name].compute(*(x.copy() for x in signals["noise at 20 dB"][:2]), 16000)
+    assert len(computed) == 1
