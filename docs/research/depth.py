@@ -7,7 +7,7 @@
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -72,6 +72,10 @@ def score(corpus: Path, runs: Path) -> None:
         write_rows(kept, table)
 
 
+def layers(depth: int) -> str:
+    return f"{depth} layer{'s' * (depth > 1)}"
+
+
 class Scores:
     """SI-SDR and PESQ of every recording by (rung, depth)."""
 
@@ -87,9 +91,13 @@ class Scores:
         """The network that was trained for a depth alone."""
         return family if depth == DEPTHS[family][-1] else f"{family}-k{depth}"
 
+    def of(self, family: str, table: Callable[[str], str]) -> str:
+        """The table of a family, once its network of full depth is there."""
+        return table(family) if (family, DEPTHS[family][-1]) in self.found else "These runs are not complete."
+
     def table(self, family: str) -> str:
         """SI-SDR in dB / PESQ after each depth, a row for each way of training, and the networks of that depth."""
-        lines = ["| training | " + " | ".join(f"{depth} layers" for depth in DEPTHS[family]) + " |",
+        lines = ["| training | " + " | ".join(layers(depth) for depth in DEPTHS[family]) + " |",
                  "|---" * (1 + len(DEPTHS[family])) + "|"]  # fmt: skip
         cells = [self.cell(self.reference(family, depth), depth) for depth in DEPTHS[family]]
         lines.append(f"| a network for each depth | {' | '.join(cells)} |")
@@ -110,7 +118,7 @@ class Scores:
 
     def differences(self, family: str) -> str:
         """SI-SDR less that of the network of that depth, with 95 % intervals over speakers and noises."""
-        lines = ["| training | " + " | ".join(f"{depth} layers" for depth in DEPTHS[family]) + " |",
+        lines = ["| training | " + " | ".join(layers(depth) for depth in DEPTHS[family]) + " |",
                  "|---" * (1 + len(DEPTHS[family])) + "|"]  # fmt: skip
         for way, title in WAYS.items():
             cells = [self.difference(family + way, self.reference(family, depth), depth) for depth in DEPTHS[family]]
@@ -128,8 +136,9 @@ class Scores:
 
     def figure(self) -> Figure:
         """SI-SDR over multiply-adds, a line for each way of training; dots are networks of one depth."""
-        figure = Figure((10, 4), layout="constrained")
-        for axes, (family, depths) in zip(figure.subplots(1, 2), DEPTHS.items(), strict=True):
+        there = {family: depths for family, depths in DEPTHS.items() if (family, depths[-1]) in self.found}
+        figure = Figure((5 * len(there), 4), layout="constrained")
+        for axes, (family, depths) in zip(figure.subplots(1, len(there), squeeze=False)[0], there.items(), strict=True):
             for way, title in WAYS.items():
                 points = [self.point(family + way, depth) for depth in depths if (family + way, depth) in self.found]
                 if points:
@@ -154,8 +163,7 @@ def collect(runs: Path) -> None:
     write_rows(KEPT, table)
     scores = Scores(table)
     tables = {"depths": scores.table, "differences": scores.differences}
-
-    fill(PAGE, tables)
+    fill(PAGE, {name: lambda family, table=table: scores.of(family, table) for name, table in tables.items()})
     matplotlib.use("agg")
     with atomic_path(FIGURE) as path:
         scores.figure().savefig(path, dpi=110, format="png")

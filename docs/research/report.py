@@ -50,10 +50,10 @@ def fill(page: Path, tables: Mapping[str, Callable[..., str]]) -> None:
 
     def filled(match: re.Match) -> str:
         kind, *arguments = match[2].split()
-        return f"{match[1]}{tables[kind](*arguments)}{match[3]}"
+        return f"{match[1]}{tables[kind](*arguments)}\n{match[3]}"
 
     with atomic_path(page) as path:
-        marks = r"(<!-- ((?!end).+?) -->\n).*?(\n<!-- end -->)"
+        marks = r"(<!-- ((?!end).+?) -->\n).*?(<!-- end -->)"
         path.write_text(re.sub(marks, filled, page.read_text("utf-8"), flags=re.DOTALL), "utf-8")
 
 

@@ -225,25 +225,27 @@ def collect(runs: Path) -> None:
     for run in runs_of_question():
         if (runs / run.name / SCORES).is_file():
             seeds.setdefault(run.rung, []).append(read_rows(runs / run.name / SCORES))
-    whole = {"noisy": {key(r): r["si_sdr"] for r in read_rows(runs / NOISY)}}
+    before = {key(r): r["si_sdr"] for r in read_rows(runs / NOISY)}
     table = []
     for number, first in enumerate(next(iter(seeds.values()))[0]):
         same = {rung: [found[number] for found in each] for rung, each in seeds.items()}
         if any(key(r) != key(first) for each in same.values() for r in each):
             raise SystemExit(f"{runs}: scores of other recordings; remove {SCORES} in all runs and score again")
         means = {rung: f"{np.mean([float(r['si_sdr']) for r in each]):.3f}" for rung, each in same.items()}
-        noisy = whole["noisy"].get(key(first), whole["noisy"]["dev", first["name"]])
+        noisy = before.get(key(first), before["dev", first["name"]])
         table.append(
             {name: first[name] for name in ("condition", "name", "speaker", "noise")} | {"noisy": noisy} | means
         )
     write_rows(KEPT, table)
     counts = {rung: len(each) for rung, each in seeds.items()}
-    tables = {
-        "means": lambda family: means_table(table, family, counts),
-        "pairs": lambda family: pairs_table(table, family),
-    }
+    tables = {"means": lambda family: means_table(table, family, counts), "pairs": partial(pairs_table, table)}
+    fill(PAGE, {name: lambda family, make=make: of(table, family, make) for name, make in tables.items()})
 
-    fill(PAGE, tables)
+
+def of(table: Sequence[dict[str, str]], family: str, make: Callable[[str], str]) -> str:
+    """What `make` gives for a family, once it has the two that are compared first."""
+    there = all(family + variant in table[0] for variant in PAIRS[0])
+    return make(family) if there else "These runs are not complete."
 
 
 def key(found: dict[str, str]) -> tuple[str, str]:
