@@ -42,8 +42,8 @@ CODED_HZ = {
 }
 """Rates that a coder knows, where it does not know all; what has another one is coded at the highest."""
 
-LARGEST_COMPRESSION = 0.999
-"""At 1 libsndfile finds no constant bit rate for MP3."""
+LARGEST_MP3_COMPRESSION = 0.999
+"""At 1 libsndfile finds no constant bit rate."""
 
 SHAPE_FROM_HZ = 60.0
 """Lowest frequency at which `reshaped` draws a gain; what lies below has the same."""
@@ -118,9 +118,10 @@ def code(samples: Samples, rate_hz: int, codec: str, compression: float) -> Samp
         return samples
     scale = np.float32(0.9 / peak)  # coders clip at 1
     file, (container, coding) = io.BytesIO(), CODECS[codec]
-    mode = {"bitrate_mode": "CONSTANT"} if codec == "mp3" else {}
-    level = min(compression, LARGEST_COMPRESSION)
-    soundfile.write(file, samples * scale, rate_hz, coding, format=container, compression_level=level, **mode)
+    mode = {}
+    if codec == "mp3":
+        mode, compression = {"bitrate_mode": "CONSTANT"}, min(compression, LARGEST_MP3_COMPRESSION)
+    soundfile.write(file, samples * scale, rate_hz, coding, format=container, compression_level=compression, **mode)
     file.seek(0)
     decoded, _ = soundfile.read(file, dtype="float32")
     if codec == "mp3" and len(decoded) > len(samples):

@@ -13,13 +13,12 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-from experiment import Run, complete, read_plan
+from experiment import Run, read_plan, unscored
 from matplotlib.figure import Figure
-from report import fill, read_rows, write_rows
+from report import NOT_THERE, difference, fill, read_rows, write_rows
 
 from deepnmf_cli import zoo
 from deepnmf_cli.checkpoint import atomic_path
-from deepnmf_cli.scoring.bootstrap import interval
 from deepnmf_cli.scoring.metrics import METRICS
 from deepnmf_cli.signal import audio
 from deepnmf_cli.training.dev import enhanced
@@ -54,11 +53,7 @@ def score(corpus: Path, runs: Path) -> None:
     mixtures = read_rows(corpus / "dev/mixtures.csv")
     pairs = [[audio.read(corpus / "dev" / part / f"{m['name']}.flac", "float32")[0][0] for part in ("clean", "noisy")]
              for m in mixtures]  # fmt: skip
-    for run in runs_of_question():
-        kept = runs / run.name / SCORES
-        if kept.is_file() or not complete(run, runs):
-            continue
-        print(run.name, flush=True)
+    for run in unscored(runs_of_question(), runs, SCORES):
         network, file = zoo.load(runs / run.name)
         table = []
         for depth in [depth for depth in DEPTHS[family_of(run.rung)] if depth in network.depths]:
@@ -69,7 +64,7 @@ def score(corpus: Path, runs: Path) -> None:
                 scores = {metric: f"{METRICS[metric].compute(*signals):.3f}" for metric in SCORED}
                 names = {name: mixture[name] for name in ("name", "speaker", "noise")}
                 table.append({"depth": depth, "macs_per_s": macs, **names, **scores})
-        write_rows(kept, table)
+        write_rows(runs / run.name / SCORES, table)
 
 
 def layers(depth: int) -> str:
@@ -91,9 +86,9 @@ class Scores:
         """The network that was trained for a depth alone."""
         return family if depth == DEPTHS[family][-1] else f"{family}-k{depth}"
 
-    def of(self, family: str, table: Callable[[str], str]) -> str:
+    def once_there(self, family: str, table: Callable[[str], str]) -> str:
         """The table of a family, once its network of full depth is there."""
-        return table(family) if (family, DEPTHS[family][-1]) in self.found else "These runs are not complete."
+        return table(family) if (family, DEPTHS[family][-1]) in self.found else NOT_THERE
 
     def table(self, family: str) -> str:
         """SI-SDR in dB / PESQ after each depth, a row for each way of training, and the networks of that depth."""
@@ -130,9 +125,7 @@ class Scores:
         if rung == reference or not {(rung, depth), (reference, depth)} <= self.found.keys():
             return ""
         values = self.column(rung, depth, "SI-SDR") - self.column(reference, depth, "SI-SDR")
-        factors = [[row[name] for row in self.found[rung, depth]] for name in ("speaker", "noise")]
-        low, high = interval(values, factors)
-        return f"{values.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
+        return difference(values, self.found[rung, depth])
 
     def figure(self) -> Figure:
         """SI-SDR over multiply-adds, a line for each way of training; dots are networks of one depth."""
@@ -163,7 +156,7 @@ def collect(runs: Path) -> None:
     write_rows(KEPT, table)
     scores = Scores(table)
     tables = {"depths": scores.table, "differences": scores.differences}
-    fill(PAGE, {name: lambda family, table=table: scores.of(family, table) for name, table in tables.items()})
+    fill(PAGE, {name: lambda family, table=table: scores.once_there(family, table) for name, table in tables.items()})
     matplotlib.use("agg")
     with atomic_path(FIGURE) as path:
         scores.figure().savefig(path, dpi=110, format="png")

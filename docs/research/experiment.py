@@ -23,7 +23,7 @@ import json
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +155,14 @@ def complete(run: Run, runs: Path) -> bool:
     rows = history(runs / run.name)
     sparse = run.recipe.model == "sparse-nmf" and (runs / run.name / "best.safetensors").is_file()
     return sparse or (bool(rows) and int(rows[-1]["step"]) == run.recipe.training.steps)
+
+
+def unscored(chosen: Iterable[Run], runs: Path, scores: str) -> Iterator[Run]:
+    """Complete runs that have no file `scores` yet; each is named as it comes."""
+    for run in chosen:
+        if complete(run, runs) and not (runs / run.name / scores).is_file():
+            print(run.name, flush=True)
+            yield run
 
 
 def history(folder: Path) -> list[dict[str, str]]:

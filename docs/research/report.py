@@ -17,9 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from scipy.stats import t as student
 
 from deepnmf_cli.checkpoint import atomic_path
+from deepnmf_cli.scoring import bootstrap
+from deepnmf_cli.scoring.mixtures import FACTORS
 
 HERE = Path(__file__).parent
 METRICS = ("SDR", "SI-SDR", "PESQ", "STOI", "ESTOI")
@@ -55,6 +58,16 @@ def fill(page: Path, tables: Mapping[str, Callable[..., str]]) -> None:
     with atomic_path(page) as path:
         marks = r"(<!-- ((?!end).+?) -->\n).*?(<!-- end -->)"
         path.write_text(re.sub(marks, filled, page.read_text("utf-8"), flags=re.DOTALL), "utf-8")
+
+
+NOT_THERE = "These runs are not complete."
+"""In the place of a table whose runs are missing."""
+
+
+def difference(values: np.ndarray, rows: Sequence[Mapping[str, str]]) -> str:
+    """The mean of differences in dB with its 95 % interval over the speakers and noises of `rows`."""
+    low, high = bootstrap.interval(values, [[row[factor] for row in rows] for factor in FACTORS])
+    return f"{values.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -17,14 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from experiment import Run, complete, read_plan
-from report import fill, read_rows, write_rows
+from experiment import Run, read_plan, unscored
+from report import NOT_THERE, difference, fill, read_rows, write_rows
 
 from deepnmf_cli import zoo
 from deepnmf_cli.corpus.effects import clip, code
 from deepnmf_cli.corpus.mixing import Samples, in_room, is_silent, scale_to_snr
 from deepnmf_cli.networks.base import MaskNetwork
-from deepnmf_cli.scoring.bootstrap import interval
 from deepnmf_cli.scoring.metrics import METRICS
 from deepnmf_cli.signal import audio
 from deepnmf_cli.training.dev import enhanced
@@ -201,17 +200,13 @@ def score(corpus: Path, runs: Path) -> None:
     }
     if not (runs / NOISY).is_file():
         write_rows(runs / NOISY, [row(name, one, one.noisy) for name, given in examples.items() for one in given])
-    for run in runs_of_question():
-        kept = runs / run.name / SCORES
-        if kept.is_file() or not complete(run, runs):
-            continue
-        print(run.name, flush=True)
+    for run in unscored(runs_of_question(), runs, SCORES):
         network, file = zoo.load(runs / run.name)
         enhance = partial(enhanced, network, file.front_end)
         table = [row(name, one, enhance(one.noisy)) for name, given in examples.items() for one in given]
         for name in changed_networks(network):
             table += [row(name, one, enhance(one.noisy)) for one in examples["dev"]]
-        write_rows(kept, table)
+        write_rows(runs / run.name / SCORES, table)
 
 
 def row(condition: str, example: Example, estimate: Samples) -> dict[str, str]:
@@ -239,13 +234,13 @@ def collect(runs: Path) -> None:
     write_rows(KEPT, table)
     counts = {rung: len(each) for rung, each in seeds.items()}
     tables = {"means": lambda family: means_table(table, family, counts), "pairs": partial(pairs_table, table)}
-    fill(PAGE, {name: lambda family, make=make: of(table, family, make) for name, make in tables.items()})
+    fill(PAGE, {name: lambda family, make=make: once_there(table, family, make) for name, make in tables.items()})
 
 
-def of(table: Sequence[dict[str, str]], family: str, make: Callable[[str], str]) -> str:
+def once_there(table: Sequence[dict[str, str]], family: str, make: Callable[[str], str]) -> str:
     """What `make` gives for a family, once it has the two that are compared first."""
     there = all(family + variant in table[0] for variant in PAIRS[0])
-    return make(family) if there else "These runs are not complete."
+    return make(family) if there else NOT_THERE
 
 
 def key(found: dict[str, str]) -> tuple[str, str]:
@@ -283,8 +278,7 @@ def pairs_table(table: Sequence[dict[str, str]], family: str) -> str:
         cells = []
         for of, less in pairs:
             values = column(given, family + of) - column(given, family + less)
-            low, high = interval(values, [[one[name] for one in given] for name in ("speaker", "noise")])
-            cells.append(f"{values.mean():+.2f} [{low:+.2f}, {high:+.2f}]")
+            cells.append(difference(values, given))
         lines.append(f"| {condition} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
