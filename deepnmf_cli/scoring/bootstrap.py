@@ -38,10 +38,10 @@ def interval(values: ArrayLike, factors: Sequence[Sequence[str]], seed: int = 0)
     return float(low), float(high)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=1)
 def _weights(factors: tuple[tuple[str, ...], ...], seed: int) -> NDArray[np.float64] | None:
-    """How often each file counts, (DRAWS, files); None where a factor has fewer than two clusters. Kept, as all scores
-    of a comparison need the same.
+    """How often each file counts, (DRAWS, files); None where a factor has fewer than two clusters. The last ones are
+    kept: scores of the same files come one after the other.
     """
     draw, weights = np.random.default_rng(seed), np.ones((DRAWS, len(factors[0])))
     for factor in factors:
