@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from deepnmf_cli.errors import UsageError
+from deepnmf_cli.signal.above import AboveBands, State, above_gains
 from deepnmf_cli.signal.arrays import Array, copy, namespace
 from deepnmf_cli.signal.features import features
 from deepnmf_cli.signal.formats import check_shape
@@ -15,9 +16,6 @@ from deepnmf_cli.signal.masks import at_least, complex_masks
 from deepnmf_cli.signal.offset import Offset
 from deepnmf_cli.signal.samples import as_samples, check_samples
 from deepnmf_cli.signal.stft import FrontEnd, StftPair
-
-HIGHEST_BAND_HZ = 500
-"""Width of the band at the network's upper end whose mean mask serves all frequencies above its reach."""
 
 
 class Backend(Protocol):
@@ -82,6 +80,7 @@ class _State:
     before: Array | None  # (C, F', 1) the last spectrum, for networks that use phase
     offset: Offset
     network: Any  # the network's own state
+    above: State | None  # that of gains above the network's reach
     received: int  # samples fed so far
     delivered: int  # samples returned so far
     begun: bool  # whether the hop before the first sample has been dropped
@@ -134,7 +133,7 @@ class StreamingEnhancer:
         self.pair: StftPair = front_end.pair(rate_hz)
         self.bins = front_end.bins
         self.run_by(backend)
-        self._top_bins = max(1, round(HIGHEST_BAND_HZ / (front_end.rate_hz / 2) * self.bins))
+        self._bands = AboveBands(self.pair, self.bins)
         self._floor = 0.0 if max_attenuation_db is None else 10 ** (-max_attenuation_db / 20)
         self._mix, self._max_attenuation_db = mix, max_attenuation_db
         self.reset()
@@ -162,7 +161,7 @@ class StreamingEnhancer:
         )
         history, overlap = self.backend.from_numpy(history), self.backend.from_numpy(overlap)
         offset = Offset(self.channels, hop)
-        self._state = _State(pending, history, overlap, None, offset, None, received=0, delivered=0, begun=False)
+        self._state = _State(pending, history, overlap, None, offset, None, None, received=0, delivered=0, begun=False)
         self._path = None
         if isinstance(self.backend, WholePath):
             self._path = self.backend.path(self._rate_hz, self.channels, self._max_attenuation_db, self._mix)
@@ -245,9 +244,20 @@ class StreamingEnhancer:
         if missing > 0:
             mask = mask[:-missing]
         elif missing < 0:
-            above = arrays.broadcast_to(mask[-self._top_bins :].mean(0), (-missing, mask.shape[1]))
-            mask = arrays.concatenate([mask, above])
+            mask = arrays.concatenate([mask, self._above(spectrum, mask)])
         return at_least(mask, self._floor)
+
+    def _above(self, spectrum: Array, mask: Array) -> Array:
+        """The mask (F' - F, T) above the network's reach, of that below (F, T)."""
+        power = (abs(spectrum) ** 2).mean(0)
+        below, above = power[: self.bins], power[self.bins :]
+        kept = below * abs(mask) ** 2
+        by_band = (self._bands.below(below), self._bands.below(kept), self._bands.above(above))
+        gains, self._state.above = above_gains(
+            *(self.backend.to_numpy(power) for power in by_band), self._bands.present, self._state.above
+        )
+        by_bin = self.backend.from_numpy(gains[self._bands.band_of_bin])
+        return by_bin + 0 * mask[:1]  # of the kind of the mask, complex or real
 
     def _inputs(self, spectrum: Array) -> Array:
         """Return what the network takes of spectra (C, F', T): (F', T), or (5, F', T) with phase."""

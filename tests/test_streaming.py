@@ -186,20 +186,36 @@ def test_mix_adds_the_input_to_what_was_enhanced(mix: float, limit_db: float | N
     np.testing.assert_allclose(enhancer.enhance(samples, rate_hz, limit_db, mix), expected, atol=1e-6)
 
 
-def test_band_above_the_network_follows_its_highest_band() -> None:
-    class HighestBand(MaskNetwork):
-        """0.1 and 0.4 in turn in the highest 500 Hz that the network hears, everything below."""
+@pytest.mark.parametrize("rate_hz", [22050, 48000])
+def test_what_is_above_the_network_does_not_depend_on_pieces_level_and_channels(rate_hz: int) -> None:
+    samples, enhancer = recording(1.5, rate_hz), enhancer_of(random_network("grid"))
+    whole = enhancer.enhance(samples, rate_hz)
+    stream = enhancer.stream(rate_hz, 1)
+    for _ in range(2):  # the second recording begins as the first did
+        pieces = [stream.feed(samples[:, i : i + 999]) for i in range(0, samples.shape[1], 999)]
+        np.testing.assert_allclose(np.concatenate([*pieces, stream.flush()], -1), whole, atol=1e-6)
+    np.testing.assert_allclose(enhancer.enhance(0.01 * samples, rate_hz), 0.01 * whole, atol=1e-5)
+    both = enhancer.enhance(np.concatenate([samples, -samples]), rate_hz)
+    np.testing.assert_allclose(both, np.concatenate([whole, -whole]), atol=1e-6)
+
+
+def test_what_is_above_the_network_follows_what_it_says_and_what_is_there() -> None:
+    class HalfTheTime(MaskNetwork):
+        """Keeps every frame of the first second, and no more than a fiftieth of those behind it."""
 
         def masks(self, evidence, state):
-            speech = torch.ones_like(evidence)
-            speech[:, -16::2], speech[:, -15::2] = 0.1, 0.4
-            return torch.stack([speech, 1 - speech], 1), None
+            start = state or 0
+            frames = start + torch.arange(evidence.shape[-1])
+            speech = torch.where(frames * 0.016 < 1, 0.99, 0.02).expand_as(evidence)
+            return torch.stack([speech, 1 - speech], 1), start + evidence.shape[-1]
 
-    time_s = np.arange(48000) / 48000
-    high = np.sin(2 * np.pi * 15000 * time_s)[None].astype(np.float32)
-    low = np.sin(2 * np.pi * 1000 * time_s)[None].astype(np.float32)
-    out = enhancer_of(HighestBand()).enhance(high + low, 48000)
-    np.testing.assert_allclose(out[:, 2000:-2000], (0.25 * high + low)[:, 2000:-2000], atol=1e-3)
+    samples, rate_hz = recording(2.0, 48000), 48000
+    out = enhancer_of(HalfTheTime()).enhance(samples, rate_hz)
+    for start_s, low, high in ((0.2, -9, 0), (1.2, -90, -26)):
+        part = slice(round(start_s * rate_hz), round((start_s + 0.7) * rate_hz))
+        power = [abs(np.fft.rfft(x[0, part] * np.hanning(x[0, part].size))) ** 2 for x in (out, samples)]
+        above = np.fft.rfftfreq(samples[0, part].size, 1 / rate_hz) > 9000
+        assert low < 10 * np.log10(power[0][above].sum() / power[1][above].sum()) < high
 
 
 def test_long_recordings_are_processed_in_blocks_with_the_same_result() -> None:

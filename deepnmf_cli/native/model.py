@@ -15,9 +15,9 @@ import numpy as np
 
 from deepnmf_cli.errors import DeepnmfError, ModelError, shortened
 from deepnmf_cli.settings import section
+from deepnmf_cli.signal import above
 from deepnmf_cli.signal.bands import COMPRESSION, NEIGHBOURS, QUIET, band_matrix
 from deepnmf_cli.signal.stft import FrontEnd
-from deepnmf_cli.streaming import HIGHEST_BAND_HZ
 
 BLOCK = 8
 """Outputs of products are a multiple of it, `BLOCK` of the source."""
@@ -30,12 +30,15 @@ LARGEST = 4096
 
 SIZES = (
     "layers", "bins", "single_bands", "wide_bands", "bands_per_node", "neighbours", "context", "spins", "frame_spins",
-    "frame_rank", "phase", "window_hops", "top_bins",
+    "frame_rank", "phase", "window_hops", "above_spins",
 )  # fmt: skip
-CONSTANTS = ("hop_s", "compression", "quiet")
+CONSTANTS = ("hop_s", "compression", "quiet", "silent", "farthest")
 ARRAYS = (
     "segments", "pool", "spread", "hop_turn", "observe_bias", "time_bias", "frequency_bias", "frame_bias", "read_bias",
+    "below_ends", "above_edges", "above_rate", "above_rate_bias", "above_spin", "above_spin_bias", "above_spin_rate",
+    "above_spin_rate_bias", "above_gain", "above_gain_bias",
 )  # fmt: skip
+WHOLE = ("segments", "below_ends")
 MATRICES = (
     "observe_weight", "time_weight", "frequency_weight", "frequency_join", "read_weight", "phase_weight", "frame_send",
     "frame_weight", "frame_spread", "frame_receive",
@@ -50,7 +53,7 @@ class NativeModel:
     sizes: dict[str, int]
     constants: dict[str, float]
     arrays: dict[str, np.ndarray]
-    """Float32, but for whole numbers in "segments"; empty ones for what the network does not have."""
+    """Float32, but for whole numbers in those that `WHOLE` names; empty ones for what the network does not have."""
     matrices: dict[str, np.ndarray]
     """(layers, inputs, outputs) float32."""
 
@@ -67,19 +70,27 @@ def pack(name: str, settings: Mapping[str, Any], weights: Mapping[str, np.ndarra
     segments, pool, spread = _segments(wide)
     turns = np.exp(-2j * np.pi * np.arange(front_end.window_hops) / front_end.window_hops)
     arrays = {"segments": segments, "pool": pool, "spread": spread, "hop_turn": np.stack([turns.real, turns.imag], -1)}
-    arrays |= grid.biases()
+    arrays |= grid.biases() | _above(front_end, grid.bins)
     sizes = {
         "layers": grid.layers, "bins": grid.bins, "single_bands": grid.single, "wide_bands": grid.wide,
         "bands_per_node": grid.own, "neighbours": NEIGHBOURS, "context": grid.context, "spins": grid.spins.size,
         "frame_spins": grid.frame.size, "frame_rank": grid.rank, "phase": int(grid.phase),
         "window_hops": front_end.window_hops,
-        "top_bins": max(1, round(HIGHEST_BAND_HZ / (front_end.rate_hz / 2) * grid.bins)),
+        "above_spins": len(arrays["above_spin_bias"]),
     }  # fmt: skip
-    if grid.bins != front_end.bins or sizes["top_bins"] > grid.bins:
+    if grid.bins != front_end.bins:
         raise ValueError(f"{grid.bins} bins behind a front end of {front_end.bins}")
     constants = {"hop_s": front_end.hop_s, "compression": COMPRESSION, "quiet": QUIET}
-    arrays = {key: np.ascontiguousarray(arrays[key], np.int32 if key == "segments" else np.float32) for key in ARRAYS}
+    constants |= {"silent": above.SILENT, "farthest": above.FARTHEST}
+    arrays = {key: np.ascontiguousarray(arrays[key], np.int32 if key in WHOLE else np.float32) for key in ARRAYS}
     return NativeModel(sizes, constants, arrays, grid.matrices())
+
+
+def _above(front_end: FrontEnd, bins: int) -> dict[str, np.ndarray]:
+    """What gains above the reach of the network are made with."""
+    bands = above.AboveBands(front_end.pair(front_end.rate_hz), bins)
+    found = {f"above_{key}": values for key, values in above.weights().items()}
+    return {"below_ends": bands.ends_below, "above_edges": np.array(above.EDGES)} | found
 
 
 def read(path: Path) -> tuple[NativeModel, FrontEnd]:

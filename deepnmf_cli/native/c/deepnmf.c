@@ -61,7 +61,9 @@
 enum {
     BLOCK = 8,           /* outputs of products are multiples of it, filled up with weights of zero */
     LEVEL_FRAMES = 250,  /* how far the level and the offset look back */
-    MOST_CHANNELS = 64
+    MOST_CHANNELS = 64,
+    BELOW = 6, ABOVE = 7,    /* bands below and above the reach of a network, from which gains above follow */
+    ABOVE_INPUTS = BELOW + 2 + 3 * ABOVE
 };
 
 static const float SILENCE = 1e-15f;           /* level below which a frame holds zeros only */
@@ -89,8 +91,8 @@ typedef struct {
  * C spins of a node, of which the first half goes up along frequency and the other down; S spins of a frame. */
 typedef struct {
     int layers, bins, single_bands, wide_bands, bands_per_node, neighbours, context, spins, frame_spins, frame_rank, phase;
-    int window_hops, top_bins;
-    double hop_s, compression, quiet;
+    int window_hops, above_spins;
+    double hop_s, compression, quiet, silent, farthest;
     const int *segments;            /* (wide bands + 1): bins above the single ones up to which the last wide band is b */
     const float *pool, *spread;     /* (2, bins): what such a bin gives to bands b and b + 1, and takes of their masks */
     const float *hop_turn;          /* (hops of a window, 2): turns of a bin in a hop */
@@ -98,6 +100,11 @@ typedef struct {
     const float *time_bias, *frequency_bias;  /* (K, N, 2 C): couplings, then schedules */
     const float *frame_bias;        /* (K, 2 S) */
     const float *read_bias;         /* (marginals of the bands of a node, then what turns them) */
+    const int *below_ends;          /* (BELOW + 1): bins between the bands below the reach of the network */
+    const float *above_edges;       /* (ABOVE): where bands above begin, the reach being 1 */
+    const float *above_rate, *above_rate_bias;      /* (2 ABOVE, BELOW) and (2 ABOVE) */
+    const float *above_spin, *above_spin_bias, *above_spin_rate, *above_spin_rate_bias;  /* (spins, ABOVE_INPUTS), (spins) */
+    const float *above_gain, *above_gain_bias;      /* (ABOVE, spins) and (ABOVE) */
     matrix observe_weight, time_weight, frequency_weight, frequency_join, read_weight;
     matrix phase_weight, frame_send, frame_weight, frame_spread, frame_receive;
 } deepnmf_model;
@@ -162,6 +169,7 @@ struct deepnmf {
     float *apart, *sent_by_nodes, *told, *frame_answers;  /* (N, rank filled up), (N, rank) twice, (2 S) */
     float *read;                                /* (N, readout) */
     float *wide, *speech;                       /* (wide bands + 1), (bands + 1) */
+    float *averages, *spins_above;              /* (2 ABOVE), and (spins) of the gains above the reach */
 };
 
 static int filled_up(int count)
@@ -185,6 +193,108 @@ static double follow(running_mean *m, double value, int restart)
     if (!m->begun) before = m->last;
     m->begun = 1;
     return before;
+}
+
+static float within(float x, float low, float high)
+{
+    return x < low ? low : x > high ? high : x;
+}
+
+static float sigmoid(float x)
+{
+    return 1 / (1 + expf(-x));
+}
+
+/* Power of a bin, of all channels together. */
+static float power_of(const deepnmf *d, int k)
+{
+    float sum = 0;
+    int c;
+    for (c = 0; c < d->channels; c++) {
+        float x = d->re[c * d->bins + k], y = d->im[c * d->bins + k];
+        sum += x * x + y * y;
+    }
+    return sum;
+}
+
+/* The logarithm of the mean power of a band: a sum over `bins` of all channels. */
+static float level_of(const deepnmf *d, float sum, int bins)
+{
+    return logf(sum / (float)(d->channels * (bins > 0 ? bins : 1)) + (float)d->model->silent);
+}
+
+/* bias[i] + (row i of weights) . x */
+static float affine(const float *weights, const float *bias, int i, const float *x, int count)
+{
+    float sum = bias[i];
+    int k;
+    for (k = 0; k < count; k++) sum += weights[i * count + k] * x[k];
+    return sum;
+}
+
+/* What gains above the reach are made of: `inputs`, and the gain of the highest band below, which is returned. */
+static float inputs_above(deepnmf *d, const int *starts, float *inputs)
+{
+    const deepnmf_model *m = d->model;
+    const float far = (float)m->farthest;
+    float below[BELOW], kept[BELOW], above[ABOVE], highest = 0, *over = inputs + BELOW + 2;
+    int b, k, i;
+    for (b = 0; b < BELOW; b++) {
+        int first = m->below_ends[b], end = m->below_ends[b + 1];
+        float all = 0, left = 0;
+        for (k = first; k < end; k++) {
+            float power = power_of(d, k), x = d->mask_re[k], y = d->mask_im[k];
+            all += power;
+            left += power * (x * x + y * y);
+        }
+        below[b] = level_of(d, all, end - first);
+        kept[b] = level_of(d, left, end - first);
+        inputs[b] = within(kept[b] - below[b], -far, 0);
+        highest = within(sqrtf((left + SMALLEST) / (all + SMALLEST)), 0, 1);
+    }
+    inputs[BELOW] = within(kept[4] - kept[1], -far, far);
+    inputs[BELOW + 1] = within(below[4] - below[1], -far, far);
+    for (b = 0; b < ABOVE; b++) {
+        float sum = 0;
+        for (k = starts[b]; k < starts[b + 1]; k++) sum += power_of(d, k);
+        above[b] = level_of(d, sum, starts[b + 1] - starts[b]);
+        over[b] = starts[b] < starts[b + 1] ? within(above[b] - kept[4], -far, far) : 0;
+    }
+    for (i = 0; i < 2 * ABOVE; i++) {
+        b = i % ABOVE;
+        if (!d->begun) d->averages[i] = above[b];
+        d->averages[i] += sigmoid(affine(m->above_rate, m->above_rate_bias, i, inputs, BELOW)) * (above[b] - d->averages[i]);
+        over[ABOVE + i] = starts[b] < starts[b + 1] ? within(above[b] - d->averages[i], -far, far) : 0;
+    }
+    return highest;
+}
+
+/* The mask above the reach of the network, a gain for each band: `above_gains` of deepnmf_cli/signal/above.py. */
+static void mask_above(deepnmf *d)
+{
+    const deepnmf_model *m = d->model;
+    float inputs[ABOVE_INPUTS], highest;
+    int starts[ABOVE + 1], b, k, i;
+    for (b = 0, k = m->bins; b < ABOVE; b++) {
+        starts[b] = k;
+        while (k < d->bins && (b + 1 == ABOVE || k <= m->above_edges[b + 1] * (double)(m->bins - 1))) k++;
+    }
+    starts[ABOVE] = d->bins;
+    highest = inputs_above(d, starts, inputs);
+    for (i = 0; i < m->above_spins; i++) {
+        float aim = tanhf(affine(m->above_spin, m->above_spin_bias, i, inputs, ABOVE_INPUTS));
+        if (!d->begun) d->spins_above[i] = aim;
+        d->spins_above[i] += sigmoid(affine(m->above_spin_rate, m->above_spin_rate_bias, i, inputs, ABOVE_INPUTS))
+                           * (aim - d->spins_above[i]);
+    }
+    for (b = 0; b < ABOVE; b++) {
+        float odds = expf(affine(m->above_gain, m->above_gain_bias, b, d->spins_above, m->above_spins)) * highest;
+        float gain = odds / (1 - highest + odds);
+        for (k = starts[b]; k < starts[b + 1]; k++) {
+            d->mask_re[k] = gain;
+            d->mask_im[k] = 0;
+        }
+    }
 }
 
 /* The code for each width. */
@@ -361,6 +471,8 @@ static void plan(deepnmf *d, arena *a)
     d->read = floats(a, nodes * (size_t)d->readout);
     d->wide = floats(a, (size_t)m->wide_bands + BLOCK);
     d->speech = floats(a, (size_t)d->bands + BLOCK);
+    d->averages = floats(a, 2 * ABOVE);
+    d->spins_above = floats(a, (size_t)m->above_spins);
 }
 
 static void make_windows(deepnmf *d)
@@ -1279,21 +1391,13 @@ static void NAMED(features)(deepnmf *d)
     }
 }
 
-/* The mask of all bins of this rate: above the reach of the network, that of its highest band. Returns the smallest. */
+/* The mask of all bins of this rate, attenuated as far as is allowed. Returns the smallest. */
 static float NAMED(complete_mask)(deepnmf *d)
 {
-    const int own = d->model->bins, top = d->model->top_bins;
-    float *re = d->mask_re, *im = d->mask_im, above = 0, turned = 0, smallest = INFINITY;
+    float *re = d->mask_re, *im = d->mask_im, smallest = INFINITY;
     vec least = NAMED(all)(INFINITY);
     int k;
-    for (k = own - top; k < own; k++) {
-        above += re[k] / (float)top;
-        turned += im[k] / (float)top;
-    }
-    for (k = own; k < d->bins; k++) {
-        re[k] = above;
-        im[k] = turned;
-    }
+    if (d->bins > d->model->bins) mask_above(d);
     if (d->floor > 0)
         for (k = 0; k < d->bins; k++) {
             float size = sqrtf(re[k] * re[k] + im[k] * im[k]);
