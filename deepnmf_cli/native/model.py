@@ -89,7 +89,7 @@ def pack(name: str, settings: Mapping[str, Any], weights: Mapping[str, np.ndarra
 def _above(front_end: FrontEnd, bins: int) -> dict[str, np.ndarray]:
     """What gains above the reach of the network are made with."""
     bands = above.AboveBands(front_end.pair(front_end.rate_hz), bins)
-    found = {f"above_{key}": values for key, values in above.weights().items()}
+    found = {f"above_{key}": values.T for key, values in above.weights().items()}
     return {"below_ends": bands.ends_below, "above_edges": np.array(above.EDGES)} | found
 
 

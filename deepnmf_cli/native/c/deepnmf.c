@@ -102,9 +102,9 @@ typedef struct {
     const float *read_bias;         /* (marginals of the bands of a node, then what turns them) */
     const int *below_ends;          /* (BELOW + 1): bins between the bands below the reach of the network */
     const float *above_edges;       /* (ABOVE): where bands above begin, the reach being 1 */
-    const float *above_rate, *above_rate_bias;      /* (2 ABOVE, BELOW) and (2 ABOVE) */
-    const float *above_spin, *above_spin_bias, *above_spin_rate, *above_spin_rate_bias;  /* (spins, ABOVE_INPUTS), (spins) */
-    const float *above_gain, *above_gain_bias;      /* (ABOVE, spins) and (ABOVE) */
+    const float *above_rate, *above_rate_bias;      /* (BELOW, 2 ABOVE) and (2 ABOVE) */
+    const float *above_spin, *above_spin_bias, *above_spin_rate, *above_spin_rate_bias;  /* (ABOVE_INPUTS, spins), (spins) */
+    const float *above_gain, *above_gain_bias;      /* (spins, ABOVE) and (ABOVE) */
     matrix observe_weight, time_weight, frequency_weight, frequency_join, read_weight;
     matrix phase_weight, frame_send, frame_weight, frame_spread, frame_receive;
 } deepnmf_model;
@@ -169,7 +169,7 @@ struct deepnmf {
     float *apart, *sent_by_nodes, *told, *frame_answers;  /* (N, rank filled up), (N, rank) twice, (2 S) */
     float *read;                                /* (N, readout) */
     float *wide, *speech;                       /* (wide bands + 1), (bands + 1) */
-    float *averages, *spins_above;              /* (2 ABOVE), and (spins) of the gains above the reach */
+    float *averages, *spins_above, *aims_above; /* (2 ABOVE), (spins) and (2, spins) of the gains above the reach */
 };
 
 static int filled_up(int count)
@@ -205,96 +205,19 @@ static float sigmoid(float x)
     return 1 / (1 + expf(-x));
 }
 
-/* Power of a bin, of all channels together. */
-static float power_of(const deepnmf *d, int k)
-{
-    float sum = 0;
-    int c;
-    for (c = 0; c < d->channels; c++) {
-        float x = d->re[c * d->bins + k], y = d->im[c * d->bins + k];
-        sum += x * x + y * y;
-    }
-    return sum;
-}
-
 /* The logarithm of the mean power of a band: a sum over `bins` of all channels. */
 static float level_of(const deepnmf *d, float sum, int bins)
 {
     return logf(sum / (float)(d->channels * (bins > 0 ? bins : 1)) + (float)d->model->silent);
 }
 
-/* bias[i] + (row i of weights) . x */
-static float affine(const float *weights, const float *bias, int i, const float *x, int count)
+/* out = bias + x W, W (inputs, outputs) */
+static void affine(const float *weights, const float *bias, const float *x, int inputs, int outputs, float *out)
 {
-    float sum = bias[i];
-    int k;
-    for (k = 0; k < count; k++) sum += weights[i * count + k] * x[k];
-    return sum;
-}
-
-/* What gains above the reach are made of: `inputs`, and the gain of the highest band below, which is returned. */
-static float inputs_above(deepnmf *d, const int *starts, float *inputs)
-{
-    const deepnmf_model *m = d->model;
-    const float far = (float)m->farthest;
-    float below[BELOW], kept[BELOW], above[ABOVE], highest = 0, *over = inputs + BELOW + 2;
-    int b, k, i;
-    for (b = 0; b < BELOW; b++) {
-        int first = m->below_ends[b], end = m->below_ends[b + 1];
-        float all = 0, left = 0;
-        for (k = first; k < end; k++) {
-            float power = power_of(d, k), x = d->mask_re[k], y = d->mask_im[k];
-            all += power;
-            left += power * (x * x + y * y);
-        }
-        below[b] = level_of(d, all, end - first);
-        kept[b] = level_of(d, left, end - first);
-        inputs[b] = within(kept[b] - below[b], -far, 0);
-        highest = within(sqrtf((left + SMALLEST) / (all + SMALLEST)), 0, 1);
-    }
-    inputs[BELOW] = within(kept[4] - kept[1], -far, far);
-    inputs[BELOW + 1] = within(below[4] - below[1], -far, far);
-    for (b = 0; b < ABOVE; b++) {
-        float sum = 0;
-        for (k = starts[b]; k < starts[b + 1]; k++) sum += power_of(d, k);
-        above[b] = level_of(d, sum, starts[b + 1] - starts[b]);
-        over[b] = starts[b] < starts[b + 1] ? within(above[b] - kept[4], -far, far) : 0;
-    }
-    for (i = 0; i < 2 * ABOVE; i++) {
-        b = i % ABOVE;
-        if (!d->begun) d->averages[i] = above[b];
-        d->averages[i] += sigmoid(affine(m->above_rate, m->above_rate_bias, i, inputs, BELOW)) * (above[b] - d->averages[i]);
-        over[ABOVE + i] = starts[b] < starts[b + 1] ? within(above[b] - d->averages[i], -far, far) : 0;
-    }
-    return highest;
-}
-
-/* The mask above the reach of the network, a gain for each band: `above_gains` of deepnmf_cli/signal/above.py. */
-static void mask_above(deepnmf *d)
-{
-    const deepnmf_model *m = d->model;
-    float inputs[ABOVE_INPUTS], highest;
-    int starts[ABOVE + 1], b, k, i;
-    for (b = 0, k = m->bins; b < ABOVE; b++) {
-        starts[b] = k;
-        while (k < d->bins && (b + 1 == ABOVE || k <= m->above_edges[b + 1] * (double)(m->bins - 1))) k++;
-    }
-    starts[ABOVE] = d->bins;
-    highest = inputs_above(d, starts, inputs);
-    for (i = 0; i < m->above_spins; i++) {
-        float aim = tanhf(affine(m->above_spin, m->above_spin_bias, i, inputs, ABOVE_INPUTS));
-        if (!d->begun) d->spins_above[i] = aim;
-        d->spins_above[i] += sigmoid(affine(m->above_spin_rate, m->above_spin_rate_bias, i, inputs, ABOVE_INPUTS))
-                           * (aim - d->spins_above[i]);
-    }
-    for (b = 0; b < ABOVE; b++) {
-        float odds = expf(affine(m->above_gain, m->above_gain_bias, b, d->spins_above, m->above_spins)) * highest;
-        float gain = odds / (1 - highest + odds);
-        for (k = starts[b]; k < starts[b + 1]; k++) {
-            d->mask_re[k] = gain;
-            d->mask_im[k] = 0;
-        }
-    }
+    int i, k;
+    for (i = 0; i < outputs; i++) out[i] = bias[i];
+    for (k = 0; k < inputs; k++)
+        for (i = 0; i < outputs; i++) out[i] += weights[k * outputs + i] * x[k];
 }
 
 /* The code for each width. */
@@ -473,6 +396,7 @@ static void plan(deepnmf *d, arena *a)
     d->speech = floats(a, (size_t)d->bands + BLOCK);
     d->averages = floats(a, 2 * ABOVE);
     d->spins_above = floats(a, (size_t)m->above_spins);
+    d->aims_above = floats(a, 2 * (size_t)m->above_spins);
 }
 
 static void make_windows(deepnmf *d)
@@ -1391,13 +1315,108 @@ static void NAMED(features)(deepnmf *d)
     }
 }
 
+/* Power of the bins from `first` to before `end`, of all channels together, and of what the mask leaves of it. */
+static float NAMED(band_power)(const deepnmf *d, int first, int end, float *left)
+{
+    vec all = NAMED(all)(0), kept = NAMED(all)(0);
+    float sums[2] = {0, 0};
+    int c, k;
+    for (c = 0; c < d->channels; c++) {
+        const float *re = d->re + c * d->bins, *im = d->im + c * d->bins;
+        for (k = first; k + LANES <= end; k += LANES) {
+            vec x = NAMED(load)(re + k), y = NAMED(load)(im + k), power = x * x + y * y;
+            all += power;
+            if (left) {
+                x = NAMED(load)(d->mask_re + k), y = NAMED(load)(d->mask_im + k);
+                kept += power * (x * x + y * y);
+            }
+        }
+        for (; k < end; k++) {
+            float power = re[k] * re[k] + im[k] * im[k];
+            sums[0] += power;
+            sums[1] += power * (d->mask_re[k] * d->mask_re[k] + d->mask_im[k] * d->mask_im[k]);
+        }
+    }
+#if LANES > 1
+    for (k = 0; k < LANES; k++) {
+        sums[0] += all[k];
+        sums[1] += kept[k];
+    }
+#else
+    sums[0] += all;
+    sums[1] += kept;
+#endif
+    if (left) *left = sums[1];
+    return sums[0];
+}
+
+/* What gains above the reach are made of: `inputs`, and the gain of the highest band below, which is returned. */
+static float NAMED(inputs_above)(deepnmf *d, const int *starts, float *inputs)
+{
+    const deepnmf_model *m = d->model;
+    const float far = (float)m->farthest;
+    float below[BELOW], kept[BELOW], above[ABOVE], rates[2 * ABOVE], highest = 0, *over = inputs + BELOW + 2;
+    int b, i;
+    for (b = 0; b < BELOW; b++) {
+        int first = m->below_ends[b], end = m->below_ends[b + 1];
+        float left, all = NAMED(band_power)(d, first, end, &left);
+        below[b] = level_of(d, all, end - first);
+        kept[b] = level_of(d, left, end - first);
+        inputs[b] = within(kept[b] - below[b], -far, 0);
+        highest = within(sqrtf((left + SMALLEST) / (all + SMALLEST)), 0, 1);
+    }
+    inputs[BELOW] = within(kept[4] - kept[1], -far, far);
+    inputs[BELOW + 1] = within(below[4] - below[1], -far, far);
+    for (b = 0; b < ABOVE; b++) {
+        above[b] = level_of(d, NAMED(band_power)(d, starts[b], starts[b + 1], NULL), starts[b + 1] - starts[b]);
+        over[b] = starts[b] < starts[b + 1] ? within(above[b] - kept[4], -far, far) : 0;
+    }
+    affine(m->above_rate, m->above_rate_bias, inputs, BELOW, 2 * ABOVE, rates);
+    for (i = 0; i < 2 * ABOVE; i++) {
+        b = i % ABOVE;
+        if (!d->begun) d->averages[i] = above[b];
+        d->averages[i] += sigmoid(rates[i]) * (above[b] - d->averages[i]);
+        over[ABOVE + i] = starts[b] < starts[b + 1] ? within(above[b] - d->averages[i], -far, far) : 0;
+    }
+    return highest;
+}
+
+/* The mask above the reach of the network, a gain for each band: `above_gains` of deepnmf_cli/signal/above.py. */
+static void NAMED(mask_above)(deepnmf *d)
+{
+    const deepnmf_model *m = d->model;
+    float inputs[ABOVE_INPUTS], gains[ABOVE], highest, *aims = d->aims_above, *rates = aims + m->above_spins;
+    int starts[ABOVE + 1], b, k, i;
+    for (b = 0, k = m->bins; b < ABOVE; b++) {
+        starts[b] = k;
+        while (k < d->bins && (b + 1 == ABOVE || k <= m->above_edges[b + 1] * (double)(m->bins - 1))) k++;
+    }
+    starts[ABOVE] = d->bins;
+    highest = NAMED(inputs_above)(d, starts, inputs);
+    affine(m->above_spin, m->above_spin_bias, inputs, ABOVE_INPUTS, m->above_spins, aims);
+    affine(m->above_spin_rate, m->above_spin_rate_bias, inputs, ABOVE_INPUTS, m->above_spins, rates);
+    for (i = 0; i < m->above_spins; i++) {
+        float aim = tanhf(aims[i]);
+        if (!d->begun) d->spins_above[i] = aim;
+        d->spins_above[i] += sigmoid(rates[i]) * (aim - d->spins_above[i]);
+    }
+    affine(m->above_gain, m->above_gain_bias, d->spins_above, m->above_spins, ABOVE, gains);
+    for (b = 0; b < ABOVE; b++) {
+        float odds = expf(gains[b]) * highest, gain = odds / (1 - highest + odds);
+        for (k = starts[b]; k < starts[b + 1]; k++) {
+            d->mask_re[k] = gain;
+            d->mask_im[k] = 0;
+        }
+    }
+}
+
 /* The mask of all bins of this rate, attenuated as far as is allowed. Returns the smallest. */
 static float NAMED(complete_mask)(deepnmf *d)
 {
     float *re = d->mask_re, *im = d->mask_im, smallest = INFINITY;
     vec least = NAMED(all)(INFINITY);
     int k;
-    if (d->bins > d->model->bins) mask_above(d);
+    if (d->bins > d->model->bins) NAMED(mask_above)(d);
     if (d->floor > 0)
         for (k = 0; k < d->bins; k++) {
             float size = sqrtf(re[k] * re[k] + im[k] * im[k]);
