@@ -1,4 +1,4 @@
-"""Two families of networks at several sizes, each tuned with the same number of trials: the ladder by size.
+"""Two families of networks at several sizes, tuned with the same processor time for trials: the ladder by size.
 
     python docs/research/sizes.py train PLAN CORPUS RUNS [PART ...]     what is not complete; may be stopped
     python docs/research/sizes.py score PLAN CORPUS RUNS                the rows with several seeds on CORPUS/test, once
@@ -141,8 +141,9 @@ class Plan:
         return [
             self._trial(family, size, number)
             for size in search["sizes"]
-            for number in range(search["trials"])
+            for number in range(max(search["trials"].values()))
             for family in FAMILIES
+            if number < search["trials"][family]
         ]
 
     def rows(self, results: Mapping[str, Any], seed: int = 1) -> list[Run]:
