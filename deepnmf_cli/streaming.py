@@ -249,12 +249,15 @@ class StreamingEnhancer:
 
     def _above(self, spectrum: Array, mask: Array) -> Array:
         """The mask (F' - F, T) above the network's reach, of that below (F, T)."""
-        power = (abs(spectrum) ** 2).mean(0)
+        power, bands, held = (abs(spectrum) ** 2).mean(0), self._bands, self.backend.to_numpy
         below, above = power[: self.bins], power[self.bins :]
         kept = below * abs(mask) ** 2
-        by_band = (self._bands.below(below), self._bands.below(kept), self._bands.above(above))
         gains, self._state.above = above_gains(
-            *(self.backend.to_numpy(power) for power in by_band), self._bands.present, self._state.above
+            held(bands.below(below)),
+            held(bands.below(kept)),
+            held(bands.above(above)),
+            bands.present,
+            self._state.above,
         )
         by_bin = self.backend.from_numpy(gains[self._bands.band_of_bin])
         return by_bin + 0 * mask[:1]  # of the kind of the mask, complex or real
