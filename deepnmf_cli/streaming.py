@@ -8,11 +8,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from deepnmf_cli.errors import UsageError
-from deepnmf_cli.signal.above import AboveBands, State, above_gains
 from deepnmf_cli.signal.arrays import Array, copy, namespace
 from deepnmf_cli.signal.features import features
 from deepnmf_cli.signal.formats import check_shape
-from deepnmf_cli.signal.masks import at_least, complex_masks
+from deepnmf_cli.signal.masks import AboveBands, AboveState, above_gains, at_least, complex_masks
 from deepnmf_cli.signal.offset import Offset
 from deepnmf_cli.signal.samples import as_samples, check_samples
 from deepnmf_cli.signal.stft import FrontEnd, StftPair
@@ -80,7 +79,7 @@ class _State:
     before: Array | None  # (C, F', 1) the last spectrum, for networks that use phase
     offset: Offset
     network: Any  # the network's own state
-    above: State | None  # that of gains above the network's reach
+    above: AboveState | None  # that of gains above the network's reach
     received: int  # samples fed so far
     delivered: int  # samples returned so far
     begun: bool  # whether the hop before the first sample has been dropped

@@ -15,7 +15,7 @@ import numpy as np
 
 from deepnmf_cli.errors import DeepnmfError, ModelError, shortened
 from deepnmf_cli.settings import section
-from deepnmf_cli.signal import above
+from deepnmf_cli.signal import masks
 from deepnmf_cli.signal.bands import COMPRESSION, NEIGHBOURS, QUIET, band_matrix
 from deepnmf_cli.signal.stft import FrontEnd
 
@@ -81,16 +81,18 @@ def pack(name: str, settings: Mapping[str, Any], weights: Mapping[str, np.ndarra
     if grid.bins != front_end.bins:
         raise ValueError(f"{grid.bins} bins behind a front end of {front_end.bins}")
     constants = {"hop_s": front_end.hop_s, "compression": COMPRESSION, "quiet": QUIET}
-    constants |= {"silent": above.SILENT, "farthest": above.FARTHEST}
+    constants |= {"silent": masks.SILENT, "farthest": masks.FARTHEST}
     arrays = {key: np.ascontiguousarray(arrays[key], np.int32 if key in WHOLE else np.float32) for key in ARRAYS}
     return NativeModel(sizes, constants, arrays, grid.matrices())
 
 
 def _above(front_end: FrontEnd, bins: int) -> dict[str, np.ndarray]:
     """What gains above the reach of the network are made with."""
-    bands = above.AboveBands(front_end.pair(front_end.rate_hz), bins)
-    found = {f"above_{key}": values.T for key, values in above.weights().items()}
-    return {"below_ends": bands.ends_below, "above_edges": np.array(above.EDGES)} | found
+    bands = masks.AboveBands(front_end.pair(front_end.rate_hz), bins)
+    spins = _Places.filled_up(len(masks.weights()["spin"]))
+    found = {f"above_{key}": _Places.filled_up(len(x)).spread(x, 0).T for key, x in masks.weights().items()}
+    found["above_gain"] = spins.spread(found["above_gain"], 0)
+    return {"below_ends": bands.ends_below, "above_edges": np.array(masks.EDGES)} | found
 
 
 def read(path: Path) -> tuple[NativeModel, FrontEnd]:

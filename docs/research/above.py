@@ -24,8 +24,7 @@ from tqdm import tqdm
 from deepnmf_cli import load_enhancer
 from deepnmf_cli.corpus.mixing import is_silent, scale_to_level, scale_to_snr
 from deepnmf_cli.kernels.recursion import relax
-from deepnmf_cli.signal.above import EDGES, FARTHEST, SILENT, AboveBands
-from deepnmf_cli.signal.masks import SMALLEST
+from deepnmf_cli.signal.masks import EDGES, FARTHEST, SILENT, SMALLEST, AboveBands
 
 RATE_HZ, PIECE_S = 48000, 5
 SECONDS = {"speech": PIECE_S, "noise": 8}

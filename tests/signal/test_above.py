@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from deepnmf_cli import load_enhancer
-from deepnmf_cli.signal.above import EDGES, FARTHEST, LOWER_EDGES, SILENT, AboveBands, above_gains, weights
+from deepnmf_cli.signal.masks import EDGES, FARTHEST, LOWER_EDGES, SILENT, AboveBands, above_gains, weights
 from deepnmf_cli.signal.stft import FrontEnd
 
 FRONT_END = FrontEnd(hop_s=0.016, window_hops=4)

@@ -62,7 +62,7 @@ enum {
     BLOCK = 8,           /* outputs of products are multiples of it, filled up with weights of zero */
     LEVEL_FRAMES = 250,  /* how far the level and the offset look back */
     MOST_CHANNELS = 64,
-    BELOW = 6, ABOVE = 7,    /* bands below and above the reach of a network, from which gains above follow */
+    BELOW = 6, ABOVE = 7,    /* bands below and above the reach of a network, from which gains above follow: up to BLOCK */
     ABOVE_INPUTS = BELOW + 2 + 3 * ABOVE
 };
 
@@ -91,7 +91,7 @@ typedef struct {
  * C spins of a node, of which the first half goes up along frequency and the other down; S spins of a frame. */
 typedef struct {
     int layers, bins, single_bands, wide_bands, bands_per_node, neighbours, context, spins, frame_spins, frame_rank, phase;
-    int window_hops, above_spins;
+    int window_hops, above_spins;   /* spins above the reach are a multiple of BLOCK */
     double hop_s, compression, quiet, silent, farthest;
     const int *segments;            /* (wide bands + 1): bins above the single ones up to which the last wide band is b */
     const float *pool, *spread;     /* (2, bins): what such a bin gives to bands b and b + 1, and takes of their masks */
@@ -102,9 +102,9 @@ typedef struct {
     const float *read_bias;         /* (marginals of the bands of a node, then what turns them) */
     const int *below_ends;          /* (BELOW + 1): bins between the bands below the reach of the network */
     const float *above_edges;       /* (ABOVE): where bands above begin, the reach being 1 */
-    const float *above_rate, *above_rate_bias;      /* (BELOW, 2 ABOVE) and (2 ABOVE) */
+    const float *above_rate, *above_rate_bias;      /* (BELOW, 2 ABOVE filled up) and (2 ABOVE filled up) */
     const float *above_spin, *above_spin_bias, *above_spin_rate, *above_spin_rate_bias;  /* (ABOVE_INPUTS, spins), (spins) */
-    const float *above_gain, *above_gain_bias;      /* (spins, ABOVE) and (ABOVE) */
+    const float *above_gain, *above_gain_bias;      /* (spins, BLOCK) and (BLOCK) */
     matrix observe_weight, time_weight, frequency_weight, frequency_join, read_weight;
     matrix phase_weight, frame_send, frame_weight, frame_spread, frame_receive;
 } deepnmf_model;
@@ -198,17 +198,6 @@ static double follow(running_mean *m, double value, int restart)
 static float within(float x, float low, float high)
 {
     return x < low ? low : x > high ? high : x;
-}
-
-static float sigmoid(float x)
-{
-    return 1 / (1 + expf(-x));
-}
-
-/* The logarithm of the mean power of a band: a sum over `bins` of all channels. */
-static float level_of(const deepnmf *d, float sum, int bins)
-{
-    return logf(sum / (float)(d->channels * (bins > 0 ? bins : 1)) + (float)d->model->silent);
 }
 
 /* out = bias + x W, W (inputs, outputs) */
@@ -1315,11 +1304,12 @@ static void NAMED(features)(deepnmf *d)
     }
 }
 
-/* Power of the bins from `first` to before `end`, of all channels together, and of what the mask leaves of it. */
+/* Mean power of the bins from `first` to before `end` over all channels, and of what the mask leaves of it. */
 static float NAMED(band_power)(const deepnmf *d, int first, int end, float *left)
 {
+    const float share = 1.0f / (float)(d->channels * (end > first ? end - first : 1));
     vec all = NAMED(all)(0), kept = NAMED(all)(0);
-    float sums[2] = {0, 0};
+    float sum = 0, rest = 0;
     int c, k;
     for (c = 0; c < d->channels; c++) {
         const float *re = d->re + c * d->bins, *im = d->im + c * d->bins;
@@ -1333,21 +1323,12 @@ static float NAMED(band_power)(const deepnmf *d, int first, int end, float *left
         }
         for (; k < end; k++) {
             float power = re[k] * re[k] + im[k] * im[k];
-            sums[0] += power;
-            sums[1] += power * (d->mask_re[k] * d->mask_re[k] + d->mask_im[k] * d->mask_im[k]);
+            sum += power;
+            if (left) rest += power * (d->mask_re[k] * d->mask_re[k] + d->mask_im[k] * d->mask_im[k]);
         }
     }
-#if LANES > 1
-    for (k = 0; k < LANES; k++) {
-        sums[0] += all[k];
-        sums[1] += kept[k];
-    }
-#else
-    sums[0] += all;
-    sums[1] += kept;
-#endif
-    if (left) *left = sums[1];
-    return sums[0];
+    if (left) *left = (rest + NAMED(total)(kept)) * share;
+    return (sum + NAMED(total)(all)) * share;
 }
 
 /* What gains above the reach are made of: `inputs`, and the gain of the highest band below, which is returned. */
@@ -1355,38 +1336,35 @@ static float NAMED(inputs_above)(deepnmf *d, const int *starts, float *inputs)
 {
     const deepnmf_model *m = d->model;
     const float far = (float)m->farthest;
-    float below[BELOW], kept[BELOW], above[ABOVE], rates[2 * ABOVE], highest = 0, *over = inputs + BELOW + 2;
-    int b, i;
-    for (b = 0; b < BELOW; b++) {
-        int first = m->below_ends[b], end = m->below_ends[b + 1];
-        float left, all = NAMED(band_power)(d, first, end, &left);
-        below[b] = level_of(d, all, end - first);
-        kept[b] = level_of(d, left, end - first);
-        inputs[b] = within(kept[b] - below[b], -far, 0);
-        highest = within(sqrtf((left + SMALLEST) / (all + SMALLEST)), 0, 1);
-    }
+    float levels[3 * BLOCK] = {0}, *below = levels, *kept = levels + BLOCK, *above = levels + 2 * BLOCK;
+    float rates[2 * BLOCK], highest, *over = inputs + BELOW + 2;
+    int b, i, k;
+    for (b = 0; b < BELOW; b++) below[b] = NAMED(band_power)(d, m->below_ends[b], m->below_ends[b + 1], kept + b);
+    for (b = 0; b < ABOVE; b++) above[b] = NAMED(band_power)(d, starts[b], starts[b + 1], NULL);
+    highest = within(sqrtf((kept[BELOW - 1] + SMALLEST) / (below[BELOW - 1] + SMALLEST)), 0, 1);
+    for (k = 0; k < 3 * BLOCK; k += LANES)
+        NAMED(store)(levels + k, NAMED(logarithm)(NAMED(load)(levels + k) + (float)m->silent));
+    for (b = 0; b < BELOW; b++) inputs[b] = within(kept[b] - below[b], -far, 0);
     inputs[BELOW] = within(kept[4] - kept[1], -far, far);
     inputs[BELOW + 1] = within(below[4] - below[1], -far, far);
-    for (b = 0; b < ABOVE; b++) {
-        above[b] = level_of(d, NAMED(band_power)(d, starts[b], starts[b + 1], NULL), starts[b + 1] - starts[b]);
-        over[b] = starts[b] < starts[b + 1] ? within(above[b] - kept[4], -far, far) : 0;
-    }
-    affine(m->above_rate, m->above_rate_bias, inputs, BELOW, 2 * ABOVE, rates);
+    for (b = 0; b < ABOVE; b++) over[b] = starts[b] < starts[b + 1] ? within(above[b] - kept[4], -far, far) : 0;
+    affine(m->above_rate, m->above_rate_bias, inputs, BELOW, filled_up(2 * ABOVE), rates);
+    for (k = 0; k < 2 * BLOCK; k += LANES) NAMED(store)(rates + k, NAMED(sigmoid)(NAMED(load)(rates + k)));
     for (i = 0; i < 2 * ABOVE; i++) {
         b = i % ABOVE;
         if (!d->begun) d->averages[i] = above[b];
-        d->averages[i] += sigmoid(rates[i]) * (above[b] - d->averages[i]);
+        d->averages[i] += rates[i] * (above[b] - d->averages[i]);
         over[ABOVE + i] = starts[b] < starts[b + 1] ? within(above[b] - d->averages[i], -far, far) : 0;
     }
     return highest;
 }
 
-/* The mask above the reach of the network, a gain for each band: `above_gains` of deepnmf_cli/signal/above.py. */
+/* The mask above the reach of the network, a gain for each band: `above_gains` of deepnmf_cli/signal/masks.py. */
 static void NAMED(mask_above)(deepnmf *d)
 {
     const deepnmf_model *m = d->model;
-    float inputs[ABOVE_INPUTS], gains[ABOVE], highest, *aims = d->aims_above, *rates = aims + m->above_spins;
-    int starts[ABOVE + 1], b, k, i;
+    float inputs[ABOVE_INPUTS], gains[BLOCK], highest, *aims = d->aims_above, *rates = aims + m->above_spins;
+    int starts[ABOVE + 1], b, k;
     for (b = 0, k = m->bins; b < ABOVE; b++) {
         starts[b] = k;
         while (k < d->bins && (b + 1 == ABOVE || k <= m->above_edges[b + 1] * (double)(m->bins - 1))) k++;
@@ -1395,19 +1373,20 @@ static void NAMED(mask_above)(deepnmf *d)
     highest = NAMED(inputs_above)(d, starts, inputs);
     affine(m->above_spin, m->above_spin_bias, inputs, ABOVE_INPUTS, m->above_spins, aims);
     affine(m->above_spin_rate, m->above_spin_rate_bias, inputs, ABOVE_INPUTS, m->above_spins, rates);
-    for (i = 0; i < m->above_spins; i++) {
-        float aim = tanhf(aims[i]);
-        if (!d->begun) d->spins_above[i] = aim;
-        d->spins_above[i] += sigmoid(rates[i]) * (aim - d->spins_above[i]);
+    NAMED(answer)(aims, m->above_spins);
+    if (d->begun) NAMED(relax)(d->spins_above, aims, m->above_spins, NULL);
+    else
+        for (k = 0; k < m->above_spins; k++) d->spins_above[k] = aims[k] / rates[k];
+    affine(m->above_gain, m->above_gain_bias, d->spins_above, m->above_spins, BLOCK, gains);
+    for (k = 0; k < BLOCK; k += LANES) {
+        vec odds = highest * NAMED(exponential)(NAMED(bounded)(NAMED(load)(gains + k), 87.0f));
+        NAMED(store)(gains + k, odds / (1.0f - highest + odds));
     }
-    affine(m->above_gain, m->above_gain_bias, d->spins_above, m->above_spins, ABOVE, gains);
-    for (b = 0; b < ABOVE; b++) {
-        float odds = expf(gains[b]) * highest, gain = odds / (1 - highest + odds);
+    for (b = 0; b < ABOVE; b++)
         for (k = starts[b]; k < starts[b + 1]; k++) {
-            d->mask_re[k] = gain;
+            d->mask_re[k] = gains[b];
             d->mask_im[k] = 0;
         }
-    }
 }
 
 /* The mask of all bins of this rate, attenuated as far as is allowed. Returns the smallest. */
