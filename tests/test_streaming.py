@@ -199,6 +199,16 @@ def test_what_is_above_the_network_does_not_depend_on_pieces_level_and_channels(
     np.testing.assert_allclose(both, np.concatenate([whole, -whole]), atol=1e-6)
 
 
+@pytest.mark.parametrize("hop_s", [0.0005, 0.001])
+def test_windows_so_short_that_a_band_has_no_bin_leave_nothing_undefined(hop_s: float) -> None:
+    front_end, samples = FrontEnd(hop_s=hop_s), recording(0.3, 48000)
+    network = build("dnn", DnnSettings(bins=front_end.bins, context=3, hidden=(16,)))
+    out = Enhancer(TorchBackend(network), front_end).enhance(samples, 48000)
+    assert np.isfinite(out).all() and abs(out).max() > 0.01
+    passed = Enhancer(TorchBackend(PassAll()), front_end).enhance(samples, 48000)
+    np.testing.assert_allclose(passed, samples, atol=1e-6)
+
+
 def test_what_is_above_the_network_follows_what_it_says_and_what_is_there() -> None:
     class HalfTheTime(MaskNetwork):
         """Keeps every frame of the first second, and no more than a fiftieth of those behind it."""

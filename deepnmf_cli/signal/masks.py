@@ -80,21 +80,27 @@ class AboveBands:
 
     @cached_property
     def means(self) -> tuple[np.ndarray, np.ndarray]:
-        """Matrices (6, F) and (7, F' - F) from power by bin to mean power by band; rows of bands that this rate does
-        not have are zero.
+        """Matrices (6, F) and (7, F' - F) from power by bin to mean power by band; rows of bands without bins
+        are zero, as those that this rate does not have, and with windows of 1 ms one below.
         """
         place = np.arange(self.pair.bins) / (self.bins - 1)
         below = np.stack([(place >= a) & (place < b) for a, b in pairwise(LOWER_EDGES)])[:, : self.bins]
         above = np.stack([(place > a) & (place <= b) for a, b in pairwise((*EDGES, np.inf))])[:, self.bins :]
-        return below / below.sum(1, keepdims=True), above / above.sum(1, keepdims=True).clip(1)
+        return below / below.sum(1, keepdims=True).clip(1), above / above.sum(1, keepdims=True).clip(1)
+
+    @cached_property
+    def _single(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same in single precision: frames come one by one, and it pays to convert once."""
+        below, above = self.means
+        return below.astype(np.float32), above.astype(np.float32)
 
     def below(self, power: Array) -> Array:
         """Mean power (6, T) of the bands below, of that of the lowest F bins (F, T)."""
-        return like(self.means[0], power) @ power
+        return like(self._single[0], power) @ power
 
     def above(self, power: Array) -> Array:
         """Mean power (7, T) of the bands above, of that of their bins (F' - F, T)."""
-        return like(self.means[1], power) @ power
+        return like(self._single[1], power) @ power
 
     @cached_property
     def ends_below(self) -> np.ndarray:

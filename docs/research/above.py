@@ -3,9 +3,10 @@
     python docs/research/above.py gather SOURCES DATA     SOURCES/NAME holds the audio files of a package or repository
     python docs/research/above.py mix DATA MODEL          mixtures at 48 kHz, and what MODEL makes of them below 8 kHz
     python docs/research/above.py train DATA WEIGHTS      the weights of deepnmf_cli/signal/above.json
-    python docs/research/above.py score DATA WEIGHTS      SNR by band on dev, and the tables of above.md
+    python docs/research/above.py score DATA WEIGHTS      SNR by band, the tables of above.md
 
-`gather` takes what has a band above 16 kHz to speak of; voices go to train or dev whole, and so do sources of noise.
+`gather` takes recordings at 44.1 kHz or more with sound above 8 kHz (speech) or 12 kHz (noise); voices go to train or dev
+whole, and so do sources of noise.
 """
 
 import argparse
@@ -80,7 +81,7 @@ def group_of(path: Path) -> tuple[str, str] | None:
 
 
 def read(path: Path) -> np.ndarray | None:
-    """Samples (N,) at 48 kHz of a recording at 44.1 kHz or more, its parts of half a second or longer."""
+    """Samples (N,) at 48 kHz of a recording at 44.1 kHz or more; None for others, and below half a second."""
     try:
         samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True, frames=60 * RATE_HZ)
     except soundfile.LibsndfileError:
