@@ -5,8 +5,8 @@
     python docs/research/above.py train DATA WEIGHTS      the weights of deepnmf_cli/signal/above.json
     python docs/research/above.py score DATA WEIGHTS      SNR by band, the tables of above.md
 
-`gather` takes recordings at 44.1 kHz or more with sound above 8 kHz (speech) or 12 kHz (noise); voices go to train or dev
-whole, and so do sources of noise.
+`gather` takes recordings at 44.1 kHz or more with sound above 8 kHz (speech) or 12 kHz (noise). Voices go to train or
+dev whole, and so do sources of noise.
 """
 
 import argparse
