@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,7 +22,15 @@ BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-c
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Nobody's library of `deepnmf build-native` changes what processes do that tests start."""
+    """Tests find what they rely on, in this process and in those that they start: workers and programs.
+
+    Nobody's library of `deepnmf build-native` changes what these do. One thread is enough for each of several workers.
+    An interrupt is heard where tests run in the background of a shell, which has its children ignore it.
+    """
+    if config.getoption("numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if library.find() is not None:
         caches = tempfile.TemporaryDirectory()
         config.add_cleanup(caches.cleanup)

@@ -17,7 +17,7 @@ from deepnmf_cli.kernels import triton_recursion
 
 def test_values_and_gradients_equal_the_definition_in_the_interpreter() -> None:
     forms = Path(__file__).with_name("test_forms.py")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "Triton", "-rs", str(forms)]
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", "-k", "Triton", "-rs", str(forms)]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     run = subprocess.run(command, env=environment, cwd=forms.parents[2], capture_output=True, text=True)
     assert run.returncode == 0 and "12 passed" in run.stdout and "skipped" not in run.stdout, run.stdout + run.stderr

@@ -92,8 +92,9 @@ def trials(
 def record(checkout: Path, path: Path, tests: list[str]) -> None:
     """Write which of the tests run which line to a file; what it knows of other tests stays."""
     new = path.with_suffix(".new.json")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "tests.mutation.record", "--record", new]
-    subprocess.run([*command, *tests], cwd=checkout, env={**os.environ, "PYTHONPATH": str(checkout)})
+    options = ["-n", "0", "-p", "no:cacheprovider", "-p", "tests.mutation.record", "--record", new]
+    command = [sys.executable, "-m", "pytest", *options, *tests]
+    subprocess.run(command, cwd=checkout, env={**os.environ, "PYTHONPATH": str(checkout)})
     known = json.loads(path.read_text("utf-8")) if path.exists() else {}
     path.write_text(json.dumps(joined(known, json.loads(new.read_text("utf-8")))), "utf-8")
 

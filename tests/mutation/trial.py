@@ -101,7 +101,7 @@ def _run(checkout: Path, folder: Path, log: Path, tests: dict[str, float]) -> in
     for name in [name for name in sys.modules if name.partition(".")[0] in {"tests", "deepnmf_cli"}]:
         del sys.modules[name]
     files = sorted({test.partition("::")[0] for test in tests})
-    return pytest.main(["-x", "-p", "no:cacheprovider", *files], plugins=[Choice(tests, log)])
+    return pytest.main(["-x", "-n", "0", "-p", "no:cacheprovider", *files], plugins=[Choice(tests, log)])
 
 
 class Choice:

@@ -127,7 +127,7 @@ def test_weights_rebuild_the_network_exactly(name: str) -> None:
     assert torch.equal(other(magnitude())[0], network(magnitude())[0])
 
 
-@pytest.mark.parametrize("name", set(SMALL) - {"sparse-nmf"})
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "sparse-nmf"])
 def test_every_trained_parameter_gets_a_finite_gradient(name: str) -> None:
     network = made(name)
     network(magnitude())[0][:, 0].square().sum().backward()
