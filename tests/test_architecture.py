@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
     {"errors"},
-    {"checkpoint", "external", "extras", "settings", "workers"},
+    {"checkpoint", "external", "extras", "settings", "tables", "workers"},
     {"kernels", "pages"},
     {"inference", "signal"},
     {"unfold", "scoring"},

@@ -2,9 +2,8 @@
 included.
 """
 
-import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from deepnmf_cli.errors import AudioError, CorpusError
 from deepnmf_cli.signal import audio, formats
 from deepnmf_cli.signal.formats import AudioInfo
+from deepnmf_cli.tables import read_rows
 
 SMALLEST_CORPUS = 6
 """Clips of speech, or pairs, below which training cannot mean anything."""
@@ -65,7 +65,8 @@ def read_manifest(path: str | Path) -> dict[tuple[str, str], list[Clip]]:
     if not path.is_file():
         raise CorpusError(path, "no file", "a CSV manifest", "Check the path.")
     wanted: dict[tuple[str, str], list[tuple[Path, str]]] = {}
-    for line, row in _rows(path):
+    expected, remedy = "the columns path, role, speaker, split", "Name them in the first line of a CSV file in UTF-8."
+    for line, row in read_rows(path, {"path", "role"}.issubset, expected, remedy):
         where, clip = f"{path}:{line}", path.parent / (row["path"] or "")
         role, split = row["role"], (row.get("split") or SPLITS[0]).lower()
         if role not in ROLES:
@@ -110,20 +111,6 @@ def pair_files(pairs: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
 def find_pairs(folder: str | Path) -> list[tuple[Path, Path]]:
     """The pairs in `folder`/clean and `folder`/noisy."""
     return pair_folders(Path(folder) / "clean", Path(folder) / "noisy")
-
-
-def _rows(manifest: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
-    """(line, row) of a CSV file with at least the columns path and role."""
-    columns = "the columns path, role, speaker, split"
-    try:
-        with manifest.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            if missing := {"path", "role"} - set(rows.fieldnames or ()):
-                raise CorpusError(manifest, f"no column {', '.join(sorted(missing))}", columns, "Add it.")
-            for row in rows:
-                yield rows.line_num, row
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CorpusError(manifest, f"no readable CSV file ({error})", columns, "Save it as CSV in UTF-8.") from error
 
 
 def _with_lengths(clips: Sequence[tuple[Path, str]]) -> list[Clip]:

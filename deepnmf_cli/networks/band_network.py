@@ -6,33 +6,12 @@ Bands are single bins where harmonics are resolved, and wider bands on the ERB s
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from deepnmf_cli.networks.base import MaskNetwork
-
-
-def erb_number(frequency_hz: Tensor) -> Tensor:
-    """Equivalent rectangular bandwidths below a frequency: 21.4 log10(1 + 0.00437 f), Glasberg & Moore 1990."""
-    return 21.4 * torch.log10(1 + 0.00437 * frequency_hz)
-
-
-def band_matrix(bins: int, single: int, wide: int, rate_hz: int) -> Tensor:
-    """Non-negative (single + wide, bins): how much each bin belongs to each band; the columns sum to one.
-
-    The lowest `single` bins are bands of their own; the rest is shared by `wide` overlapping triangles, evenly spaced
-    on the ERB scale.
-    """
-    frequency = torch.linspace(0, rate_hz / 2, bins, dtype=torch.float64)
-    position = erb_number(frequency[single:])
-    centres = torch.linspace(float(position[0]), float(position[-1]), wide, dtype=torch.float64)
-    spacing = centres[1] - centres[0] if wide > 1 else torch.ones(())
-    # Hat functions on a uniform grid sum to one at every point between the first and the last centre.
-    hats = (1 - (position[None] - centres[:, None]).abs() / spacing).clamp_min(0)
-    matrix = torch.zeros(single + wide, bins, dtype=torch.float64)
-    matrix[:single, :single] = torch.eye(single)
-    matrix[single:, single:] = hats / hats.sum(0)
-    return matrix.float()
+from deepnmf_cli.signal.bands import band_matrix, erb_number
 
 
 def band_sketch(settings: "BandSettings", rows: int) -> Tensor:
@@ -41,17 +20,16 @@ def band_sketch(settings: "BandSettings", rows: int) -> Tensor:
     """
     s = settings
     bins_of_bands = band_matrix(s.bins, s.single_bands, s.wide_bands, s.rate_hz)
-    wider = band_matrix(s.bins, 0, rows, s.rate_hz) @ bins_of_bands.T
+    wider = torch.from_numpy(band_matrix(s.bins, 0, rows, s.rate_hz) @ bins_of_bands.T)
     return wider / wider.norm(dim=1, keepdim=True)
 
 
 def band_centres(settings: "BandSettings") -> Tensor:
     """Places (bands,) of the bands of a network on the ERB scale, float64, rising."""
     s = settings
-    position = erb_number(torch.linspace(0, s.rate_hz / 2, s.bins, dtype=torch.float64))
-    above = position[s.single_bands :]
-    wide = torch.linspace(float(above[0]), float(above[-1]), s.wide_bands, dtype=torch.float64)
-    return torch.cat([position[: s.single_bands], wide])
+    position = erb_number(np.linspace(0, s.rate_hz / 2, s.bins))
+    wide = np.linspace(position[s.single_bands], position[-1], s.wide_bands)
+    return torch.from_numpy(np.concatenate([position[: s.single_bands], wide]))
 
 
 def lower_bands(settings: "BandSettings", bins: int) -> "BandSettings":
@@ -61,7 +39,7 @@ def lower_bands(settings: "BandSettings", bins: int) -> "BandSettings":
     s = settings
     single, top_hz = min(s.single_bands, bins - 1), (bins - 1) / (s.bins - 1) * s.rate_hz / 2
     centres = band_centres(s)[s.single_bands :]
-    low, high = erb_number(torch.tensor([single / (bins - 1) * top_hz, top_hz], dtype=torch.float64))
+    low, high = erb_number(np.array([single / (bins - 1) * top_hz, top_hz]))
     spacing = float(centres[-1] - centres[0]) / max(1, s.wide_bands - 1)
     # Two hats at least, where there are two bins: a single one does not reach over a wide band.
     wide = 1 if single == bins - 1 else max(2, round(float(high - low) / spacing) + 1)
@@ -104,7 +82,8 @@ class BandNetwork(MaskNetwork):
     def __init__(self, settings: Any) -> None:
         super().__init__()
         self.settings = s = settings
-        wide = band_matrix(s.bins, s.single_bands, s.wide_bands, s.rate_hz)[s.single_bands :, s.single_bands :]
+        matrix = torch.from_numpy(band_matrix(s.bins, s.single_bands, s.wide_bands, s.rate_hz))
+        wide = matrix[s.single_bands :, s.single_bands :]
         self.register_buffer("to_bins", wide.T.contiguous(), persistent=False)
         self.register_buffer("to_bands", wide / wide.sum(1, keepdim=True), persistent=False)
 

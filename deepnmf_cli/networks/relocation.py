@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepnmf_cli.networks.band_network import band_matrix
 from deepnmf_cli.networks.grid_settings import GridSettings
+from deepnmf_cli.signal.bands import band_matrix
 from deepnmf_cli.signal.stft import FrontEnd
 
 Weights = dict[str, Tensor]
@@ -44,9 +44,9 @@ def relocated(given: Weights, old: tuple[GridSettings, FrontEnd], new: tuple[Gri
 def node_frequencies(settings: GridSettings) -> np.ndarray:
     """Mean frequency in Hz of each node's bands, (N,) float64."""
     s = settings
-    bands = band_matrix(s.bins, s.single_bands, s.wide_bands, s.rate_hz).double()
-    centres = bands @ torch.linspace(0, s.rate_hz / 2, s.bins, dtype=torch.float64) / bands.sum(1)
-    return centres.reshape(s.nodes, s.bands_per_node).mean(1).numpy()
+    bands = band_matrix(s.bins, s.single_bands, s.wide_bands, s.rate_hz).astype(np.float64)
+    centres = bands @ np.linspace(0, s.rate_hz / 2, s.bins) / bands.sum(1)
+    return centres.reshape(s.nodes, s.bands_per_node).mean(1)
 
 
 def middle(front_end: FrontEnd) -> float:

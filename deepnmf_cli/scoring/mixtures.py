@@ -1,6 +1,5 @@
 """What is known of the mixtures of a corpus: input SNR, speaker, noise, and kinds by which scores are told apart."""
 
-import csv
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from deepnmf_cli.errors import CorpusError
 from deepnmf_cli.signal.formats import audio_suffixes
+from deepnmf_cli.tables import read_rows
 
 IN_NAME = re.compile(r"(?:^|_)([+-]?\d+(?:\.\d+)?)dB(?:_([^_]+)_(.+))?(?:_|$)")
 """Input SNR, speaker and noise as parts of a file name, as in 003_+3dB_p232_street-5; the last two may be missing."""
@@ -70,17 +70,9 @@ def _from_name(name: str) -> Mixture | None:
 
 def _read(path: Path) -> dict[str, Mixture]:
     described = ("snr_db", *FACTORS, *GROUPS)
-    columns, remedy = f"the column name and some of {', '.join(described)}", "Write it as docs/evaluation.md shows."
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            there = set(rows.fieldnames or ())
-            if "name" not in there or not there & set(described):
-                found = f"the columns {', '.join(rows.fieldnames or ['(none)'])}"
-                raise CorpusError(path, found, columns, remedy)
-            return {_without_suffix(row["name"]): _mixture(path, rows.line_num, row) for row in rows}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CorpusError(path, f"no readable CSV file ({error})", columns, remedy) from error
+    expected, remedy = f"the column name and some of {', '.join(described)}", "Write it as docs/evaluation.md shows."
+    rows = read_rows(path, lambda there: "name" in there and not there.isdisjoint(described), expected, remedy)
+    return {_without_suffix(row["name"]): _mixture(path, line, row) for line, row in rows}
 
 
 def _mixture(path: Path, line: int, row: Mapping[str, str | None]) -> Mixture:

@@ -1,6 +1,5 @@
 """Word error rate: what any program that recognises speech makes of an estimate, against what was said."""
 
-import csv
 import re
 import shlex
 import subprocess
@@ -15,6 +14,7 @@ import soundfile
 from deepnmf_cli.checkpoint import temporary_folder
 from deepnmf_cli.errors import CorpusError, DeepnmfError, shortened
 from deepnmf_cli.scoring.perceptual import NoScore
+from deepnmf_cli.tables import read_rows
 
 NAME = "WER"
 
@@ -36,15 +36,8 @@ def read_transcripts(path: str | Path, names: Sequence[str]) -> dict[str, str]:
     Raises CorpusError when it cannot be read or lacks one of `names`.
     """
     expected = "the columns name and text, and a row for each recording"
-    try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            if not {"name", "text"} <= set(rows.fieldnames or ()):
-                found = f"the columns {', '.join(rows.fieldnames or ['(none)'])}"
-                raise CorpusError(path, found, expected, "Write it as docs/evaluation.md shows.")
-            texts = {row["name"]: row["text"] or "" for row in rows}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CorpusError(path, f"no readable CSV file ({error})", expected, "Correct the file.") from error
+    rows = read_rows(path, {"name", "text"}.issubset, expected, "Write it as docs/evaluation.md shows.")
+    texts = {row["name"] or "": row["text"] or "" for _, row in rows}
     texts |= {str(Path(name).with_suffix("")): text for name, text in texts.items() if Path(name).suffix}
     if missing := [name for name in names if name not in texts]:
         found = f"no text for {len(missing)} of {len(names)} recordings, the first being {missing[0]!r}"

@@ -1,7 +1,4 @@
-"""Frequency bands in front of grids: single bins where harmonics are resolved, wider bands on the ERB scale above.
-
-In NumPy, for what runs without torch; `networks.band_network` has the same matrix in torch.
-"""
+"""Frequency bands in front of grids: single bins where harmonics are resolved, wider bands on the ERB scale above."""
 
 import numpy as np
 

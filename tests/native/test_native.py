@@ -15,9 +15,7 @@ from deepnmf_cli.errors import EXIT_FAILED, EXIT_USAGE, ModelError, NativeError,
 from deepnmf_cli.inspector.recording import hear
 from deepnmf_cli.native import library, model
 from deepnmf_cli.native.backend import NativeBackend
-from deepnmf_cli.networks.band_network import band_matrix
 from deepnmf_cli.pace import Pace
-from deepnmf_cli.signal import bands
 
 TOLERANCE = 1e-5
 
@@ -277,11 +275,6 @@ def test_the_structure_is_that_of_the_source():
         found[kind] += re.sub(r"\bint\b|\bfloat\b|\*|\s", "", rest).split(",")
     assert {kind: tuple(names) for kind, names in found.items()} == kinds
     assert f"INTERFACE = {library.INTERFACE} " in source and f"BLOCK = {model.BLOCK}," in source
-
-
-@pytest.mark.parametrize("shape", [(513, 56, 24, 16000), (257, 48, 21, 16000), (129, 8, 2, 8000), (385, 24, 12, 44100)])
-def test_bands_are_those_of_the_networks(shape):
-    np.testing.assert_allclose(bands.band_matrix(*shape), band_matrix(*shape).numpy(), rtol=0, atol=1e-7)
 
 
 def test_weights_that_do_not_fit_are_refused():
