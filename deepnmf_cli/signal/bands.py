@@ -21,11 +21,11 @@ def band_matrix(bins: int, single: int, wide: int, rate_hz: int) -> np.ndarray:
     """Non-negative (single + wide, bins) float32: how much each bin belongs to each band; the columns sum to one.
 
     The lowest `single` bins are bands of their own; the rest is shared by `wide` overlapping triangles, evenly spaced
-    on the ERB scale.
+    on the ERB scale. A single wide band takes all of it.
     """
     position = erb_number(np.linspace(0, rate_hz / 2, bins)[single:])
     centres = np.linspace(position[0], position[-1], wide)
-    spacing = centres[1] - centres[0] if wide > 1 else 1.0
+    spacing = centres[1] - centres[0] if wide > 1 else np.inf
     # Hat functions on a uniform grid sum to one at every point between the first and the last centre.
     hats = (1 - abs(position[None] - centres[:, None]) / spacing).clip(0, None)
     matrix = np.zeros((single + wide, bins))

@@ -6,7 +6,9 @@ import pytest
 from deepnmf_cli.signal.bands import band_matrix
 
 
-@pytest.mark.parametrize("shape", [(513, 56, 24, 16000), (257, 64, 32, 16000), (129, 8, 2, 8000), (385, 24, 12, 44100)])
+@pytest.mark.parametrize(
+    "shape", [(513, 56, 24, 16000), (257, 64, 32, 16000), (129, 8, 2, 8000), (385, 24, 12, 44100), (257, 64, 1, 16000)]
+)
 def test_bands_share_out_every_bin(shape) -> None:
     single, matrix = shape[1], band_matrix(*shape)
     assert (matrix >= 0).all() and (matrix.sum(1) > 0).all()
