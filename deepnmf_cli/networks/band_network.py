@@ -41,7 +41,7 @@ def lower_bands(settings: "BandSettings", bins: int) -> "BandSettings":
     centres = band_centres(s)[s.single_bands :]
     low, high = erb_number(np.array([single / (bins - 1) * top_hz, top_hz]))
     spacing = float(centres[-1] - centres[0]) / max(1, s.wide_bands - 1)
-    # Two hats at least, where there are two bins: a single one does not reach over a wide band.
+    # Two hats at least, where there are two bins: a single one would give all of them one mask.
     wide = 1 if single == bins - 1 else max(2, round(float(high - low) / spacing) + 1)
     return BandSettings(bins, round(2 * top_hz), single, wide)
 

@@ -302,7 +302,9 @@ def test_faults_of_a_manifest_name_their_line(corpus: Path, row: dict, message: 
 
 def test_manifest_without_the_columns_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text("file,kind\n")
-    with pytest.raises(CorpusError, match="found the columns .*; expected the columns path, role"):
+    with pytest.raises(
+        CorpusError, match="found the columns file, kind; expected the columns path, role, speaker, split"
+    ):
         read_manifest(tmp_path / "bad.csv")
 
 

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from quiet import COLUMNS, RATE, scores
+from quiet import COLUMNS, RATE, pauses, scores
 from torch import Tensor, nn
-from torch.nn.functional import max_pool1d
 from tqdm import tqdm
 
 from deepnmf_cli import load_enhancer
@@ -25,6 +24,7 @@ from deepnmf_cli.corpus.clips import decode
 from deepnmf_cli.corpus.dataset import MixingSettings, MixtureDataset
 from deepnmf_cli.corpus.manifest import pair_folders, scan
 from deepnmf_cli.kernels.recursion import relax
+from deepnmf_cli.signal.masks import FARTHEST, SILENT
 from deepnmf_cli.streaming import StreamingEnhancer
 
 EDGES_HZ = (0, 100, 200, 300, 450, 650, 900, 1250, 1750, 2450, 3400, 4700, 6300, 8001)
@@ -32,7 +32,6 @@ BANDS = len(EDGES_HZ) - 1
 WIDTHS = torch.tensor(np.diff(EDGES_HZ).astype(np.float32))
 MIXTURES, SECONDS, HELD_OUT = 700, 6.0, 60
 STEPS, BATCH, RATE_OF_LEARNING, SPINS = 500, 48, 0.006, 24
-SILENT, FARTHEST = 1e-15, 12.0
 EVERY = 5
 """Every fifth of the dev recordings is scored, as in quiet.py."""
 
@@ -93,12 +92,6 @@ class Gate(nn.Module):
         return self.gain(torch.cat([spins, share / 4], -1)).sigmoid()
 
 
-def pauses(clean: Tensor, mixture: Tensor) -> Tensor:
-    """Frames (T, N) without speech nearby, as in training."""
-    quiet = (clean < 10**-4.5 * clean.mean(0, keepdim=True)) & (clean < 10**-1.5 * mixture)
-    return 1 - max_pool1d((~quiet).float().T[:, None], 13, 1, 6)[:, 0].T
-
-
 def loss(gains: Tensor, z: dict[str, Tensor], pause_weight: float, compressed_weight: float) -> tuple[Tensor, Tensor]:
     """-SNR in units of 10 dB, the distance of magnitudes raised to 0.3, and the level of what is left in pauses in
     units of 10 dB, the last two by their weights; and that level in dB.
@@ -108,8 +101,7 @@ def loss(gains: Tensor, z: dict[str, Tensor], pause_weight: float, compressed_we
     snr = torch.log10((error + 3e-3 * clean + 1e-12) / (clean + 1e-12)).mean()
     target = (z["clean"] + 1e-12) ** 0.15
     compressed = ((((kept + 1e-12) ** 0.15 - target) ** 2).sum((0, 2)) / (target**2).sum((0, 2))).mean()
-    speech, left, mixture = ((power * WIDTHS).sum(-1) for power in (z["clean"], kept, z["mixture"]))
-    pause = pauses(speech, mixture)
+    left, mixture, pause = (kept * WIDTHS).sum(-1), (z["mixture"] * WIDTHS).sum(-1), z["pause"]
     total = snr + compressed_weight * compressed
     total = total + pause_weight * (pause * torch.log10(left / (mixture + 1e-12) + 10**-4.5)).mean()
     level_db = 10 * torch.log10((left + 1e-14) / (mixture + 1e-14))
@@ -121,6 +113,9 @@ def train(data: Path, name: str, pause_weight: float, compressed_weight: float) 
     torch.manual_seed(1)
     with np.load(data / "train.npz") as file:
         z = {key: torch.tensor(file[key]).permute(2, 0, 1).contiguous() for key in file.files}
+    powers = ((z[key] * WIDTHS).sum(-1).T.numpy() for key in ("clean", "mixture"))
+    quiet = [pauses(*pair) for pair in zip(*powers, strict=True)]
+    z["pause"] = torch.tensor(np.stack(quiet).T.astype(np.float32))
     gate, count = Gate(), z["mixture"].shape[1] - HELD_OUT
     optimizer = torch.optim.Adam(gate.parameters(), RATE_OF_LEARNING, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE_OF_LEARNING, total_steps=STEPS, pct_start=0.1)
