@@ -13,6 +13,7 @@ TYPE_CHECKING = False  # type checkers know the name; the module typing would be
 if TYPE_CHECKING:
     from deepnmf_cli.api import enhance
     from deepnmf_cli.enhancer import Enhancer
+    from deepnmf_cli.signal.activity import SpeechActivity
     from deepnmf_cli.streaming import StreamingEnhancer
     from deepnmf_cli.zoo import load_enhancer
 
@@ -22,9 +23,12 @@ if not os.environ.get("ORT_DISABLE_TELEMETRY"):
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __version__ = "0.2.0"
-__all__ = ["Enhancer", "StreamingEnhancer", "enhance", "load_enhancer"]
+__all__ = ["Enhancer", "SpeechActivity", "StreamingEnhancer", "enhance", "load_enhancer"]
 
-_MODULES = {"Enhancer": "enhancer", "StreamingEnhancer": "streaming", "enhance": "api", "load_enhancer": "zoo"}
+_MODULES = {
+    "Enhancer": "enhancer", "SpeechActivity": "signal.activity", "StreamingEnhancer": "streaming", "enhance": "api",
+    "load_enhancer": "zoo",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

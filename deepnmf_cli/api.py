@@ -8,6 +8,7 @@ from typing import TypeVar
 from deepnmf_cli import zoo
 from deepnmf_cli.checkpoint import stamp
 from deepnmf_cli.enhancer import Enhancer
+from deepnmf_cli.signal.activity import SpeechActivity
 from deepnmf_cli.signal.foreign import from_foreign
 
 Samples = TypeVar("Samples")
@@ -27,6 +28,7 @@ def enhance(
     separate: bool = False,
     device: str = "auto",
     progress: Callable[[float], object] | None = None,
+    activity: SpeechActivity | None = None,
 ) -> Samples:
     """Remove the noise from a recording; returns speech of the same shape and kind, aligned with it to the sample.
 
@@ -46,6 +48,7 @@ def enhance(
             keeps the stereo image.
         device: Where a model that is named runs: "auto" (a GPU if there is one), "cpu" or "cuda".
         progress: Called with the seconds of audio that were done, every four of them.
+        activity: Takes down when there is speech, a new one for each recording.
 
     Returns:
         A new array of the type, shape and numbers of `samples`; a tensor on its device, without gradients. What is no
@@ -67,7 +70,7 @@ def enhance(
     """
     enhancer = model if isinstance(model, Enhancer) else _loaded(*_identity(model), device)
     given, restored = from_foreign(samples, channels_first)
-    return restored(enhancer.enhance(given, rate_hz, max_attenuation_db, mix, separate, progress))
+    return restored(enhancer.enhance(given, rate_hz, max_attenuation_db, mix, separate, progress, activity))
 
 
 def _identity(model: str | Path) -> tuple[Path, int, int]:

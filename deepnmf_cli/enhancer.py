@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from deepnmf_cli.errors import UsageError
+from deepnmf_cli.signal.activity import SpeechActivity
 from deepnmf_cli.signal.arrays import InNumpy
 from deepnmf_cli.signal.formats import check_shape
 from deepnmf_cli.signal.samples import as_samples
@@ -109,6 +110,7 @@ class Enhancer:
         max_attenuation_db: float | None = None,
         mix: float = 1.0,
         separate: bool = False,
+        activity: SpeechActivity | None = None,
     ) -> StreamingEnhancer | SeparateChannels:
         """Begin one recording that arrives by pieces; see `StreamingEnhancer` for the arguments.
 
@@ -117,7 +119,7 @@ class Enhancer:
         count, each = (channels, 1) if separate and channels > 1 else (1, channels)
         check_shape("samples", channels, rate_hz)
         begun = [
-            StreamingEnhancer(self.backend, self.front_end, rate_hz, each, max_attenuation_db, mix)
+            StreamingEnhancer(self.backend, self.front_end, rate_hz, each, max_attenuation_db, mix, activity)
             for _ in range(count)
         ]
         return begun[0] if count == 1 else SeparateChannels(begun, rate_hz)
@@ -132,14 +134,16 @@ class Enhancer:
         at_once: bool = False,
         separate: bool = False,
         feed: Feed | None = None,
+        activity: SpeechActivity | None = None,
     ) -> Iterator[np.ndarray]:
         """Enhance blocks (C, n) float32 of one recording; the yielded blocks (C, m) have the same total length.
 
         Short blocks are gathered to `BLOCK_S`, which is quicker, and the last of these is kept until the end is known,
-        unless each is to be enhanced `at_once`, as one that is heard live. `separate` is that of `stream`.
+        unless each is to be enhanced `at_once`, as one that is heard live. `separate` and `activity` are those of
+        `stream`.
         Blocks that are enhanced at once may have a `feed` of their own, such as that of a `pace.Pace`.
         """
-        stream = self.stream(rate_hz, channels, max_attenuation_db, mix, separate)
+        stream = self.stream(rate_hz, channels, max_attenuation_db, mix, separate, activity)
         if at_once:
             for block in blocks:
                 yield stream.feed(block) if feed is None else feed(stream, block, rate_hz)
@@ -162,20 +166,22 @@ class Enhancer:
         mix: float = 1.0,
         separate: bool = False,
         progress: Callable[[float], object] | None = None,
+        activity: SpeechActivity | None = None,
     ) -> np.ndarray:
         """Enhance a recording (C, N) float32 in [-1, 1] (larger values are fine); returns speech (C, N), aligned.
 
         All channels share one mask, which keeps the stereo image, or with `separate` each has its own. C is 1 to 64 and
-        `rate_hz` 1 to 768 kHz. `progress` is called with the seconds of audio that were done, every `BLOCK_S`. Raises
-        AudioError for another shape or rate, and for samples that are not finite or beyond `samples.LARGEST`, and
-        UsageError for other values out of range.
+        `rate_hz` 1 to 768 kHz. `progress` is called with the seconds of audio that were done, every `BLOCK_S`, and
+        `activity` takes down when there is speech. Raises AudioError for another shape or rate, and for samples that
+        are not finite or beyond `samples.LARGEST`, and UsageError for other values out of range.
         """
         samples = as_samples(samples)
         check_shape("samples", len(samples), rate_hz)
         size = max(1, round(BLOCK_S * rate_hz))
         blocks = (samples[:, i : i + size] for i in range(0, samples.shape[1], size))
         pieces = []
-        for piece in self.enhance_blocks(blocks, rate_hz, len(samples), max_attenuation_db, mix, separate=separate):
+        given = (rate_hz, len(samples), max_attenuation_db, mix)
+        for piece in self.enhance_blocks(blocks, *given, separate=separate, activity=activity):
             pieces.append(piece)
             if progress is not None:
                 progress(piece.shape[-1] / rate_hz)

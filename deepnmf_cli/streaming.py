@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from deepnmf_cli.errors import UsageError
+from deepnmf_cli.signal.activity import SpeechActivity
 from deepnmf_cli.signal.arrays import Array, copy, namespace
 from deepnmf_cli.signal.features import features
 from deepnmf_cli.signal.formats import check_shape
@@ -116,10 +117,12 @@ class StreamingEnhancer:
         channels: int,
         max_attenuation_db: float | None = None,
         mix: float = 1.0,
+        activity: SpeechActivity | None = None,
     ) -> None:
         """`max_attenuation_db` >= 0 limits how far any bin is attenuated; None sets no limit.
 
-        The output is `mix` times what was enhanced so, plus 1 - `mix` times the input, `mix` in [0, 1]. Raises
+        The output is `mix` times what was enhanced so, plus 1 - `mix` times the input, `mix` in [0, 1]. `activity`
+        takes down when there is speech, until `flush`, whatever limit and mix are. Raises
         AudioError for rates and channels that `formats.check_shape` does not let pass, and UsageError for other values
         out of range.
         """
@@ -132,6 +135,7 @@ class StreamingEnhancer:
         self.pair: StftPair = front_end.pair(rate_hz)
         self.bins = front_end.bins
         self.run_by(backend)
+        self._hear = None if activity is None else activity.listener(self.pair, rate_hz)
         self._bands = AboveBands(self.pair, self.bins)
         self._floor = 0.0 if max_attenuation_db is None else 10 ** (-max_attenuation_db / 20)
         self._mix, self._max_attenuation_db = mix, max_attenuation_db
@@ -162,7 +166,7 @@ class StreamingEnhancer:
         offset = Offset(self.channels, hop)
         self._state = _State(pending, history, overlap, None, offset, None, None, received=0, delivered=0, begun=False)
         self._path = None
-        if isinstance(self.backend, WholePath):
+        if self._hear is None and isinstance(self.backend, WholePath):
             self._path = self.backend.path(self._rate_hz, self.channels, self._max_attenuation_db, self._mix)
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
@@ -191,6 +195,7 @@ class StreamingEnhancer:
         missing = -length % hop + hop
         rest = self.feed(np.concatenate([samples, np.zeros((self.channels, missing), np.float32)], -1))
         rest = rest[:, : length - (state.delivered - rest.shape[-1])]
+        self._hear = None
         self.reset()
         return rest
 
@@ -219,6 +224,9 @@ class StreamingEnhancer:
             recent = namespace(hops).concatenate([state.history, hops], -1)
             spectrum = self.pair.frames(recent)
             mask = self._mask(spectrum)
+            if self._hear is not None:
+                self._hear(self.backend.to_numpy(spectrum), self.backend.to_numpy(mask))
+            mask = at_least(mask, self._floor)
             # Synthesis is linear and exact, so that masks may be mixed in the place of signals.
             mixed = mask if self._mix == 1 else self._mix * mask + (1 - self._mix)
             enhanced = self.pair.overlap_add(spectrum * mixed)
@@ -244,7 +252,7 @@ class StreamingEnhancer:
             mask = mask[:-missing]
         elif missing < 0:
             mask = arrays.concatenate([mask, self._above(spectrum, mask)])
-        return at_least(mask, self._floor)
+        return mask
 
     def _above(self, spectrum: Array, mask: Array) -> Array:
         """The mask (F' - F, T) above the network's reach, of that below (F, T)."""

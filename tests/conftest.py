@@ -76,7 +76,7 @@ class StubEnhancer:
     gain = np.float32(0.5)
 
     def enhance_blocks(
-        self, blocks, rate_hz, channels, max_attenuation_db=None, mix=1.0, at_once=False, separate=False
+        self, blocks, rate_hz, channels, max_attenuation_db=None, mix=1.0, at_once=False, separate=False, activity=None
     ):
         held = np.empty((channels, 0), np.float32)
         for block in blocks:

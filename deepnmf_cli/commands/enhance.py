@@ -61,6 +61,11 @@ from deepnmf_cli.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, DeepnmfError, 
     "--noise-out", metavar="FILE", type=click.Path(),
     help="Also write what was removed: speech + noise = input. A folder when there are several inputs.",
 )  # fmt: skip
+@click.option(
+    "--vad", is_flag=True,
+    help="Also write when there is speech: NAME.vad.txt beside each output, lines of start, end (s) and probability,"
+    " which Audacity reads as labels.",
+)  # fmt: skip
 @skip_existing_option
 @overwrite_option
 @click.option("--dry-run", is_flag=True, help="List what would be done, and write nothing.")
@@ -114,6 +119,7 @@ def command(
     output: str | None,
     in_place: bool,
     noise_out: str | None,
+    vad: bool,
     skip_existing: bool,
     overwrite: bool,
     dry_run: bool,
@@ -169,7 +175,7 @@ def command(
     if address is not None and engine != "ray":
         raise UsageError("--address", "no --engine ray", "both", "Add --engine ray, or leave --address out.")
     runner = Engine(jobs, engine == "ray", address)
-    places = Places(*map(_plain, (output, noise_out)), in_place)
+    places = Places(*map(_plain, (output, noise_out)), in_place, speech=vad)
     planned = _plan([remote.plain(path) for path in inputs], places, overwrite or skip_existing, runner)
     refuse_streams(planned.jobs, as_json, skip_existing)
     settings = Settings(
@@ -192,7 +198,7 @@ def command(
     record = None
     try:
         if several or skip_existing:
-            facts = _facts(settings, noise_out)
+            facts = _facts(settings, noise_out, vad)
             far = isinstance(planned, remote.RemotePlan)
             record = remote.RemoteRecord(facts, planned) if far else Record(facts)
         todo = batch.begin(record, skip_existing, overwrite)
@@ -315,6 +321,7 @@ class _Batch:
             "seconds": info.seconds, "rate_hz": info.rate_hz, "channels": info.channels,
             "channel_mode": done.channel_mode, "clipped": sum(clipped.values()),
             "real_time_factor": done.elapsed_s / info.seconds, "notes": notes, "loudness": loudness,
+            "speech": None if done.speech is None else [_spoken(stretch) for stretch in done.speech],
         }  # fmt: skip
         if self._settings.channel_mode == AUTO and done.channel_mode == SEPARATE:
             self._say(f"{job.source}: the channels have little in common; each was enhanced on its own.")
@@ -324,7 +331,7 @@ class _Batch:
     def _row_of(self, job: Job) -> dict[str, Any]:
         from deepnmf_cli import zoo  # seconds in which other processes work already
 
-        return _row(job.source, job.target, job.removed, model=self._settings.model or zoo.DEFAULT_MODEL)
+        return _row(job.source, job.target, job.removed, job.speech, model=self._settings.model or zoo.DEFAULT_MODEL)
 
 
 def _plain(path: str | None) -> str | None:
@@ -367,7 +374,7 @@ def refuse_streams(jobs: Sequence[Job], as_json: bool, skip_existing: bool) -> N
             raise UsageError("--skip-existing", "a stream, which is never there", "files", "Leave the option out.")
 
 
-def _facts(settings: Settings, removed: str | None) -> dict[str, Any]:
+def _facts(settings: Settings, removed: str | None, vad: bool) -> dict[str, Any]:
     """What decides an output beside its input, by names that a message can quote."""
     from deepnmf_cli import zoo
     from deepnmf_cli.checkpoint import file_hash
@@ -378,6 +385,7 @@ def _facts(settings: Settings, removed: str | None) -> dict[str, Any]:
         "--mix": settings.mix, "--depth": settings.depth, "--channels": settings.channel_mode,
         "--loudness": settings.loudness_lufs, "--repair": settings.repair and asdict(settings.repair),
         "--noise-profile": None if profile is None else asdict(profile), "--noise-out": removed is not None,
+        "--vad": vad or None,  # as in lines of versions that did not have it
     }  # fmt: skip
 
 
@@ -391,14 +399,22 @@ def _ending(stopped: BaseException | None, outcome: console.Outcome) -> tuple[st
 
 
 def _row(
-    source: str, target: str | None = None, removed: str | None = None, model: str | None = None
+    source: str,
+    target: str | None = None,
+    removed: str | None = None,
+    vad: str | None = None,
+    model: str | None = None,
 ) -> dict[str, Any]:
     """One file in the JSON Lines: what is not known is null."""
     return {
         "type": "file", "input": source, "output": target, "noise": removed, "seconds": None, "rate_hz": None,
         "channels": None, "channel_mode": None, "model": model, "clipped": None, "real_time_factor": None, "notes": [],
-        "loudness": None,
+        "loudness": None, "vad": vad, "speech": None,
     }  # fmt: skip
+
+
+def _spoken(stretch: Any) -> dict[str, float]:
+    return {**asdict(stretch), "probability": round(stretch.probability, 3)}
 
 
 def _clipping(path: Path, samples: int) -> str:

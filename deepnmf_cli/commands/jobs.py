@@ -19,6 +19,7 @@ from deepnmf_cli.workers import Progress, Work, Workers, available_cpus, work_he
 
 if TYPE_CHECKING:
     from deepnmf_cli.repair.examine import RepairOptions
+    from deepnmf_cli.signal.activity import Stretch
     from deepnmf_cli.signal.formats import AudioInfo
     from deepnmf_cli.signal.loudness import Loudness
     from deepnmf_cli.signal.rewrite import Process, Rewritten
@@ -63,6 +64,8 @@ class Enhanced:
     channel_mode: str
     elapsed_s: float
     loudness: "Loudness | None" = None
+    speech: "list[Stretch] | None" = None
+    """Where there is speech, if that was asked for."""
 
 
 def lengths(jobs: Sequence[Job]) -> dict[Job, "AudioInfo"]:
@@ -86,7 +89,7 @@ def require_space(known: dict[Job, "AudioInfo"]) -> None:
 
     def outputs() -> Iterator[tuple[Path, int]]:
         for job, info in known.items():
-            for path in job.outputs if not is_url(job.target) else ():
+            for path in job.recordings if not is_url(job.target) else ():
                 container, subtype = output_format(path, info)
                 size = least_bytes(replace(info, container=container, subtype=subtype))
                 yield path, size
@@ -229,13 +232,18 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
             taught = profile.teach(enhancer, files.source, name) if profile is not None else enhancer
 
             mode = TOGETHER if settings.channel_mode == AUTO else settings.channel_mode
+            activity = None
+            if job.speech is not None:
+                from deepnmf_cli.signal.activity import SpeechActivity
+
+                activity = SpeechActivity()
 
             def process(blocks, rate_hz, channels):
                 nonlocal mode
                 if settings.channel_mode == AUTO and channels > 1 and _are_separate(files.source, name):
                     mode = SEPARATE
-                attenuation, separate = settings.max_attenuation_db, mode == SEPARATE
-                return taught.enhance_blocks(blocks, rate_hz, channels, attenuation, settings.mix, separate=separate)
+                limits, separate = (settings.max_attenuation_db, settings.mix), mode == SEPARATE
+                return taught.enhance_blocks(blocks, rate_hz, channels, *limits, separate=separate, activity=activity)
 
             step, told, leveller = process, progress, None
             exact = settings.repair is not None
@@ -250,9 +258,21 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
                 files.source, files.target, step, files.removed,
                 name=name, overwrite=settings.overwrite, exact=exact, progress=told,
             )  # fmt: skip
-        return Enhanced(done, mode, time.perf_counter() - begin, leveller.loudness if leveller else None)
+            speech = None
+            if activity is not None:
+                speech = activity.stretches(done.info.seconds)
+                _write_labels(Path(files.speech), speech, settings.overwrite)
+        return Enhanced(done, mode, time.perf_counter() - begin, leveller.loudness if leveller else None, speech)
 
     return work
+
+
+def _write_labels(path: Path, stretches: "list[Stretch]", overwrite: bool) -> None:
+    """Start, end and probability of each stretch, a line of three columns, which Audacity takes for labels."""
+    from deepnmf_cli.signal.audio import explaining
+
+    with explaining(path), checkpoint.atomic_path(path, overwrite) as partial:
+        partial.write_text("".join(f"{s.start_s:.3f}\t{s.end_s:.3f}\t{s.probability:.2f}\n" for s in stretches))
 
 
 def _after_repair(process: "Process", options: "RepairOptions", source: str, name: str) -> "Process":

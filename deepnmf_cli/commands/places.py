@@ -15,6 +15,9 @@ STREAM = "-"
 ENHANCED = ".enhanced"
 """What the names of outputs have beside those of their inputs, where none are given."""
 
+SPEECH = ".vad.txt"
+"""What the names of files with times of speech end in, in the place of the suffix of the output."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -23,10 +26,16 @@ class Job:
     source: str
     target: str
     removed: str | None = None
+    speech: str | None = None
+    """Times of speech, as text."""
+
+    @property
+    def recordings(self) -> list[Path]:
+        return [Path(path) for path in (self.target, self.removed) if path not in (None, STREAM)]
 
     @property
     def outputs(self) -> list[Path]:
-        return [Path(path) for path in (self.target, self.removed) if path not in (None, STREAM)]
+        return self.recordings + ([] if self.speech is None else [Path(self.speech)])
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,18 @@ class Places:
     in_place: bool = False
     added: str = ENHANCED
     """What the names of outputs have beside those of their inputs, where none are given."""
+    speech: bool = False
+    """Whether times of speech go beside the outputs."""
+
+    def job(self, source: str, target: str, removed: str | None) -> Job:
+        """The job of an input. Raises UsageError for times of speech beside standard output."""
+        if not self.speech:
+            return Job(source, target, removed)
+        if target == STREAM:
+            expected = "a file, beside which the times of speech can lie"
+            raise UsageError("--vad", "standard output", expected, "Name an output file.")
+        folder, slash, name = target.rpartition("/")  # of addresses too
+        return Job(source, target, removed, f"{folder}{slash}{PurePath(name).stem}{SPEECH}")
 
 
 @dataclass(frozen=True)
@@ -79,7 +100,7 @@ def plan(inputs: Sequence[str], places: Places, may_exist: bool) -> Plan:
     if places.in_place:
         files, unwritable = _writable(files)
         failures += unwritable
-    jobs = [Job(file.path, _target(places, file, several), _removed(places, file, several)) for file in files]
+    jobs = [places.job(file.path, _target(places, file, several), _removed(places, file, several)) for file in files]
     left_out = []
     if places.output is None and not places.in_place:
         jobs, left_out = _without_outputs(jobs)

@@ -142,9 +142,9 @@ def _unlike(job: Job, there: list[Path]) -> str:
     from deepnmf_cli.signal import audio
 
     if len(there) < len(job.outputs):
-        return "one of two outputs"
+        return f"{len(there)} of {len(job.outputs)} outputs"
     source = audio.info(job.source)
-    for path in there:
+    for path in job.recordings:
         try:
             found = audio.info(path)
         except AudioError as error:

@@ -90,7 +90,7 @@ def plan(inputs: Sequence[str], places: Places, may_exist: bool) -> RemotePlan:
     def target(output: str | None, relative: PurePosixPath) -> str | None:
         return output and _target(output, relative, several)
 
-    jobs = [Job(place, target(places.output, name), target(places.removed, name)) for place, name in files]
+    jobs = [places.job(place, target(places.output, name), target(places.removed, name)) for place, name in files]
     _check(jobs)
     root = places.output if several else places.output.rpartition("/")[0]
     there: dict[str, Entry] = {}
@@ -114,7 +114,7 @@ def _target(output: str, relative: PurePosixPath, several: bool) -> str:
 def _check(jobs: Sequence[Job]) -> None:
     sources, seen = {job.source for job in jobs}, {}
     for job in jobs:
-        for path in filter(None, (job.target, job.removed)):
+        for path in filter(None, (job.target, job.removed, job.speech)):
             if path in sources:
                 raise UsageError(path, "an output that is an input", "another file", "Choose another name or folder.")
             if path in seen:
@@ -234,23 +234,22 @@ def deliver(path: Path, place: str) -> None:
 @contextmanager
 def as_files(job: Job, folder: Path) -> Iterator[Job]:
     """The job with files in `folder` for what is behind addresses: fetched before, delivered after the work."""
+    places = (job.source, job.target, job.removed, job.speech)
     local = {
         place: folder / f"{what}{PurePosixPath(place).suffix}"
-        for what, place in (("input", job.source), ("output", job.target), ("noise", job.removed))
+        for what, place in zip(("input", "output", "noise", "speech"), places, strict=True)
         if is_url(place)
     }
     if job.source in local:
         fetch(job.source, local[job.source])
-    source, target, removed = (
-        str(local.get(p, p)) if p is not None else None for p in (job.source, job.target, job.removed)
-    )
+    source, target, removed, speech = (None if p is None else str(local.get(p, p)) for p in places)
     try:
-        yield Job(source, target, removed)
+        yield Job(source, target, removed, speech)
     except AudioError as error:
         names = {str(path): place for place, path in local.items()}
         where = names.get(error.where, error.where)
         raise type(error)(where, error.found, error.expected, error.remedy) from error
-    for place in (job.removed, job.target):  # the enhanced file last: where it is, all is there
+    for place in (job.speech, job.removed, job.target):  # the enhanced file last: where it is, all is there
         if place in local:
             deliver(local[place], place)
 
@@ -276,7 +275,7 @@ class RemoteRecord(Record):
         """What is there of the outputs of a job. One that has no line is complete where it is no older than the
         input, as outputs appear whole.
         """
-        if any(path not in self._entries for path in (job.target, job.removed) if path is not None):
+        if any(path not in self._entries for path in (job.target, job.removed, job.speech) if path is not None):
             return State(needed=True)
         source, target, line = self._entries[job.source], self._entries[job.target], self._line(job.target)
         if line is not None:

@@ -68,7 +68,10 @@ def test_options_reach_the_enhancer(deepnmf, monkeypatch, stub, noisy):
     options = ["--model", "some.safetensors", "--device", "cpu", "--backend", "torch"]
     options += ["--depth", "3", "--max-attenuation", "15", "--mix", "0.8", "--channels", "separate"]
     assert deepnmf("enhance", "noisy.wav", "-o", "clean.wav", *options).code == 0
-    assert seen == [("some.safetensors", "cpu", "torch", None, 3), (RATE_HZ, 1, 15.0, 0.8, {"separate": True})]
+    assert seen == [
+        ("some.safetensors", "cpu", "torch", None, 3),
+        (RATE_HZ, 1, 15.0, 0.8, {"separate": True, "activity": None}),
+    ]
 
 
 def test_json_has_a_line_per_file_and_a_summary(deepnmf, stub, noisy):
@@ -80,7 +83,7 @@ def test_json_has_a_line_per_file_and_a_summary(deepnmf, stub, noisy):
     assert good == {
         "type": "file", "input": "noisy.wav", "output": "out/noisy.wav", "noise": None, "seconds": 1.0,
         "rate_hz": RATE_HZ, "channels": 1, "channel_mode": "together", "model": "tiny", "clipped": 0, "notes": [],
-        "loudness": None, "status": "done", "error": None,
+        "loudness": None, "vad": None, "speech": None, "status": "done", "error": None,
     }  # fmt: skip
     assert bad.keys() == {*good, "real_time_factor"} and "no audio that can be read" in bad["error"]
     assert bad["status"] == "failed" and "Enhanced" not in result.err

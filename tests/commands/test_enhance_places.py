@@ -217,7 +217,7 @@ def test_speech_without_its_noise_is_not_complete(deepnmf, stub, noisy):
     assert deepnmf(*arguments).code == 0
     os.remove("b.wav")
     result = deepnmf(*arguments)
-    assert result.code == EXIT_FAILED and "a.wav: found one of two outputs" in result.err
+    assert result.code == EXIT_FAILED and "a.wav: found 1 of 2 outputs" in result.err
     assert deepnmf(*arguments, "--overwrite").code == 0 and Path("b.wav").exists()
 
 

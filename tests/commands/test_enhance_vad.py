@@ -1,0 +1,130 @@
+"""`deepnmf enhance --vad`: times of speech beside the outputs, whole or not at all, and the same with other options."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from deepnmf_cli.errors import EXIT_FAILED, EXIT_SOME_FAILED, EXIT_USAGE
+
+DEMO = Path(__file__).parents[2] / "data/demo/noisy.wav"
+PAUSE_S = 3.3, 4.25
+"""Of the demo, after which there is speech to the end."""
+
+
+def labels(name):
+    """Lines of (start, end, probability)."""
+    return [tuple(map(float, line.split("\t"))) for line in Path(name).read_text().splitlines()]
+
+
+@pytest.fixture
+def demo(folder):
+    Path("demo.wav").write_bytes(DEMO.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--max-attenuation", 6], ["--mix", 0.1], ["--loudness", -16], ["--repair"], ["--noise-out", "noise.wav"],
+     ["--channels", "separate"]],
+)  # fmt: skip
+def test_the_pause_of_a_recording_is_found(deepnmf, demo, options):
+    samples, rate_hz = soundfile.read("demo.wav")
+    soundfile.write("demo.wav", np.stack([samples, 0.5 * samples], 1), rate_hz)
+    result = deepnmf("enhance", "demo.wav", "--model", "tiny", "--device", "cpu", "--vad", "--json", *options)
+    assert result.code == 0, result.err
+    (_, end, _), (start, last, probability) = labels("demo.enhanced.vad.txt")
+    assert end == pytest.approx(PAUSE_S[0], abs=0.25) and start == pytest.approx(PAUSE_S[1], abs=0.25)
+    assert last == 7.5 and 0.5 < probability <= 1
+    row = result.lines[0]
+    assert row["vad"] == "demo.enhanced.vad.txt"
+    assert [(s["start_s"], s["end_s"]) for s in row["speech"]] == [line[:2] for line in labels(row["vad"])]
+
+
+def test_what_was_heard_is_what_was_repaired(deepnmf, demo):
+    """A gap of zeros within speech is filled before, so that speech goes on."""
+    samples, rate_hz = soundfile.read("demo.wav")
+    gap = slice(2 * rate_hz, 2 * rate_hz + 320)
+    samples[gap] = 0
+    soundfile.write("demo.wav", samples, rate_hz)
+    assert deepnmf("enhance", "demo.wav", "--model", "tiny", "--device", "cpu", "--vad", "--repair").code == 0
+    assert len(labels("demo.enhanced.vad.txt")) == 2
+
+
+def test_folders_keep_their_tree(deepnmf, stub, recordings):
+    assert deepnmf("enhance", "recordings", "--vad", "--jobs", 1).code == 0
+    found = sorted(str(path) for path in Path("recordings.enhanced").rglob("*.vad.txt"))
+    assert found == [f"recordings.enhanced/{name}.vad.txt" for name in ("day/night/three", "day/two", "one")]
+
+
+def test_in_place_leaves_times_beside_the_recording(deepnmf, stub, noisy):
+    assert deepnmf("enhance", "noisy.wav", "--in-place", "--vad").code == 0
+    assert Path("noisy.vad.txt").exists()
+
+
+def test_nothing_that_exists_is_replaced(deepnmf, stub, noisy):
+    Path("noisy.enhanced.vad.txt").write_text("mine")
+    result = deepnmf("enhance", "noisy.wav", "--vad")
+    assert result.code == EXIT_USAGE and "noisy.enhanced.vad.txt: found an existing file" in result.err
+    assert Path("noisy.enhanced.vad.txt").read_text() == "mine" and not Path("noisy.enhanced.wav").exists()
+    assert deepnmf("enhance", "noisy.wav", "--vad", "--overwrite").code == 0
+    assert Path("noisy.enhanced.vad.txt").read_text() != "mine"
+
+
+def test_outputs_without_times_are_not_complete(deepnmf, stub, noisy):
+    arguments = ["enhance", "noisy.wav", "--vad", "--skip-existing"]
+    assert deepnmf(*arguments).code == 0
+    assert "1 file skipped." in deepnmf(*arguments).err
+    Path("noisy.enhanced.vad.txt").unlink()
+    result = deepnmf(*arguments)
+    assert result.code == EXIT_FAILED and "noisy.enhanced.wav: found 1 of 2 outputs" in result.err
+    assert deepnmf(*arguments, "--overwrite").code == 0 and Path("noisy.enhanced.vad.txt").exists()
+
+
+def test_runs_of_versions_without_times_go_on(deepnmf, stub, noisy):
+    arguments = ["enhance", "noisy.wav", "-o", "out/", "--skip-existing"]
+    assert deepnmf(*arguments).code == 0
+    record = next(Path("out").glob(".*.jsonl"))
+    record.write_text(record.read_text().replace(', "--vad": null', ""))
+    result = deepnmf(*arguments)
+    assert result.code == 0 and "1 file skipped." in result.err and "Warning" not in result.err
+
+
+def test_two_recordings_that_would_share_a_file_of_times_are_refused(deepnmf, stub, folder, hiss):
+    for name in ("in/a.wav", "in/a.flac"):
+        Path("in").mkdir(exist_ok=True)
+        soundfile.write(name, hiss(0.1), 16000)
+    result = deepnmf("enhance", "in", "--vad")
+    assert result.code == EXIT_USAGE and "a.vad.txt: found two outputs of this name" in result.err
+    assert not Path("in.enhanced").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [(["-o", "-"], "--vad: found standard output"), (["-o", "-", "--json"], "--vad: found standard output")],
+)
+def test_what_has_no_place_for_times_is_refused(deepnmf, stub, noisy, arguments, found):
+    result = deepnmf("enhance", "noisy.wav", "--vad", *arguments)
+    assert result.code == EXIT_USAGE and found in result.err
+    assert sorted(path.name for path in Path().iterdir()) == ["noisy.wav"]
+
+
+def test_standard_input_has_times_beside_the_output(deepnmf, stub, noisy):
+    assert deepnmf("enhance", "-", "-o", "out.wav", "--vad", stdin=noisy.read_bytes()).code == 0
+    assert Path("out.vad.txt").exists()
+
+
+def test_a_recording_that_fails_has_no_times(deepnmf, stub, recordings):
+    Path("recordings/one.wav").write_bytes(b"no audio")
+    result = deepnmf("enhance", "recordings", "--vad", "--jobs", 1)
+    assert result.code == EXIT_SOME_FAILED and not Path("recordings.enhanced/one.vad.txt").exists()
+
+
+def test_times_go_beside_outputs_behind_addresses(deepnmf, stub, noisy):
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    memory.pipe("times/in/a.wav", noisy.read_bytes())
+    result = deepnmf("enhance", "memory://times/in", "-o", "memory://times/out", "--vad", "--json", "--jobs", 1)
+    assert result.code == 0 and result.lines[0]["vad"] == "memory://times/out/a.vad.txt"
+    assert memory.exists("times/out/a.vad.txt") and memory.exists("times/out/a.wav")
