@@ -37,7 +37,7 @@ def over_parameters(chosen: dict) -> Figure:
         axes.plot([], [], "o", color=colour, label=name)
     axes.set(xscale="log", xlabel="parameters", ylabel="SDR on test [dB]", xlim=(4e4, 1e7))
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower left")
+    axes.legend(loc="upper left")
     return figure
 
 
