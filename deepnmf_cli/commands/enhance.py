@@ -249,13 +249,13 @@ class _Batch:
                 if info is None
                 else f" ({info.seconds:.1f} s, {info.rate_hz} Hz, {console.count(info.channels, 'channel')})"
             )
-            removed = "" if job.removed is None else f", {job.removed}"
+            beside = "".join(f", {path}" for path in (job.removed, job.speech) if path is not None)
             row = self._row_of(job)
             if info is not None:
                 row |= {"seconds": info.seconds, "rate_hz": info.rate_hz, "channels": info.channels}
             self.outcome.planned(row)
             if self._tell is None:
-                console.announce(f"{job.source} -> {job.target}{removed}{size}")
+                console.announce(f"{job.source} -> {job.target}{beside}{size}")
 
     def run(self, jobs: Sequence[Job], engine: Engine, record: Record | None) -> None:
         """Enhance all jobs, and put what became of each into `outcome`."""

@@ -58,6 +58,11 @@ def test_folders_keep_their_tree(deepnmf, stub, recordings):
     assert found == [f"recordings.enhanced/{name}.vad.txt" for name in ("day/night/three", "day/two", "one")]
 
 
+def test_a_dry_run_tells_where_times_would_go(deepnmf, stub, noisy):
+    result = deepnmf("enhance", "noisy.wav", "-o", "out.flac", "--vad", "--dry-run")
+    assert b"noisy.wav -> out.flac, out.vad.txt (1.0 s" in result.out and not Path("out.vad.txt").exists()
+
+
 def test_in_place_leaves_times_beside_the_recording(deepnmf, stub, noisy):
     assert deepnmf("enhance", "noisy.wav", "--in-place", "--vad").code == 0
     assert Path("noisy.vad.txt").exists()
