@@ -57,8 +57,7 @@ class Places:
         if target == STREAM:
             expected = "a file, beside which the times of speech can lie"
             raise UsageError("--vad", "standard output", expected, "Name an output file.")
-        folder, slash, name = target.rpartition("/")  # of addresses too
-        return Job(source, target, removed, f"{folder}{slash}{PurePath(name).stem}{SPEECH}")
+        return Job(source, target, removed, target.removesuffix(PurePath(target).suffix) + SPEECH)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
     python docs/research/above.py gather SOURCES DATA     SOURCES/NAME holds the audio files of a package or repository
     python docs/research/above.py mix DATA MODEL          mixtures at 48 kHz, and what MODEL makes of them below 8 kHz
     python docs/research/above.py train DATA WEIGHTS      the weights of deepnmf_cli/signal/above.json
-    python docs/research/above.py score DATA WEIGHTS      SNR by band, the tables of above.md
+    python docs/research/above.py score DATA WEIGHTS      SNR by band, the first two tables of above.md
+    python docs/research/above.py export DATA FOLDER      the mixtures of dev as FOLDER/clean and FOLDER/noisy
+    python docs/research/above.py compare FOLDER NAME ... SNR by band of what programs made of them, FOLDER/NAME
 
 `gather` takes recordings at 44.1 kHz or more with sound above 8 kHz (speech) or 12 kHz (noise). Voices go to train or
 dev whole, and so do sources of noise.
@@ -26,6 +28,7 @@ from deepnmf_cli import load_enhancer
 from deepnmf_cli.corpus.mixing import is_silent, scale_to_level, scale_to_snr
 from deepnmf_cli.kernels.recursion import relax
 from deepnmf_cli.signal.masks import EDGES, FARTHEST, SILENT, SMALLEST, AboveBands
+from deepnmf_cli.signal.stft import FrontEnd, StftPair
 
 RATE_HZ, PIECE_S = 48000, 5
 SECONDS = {"speech": PIECE_S, "noise": 8}
@@ -45,6 +48,9 @@ SEED = 11
 SPINS, STEPS, BATCH, RATE, COMPRESSED = 24, 800, 64, 0.006, 1.0
 WIDTHS_KHZ = np.diff([8 * edge for edge in (*EDGES, 3.0)]).astype(np.float32)
 GROUPS = {"8 to 12 kHz": slice(0, 3), "12 to 16 kHz": slice(3, 5), "16 to 24 kHz": slice(5, 7)}
+BANDS_KHZ = ((0, 8), (8, 12), (12, 16), (16, 24))
+DEV = 160
+"""Mixtures of dev."""
 MOST = {"speech": 40, "noise": 150}
 """Recordings of one voice or source."""
 
@@ -322,21 +328,65 @@ def score(data: Path, weights: Path) -> None:
         print(f"| difference | {' | '.join(cells)} |")
 
 
+def export(data: Path, folder: Path) -> None:
+    mixer = Mixer(data, "dev")
+    for number in range(DEV):
+        for name, samples in zip(("clean", "noisy"), mixer(number), strict=True):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            soundfile.write(folder / name / f"{number:03}.wav", samples, RATE_HZ, "FLOAT")
+
+
+def compare(folder: Path, names: list[str]) -> None:
+    """Means over mixtures, and differences of the first program to the others with 95 % intervals over mixtures."""
+    pair = FrontEnd(window_hops=4).pair(RATE_HZ)
+    khz = np.arange(pair.bins) * RATE_HZ / pair.window_samples / 1000
+    bands = [(khz >= low) & (khz < high) for low, high in BANDS_KHZ]
+    found: dict[str, list[list[float]]] = {name: [] for name in ("noisy", *names)}
+    for path in sorted((folder / "clean").iterdir()):
+        clean, noisy = (spectrum(folder / name / path.name, pair) for name in ("clean", "noisy"))
+        for name, rows in found.items():
+            out = spectrum(folder / name / path.name, pair)
+            rows.append([ratio_db(clean[k], noisy[k], out[k]) for k in bands])
+    print("| | " + " | ".join(f"{a:g} to {b:g} kHz" for a, b in BANDS_KHZ) + " |\n|---" + "|---" * len(BANDS_KHZ) + "|")
+    table = {name: np.array(rows) for name, rows in found.items()}
+    for name, rows in table.items():
+        print(f"| {name} | " + " | ".join(f"{mean:.2f}" for mean in np.nanmean(rows, 0)) + " |")
+    for name in names[1:]:
+        less = table[names[0]] - table[name]
+        half = 1.96 * np.nanstd(less, 0) / np.isfinite(less).sum(0) ** 0.5
+        cells = [f"{mean:+.2f} ± {h:.2f}" for mean, h in zip(np.nanmean(less, 0), half, strict=True)]
+        print(f"| {names[0]} less {name} | " + " | ".join(cells) + " |")
+
+
+def spectrum(path: Path, pair: StftPair) -> np.ndarray:
+    return pair.analysis(soundfile.read(path)[0])
+
+
+def ratio_db(clean: np.ndarray, noisy: np.ndarray, out: np.ndarray) -> float:
+    """SNR of spectra (F, T) as in `snr_db`."""
+    speech, mixture, err = (np.square(np.abs(x)).sum() for x in (clean, noisy, out - clean))
+    return float(np.clip(10 * np.log10(speech / max(err, 1e-15)), -30, 40)) if speech > 1e-3 * mixture else np.nan
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("verb", choices=["gather", "mix", "train", "score"])
-    arguments.add_argument("paths", nargs=2, type=Path)
+    arguments.add_argument("verb", choices=["gather", "mix", "train", "score", "export", "compare"])
+    arguments.add_argument("paths", nargs="+", type=Path)
     given = arguments.parse_args()
     if given.verb == "gather":
         gather(*given.paths)
     if given.verb == "mix":
-        mix(given.paths[0], str(given.paths[1]), "dev", 160)
+        mix(given.paths[0], str(given.paths[1]), "dev", DEV)
         mix(given.paths[0], str(given.paths[1]), "clean", 60)
         mix(given.paths[0], str(given.paths[1]), "train", 1200)
     if given.verb == "train":
         train(*given.paths)
     if given.verb == "score":
         score(*given.paths)
+    if given.verb == "export":
+        export(*given.paths)
+    if given.verb == "compare":
+        compare(given.paths[0], [str(name) for name in given.paths[1:]])
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import soxr
 
 from deepnmf_cli import SpeechActivity, load_enhancer
 from deepnmf_cli.enhancer import Enhancer
+from deepnmf_cli.errors import UsageError
 from deepnmf_cli.signal import activity
 from deepnmf_cli.signal.activity import NEVER, QUIET_DB
 from deepnmf_cli.signal.arrays import InNumpy
@@ -190,6 +191,12 @@ def test_pieces_do_not_matter_and_the_next_recording_is_not_heard(demo, tiny):
     stream.feed(samples)
     stream.flush()
     assert found.levels_db().shape == expected.levels_db().shape
+
+
+def test_a_second_recording_needs_an_activity_of_its_own(demo, tiny):
+    found = enhanced(tiny, *demo)
+    with pytest.raises(UsageError, match="activity: found one that has heard a recording"):
+        tiny.enhance(*demo, activity=found)
 
 
 def test_channels_of_their_own_are_heard_together(demo, tiny):
