@@ -117,9 +117,6 @@ class Enhancer:
         All channels share one mask, or with `separate` each has its own. Raises UsageError for an `activity` that has
         heard a recording already.
         """
-        if activity is not None and activity.hop_s:
-            found = "one that has heard a recording"
-            raise UsageError("activity", found, "a new SpeechActivity for each", "Make another one.")
         count, each = (channels, 1) if separate and channels > 1 else (1, channels)
         check_shape("samples", channels, rate_hz)
         begun = [

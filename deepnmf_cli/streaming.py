@@ -122,7 +122,7 @@ class StreamingEnhancer:
         """`max_attenuation_db` >= 0 limits how far any bin is attenuated; None sets no limit.
 
         The output is `mix` times what was enhanced so, plus 1 - `mix` times the input, `mix` in [0, 1]. `activity`
-        takes down when there is speech, until `flush`, whatever limit and mix are. Raises
+        takes down when there is speech in this recording, whatever limit and mix are. Raises
         AudioError for rates and channels that `formats.check_shape` does not let pass, and UsageError for other values
         out of range.
         """
@@ -135,11 +135,12 @@ class StreamingEnhancer:
         self.pair: StftPair = front_end.pair(rate_hz)
         self.bins = front_end.bins
         self.run_by(backend)
-        self._hear = None if activity is None else activity.listener(self.pair, rate_hz)
         self._bands = AboveBands(self.pair, self.bins)
         self._floor = 0.0 if max_attenuation_db is None else 10 ** (-max_attenuation_db / 20)
         self._mix, self._max_attenuation_db = mix, max_attenuation_db
         self.reset()
+        if activity is not None:
+            self._hear, self._path = activity.listener(self.pair, rate_hz), None
 
     def __repr__(self) -> str:
         came, went = (count / self._rate_hz for count in (self._state.received, self._state.delivered))
@@ -165,8 +166,8 @@ class StreamingEnhancer:
         history, overlap = self.backend.from_numpy(history), self.backend.from_numpy(overlap)
         offset = Offset(self.channels, hop)
         self._state = _State(pending, history, overlap, None, offset, None, None, received=0, delivered=0, begun=False)
-        self._path = None
-        if self._hear is None and isinstance(self.backend, WholePath):
+        self._path, self._hear = None, None
+        if isinstance(self.backend, WholePath):
             self._path = self.backend.path(self._rate_hz, self.channels, self._max_attenuation_db, self._mix)
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
@@ -195,7 +196,6 @@ class StreamingEnhancer:
         missing = -length % hop + hop
         rest = self.feed(np.concatenate([samples, np.zeros((self.channels, missing), np.float32)], -1))
         rest = rest[:, : length - (state.delivered - rest.shape[-1])]
-        self._hear = None
         self.reset()
         return rest
 

@@ -198,7 +198,7 @@ def command(
     record = None
     try:
         if several or skip_existing:
-            facts = _facts(settings, noise_out, vad)
+            facts = _facts(settings, noise_out)
             far = isinstance(planned, remote.RemotePlan)
             record = remote.RemoteRecord(facts, planned) if far else Record(facts)
         todo = batch.begin(record, skip_existing, overwrite)
@@ -374,7 +374,7 @@ def refuse_streams(jobs: Sequence[Job], as_json: bool, skip_existing: bool) -> N
             raise UsageError("--skip-existing", "a stream, which is never there", "files", "Leave the option out.")
 
 
-def _facts(settings: Settings, removed: str | None, vad: bool) -> dict[str, Any]:
+def _facts(settings: Settings, removed: str | None) -> dict[str, Any]:
     """What decides an output beside its input, by names that a message can quote."""
     from deepnmf_cli import zoo
     from deepnmf_cli.checkpoint import file_hash
@@ -385,7 +385,6 @@ def _facts(settings: Settings, removed: str | None, vad: bool) -> dict[str, Any]
         "--mix": settings.mix, "--depth": settings.depth, "--channels": settings.channel_mode,
         "--loudness": settings.loudness_lufs, "--repair": settings.repair and asdict(settings.repair),
         "--noise-profile": None if profile is None else asdict(profile), "--noise-out": removed is not None,
-        "--vad": vad or None,  # as in lines of versions that did not have it
     }  # fmt: skip
 
 

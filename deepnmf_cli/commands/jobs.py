@@ -245,6 +245,14 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
                 limits, separate = (settings.max_attenuation_db, settings.mix), mode == SEPARATE
                 return taught.enhance_blocks(blocks, rate_hz, channels, *limits, separate=separate, activity=activity)
 
+            speech: list[Stretch] | None = None
+
+            def label(info: "AudioInfo") -> None:
+                nonlocal speech
+                if activity is not None:
+                    speech = activity.stretches(info.seconds)
+                    _write_labels(Path(files.speech), speech, settings.overwrite)
+
             step, told, leveller = process, progress, None
             exact = settings.repair is not None
             if settings.repair is not None:
@@ -256,12 +264,8 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
                 step, told = leveller.after(step, progress), lambda seconds: None
             done = rewrite(
                 files.source, files.target, step, files.removed,
-                name=name, overwrite=settings.overwrite, exact=exact, progress=told,
+                name=name, overwrite=settings.overwrite, exact=exact, progress=told, before_end=label,
             )  # fmt: skip
-            speech = None
-            if activity is not None:
-                speech = activity.stretches(done.info.seconds)
-                _write_labels(Path(files.speech), speech, settings.overwrite)
         return Enhanced(done, mode, time.perf_counter() - begin, leveller.loudness if leveller else None, speech)
 
     return work

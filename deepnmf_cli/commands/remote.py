@@ -94,10 +94,11 @@ def plan(inputs: Sequence[str], places: Places, may_exist: bool) -> RemotePlan:
     _check(jobs)
     root = places.output if several else places.output.rpartition("/")[0]
     there: dict[str, Entry] = {}
-    for folder in filter(None, [places.output, places.removed]):
+    beside = [] if several else [job.speech for job in jobs]  # what a list of the output alone does not hold
+    for folder in filter(None, [places.output, places.removed, *beside]):
         with suppress(AudioError):  # what cannot be listed is told when it is written
             there |= {place: entry for place, (_, entry) in _list(folder)[0].items()}
-    existing = [job.target for job in jobs if job.target in there]
+    existing = [path for job in jobs for path in (job.target, job.removed, job.speech) if path in there]
     if existing and not may_exist:
         refuse_existing(existing)
     return RemotePlan(jobs, failures, [], there | entries, root)

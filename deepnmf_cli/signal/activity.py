@@ -21,12 +21,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deepnmf_cli.errors import UsageError
 from deepnmf_cli.signal.stft import StftPair
 
 BAND_HZ = (100.0, 8000.0)
 
 QUIET_DB = -130.0
-"""Frames of the recording below this, re full scale, hold no speech: zeros, and the rounding of 24 bits."""
+"""Frames of the recording of lower levels hold no speech: zeros, and the rounding of 24 bits."""
 
 RISE, FALL = 0.3, 0.002
 """Share of the way up or down that X and Y go in a frame: 50 ms and 8 s."""
@@ -44,6 +45,8 @@ BIAS = 0.216
 
 AGREEMENT = 3.758
 """J."""
+
+MOST_PARTS = 1000
 
 NEVER = -50.0
 """Log-odds of quiet frames."""
@@ -81,8 +84,12 @@ class SpeechActivity:
     def listener(self, pair: StftPair, rate_hz: int) -> Callable[[np.ndarray, np.ndarray], None]:
         """Return what takes spectra (C, F, T) of the recording and the mask (F, T) of each block.
 
-        Channels with masks of their own have a listener each; their powers are added.
+        Channels with masks of their own have a listener each; their powers are added. Raises UsageError where a
+        recording was heard before.
         """
+        if any(self._parts):
+            found = "one that has heard a recording"
+            raise UsageError("activity", found, "a new SpeechActivity for each", "Make another one.")
         hz = np.arange(pair.bins) * rate_hz / pair.window_samples
         used = (hz >= BAND_HZ[0]) & (hz < BAND_HZ[1])
         self.hop_s = pair.hop_samples / rate_hz
@@ -91,11 +98,13 @@ class SpeechActivity:
         def hear(spectrum: np.ndarray, mask: np.ndarray) -> None:
             power = np.square(np.abs(spectrum[:, used])).sum(0)
             parts.append(np.stack([power.sum(0), (power * np.square(np.abs(mask[used]))).sum(0)]))
+            if len(parts) == MOST_PARTS:  # arrays of single frames take ten times the memory
+                parts[:] = [np.concatenate(parts, 1)]
 
         return hear
 
     def levels_db(self) -> np.ndarray:
-        """Levels (2, T) of the recording, and of what the masks keep of it, in dB re full scale."""
+        """Levels (2, T) of the recording, and of what the masks keep of it: -5 dB for a sinusoid of full scale."""
         channels = [np.concatenate(parts, 1, dtype=np.float64) for parts in self._parts if parts]
         return 10 * np.log10(sum(channels, np.zeros((2, 0 if not channels else 1))) + 1e-20)
 

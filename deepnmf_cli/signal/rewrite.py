@@ -80,6 +80,7 @@ def rewrite(
     overwrite: bool = True,
     exact: bool = False,
     progress: Callable[[float], object] = lambda seconds: None,
+    before_end: Callable[[AudioInfo], object] = lambda info: None,
 ) -> Rewritten:
     """Write process(source) to `target` and, when asked, source - target to `removed`, in bounded memory.
 
@@ -87,7 +88,8 @@ def rewrite(
     says. The difference is taken after `target` has been rounded and clipped to its sample format, so target + removed
     = source exactly where all three hold integers and the difference fits; else to the precision of the formats (lossy
     codecs excepted).
-    `progress` receives the seconds of audio done since its last call. Missing folders of the outputs are made once the
+    `progress` receives the seconds of audio done since its last call; `before_end` is called when all is done, and
+    before any output is there: what it raises leaves none. Missing folders of the outputs are made once the
     source has opened. With `exact` the process gets all the bits of the source, float64, and samples that are not
     finite too. Raises AudioError, without `overwrite` also for a file that is there in the end; nothing half-written
     stays.
@@ -126,6 +128,7 @@ def rewrite(
         )  # fmt: skip
         if writer.frames != info.frames:
             raise ValueError(f"the process returned {writer.frames} frames for {info.frames}")
+        before_end(info)
         clipped = {out.path: out.clipped for out in (writer, rest) if out is not None}
         return Rewritten(info, clipped, tuple(dict.fromkeys((*reader.notes, *writer.notes))))
 

@@ -5,7 +5,7 @@
     python docs/research/activity.py train SCENES MODEL             weights of deepnmf_cli/signal/activity.py
     python docs/research/activity.py score SCENES MODEL ... [--rivals]    the table of activity.md
 
-A scene of train is 40 s of a speaker and a noise, with pauses of .1 to 20 s, at -8 to 20 dB; one in eight has no
+A scene of train is 40 s of a speaker and a noise, with pauses of .15 to 22 s, at -8 to 20 dB; one in eight has no
 speech. Scenes of dev have the voices, the noises and the SNR of the 120 mixtures of dev, of which noises are
 repeated. Rivals need `pip install --no-deps silero-vad webrtcvad-wheels`.
 """
@@ -30,8 +30,8 @@ from deepnmf_cli.signal.activity import SpeechActivity
 RATE_HZ, FRAME, SECONDS = 16000, 256, 40
 TRAIN_SCENES, SEED = 300, 5
 SPEECH_DB, FILLED = 35, 6
-"""Frames of speech are at most so far below the loud ones of the utterance; pauses of up to so many frames, .1 s, are
-speech too."""
+"""Frames of speech are at most so far below the loud ones of the utterance; pauses of fewer frames, .1 s, are speech
+too."""
 PAUSES_S = (0.3, 1.0, 2.0, 4.0, 15.0)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from deepnmf_cli.commands import remote
 from deepnmf_cli.errors import EXIT_FAILED, EXIT_SOME_FAILED, EXIT_USAGE
 
 DEMO = Path(__file__).parents[2] / "data/demo/noisy.wav"
@@ -87,13 +88,39 @@ def test_outputs_without_times_are_not_complete(deepnmf, stub, noisy):
     assert deepnmf(*arguments, "--overwrite").code == 0 and Path("noisy.enhanced.vad.txt").exists()
 
 
-def test_runs_of_versions_without_times_go_on(deepnmf, stub, noisy):
-    arguments = ["enhance", "noisy.wav", "-o", "out/", "--skip-existing"]
-    assert deepnmf(*arguments).code == 0
-    record = next(Path("out").glob(".*.jsonl"))
-    record.write_text(record.read_text().replace(', "--vad": null', ""))
-    result = deepnmf(*arguments)
-    assert result.code == 0 and "1 file skipped." in result.err and "Warning" not in result.err
+def test_outputs_of_unknown_origin_are_complete_with_their_times(deepnmf, stub, noisy):
+    assert deepnmf("enhance", "noisy.wav", "--vad").code == 0
+    result = deepnmf("enhance", "noisy.wav", "--vad", "--skip-existing")
+    assert result.code == 0 and "1 output of unknown origin taken for complete" in result.err
+
+
+def test_recordings_need_not_be_made_again_without_times(deepnmf, stub, noisy):
+    assert deepnmf("enhance", "noisy.wav", "--vad", "--skip-existing").code == 0
+    result = deepnmf("enhance", "noisy.wav", "--skip-existing")
+    assert result.code == 0 and result.err == "1 file skipped.\n"
+
+
+@pytest.mark.parametrize("in_place", [[], ["--in-place"]])
+def test_times_that_cannot_be_written_leave_no_output(deepnmf, stub, noisy, in_place):
+    before = noisy.read_bytes()
+    times = Path("noisy.vad.txt" if in_place else "noisy.enhanced.vad.txt")
+    times.symlink_to("/nonexistent/folder/times.txt")
+    result = deepnmf("enhance", "noisy.wav", "--vad", "--overwrite", *in_place)
+    assert result.code == EXIT_FAILED and f"{times}: found an output that cannot be written" in result.err
+    assert noisy.read_bytes() == before and not Path("noisy.enhanced.wav").exists()
+
+
+def test_times_that_appear_meanwhile_are_kept(deepnmf, stub, noisy, monkeypatch):
+    process, times = stub.enhance_blocks, Path("noisy.enhanced.vad.txt")
+
+    def enhance_blocks(*arguments, **options):
+        times.write_text("mine")
+        return process(*arguments, **options)
+
+    monkeypatch.setattr(stub, "enhance_blocks", enhance_blocks)
+    result = deepnmf("enhance", "noisy.wav", "--vad")
+    assert result.code == EXIT_FAILED and "a file that appeared while the output was made" in result.err
+    assert times.read_text() == "mine" and not Path("noisy.enhanced.wav").exists()
 
 
 def test_two_recordings_that_would_share_a_file_of_times_are_refused(deepnmf, stub, folder, hiss):
@@ -126,10 +153,51 @@ def test_a_recording_that_fails_has_no_times(deepnmf, stub, recordings):
     assert result.code == EXIT_SOME_FAILED and not Path("recordings.enhanced/one.vad.txt").exists()
 
 
-def test_times_go_beside_outputs_behind_addresses(deepnmf, stub, noisy):
+# Behind addresses
+
+
+@pytest.fixture
+def memory(noisy):
+    """memory://times/in/a.wav."""
     fsspec = pytest.importorskip("fsspec")
-    memory = fsspec.filesystem("memory")
-    memory.pipe("times/in/a.wav", noisy.read_bytes())
-    result = deepnmf("enhance", "memory://times/in", "-o", "memory://times/out", "--vad", "--json", "--jobs", 1)
+    found = fsspec.filesystem("memory")
+    if found.exists("times"):
+        found.rm("times", recursive=True)
+    found.pipe("times/in/a.wav", noisy.read_bytes())
+    return found
+
+
+FOLDER = ["enhance", "memory://times/in", "-o", "memory://times/out"]
+FILE = ["enhance", "memory://times/in/a.wav", "-o", "memory://times/out/a.wav"]
+
+
+def test_times_go_beside_outputs_before_these(deepnmf, stub, memory, monkeypatch):
+    delivered, deliver = [], remote.deliver
+    monkeypatch.setattr(remote, "deliver", lambda file, place: delivered.append(place) or deliver(file, place))
+    result = deepnmf(*FOLDER, "--vad", "--json", "--jobs", 1)
     assert result.code == 0 and result.lines[0]["vad"] == "memory://times/out/a.vad.txt"
+    assert delivered[:2] == ["memory://times/out/a.vad.txt", "memory://times/out/a.wav"]
     assert memory.exists("times/out/a.vad.txt") and memory.exists("times/out/a.wav")
+
+
+@pytest.mark.parametrize("arguments", [FOLDER, FILE])
+def test_what_is_complete_there_is_skipped(deepnmf, stub, memory, arguments):
+    arguments = [*arguments, "--vad", "--skip-existing", "--jobs", 1]
+    assert deepnmf(*arguments).code == 0
+    assert "1 file skipped." in deepnmf(*arguments).err
+    memory.rm("times/out/a.vad.txt")
+    assert "Enhanced 1 file." in deepnmf(*arguments).err and memory.exists("times/out/a.vad.txt")
+
+
+@pytest.mark.parametrize("arguments", [FOLDER, FILE])
+def test_times_that_are_there_are_not_replaced(deepnmf, stub, memory, arguments):
+    memory.pipe("times/out/a.vad.txt", b"mine")
+    result = deepnmf(*arguments, "--vad")
+    assert result.code == EXIT_USAGE and "memory://times/out/a.vad.txt: found an existing file" in result.err
+    assert memory.cat("times/out/a.vad.txt") == b"mine" and not memory.exists("times/out/a.wav")
+
+
+def test_recordings_that_would_share_times_there_are_refused(deepnmf, stub, memory):
+    memory.pipe("times/in/a.flac", b"")
+    result = deepnmf(*FOLDER, "--vad")
+    assert result.code == EXIT_USAGE and "a.vad.txt: found two outputs of this name" in result.err

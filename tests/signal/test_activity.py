@@ -9,9 +9,9 @@ import soxr
 
 from deepnmf_cli import SpeechActivity, load_enhancer
 from deepnmf_cli.enhancer import Enhancer
-from deepnmf_cli.errors import UsageError
+from deepnmf_cli.errors import AudioError, UsageError
 from deepnmf_cli.signal import activity
-from deepnmf_cli.signal.activity import NEVER, QUIET_DB
+from deepnmf_cli.signal.activity import NEVER, QUIET_DB, Stretch
 from deepnmf_cli.signal.arrays import InNumpy
 from deepnmf_cli.signal.stft import FrontEnd
 
@@ -89,15 +89,48 @@ def test_marginals_of_extreme_evidence_are_finite():
 
 
 def test_levels_are_powers_within_the_band():
-    """A sinusoid of amplitude 1 has -3 dB, of which a mask of .1 keeps -23; below 100 Hz nothing counts."""
+    """A sinusoid of amplitude 1 has -5 dB, of which a mask of .1 keeps -25; below 100 Hz and from 8 kHz on nothing
+    counts, whatever the rate.
+    """
     time = np.arange(RATE_HZ) / RATE_HZ
     tone = spectra(np.sin(2 * np.pi * 1000 * time)[None], np.full(64, 0.1))
     recording_db, kept_db = heard(*tone).levels_db()[:, 5:-5]
-    reference = 10 * np.log10(np.square(np.abs(tone[0][0, 1:-1, 30])).sum())
-    np.testing.assert_allclose(recording_db, reference, atol=0.1)
+    np.testing.assert_allclose(recording_db, -5.1, atol=0.1)
     np.testing.assert_allclose(kept_db, recording_db - 20, atol=1e-6)
     rumble = spectra(np.sin(2 * np.pi * 20 * time)[None], np.ones(64))
     assert heard(*rumble).levels_db()[0, 5:-5].max() < -25
+    assert heard(*tone, rate_hz=1000).levels_db()[0, 5:-5].max() < -25  # there it has 62.5 Hz
+    assert heard(*tone, rate_hz=160000).levels_db()[0, 5:-5].max() < -25  # and here 10 kHz
+
+
+def test_loud_moments_rise_at_once_fall_in_seconds_and_sleep_in_silence():
+    levels = np.concatenate([np.full(20, -40.0), np.full(20, -20.0), np.full(500, -140.0), np.full(500, -60.0)])
+    loud = activity.loud_moments(levels)
+    np.testing.assert_allclose(loud[:20], -40)
+    np.testing.assert_allclose(loud[20:40], -20 - 20 * 0.7 ** np.arange(1, 21))
+    np.testing.assert_array_equal(loud[40:540], loud[39])
+    np.testing.assert_allclose(loud[540:], -60 + (loud[39] + 60) * 0.998 ** np.arange(1, 501))
+
+
+def test_differences_are_those_of_the_equations():
+    """Where all is noise, what is kept of it is compared with the recording less 15 dB; all are clipped."""
+    recording_db, kept_db = np.full(3, -20.0), np.array([-20.0, -50.0, -90.0])
+    gain, height, share = activity.differences(recording_db, kept_db)
+    loud = np.array([-20, -20 - 0.002 * 30, -20 - 0.002 * 30 - 0.002 * (90 - 20.06)])
+    np.testing.assert_allclose(gain, [0, -30, -30])
+    np.testing.assert_allclose(height, [0, *(kept_db[1:] - loud[1:]).clip(-50)], atol=1e-3)
+    np.testing.assert_allclose(share, loud + 20, atol=1e-3)
+    all_noise = activity.differences(np.full(2, -20.0), np.full(2, -60.0))
+    np.testing.assert_allclose(all_noise[1], -60 - (-20 - 15))
+
+
+def test_stretches_begin_and_end_between_frames(monkeypatch):
+    """Frame t lies around t hops."""
+    found = heard(*bursts())
+    monkeypatch.setattr(found, "probabilities", lambda: np.array([0.9, 0.1, 0.6, 0.8, 0.5, 0.4, 0.9]))
+    assert found.stretches(6 * 0.016) == [
+        Stretch(0.0, 0.008, 0.9), Stretch(0.024, 0.056, pytest.approx(0.7)), Stretch(0.088, 0.096, 0.9)
+    ]  # fmt: skip
 
 
 def test_bursts_that_are_kept_are_found_where_they_are():
@@ -121,8 +154,8 @@ def test_blocks_and_channels_add_up():
     for part in (slice(0, 1), slice(1, 100), slice(100, None)):
         hear(spectrum[..., part], mask[:, part])
     np.testing.assert_allclose(parts.probabilities(), whole.probabilities(), atol=1e-9)
-    for _ in range(2):
-        channels.listener(PAIR, RATE_HZ)(spectrum / np.sqrt(2), mask)
+    for hear in [channels.listener(PAIR, RATE_HZ) for _ in range(2)]:
+        hear(spectrum / np.sqrt(2), mask)
     both = heard(np.concatenate([spectrum, -spectrum]) / np.sqrt(2), mask)
     for other in (channels, both):
         np.testing.assert_allclose(other.probabilities(), whole.probabilities(), atol=1e-5)
@@ -193,10 +226,38 @@ def test_pieces_do_not_matter_and_the_next_recording_is_not_heard(demo, tiny):
     assert found.levels_db().shape == expected.levels_db().shape
 
 
+def test_a_recording_that_is_forgotten_is_not_heard_on(demo, tiny):
+    found = SpeechActivity()
+    stream = tiny.stream(demo[1], 1, activity=found)
+    stream.feed(demo[0][:, :16000])
+    before = found.levels_db()
+    stream.reset()
+    stream.feed(demo[0])
+    np.testing.assert_array_equal(found.levels_db(), before)
+
+
+def test_many_short_blocks_are_joined():
+    spectrum, mask = bursts()
+    found = SpeechActivity()
+    hear = found.listener(PAIR, RATE_HZ)
+    for t in range(3000):
+        hear(spectrum[..., t % 250, None], mask[:, t % 250, None])
+    assert found.levels_db().shape == (2, 3000) and len(found._parts[0]) < activity.MOST_PARTS
+    np.testing.assert_allclose(found.levels_db()[:, 2750:], heard(spectrum, mask).levels_db()[:, :250], atol=1e-5)
+
+
 def test_a_second_recording_needs_an_activity_of_its_own(demo, tiny):
     found = enhanced(tiny, *demo)
     with pytest.raises(UsageError, match="activity: found one that has heard a recording"):
         tiny.enhance(*demo, activity=found)
+
+
+def test_a_recording_that_was_refused_was_not_heard(demo, tiny):
+    found = SpeechActivity()
+    with pytest.raises(AudioError):
+        tiny.enhance(np.full((1, 100), np.nan), RATE_HZ, activity=found)
+    tiny.enhance(*demo, activity=found)
+    np.testing.assert_array_equal(found.levels_db(), enhanced(tiny, *demo).levels_db())
 
 
 def test_channels_of_their_own_are_heard_together(demo, tiny):
