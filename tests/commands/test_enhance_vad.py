@@ -104,7 +104,7 @@ def test_recordings_need_not_be_made_again_without_times(deepnmf, stub, noisy):
 def test_times_that_cannot_be_written_leave_no_output(deepnmf, stub, noisy, in_place):
     before = noisy.read_bytes()
     times = Path("noisy.vad.txt" if in_place else "noisy.enhanced.vad.txt")
-    times.symlink_to("/nonexistent/folder/times.txt")
+    times.symlink_to("missing/folder/times.txt")
     result = deepnmf("enhance", "noisy.wav", "--vad", "--overwrite", *in_place)
     assert result.code == EXIT_FAILED and f"{times}: found an output that cannot be written" in result.err
     assert noisy.read_bytes() == before and not Path("noisy.enhanced.wav").exists()
