@@ -201,5 +201,5 @@ def over_sizes() -> Figure:
             axes.errorbar(x, y, ends, label=f"{NAMES[family]}, T = {context}", markersize=4, **style)
         axes.set(xscale="log", xlabel="parameters", ylabel=f"SDR on {part} [dB]")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+        axes.legend(loc="lower right", fontsize="small")
     return figure
