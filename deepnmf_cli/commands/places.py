@@ -30,12 +30,17 @@ class Job:
     """Times of speech, as text."""
 
     @property
+    def written(self) -> list[str]:
+        """All that the job writes: paths, or addresses; not standard output."""
+        return [place for place in (self.target, self.removed, self.speech) if place not in (None, STREAM)]
+
+    @property
     def recordings(self) -> list[Path]:
         return [Path(path) for path in (self.target, self.removed) if path not in (None, STREAM)]
 
     @property
     def outputs(self) -> list[Path]:
-        return self.recordings + ([] if self.speech is None else [Path(self.speech)])
+        return [Path(place) for place in self.written]
 
 
 @dataclass(frozen=True)

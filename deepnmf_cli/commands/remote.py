@@ -98,7 +98,7 @@ def plan(inputs: Sequence[str], places: Places, may_exist: bool) -> RemotePlan:
     for folder in filter(None, [places.output, places.removed, *beside]):
         with suppress(AudioError):  # what cannot be listed is told when it is written
             there |= {place: entry for place, (_, entry) in _list(folder)[0].items()}
-    existing = [path for job in jobs for path in (job.target, job.removed, job.speech) if path in there]
+    existing = [path for job in jobs for path in job.written if path in there]
     if existing and not may_exist:
         refuse_existing(existing)
     return RemotePlan(jobs, failures, [], there | entries, root)
@@ -115,7 +115,7 @@ def _target(output: str, relative: PurePosixPath, several: bool) -> str:
 def _check(jobs: Sequence[Job]) -> None:
     sources, seen = {job.source for job in jobs}, {}
     for job in jobs:
-        for path in filter(None, (job.target, job.removed, job.speech)):
+        for path in job.written:
             if path in sources:
                 raise UsageError(path, "an output that is an input", "another file", "Choose another name or folder.")
             if path in seen:
@@ -276,7 +276,7 @@ class RemoteRecord(Record):
         """What is there of the outputs of a job. One that has no line is complete where it is no older than the
         input, as outputs appear whole.
         """
-        if any(path not in self._entries for path in (job.target, job.removed, job.speech) if path is not None):
+        if any(path not in self._entries for path in job.written):
             return State(needed=True)
         source, target, line = self._entries[job.source], self._entries[job.target], self._line(job.target)
         if line is not None:

@@ -47,6 +47,7 @@ AGREEMENT = 3.758
 """J."""
 
 MOST_PARTS = 1000
+"""Arrays that are kept before they are joined."""
 
 NEVER = -50.0
 """Log-odds of quiet frames."""

@@ -11,7 +11,6 @@ repeated. Rivals need `pip install --no-deps silero-vad webrtcvad-wheels`.
 """
 
 import argparse
-import csv
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from sizes import mixtures
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -112,8 +112,7 @@ def train_scenes(corpus: Path):
 
 def dev_scenes(corpus: Path):
     draw = np.random.default_rng(SEED)
-    with open(corpus / "dev/mixtures.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = mixtures(corpus / "dev")
     for row in rows:
         clean, noisy = (read(corpus / "dev" / kind / f"{row['name']}.flac") for kind in ("clean", "noisy"))
         same = [other["name"] for other in rows if other["speaker"] == row["speaker"]]
