@@ -170,6 +170,8 @@ def command(
         raise UsageError("--repair", "--noise-out beside it", "one of the two", "Repair first, with `deepnmf repair`.")
     if not repair and (fixes != FIXES or gaps != AUTO or clip_level_db is not None):
         refuse_without_repair("--fix, --gaps, --clip-level")
+    if vad:
+        _check_masks(model, depth)
     if verbose:
         console.log()
     if address is not None and engine != "ray":
@@ -214,6 +216,23 @@ def command(
     if stopped is not None:
         raise stopped
     return batch.outcome.exit_code
+
+
+def _check_masks(model: str | None, depth: int | None) -> None:
+    """Raise UsageError where masks are known to leave too much noise to tell speech by them, and warn where that is
+    not known.
+    """
+    from deepnmf_cli import zoo
+    from deepnmf_cli.signal.activity import MEASURED
+
+    if depth is not None:
+        raise UsageError("--vad", "--depth beside it", "all layers of the network", "Leave one of them out.")
+    model = model or zoo.DEFAULT_MODEL
+    names = f"{', '.join(MEASURED[:-1])} or {MEASURED[-1]}"
+    if model not in MEASURED and any(model == shipped.name for shipped in zoo.available()):
+        raise UsageError("--vad", f"--model {model}, whose masks leave too much noise", names, "Choose one of these.")
+    if model not in MEASURED:
+        console.warn(f"--vad was measured with {names}: where {model} leaves more noise, that may be taken for speech.")
 
 
 class _Batch:

@@ -46,6 +46,9 @@ BIAS = 0.216
 AGREEMENT = 3.758
 """J."""
 
+MEASURED = ("base", "large", "tiny")
+"""Models whose masks these weights were measured with. Masks that leave more noise make speech of it."""
+
 MOST_PARTS = 1000
 """Arrays that are kept before they are joined."""
 
@@ -64,6 +67,8 @@ class Stretch:
 
 class SpeechActivity:
     """Probability of speech in the frames of one recording, which is filled while the recording is enhanced.
+
+    By base, large or tiny with all layers: masks that leave more noise, as those of deep-nmf, make speech of it.
 
     Examples:
         >>> import soundfile

@@ -201,3 +201,20 @@ def test_recordings_that_would_share_times_there_are_refused(deepnmf, stub, memo
     memory.pipe("times/in/a.flac", b"")
     result = deepnmf(*FOLDER, "--vad")
     assert result.code == EXIT_USAGE and "a.vad.txt: found two outputs of this name" in result.err
+
+
+@pytest.mark.parametrize("options", [["--depth", 2], ["--model", "deep-nmf"]])
+def test_masks_that_leave_much_noise_are_refused(deepnmf, demo, options):
+    result = deepnmf("enhance", "demo.wav", "--vad", *options)
+    assert result.code == EXIT_USAGE and "--vad: found" in result.err
+    assert not Path("demo.enhanced.wav").exists()
+
+
+def test_a_model_of_ones_own_is_taken_with_a_warning(deepnmf, demo):
+    model = Path(__file__).parents[2] / "models/tiny/model.onnx"
+    result = deepnmf("enhance", "demo.wav", "--vad", "--model", str(model))
+    assert result.code == 0 and "may be taken for speech" in result.err
+    for options in ([], ["--model", "tiny"]):
+        assert (
+            "taken for speech" not in deepnmf("enhance", "demo.wav", "-o", "2.wav", "--vad", "--dry-run", *options).err
+        )
