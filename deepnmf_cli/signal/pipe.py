@@ -77,7 +77,7 @@ class PipeReader:
             self._read_header()
         elif not surely_raw:
             self._refuse_containers()
-        check_shape(name, self.layout.channels, self.layout.rate_hz)
+        check_shape(name, self.layout.channels, self.layout.rate_hz, is_array=False)
 
     @property
     def missing_frames(self) -> int:

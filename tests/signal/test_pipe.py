@@ -248,6 +248,7 @@ def test_a_description_may_be_long():
         (b"RIFF\0\0\0\0WAVEdata\0\0\0\0", "without a description"),
         (described(pipe.DESCRIPTION_BYTES + 2), "without a description"),
         (wav(noise(1, 9), rate_hz=10), "a sampling rate of 10 Hz"),
+        (wav(noise(65, 9)), r"65 channels; expected 1 to 64\. Split the channels\.$"),
     ],
 )
 def test_headers_that_are_of_no_use_are_explained(data, found):
