@@ -130,7 +130,9 @@ class PipeReader:
         while True:
             self._fill(pad + 8)
             # Some programs forget the byte that makes a size even.
-            ends = [at for at in (pad, 0) if len(self._held) >= at + 8 and is_chunk_name(self._held[at : at + 4])]
+            ends = [
+                at for at in (pad, 0) if len(self._held) >= at + 8 and is_chunk_name(bytes(self._held[at : at + 4]))
+            ]
             begin = ends[0] if ends else None
             self._take(pad if begin is None else begin)
             name = bytes(self._held[:4])
