@@ -6,8 +6,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from deepnmf_cli.errors import ModelError, shortened
@@ -52,9 +52,56 @@ def atomic_path(final: str | Path, replace: bool = True) -> Iterator[Path]:
     The temporary name keeps the suffix of `final`, because audio libraries choose the container by it. The content
     reaches the disk before the rename, so a power cut leaves either the old file or the new one. A symbolic link stays
     one: the file that it points to is replaced. Without `replace`, raises FileExistsError rather than touch a file that
-    appeared at `final` meanwhile. What a killed process leaves is for `remove_leftovers`.
+    appeared at `final` meanwhile. An OSError without a file name, as of a full disk, gets that of `final`. What a
+    killed process leaves is for `remove_leftovers`.
     """
-    final = Path(os.path.realpath(final)) if os.path.islink(final) else Path(final)
+    final = _followed(final)
+    with _named(final), _partial(final) as partial:
+        yield partial
+        _to_disk(partial, final)
+        _rename(partial, final, replace)
+
+
+def write_all(files: Mapping[Path, Callable[[Path], object]]) -> None:
+    """Write files that belong together, as `atomic_path` does: none gets its name before all are on the disk.
+
+    `files` maps each path to what writes the content to a temporary path.
+    """
+    with ExitStack() as stack:
+        partials = {}
+        for path, write in files.items():
+            with _named(final := _followed(path)):
+                partials[final] = partial = stack.enter_context(_partial(final))
+                write(partial)
+                _to_disk(partial, final)
+        for final, partial in partials.items():
+            with _named(final):
+                _rename(partial, final, replace=True)
+
+
+def _followed(final: str | Path) -> Path:
+    return Path(os.path.realpath(final)) if os.path.islink(final) else Path(final)
+
+
+@contextmanager
+def _named(final: Path) -> Iterator[None]:
+    """Have an OSError that names no file, or a temporary one, name `final`: that is what the user knows."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(final)
+        elif isinstance(error.filename, str):
+            path = Path(error.filename)
+            for above in (path, *path.parents):
+                if above.parent == final.parent and _LEFTOVER_NAME.fullmatch(above.name):
+                    error.filename = str(final / path.relative_to(above))
+        raise
+
+
+@contextmanager
+def _partial(final: Path) -> Iterator[Path]:
+    """A temporary file beside `final`, deleted in the end unless it was renamed."""
     # Names have at most 255 bytes; one that is nearly as long must not become too long by what is added.
     prefix, suffix = f".{final.stem[:40]}-", f"{_LEFTOVER}{final.suffix}"
 
@@ -67,16 +114,22 @@ def atomic_path(final: str | Path, replace: bool = True) -> Iterator[Path]:
         try:
             reached(f"{final.name}: opened")
             yield partial
-            reached(f"{final.name}: written")
-            with open(partial, "rb") as written:
-                os.fsync(written.fileno())
-            # mkstemp makes private files; the result gets the permissions that a plain open() would have given it.
-            partial.chmod(final.stat().st_mode & 0o777 if final.exists() else 0o666 & ~_umask())
-            reached(f"{final.name}: synced")
-            (os.replace if replace else _rename_to_new)(partial, final)
-            reached(f"{final.name}: renamed")
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _to_disk(partial: Path, final: Path) -> None:
+    reached(f"{final.name}: written")
+    with open(partial, "rb") as written:
+        os.fsync(written.fileno())
+    # mkstemp makes private files; the result gets the permissions that a plain open() would have given it.
+    partial.chmod(final.stat().st_mode & 0o777 if final.exists() else 0o666 & ~_umask())
+    reached(f"{final.name}: synced")
+
+
+def _rename(partial: Path, final: Path, replace: bool) -> None:
+    (os.replace if replace else _rename_to_new)(partial, final)
+    reached(f"{final.name}: renamed")
 
 
 @contextmanager
@@ -86,7 +139,11 @@ def atomic_folder(final: str | Path) -> Iterator[Path]:
     `final` must not exist, or be an empty folder. What a killed process leaves is for `remove_leftovers`.
     """
     final = Path(final)
-    with _held(lambda: tempfile.mkdtemp(prefix=f".{final.name[:40]}-", suffix=_LEFTOVER, dir=final.parent)) as partial:
+
+    def make() -> str:
+        return tempfile.mkdtemp(prefix=f".{final.name[:40]}-", suffix=_LEFTOVER, dir=final.parent)
+
+    with _named(final), _held(make) as partial:
         try:
             reached(f"{final.name}: opened")
             yield partial

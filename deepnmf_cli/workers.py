@@ -4,9 +4,11 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Self
@@ -20,9 +22,12 @@ few seconds: that is when a process notices that it shall end."""
 
 _READY, _PROGRESS, _DONE = range(3)
 
+GRACE_S = 3.0
+"""For a process that was told to end, before it is made to."""
+
 
 class _Abandoned(BaseException):
-    """Ends a worker whose owner has gone, through all the clean-up that is on the way."""
+    """Ends a worker whose owner has gone, or told it to, through all the clean-up that is on the way."""
 
 
 def work_here(tasks: Iterable[Any], work: Work, progress: Progress) -> Iterator[tuple[Any, Any]]:
@@ -35,8 +40,9 @@ class Workers:
     """A context manager that holds `count` processes, each of which calls `prepare(*arguments) -> Work` once.
 
     The processes are spawned and not forked: PyTorch's threads do not survive a fork. `prepare`, `arguments`, tasks
-    and results travel between processes; the work itself stays where it was made. Interrupts are left to the owner:
-    when it leaves the context, or dies, tasks under way are given up, with the clean-up that an exception brings.
+    and results travel between processes; the work itself stays where it was made. `None` is no task. Interrupts are
+    left to the owner: when it leaves the context, or dies, tasks under way are given up, with the clean-up that an
+    exception brings.
     """
 
     def __init__(self, count: int, prepare: Callable[..., Work], *arguments: Any) -> None:
@@ -59,10 +65,21 @@ class Workers:
     ) -> Iterator[tuple[Any, Any]]:
         """Yield (task, result) as tasks are done, the result being the DeepnmfError of a task that failed.
 
-        A process that dies fails its task, which the error calls `name(task)`, and is replaced. Raises DeepnmfError
-        when a process cannot be prepared.
+        A process that dies fails its task, which the error calls `name(task)`, and is replaced. After Ctrl-C, tasks
+        that are completed before their processes notice are yielded too, and then KeyboardInterrupt is raised. Raises
+        DeepnmfError when a process cannot be prepared.
         """
-        waiting, at_work = deque(tasks), {}
+        at_work: dict[Connection, Any] = {}
+        try:
+            yield from self._results(deque(tasks), at_work, progress, name)
+        except KeyboardInterrupt:
+            yield from self._stop(at_work)
+            raise
+
+    def _results(
+        self, waiting: deque[Any], at_work: dict[Connection, Any], progress: Progress, name: Callable[[Any], str]
+    ) -> Iterator[tuple[Any, Any]]:
+        """What `run` yields; `at_work` holds the tasks under way."""
         idle: set[Connection] = set()
         while waiting or at_work:
             for connection in wait([c for c in self._processes if c not in idle]):
@@ -88,6 +105,24 @@ class Workers:
                     connection.send(at_work[connection])
                 else:
                     idle.add(connection)
+
+    def _stop(self, at_work: dict[Connection, Any]) -> Iterator[tuple[Any, Any]]:
+        """End the tasks under way. Yields those that are done first: their outputs are there, and must be told."""
+        for connection in at_work:
+            with suppress(OSError):
+                connection.send(None)
+        end = time.monotonic() + GRACE_S
+        while at_work and (heard := wait(list(at_work), max(0.0, end - time.monotonic()))):
+            for connection in heard:
+                try:
+                    kind, content = connection.recv()
+                except (EOFError, OSError):
+                    at_work.pop(connection)
+                    continue
+                if kind == _DONE:
+                    yield at_work.pop(connection), content
+        for connection in at_work:  # long without `progress`
+            self._processes[connection].terminate()
 
     def _start(self) -> None:
         spawn = multiprocessing.get_context("spawn")
@@ -130,7 +165,12 @@ def _serve(connection: Connection, prepare: Callable[..., Work], arguments: tupl
         try:
             connection.send((kind, content))
         except OSError:
-            raise _Abandoned from None
+            _abandon()
+
+    def progress(amount: float) -> None:
+        if connection.poll():  # during a task nothing comes but the word to end, or the end of the owner
+            _abandon()
+        send(_PROGRESS, amount)
 
     with suppress(_Abandoned, EOFError, ConnectionResetError):
         work = outcome(prepare, *arguments)
@@ -138,9 +178,8 @@ def _serve(connection: Connection, prepare: Callable[..., Work], arguments: tupl
             send(_READY, work)
             return
         send(_READY, None)
-        while True:
-            task = connection.recv()
-            send(_DONE, outcome(work, task, lambda amount: send(_PROGRESS, amount)))
+        while (task := connection.recv()) is not None:
+            send(_DONE, outcome(work, task, progress))
 
 
 def outcome(work: Callable[..., Any], *arguments: Any) -> Any:
@@ -154,7 +193,8 @@ def outcome(work: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _abandon(*_: object) -> None:
-    raise _Abandoned
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second word to end would come in the middle of the clean-up
+    raise _Abandoned from None
 
 
 def lost(name: str) -> DeepnmfError:
@@ -169,6 +209,8 @@ def interrupts_held() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    # The first process to be spawned would start it, which lets interrupts through again.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -15,7 +15,16 @@ import torch
 from safetensors.torch import save_file
 
 from deepnmf_cli import checkpoint
-from deepnmf_cli.checkpoint import FORMAT, atomic_path, load, remove_leftovers, save, temporary_folder
+from deepnmf_cli.checkpoint import (
+    FORMAT,
+    atomic_folder,
+    atomic_path,
+    load,
+    remove_leftovers,
+    save,
+    temporary_folder,
+    write_all,
+)
 from deepnmf_cli.errors import EXIT_FAILED, ModelError
 
 ROOT = Path(__file__).parents[1]
@@ -136,6 +145,39 @@ def test_newer_format_asks_for_an_update(model, tensors):
     error = refusal(model)
     assert error.found == f"format {FORMAT + 1}" and f"format {FORMAT}" in error.expected
     assert "--upgrade" in error.remedy
+
+
+def full(path):
+    """Write to a disk that fills up: the error of a write names no file."""
+    path.write_bytes(b"half")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_files_that_belong_together_appear_together_or_not_at_all(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_bytes(b"old")
+    with pytest.raises(OSError) as raised:
+        write_all({one: lambda path: path.write_bytes(b"new"), two: full})
+    assert raised.value.filename == str(two)
+    assert list(tmp_path.iterdir()) == [one] and one.read_bytes() == b"old"
+    write_all({path: lambda partial: partial.write_bytes(b"new") for path in (one, two)})
+    assert one.read_bytes() == two.read_bytes() == b"new" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_error_of_the_disk_names_the_file_that_was_written(tmp_path):
+    with pytest.raises(OSError) as raised, atomic_path(tmp_path / "out.wav") as partial:
+        full(partial)
+    assert raised.value.filename == str(tmp_path / "out.wav")
+    with pytest.raises(OSError) as raised, atomic_path(tmp_path / "none" / "out.wav"):
+        pass
+    assert raised.value.filename == str(tmp_path / "none" / "out.wav")
+    with pytest.raises(OSError) as raised, atomic_path(tmp_path / "out.wav"):
+        (tmp_path / "other").read_bytes()
+    assert raised.value.filename == str(tmp_path / "other")
+    with pytest.raises(OSError) as raised, atomic_folder(tmp_path / "run") as folder:
+        (folder / "none" / "x").touch()
+    assert raised.value.filename == str(tmp_path / "run" / "none" / "x")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("stop", [ValueError, KeyboardInterrupt, SystemExit])

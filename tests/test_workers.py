@@ -15,7 +15,10 @@ SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
 from deepnmf_cli.errors import AudioError, ModelError
+from deepnmf_cli import workers
 from deepnmf_cli.workers import Workers
+
+workers.GRACE_S = float(os.environ.get("GRACE_S", "30"))
 
 def prepare(name):
     if name == "unfit":
@@ -25,6 +28,13 @@ def prepare(name):
     def work(task, progress):
         if task == "bad":
             raise AudioError(task, "a", "b", "c")
+        if task in ("late", "deaf"):
+            try:
+                Path(f"partial-{os.getpid()}").touch()
+                time.sleep(0.3 if task == "late" else 60)
+                return name + task
+            finally:
+                Path(f"partial-{os.getpid()}").unlink()
         if task == "deadly":
             os.kill(os.getpid(), signal.SIGKILL)
         if task == "endless":
@@ -60,11 +70,11 @@ def start(tmp_path):
     (tmp_path / "folder").mkdir()
     running = []
 
-    def popen(*arguments: str) -> subprocess.Popen:
+    def popen(*arguments: str, **environment: str) -> subprocess.Popen:
         running.append(
             subprocess.Popen(
                 [sys.executable, str(tmp_path / "script.py"), *arguments], cwd=tmp_path / "folder", text=True,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
             )
         )  # fmt: skip
         return running[-1]
@@ -119,6 +129,41 @@ def test_tasks_under_way_are_cleaned_up_when_the_owner_ends(start, tmp_path, end
     process.send_signal(ending)
     process.wait(30)
     wait_for(lambda: not partial() and not any(map(alive, workers)))
+
+
+def interrupted(process, folder) -> str:
+    """What it printed until it ended, after Ctrl-C during its first task; nothing of a task is left."""
+    wait_for(lambda: list(folder.glob("partial-*")))
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert "KeyboardInterrupt" in err.splitlines()[-1] and not list(folder.glob("partial-*"))
+    return out
+
+
+def test_what_is_done_before_its_process_notices_is_told(start, tmp_path):
+    assert interrupted(start("x", "late", "late", "a"), tmp_path / "folder") == "late -> xlate\n" * 2
+
+
+def test_a_task_that_does_not_notice_is_ended(start, tmp_path):
+    assert interrupted(start("x", "deaf", GRACE_S="0.1"), tmp_path / "folder") == ""
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no masks of signals here")
+def test_no_interrupt_reaches_the_first_process_that_is_spawned():
+    script = """
+import signal
+from multiprocessing import get_context
+from deepnmf_cli.workers import interrupts_held
+
+if __name__ == "__main__":
+    with interrupts_held():
+        process = get_context("spawn").Process()
+        process.start()
+        assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    process.join()
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
 def alive(process: int) -> bool:

@@ -11,13 +11,22 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
-from deepnmf_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, DeepnmfError, UsageError
+from deepnmf_cli.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_SOME_FAILED,
+    EXIT_TERMINATED,
+    DeepnmfError,
+    Terminated,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -76,6 +85,37 @@ class Outcome:
         if (failures := self.count("failed")) and total > 1:
             sentences.append(f"{failures} of {count(total, 'file')} failed.")
         return " ".join(sentences)
+
+    def summary_row(self, seconds: float, elapsed_s: float, stopped: BaseException | None) -> dict[str, Any]:
+        """The last line of JSON Lines: counts, seconds of audio and of work, and why a run ended before its time."""
+        counts = {status: self.count(status) for status in ("done", "skipped", "failed")}
+        word, code = _ending(stopped, self)
+        return {
+            "type": "summary", "files": len(self.rows), **counts, "seconds": seconds, "elapsed_s": elapsed_s,
+            "stopped": word, "exit_code": code,
+        }  # fmt: skip
+
+
+@contextmanager
+def ended_by(end: Callable[[BaseException | None], object]) -> Iterator[None]:
+    """Call end(None) after a batch; end(error) where Ctrl-C or an error stops it: what was done by then is told like
+    all else.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, DeepnmfError) as error:
+        end(error)
+        raise
+    end(None)
+
+
+def _ending(stopped: BaseException | None, outcome: Outcome) -> tuple[str | None, int]:
+    """Why a run ended before its time, in one word, and the exit code."""
+    if stopped is None:
+        return None, outcome.exit_code
+    if isinstance(stopped, DeepnmfError):
+        return "failed", stopped.exit_code
+    return ("terminated", EXIT_TERMINATED) if isinstance(stopped, Terminated) else ("interrupted", EXIT_INTERRUPTED)
 
 
 def refuse_input(remedy: str) -> None:

@@ -46,7 +46,7 @@ from deepnmf_cli.commands.repair_options import (
     refuse_without_repair,
     repair_options,
 )
-from deepnmf_cli.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, DeepnmfError, Terminated, UsageError
+from deepnmf_cli.errors import DeepnmfError, UsageError
 
 
 @click.command()
@@ -196,25 +196,21 @@ def command(
     )
     batch = _Batch(planned, settings, console.json_lines() if as_json else None, quiet)
     several = len(planned.jobs) + len(planned.unreadable) > 1
-    stopped: BaseException | None = None
     record = None
-    try:
-        if several or skip_existing:
-            facts = _facts(settings, noise_out)
-            far = isinstance(planned, remote.RemotePlan)
-            record = remote.RemoteRecord(facts, planned) if far else Record(facts)
-        todo = batch.begin(record, skip_existing, overwrite)
-        if dry_run:
-            batch.list(todo)
-        elif todo:
-            batch.run(todo, runner, record)
-    except (KeyboardInterrupt, DeepnmfError) as error:  # what was done by then is told like all else
-        stopped = error
-    if record is not None:
-        record.close()
-    batch.end(stopped)
-    if stopped is not None:
-        raise stopped
+    with console.ended_by(batch.end):
+        try:
+            if several or skip_existing:
+                facts = _facts(settings, noise_out)
+                far = isinstance(planned, remote.RemotePlan)
+                record = remote.RemoteRecord(facts, planned) if far else Record(facts)
+            todo = batch.begin(record, skip_existing, overwrite)
+            if dry_run:
+                batch.list(todo)
+            elif todo:
+                batch.run(todo, runner, record)
+        finally:
+            if record is not None:
+                record.close()
     return batch.outcome.exit_code
 
 
@@ -311,13 +307,8 @@ class _Batch:
         done = [row for row in outcome.rows if row["status"] == "done"]
         seconds = sum(row["seconds"] for row in done)
         if self._tell is not None:
-            counts = {status: outcome.count(status) for status in ("done", "skipped", "failed")}
             speed = elapsed_s / seconds if seconds else None
-            word, code = _ending(stopped, outcome)
-            self._tell({
-                "type": "summary", "files": len(outcome.rows), **counts, "seconds": seconds, "elapsed_s": elapsed_s,
-                "real_time_factor": speed, "stopped": word, "exit_code": code,
-            })  # fmt: skip
+            self._tell({**outcome.summary_row(seconds, elapsed_s, stopped), "real_time_factor": speed})
         elif self._dry:
             self._say(f"{console.count(outcome.count('planned'), 'file')} to enhance; nothing was written.")
         elif outcome.rows and (text := outcome.summary("Enhanced")):
@@ -405,15 +396,6 @@ def _facts(settings: Settings, removed: str | None) -> dict[str, Any]:
         "--loudness": settings.loudness_lufs, "--repair": settings.repair and asdict(settings.repair),
         "--noise-profile": None if profile is None else asdict(profile), "--noise-out": removed is not None,
     }  # fmt: skip
-
-
-def _ending(stopped: BaseException | None, outcome: console.Outcome) -> tuple[str | None, int]:
-    """Why a run ended before its time, in one word, and the exit code."""
-    if stopped is None:
-        return None, outcome.exit_code
-    if isinstance(stopped, DeepnmfError):
-        return "failed", stopped.exit_code
-    return ("terminated", EXIT_TERMINATED) if isinstance(stopped, Terminated) else ("interrupted", EXIT_INTERRUPTED)
 
 
 def _row(

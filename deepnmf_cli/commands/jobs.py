@@ -256,7 +256,7 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
             step, told, leveller = process, progress, None
             exact = settings.repair is not None
             if settings.repair is not None:
-                step = _after_repair(process, settings.repair, files.source, name)
+                step = _after_repair(process, settings.repair, files.source, name, progress)
             if settings.loudness_lufs is not None:
                 from deepnmf_cli.signal.loudness import Leveller
 
@@ -279,12 +279,14 @@ def _write_labels(path: Path, stretches: "list[Stretch]", overwrite: bool) -> No
         partial.write_text("".join(f"{s.start_s:.3f}\t{s.end_s:.3f}\t{s.probability:.2f}\n" for s in stretches))
 
 
-def _after_repair(process: "Process", options: "RepairOptions", source: str, name: str) -> "Process":
+def _after_repair(
+    process: "Process", options: "RepairOptions", source: str, name: str, progress: Progress
+) -> "Process":
     """The process with the repair of `source` before it."""
     from deepnmf_cli.repair.examine import examine, repairer
     from deepnmf_cli.repair.repairer import repaired
 
-    findings = examine(source, options, name)
+    findings = examine(source, options, name, progress)
 
     def both(blocks, rate_hz, channels):
         if findings:

@@ -104,28 +104,27 @@ def command(
             console.say(sentence)
     settings = Settings(options, overwrite or in_place, dry_run, verbose)
     begin = time.perf_counter()
-    todo, record = planned.jobs, None
-    if skip_existing or len(todo) > 1:
-        record = Record(_facts(options))
-        todo, told = still_needed(
-            todo, record, skip_existing, overwrite, outcome, lambda job: _row(job.source, job.target)
-        )
-        if told and not silent:
-            console.say(told)
-    if todo:
-        _run(todo, settings, jobs, outcome, silent, None if dry_run else record)
-    rows = [row for row in outcome.rows if row["status"] in ("done", "planned")]
-    if as_json:
-        counts = {status: outcome.count(status) for status in ("done", "skipped", "failed")}
-        seconds = sum(row["seconds"] for row in rows)
-        tell({
-            "type": "summary", "files": len(outcome.rows), **counts, "seconds": seconds,
-            "elapsed_s": time.perf_counter() - begin, "exit_code": outcome.exit_code,
-        })  # fmt: skip
-    elif not silent and dry_run:
-        console.say("Nothing was written.")
-    elif not silent and (text := outcome.summary("Repaired")):
-        console.say(text)
+
+    def end(stopped: BaseException | None) -> None:
+        seconds = sum(row["seconds"] for row in outcome.rows if row["status"] in ("done", "planned"))
+        if as_json:
+            tell(outcome.summary_row(seconds, time.perf_counter() - begin, stopped))
+        elif not silent and dry_run:
+            console.say("Nothing was written.")
+        elif not silent and outcome.rows and (text := outcome.summary("Repaired")):
+            console.say(text)
+
+    with console.ended_by(end):
+        todo, record = planned.jobs, None
+        if skip_existing or len(todo) > 1:
+            record = Record(_facts(options))
+            todo, told = still_needed(
+                todo, record, skip_existing, overwrite, outcome, lambda job: _row(job.source, job.target)
+            )
+            if told and not silent:
+                console.say(told)
+        if todo:
+            _run(todo, settings, jobs, outcome, silent, None if dry_run else record)
     return outcome.exit_code
 
 
@@ -210,7 +209,7 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
 
         with streams_as_files(job) as files:
             name = "standard input" if job.source == STREAM else job.source
-            findings = examine(files.source, settings.options, name)
+            findings = examine(files.source, settings.options, name, progress)
             info = audio.info(files.source)
             told = (
                 info.seconds, info.rate_hz, info.channels,

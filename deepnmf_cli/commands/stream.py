@@ -38,7 +38,7 @@ from deepnmf_cli.commands.repair_options import (
     longest_gap_option,
     refuse_without_repair,
 )
-from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, UsageError
+from deepnmf_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,10 +110,14 @@ class _Repair:
 
 def _channels(context: click.Context, option: click.Parameter, value: str) -> tuple[int | None, bool]:
     """A callback for the option: the number of channels, if given, and whether each has a mask of its own."""
+    from deepnmf_cli.signal.formats import MAX_CHANNELS
+
     number, comma, mode = value.partition(",")
-    if not comma and not number.isdecimal():
+    if not comma and not number.removeprefix("-").isdecimal():
         number, mode = "", number
-    if mode in ("", TOGETHER, SEPARATE) and (not number or (number.isdecimal() and int(number) > 0)):
+    if mode in ("", TOGETHER, SEPARATE) and (not number or number.removeprefix("-").isdecimal()):
+        if number and not 1 <= int(number) <= MAX_CHANNELS:
+            raise click.BadParameter(f"{number} is not in the range 1 to {MAX_CHANNELS}.", context, option)
         return (int(number) if number else None), mode == SEPARATE
     raise click.BadParameter(
         f"{value!r} is not a number, {TOGETHER}, {SEPARATE}, or a number and one of these.", context, option
@@ -205,8 +209,8 @@ def command(
       arecord -f S16_LE -r 16000 -t raw | deepnmf stream | aplay -f S16_LE -r 16000 -t raw
       deepnmf stream --live
 
-    Exit code: 0 done, 1 failed, 2 wrong usage, 130 ended by Ctrl-C, or 143 by SIGTERM, after all that came had been
-    enhanced.
+    Exit code: 0 done, 1 failed, or the input was not as long as its header says, 2 wrong usage, 130 ended by Ctrl-C, or
+    143 by SIGTERM, after all that came had been enhanced.
     """
     if list_devices:
         _list_devices()
@@ -291,25 +295,32 @@ def _pipe(
         for speech in enhance(blocks, rate_hz, channels):
             writer.write(speech)
         writer.finish()
-    if repair is not None:
-        repair.tell(quiet)
     for warning in _warnings(reader, writer.clipped, source.interrupted):
         console.warn(warning)
-    return source.exit_code
+    fault = reader.fault(source.interrupted)
+    if fault is not None:
+        console.fail(str(fault))
+    if repair is not None:
+        repair.tell(quiet)
+    return source.exit_code or (EXIT_DONE if fault is None else EXIT_FAILED)
 
 
 def _warnings(reader: "PipeReader", clipped: int, interrupted: bool) -> list[str]:
+    from deepnmf_cli.signal.survey import NEGLIGIBLE_BYTES
+
     found = []
     if clipped:
         found.append(f"{console.count(clipped, 'sample')} beyond full scale clipped. Lower the level of the input.")
-    if reader.odd_bytes:
+    if reader.odd_bytes and not reader.missing_frames:
         size = reader.layout.frame_bytes
         bytes_left = console.count(reader.odd_bytes, "byte")
         found.append(
             f"{bytes_left} left over at the end, as a sample of all channels has {size}. Check --format and --channels."
         )
-    if not interrupted and reader.missing_frames:
-        found.append(f"the input ended {console.count(reader.missing_frames, 'frame')} before its header says.")
+    if reader.surplus_bytes > NEGLIGIBLE_BYTES and reader.fault() is None:
+        found.append(
+            f"{reader.surplus_bytes} bytes behind the samples, which the header does not announce, were left out."
+        )
     if not interrupted and not reader.frames:
         found.append("there were no samples on standard input.")
     return found

@@ -27,7 +27,8 @@ LARGEST_INT8 = 127
 
 def write(network: MaskNetwork, front_end: FrontEnd, name: str, folder: Path, weights: str = "float32") -> list[Path]:
     """Write the library for a network into a folder; returns the files. `weights` "int8" stores matrices as whole
-    numbers with a scale for every output. Raises UsageError for other networks than grids with messages of mean field.
+    numbers with a scale for every output. All files appear, or none. Raises UsageError for other networks than grids
+    with messages of mean field.
     """
     try:
         arrays = {key: tensor.detach().numpy() for key, tensor in network.weights().items()}
@@ -38,9 +39,10 @@ def write(network: MaskNetwork, front_end: FrontEnd, name: str, folder: Path, we
     texts = {file: resources.files("deepnmf_cli.native").joinpath("c", file).read_text("utf-8") for file in SOURCES}
     texts[MODEL] = "\n".join(_header(packed, name, weights == "int8"))
     folder.mkdir(parents=True, exist_ok=True)
-    for file, text in texts.items():
-        with checkpoint.atomic_path(folder / file) as partial:
-            partial.write_text(text, encoding="utf-8")
+    checkpoint.remove_leftovers(folder)
+    checkpoint.write_all(
+        {folder / file: lambda path, text=text: path.write_text(text, encoding="utf-8") for file, text in texts.items()}
+    )
     return [folder / file for file in texts]
 
 

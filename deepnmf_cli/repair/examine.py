@@ -1,5 +1,6 @@
 """What a user asks of a repair, and what is wrong with a file then."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,8 +36,14 @@ class RepairOptions:
         return {task: model.load(Path(files.get(task) or model.shipped(task))) for task in needed}
 
 
-def examine(source: str | Path, options: RepairOptions, name: str) -> Findings:
-    """Read a file once and return what is to be repaired. `name` stands for it in messages.
+def examine(
+    source: str | Path,
+    options: RepairOptions,
+    name: str,
+    progress: Callable[[float], object] = lambda seconds: None,
+) -> Findings:
+    """Read a file once and return what is to be repaired. `name` stands for it in messages. `progress` is called for
+    every block, with 0 seconds: the work that counts comes later.
 
     Raises AudioError for a file that cannot be read; for samples that are not finite or too large, unless gaps are
     repaired and they lie in one; for a clip level above the peak; and for a file, or a channel, that is one gap.
@@ -49,6 +56,7 @@ def examine(source: str | Path, options: RepairOptions, name: str) -> Findings:
             refuse(name, block, info.rate_hz, at, [(s.first, s.end) for s in marked], options)
             scanner.feed(block)
             at += block.shape[1]
+            progress(0.0)
         found = scanner.finish()
     spans = [s for s in found.spans if wanted(s.kind, options)]
     clipping = found.clipping if CLIPPED in options.fixes else []

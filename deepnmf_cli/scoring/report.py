@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from deepnmf_cli import __version__
-from deepnmf_cli.checkpoint import atomic_path, remove_leftovers
+from deepnmf_cli.checkpoint import remove_leftovers, write_all
 from deepnmf_cli.errors import DeepnmfError
 from deepnmf_cli.scoring import bootstrap
 from deepnmf_cli.scoring.figures import draw, png
@@ -146,9 +146,7 @@ def write_report(report: Mapping[str, Any], folder: str | Path, examples: Sequen
     }
     remove_leftovers(folder)
     try:
-        for name, write in writers.items():
-            with atomic_path(folder / name) as partial:
-                write(partial)
+        write_all({folder / name: write for name, write in writers.items()})
     except OSError as error:
         found = f"that it cannot be written ({error.strerror})"
         raise DeepnmfError(folder, found, "a folder for the report", "Choose another, or free some space.") from error

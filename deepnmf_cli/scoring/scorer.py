@@ -17,6 +17,7 @@ from deepnmf_cli.scoring.metrics import METRICS, RECOGNITION, metric_of
 from deepnmf_cli.scoring.pairing import Pair, read_pair
 from deepnmf_cli.scoring.perceptual import NoScore
 from deepnmf_cli.scoring.sdr import lag_s
+from deepnmf_cli.workers import interrupts_held
 
 NOISY, ESTIMATE, MODEL = "noisy", "estimate", "model"
 """Kinds of what is scored: the recordings before enhancement, files that somebody enhanced, and models."""
@@ -164,7 +165,8 @@ class ScoringPool:
         pending: dict[Future, int] = {}
         try:
             for number, task in enumerate(tasks):
-                pending[self._executor.submit(function, *task)] = number
+                with interrupts_held():  # it may start a process
+                    pending[self._executor.submit(function, *task)] = number
                 if len(pending) > 2 * self.jobs:
                     yield from _done(pending)
             while pending:

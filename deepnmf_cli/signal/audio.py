@@ -197,7 +197,7 @@ class AudioReader:
 
     def _measure(self, file: SequentialFile | MediaFile, part: Part) -> AudioInfo:
         info = AudioInfo(file.samplerate, file.channels, file.frames, file.format, file.subtype)
-        check_shape(self.name, info.channels, info.rate_hz)
+        check_shape(self.name, info.channels, info.rate_hz, is_array=False)
         if not part.walked and (info.container == "OGG" or info.subtype.startswith("MPEG")):
             found, remedy = (
                 f"{info.subtype} behind something else",

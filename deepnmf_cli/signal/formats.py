@@ -292,13 +292,15 @@ def by_name(files: Iterable[Path], folder: str | Path) -> dict[str, Path]:
     return named
 
 
-def check_shape(where: str | Path, channels: int, rate_hz: int) -> None:
+def check_shape(where: str | Path, channels: int, rate_hz: int, is_array: bool = True) -> None:
     """Raise AudioError for a signal that cannot be sound, such as the (frames, channels) array of a library's user."""
     for value, kind, noun in ((channels, Integral, "channels"), (rate_hz, Real, "a sampling rate")):
         if not isinstance(value, kind):
             raise AudioError(where, f"{value!r} for {noun}", "a number", "Pass a number.")
     if not 1 <= channels <= MAX_CHANNELS:
-        remedy = "Split the channels; an array must have the shape (channels, frames): pass x.T for (frames, channels)."
+        remedy = "Split the channels."
+        if is_array:
+            remedy += " An array must have the shape (channels, frames): pass x.T for (frames, channels)."
         raise AudioError(where, f"{channels} channels", f"1 to {MAX_CHANNELS}", remedy)
     if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
         expected = f"{MIN_RATE_HZ} to {MAX_RATE_HZ} Hz"

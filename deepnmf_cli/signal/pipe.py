@@ -1,10 +1,14 @@
 """Raw PCM or WAV through pipes: samples are given out as they come, and written as they are given.
 
+What is missing in the end, or was left out, can be told then only: `PipeReader.fault`.
+
 Compressed sound is recognised by its first bytes, so that it is not taken for raw samples.
 """
 
+import os
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import BinaryIO, Protocol
 
 import numpy as np
@@ -13,6 +17,12 @@ from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal.formats import check_shape, is_placeholder
 from deepnmf_cli.signal.links import mpeg_frame
 from deepnmf_cli.signal.samples import FORMATS, Layout, check_samples, decode, encode
+from deepnmf_cli.signal.survey import BEGINNINGS, SURPLUS_BYTES, is_chunk_name, is_unannounced
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 READ_BYTES = 1 << 16
 """Bytes taken from a pipe at once, if it holds so many: what pipes hold on Linux."""
@@ -23,6 +33,12 @@ UNKNOWN = (1 << 32) - 1
 _SAMPLES = {(1, 16): "s16le", (1, 24): "s24le", (1, 32): "s32le", (3, 32): "f32le"}
 """(format tag, bits of a sample) of a WAV header -> sample format."""
 _EXTENSIBLE = 0xFFFE
+
+_NOTES = frozenset({
+    b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"axml", b"_PMX", b"cue ", b"plst", b"smpl", b"inst", b"acid", b"fact",
+    b"PEAK", b"DISP", b"cart", b"chna", b"umid", b"levl", b"JUNK", b"junk", b"PAD ", b"FLLR", b"afsp",
+})  # fmt: skip
+"""Chunks that follow samples in WAV files."""
 
 DESCRIPTION_BYTES = 1 << 16
 """More than any description of samples takes; notes may be of any size, for they are not kept."""
@@ -38,9 +54,10 @@ class PipeReader:
     """Samples from a pipe, raw or after the header of a WAV stream, which is recognised by itself.
 
     Reads the header at once. `layout` is the one found there, or `raw`; `format_chunk` is what the header says about
-    it (None: raw) and `data_bytes` how long it says the samples are (None: not known, or raw). Raises AudioError for a
-    header that is cut short or announces samples of another kind than `samples.FORMATS`, and for what begins like a
-    file of another container, unless `surely_raw`.
+    it (None: raw) and `data_bytes` how long it says the samples are (None: not known, or raw). A size of 0 is what live
+    writers leave: samples follow, unless a chunk of notes does. Raises AudioError for a header that is cut short or
+    announces samples of another kind than `samples.FORMATS`, and for what begins like a file of another container,
+    unless `surely_raw`.
     """
 
     def __init__(self, source: Source, raw: Layout, name: str = "standard input", surely_raw: bool = False) -> None:
@@ -51,13 +68,16 @@ class PipeReader:
         """Frames given out so far."""
         self.odd_bytes = 0
         """At the end: bytes that did not fill a frame."""
+        self.surplus_bytes = 0
+        """At the end: bytes behind the samples that were left out and are neither notes nor zeros."""
+        self._is_joined = False
         self._source, self._held, self._ended = source, bytearray(), False
         self._fill(12)
         if self._held[:4] in (b"RIFF", b"RF64") and self._held[8:12] == b"WAVE":
             self._read_header()
         elif not surely_raw:
             self._refuse_containers()
-        check_shape(name, self.layout.channels, self.layout.rate_hz)
+        check_shape(name, self.layout.channels, self.layout.rate_hz, is_array=False)
 
     @property
     def missing_frames(self) -> int:
@@ -81,10 +101,54 @@ class PipeReader:
                 check_samples(self.name, block, self.layout.rate_hz, self.frames)
             self.frames += block.shape[1]
             yield block
-        self.odd_bytes = min(len(self._held), self._left(len(self._held)))
-        while not self._ended:  # Notes after the samples: whoever writes them must not meet a closed pipe.
+        self.odd_bytes = len(self._take(min(len(self._held), self._left(len(self._held)))))
+        if self.data_bytes is not None:
+            self._read_rest(self.data_bytes % 2)
+
+    def fault(self, interrupted: bool = False) -> AudioError | None:
+        """At the end: what the header promised and did not come, unless that was `interrupted`, or came beside it."""
+        if self.surplus_bytes and (self._is_joined or self.surplus_bytes > SURPLUS_BYTES):
+            what = "another recording" if self._is_joined else "something that the header does not announce"
+            found = f"{what} behind the first {self._seconds(self.frames)}, {self._about(self.surplus_bytes)}"
+            remedy = "It was left out: send recordings one by one, or raw samples, which have no header."
+            return AudioError(self.name, found, "the end of the recording, or notes", remedy)
+        if self.missing_frames and not interrupted:
+            missing = self._about(self.missing_frames * self.layout.frame_bytes)
+            found = f"{self._seconds(self.frames)} of sound, {missing} less than promised"
+            expected = f"{self._seconds(self.frames + self.missing_frames)} as the header says"
+            return AudioError(self.name, found, expected, "All that came was enhanced: send the whole recording again.")
+        return None
+
+    def _about(self, size: int) -> str:
+        return f"{size} bytes ({self._seconds(size // self.layout.frame_bytes)})"
+
+    def _seconds(self, frames: int) -> str:
+        return f"{frames / self.layout.rate_hz:.3f} s"
+
+    def _read_rest(self, pad: int) -> None:
+        """Read what follows the samples, to the end: whoever writes it must not meet a closed pipe."""
+        while True:
+            self._fill(pad + 8)
+            # Some programs forget the byte that makes a size even.
+            ends = [
+                at for at in (pad, 0) if len(self._held) >= at + 8 and is_chunk_name(bytes(self._held[at : at + 4]))
+            ]
+            begin = ends[0] if ends else None
+            self._take(pad if begin is None else begin)
+            name = bytes(self._held[:4])
+            self._is_joined = begin is not None and name in (b"data", *BEGINNINGS)
+            if begin is None or self._is_joined:
+                break
+            (size,) = struct.unpack("<4xI", self._take(8))
+            self._skip(size)
+            pad = size % 2
+        self._fill(SURPLUS_BYTES)
+        is_surplus, came = self._is_joined or is_unannounced(bytes(self._held)), len(self._held)
+        while not self._ended:
             self._held.clear()
             self._fill(1)
+            came += len(self._held)
+        self.surplus_bytes = came if is_surplus else 0
 
     def _left(self, otherwise: int) -> int:
         """Bytes of samples still to come, where that is known."""
@@ -110,13 +174,14 @@ class PipeReader:
             raise self._unusable("a WAV header that is cut short")
         return self._take(size)
 
-    def _skip(self, size: int) -> None:
-        """Take bytes off the stream without holding them."""
+    def _skip(self, size: int) -> bool:
+        """Take bytes off the stream without holding them; returns whether all have come."""
         while size > 0:
             self._fill(1)
             if not self._held:
-                raise self._unusable("a WAV header that is cut short")
+                return False
             size -= len(self._take(min(size, len(self._held))))
+        return True
 
     def _refuse_containers(self) -> None:
         if may_be_mpeg(bytes(self._held)):
@@ -139,13 +204,18 @@ class PipeReader:
                 break
             if chunk in (b"fmt ", b"ds64") and size <= DESCRIPTION_BYTES:
                 body[chunk] = self._take_header(size + size % 2)[:size]
-            else:
-                self._skip(size + size % 2)
+            elif not self._skip(size + size % 2):
+                raise self._unusable("a WAV header that is cut short")
         self.format_chunk = chunk = body.get(b"fmt ", b"")
         self.layout = self._layout(chunk)
         if b"ds64" in body and len(body[b"ds64"]) >= 16:  # RF64, where the size has 64 bits
             size = int.from_bytes(body[b"ds64"][8:16], "little")
-        self.data_bytes = None if size == 0 or size >= 1 << 63 or is_placeholder(size) else size
+        if size == 0:
+            self._fill(8)
+            known = bytes(self._held[:4]) in _NOTES and len(self._held) >= 8
+            self.data_bytes = 0 if known else None
+        else:
+            self.data_bytes = None if size >= 1 << 63 or is_placeholder(size) else size
 
     def _layout(self, chunk: bytes) -> Layout:
         if len(chunk) < 16:
@@ -166,8 +236,8 @@ class PipeReader:
 class PipeWriter:
     """Samples to a pipe, in the layout and with the kind of header that `reader` found; every block goes out at once.
 
-    The header is written at once. It states the length where the reader knows it, and 0xFFFFFFFF else, as there is no
-    way back to correct it.
+    The header is written at once. It states the length where the reader knows it, and 0xFFFFFFFF else. Where the target
+    is a file, a length that turns out to be another is put right in the end; in a pipe there is no way back.
     """
 
     def __init__(self, target: BinaryIO, reader: PipeReader) -> None:
@@ -179,7 +249,9 @@ class PipeWriter:
         """Samples that were beyond full scale."""
         if chunk is not None:
             size = reader.data_bytes
-            self._send(_header(chunk, size if size is None else size - size % reader.layout.frame_bytes))
+            self._promised = size if size is None else size - size % reader.layout.frame_bytes
+            self._chunk, self._begin = chunk, _place(target)
+            self._send(_header(chunk, self._promised))
 
     def write(self, samples: np.ndarray) -> None:
         """Append samples (channels, n), n >= 0."""
@@ -190,13 +262,30 @@ class PipeWriter:
 
     def finish(self) -> None:
         """End the stream: WAV pads its samples to an even number of bytes."""
-        if self._has_header and self._written % 2:
+        if not self._has_header:
+            return
+        if self._written % 2:
             self._send(b"\0")
+        if self._begin is not None and self._written != self._promised:
+            end = self._target.tell()
+            self._target.seek(self._begin)
+            self._send(_header(self._chunk, self._written))
+            self._target.seek(end)
 
     def _send(self, data: bytes) -> None:
         if data:
             self._target.write(data)
             self._target.flush()
+
+
+def _place(target: BinaryIO) -> int | None:
+    """Where a file is written next; None for a pipe, and for a file whose writes all go to its end."""
+    with suppress(OSError):
+        if fcntl is not None and fcntl.fcntl(target.fileno(), fcntl.F_GETFL) & os.O_APPEND:
+            return None
+    with suppress(OSError):
+        return target.tell() if target.seekable() else None
+    return None
 
 
 def _header(format_chunk: bytes, data_bytes: int | None) -> bytes:

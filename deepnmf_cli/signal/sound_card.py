@@ -59,7 +59,7 @@ class SoundCard:
         output_device: int | str | None = None,
     ) -> None:
         """Devices are numbers or parts of names, None the default. Raises AudioError if they cannot be used."""
-        check_shape("--live", channels, rate_hz)
+        check_shape("--live", channels, rate_hz, is_array=False)
         package = sounddevice()
         self.channels, self.block_frames = channels, block_frames
         self.delay_blocks = 1 + math.ceil(latency_samples / block_frames)

@@ -48,8 +48,17 @@ class Extent:
         if self.end is None or file_size <= self.end:
             return 0
         file.seek(self.end)
-        rest = file.read(1 << 16)
-        return file_size - self.end if any(rest) and not rest.startswith(_TAGS) else 0
+        return file_size - self.end if is_unannounced(file.read(1 << 16)) else 0
+
+
+def is_unannounced(start: bytes) -> bool:
+    """Return whether what begins so behind all that a header describes is neither a tag nor zeros."""
+    return any(start) and not start.startswith(_TAGS)
+
+
+def is_chunk_name(name: bytes) -> bool:
+    """Return whether four bytes may name a chunk."""
+    return len(name) == 4 and all(32 <= byte < 127 for byte in name)
 
 
 def examine(file: BinaryIO, file_size: int) -> Extent | None:
@@ -88,7 +97,7 @@ class _Chunks:
                 large = body + 8
             if name == b"fmt ":
                 is_mpeg = _at(file, body, self.layout[0] + "H") == (_MPEG_IN_WAV,)
-            if found and name in (self.samples, *_PARSERS):  # more samples, or another file
+            if found and name in (self.samples, *BEGINNINGS):  # more samples, or another file
                 return replace(found, pieces=2)
             if name == self.samples:
                 word = self.layout[0] + self.layout[-1]
@@ -110,8 +119,7 @@ class _Chunks:
         if position < self.first or body > file_size:
             return None
         name, size = _at(file, position, self.layout)
-        is_name = all(32 <= byte < 127 for byte in name[:4])
-        return (name[:4], body, size - self.counted) if is_name else None
+        return (name[:4], body, size - self.counted) if is_chunk_name(name[:4]) else None
 
     def _after(self, body: int, size: int) -> int:
         return -(-(body + max(size, 0)) // self.pad) * self.pad
@@ -287,6 +295,7 @@ _PARSERS = {
 }
 """How a file begins -> what reads its promise."""
 
+BEGINNINGS = tuple(_PARSERS)
 
 _UNFINISHED = "its header was never finished and announces no samples: all that follow it were read"
 _UNSIZED = "its header does not say how long it is, so an end that is missing cannot be noticed"
@@ -298,7 +307,7 @@ NO_FRAMES = (
 )
 """The fault of what may be a format that only FFmpeg knows, such as AAC behind a tag."""
 
-_SURPLUS_BYTES, _NEGLIGIBLE_BYTES = 1 << 16, 64
+SURPLUS_BYTES, NEGLIGIBLE_BYTES = 1 << 16, 64
 """Bytes behind the samples beyond which a file is refused, and up to which nothing is said: seconds, and no sound."""
 
 
@@ -325,7 +334,7 @@ def _describe(part: Part, extent: Extent, file: BinaryIO, tag: int, size: int) -
     surplus = extent.surplus(file, size - tag)
     if extent.pieces > 1:
         part.fault = f"{extent.pieces} stretches of samples", "one recording", "Take them apart."
-    elif surplus > _SURPLUS_BYTES:
+    elif surplus > SURPLUS_BYTES:
         found = f"{surplus} bytes behind the samples that the header does not announce"
         remedy = "If they are sound, `ffmpeg -ignore_length 1 -i FILE repaired.wav` saves them all from a WAV file."
         part.fault = found, "the end of the file, or tags", remedy
@@ -336,7 +345,7 @@ def _describe(part: Part, extent: Extent, file: BinaryIO, tag: int, size: int) -
     elif extent.patch:
         position, field = extent.patch
         part.segments = [(tag, tag + position), field, (tag + position + len(field), size)]
-    if surplus > _NEGLIGIBLE_BYTES:
+    if surplus > NEGLIGIBLE_BYTES:
         part.note = f"{surplus} bytes behind its samples, which its header does not announce, were left out"
     elif extent.unfinished:
         part.note = _UNFINISHED

@@ -156,6 +156,32 @@ def test_what_is_complete_is_skipped(deepnmf, write, clean, tmp_path):
     assert told("--skip-existing", "--fix", "clicks", "--overwrite")[:2] == (["done", "done"], 0)
 
 
+def test_what_was_done_before_an_interrupt_is_told(deepnmf, write, clean, tmp_path, monkeypatch):
+    from deepnmf_cli.repair import examine
+
+    look = examine.examine
+
+    def interrupt(source, *rest):
+        if source.endswith("b.wav"):
+            raise KeyboardInterrupt
+        return look(source, *rest)
+
+    monkeypatch.setattr(examine, "examine", interrupt)
+    sources = [write(f"{name}.wav", lost(clean)) for name in "abc"]
+    done = deepnmf("repair", *sources, "-o", tmp_path / "out", "--json")
+    row, summary = done.lines
+    assert row["output"].endswith("a.wav") and (tmp_path / "out" / "a.wav").is_file()
+    assert (done.code, summary["stopped"], summary["exit_code"], summary["done"]) == (130, "interrupted", 130, 1)
+
+
+def test_looking_for_damage_can_be_ended(write, clean):
+    from deepnmf_cli.repair.examine import RepairOptions, examine
+
+    told = []
+    examine(write("in.wav", np.tile(clean, 3)), RepairOptions(), "in.wav", told.append)
+    assert told == [0.0] * 3  # blocks of 4.1 s
+
+
 def test_enhance_repairs_first(deepnmf, stub, write, clean, tmp_path):
     write("in.wav", lost(clean), "FLOAT")
     assert deepnmf("enhance", tmp_path / "in.wav", "-o", tmp_path / "plain.wav").code == 0

@@ -101,7 +101,40 @@ def test_an_empty_input_is_told(deepnmf, tiny_model):
 
 def test_a_wav_stream_that_ends_early_is_told(deepnmf, tiny_model, noisy):
     result = deepnmf("stream", "--model", tiny_model, stdin=noisy.read_bytes()[:-200])
-    assert result.code == 0 and "Warning: the input ended 100 frames before its header says." in result.err
+    assert result.code == EXIT_FAILED and "Warning" not in result.err
+    assert "Error: standard input: found 0.994 s of sound, 200 bytes (0.006 s) less than promised" in result.err
+    assert soundfile.info(io.BytesIO(result.out)).frames == 15900  # put right, as the output can be sought
+
+
+def test_what_follows_the_samples_is_not_left_out_in_silence(deepnmf, stub, noisy):
+    stub.stream = lambda rate_hz, channels: SimpleNamespace(latency_samples=777)
+    whole = noisy.read_bytes()
+    two = deepnmf("stream", "-q", stdin=whole + whole)
+    assert two.code == EXIT_FAILED and soundfile.info(io.BytesIO(two.out)).frames == 16000
+    assert two.err.startswith(
+        "Error: standard input: found another recording behind the first 1.000 s, 32044 bytes (1.001 s); expected"
+    )
+    few = deepnmf("stream", "-q", stdin=whole + bytes(9) + b"\xff" * 200)
+    assert few.code == 0 and "Warning: 209 bytes behind the samples" in few.err
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_a_header_is_put_right_where_the_output_is_a_file(stub, noisy, monkeypatch, append):
+    """Where all writes go to the end of a file, it stays as it is."""
+    from deepnmf_cli.signal.pipe import PipeReader, PipeWriter
+
+    reader = PipeReader(io.BytesIO(noisy.read_bytes()[:-200]), Layout(16000, 1, "s16le"))
+    Path("out.wav").write_bytes(b"before")
+    with open(os.open("out.wav", os.O_WRONLY | (os.O_APPEND if append else 0)), "wb") as target:
+        target.seek(6)
+        writer = PipeWriter(target, reader)
+        for block in reader.blocks(1000):
+            writer.write(block)
+        writer.finish()
+        target.write(b"behind")
+    data = Path("out.wav").read_bytes()
+    assert data.startswith(b"beforeRIFF") and data.endswith(b"behind") and len(data) == 6 + 44 + 2 * 15900 + 6
+    assert data[data.index(b"data") + 4 :][:4] == (2 * (16000 if append else 15900)).to_bytes(4, "little")
 
 
 def test_a_network_is_stopped_early_as_by_enhance(deepnmf, noisy):
@@ -266,6 +299,9 @@ def test_channels_may_have_masks_of_their_own(deepnmf, stub, noisy, monkeypatch)
     for value in ("2", "separate", "2,separate", "2,together"):
         assert deepnmf("stream", "--channels", value, "--format", "s16le", stdin=bytes(400)).code == 0
     assert seen == [(2, False), (1, True), (2, True), (2, False)]
-    for value in ("0", "-1", "two", "2,apart", "auto"):
+    for value in ("0", "-1", "65", "0,separate"):
+        result = deepnmf("stream", "--channels", value, stdin=bytes(400))
+        assert result.code == EXIT_USAGE and "is not in the range 1 to 64" in result.err
+    for value in ("two", "2,apart", "auto", "-"):
         result = deepnmf("stream", "--channels", value, stdin=bytes(400))
         assert result.code == EXIT_USAGE and "is not a number" in result.err

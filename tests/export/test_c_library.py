@@ -310,6 +310,23 @@ def test_the_command_writes_three_files(deepnmf, tmp_path):
     assert deepnmf("export", "tiny", "--format", "c", "-o", tmp_path / "new/denoise", "--overwrite").code == 0
 
 
+def test_a_full_disk_leaves_no_part_of_a_library(deepnmf, tmp_path, monkeypatch):
+    write = Path.write_text
+
+    def full(path, text, *rest, **more):
+        if len(text) > 100_000:  # the weights
+            raise OSError(28, "No space left on device")
+        return write(path, text, *rest, **more)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    result = deepnmf("export", "tiny", "--format", "c", "-o", tmp_path / "c")
+    assert result.code == EXIT_FAILED and list((tmp_path / "c").iterdir()) == []
+    assert (
+        result.err
+        == f"Error: {tmp_path / 'c' / c_library.MODEL}: No space left on device. Free some space, then repeat.\n"
+    )
+
+
 def test_what_cannot_be_a_library_is_refused(deepnmf, tmp_path, tiny_model):
     for arguments, code, message in (
         (["tiny"], EXIT_USAGE, "--format c: found no -o"),

@@ -120,10 +120,45 @@ def test_notes_after_the_samples_are_no_samples_and_are_read_to_the_end():
     assert source.read1(1) == b"" and reader.odd_bytes == 0
 
 
+def chunk(name: bytes, size: int, pad: bool = True) -> bytes:
+    return name + struct.pack("<I", size) + b"x" * size + bytes(size % 2 * pad)
+
+
+BEHIND = [
+    (chunk(b"LIST", 30) + chunk(b"id3 ", 81) + chunk(b"bext", 602), 0),
+    (chunk(b"LIST", 31, pad=False) + chunk(b"odd ", 5), 0),
+    (bytes(5000), 0),
+    (b"TAG" + b"x" * 125, 0),
+    (chunk(b"LIST", 30)[:-9], 0),
+    (chunk(b"LIST", 30) + b"\xff" * 90, 90),
+    (chunk(b"LIST", 30) + b"\xff" * 90_000, 90_000),
+    (chunk(b"data", 30), 38),
+    (chunk(b"LIST", 30) + wav(noise(1, 400)), 844),
+]
+
+
+@pytest.mark.parametrize("frames", [300, 301])
+@pytest.mark.parametrize(("behind", "surplus"), BEHIND)
+def test_notes_are_told_from_what_no_header_announces(behind, surplus, frames):
+    reader = PipeReader(Dribble(wav(noise(1, frames), "PCM_24") + behind, largest=90), RAW)
+    assert read(reader).shape == (1, frames)
+    assert (reader.surplus_bytes, reader.odd_bytes, reader.missing_frames) == (surplus, 0, 0)
+    is_sound = surplus > 1 << 16 or behind.startswith(b"data") or b"RIFF" in behind
+    assert (reader.fault() is not None) == (reader.fault(interrupted=True) is not None) == is_sound
+
+
+def test_notes_behind_no_samples_are_no_samples():
+    for behind, frames in ((chunk(b"LIST", 30) + chunk(b"id3 ", 5), 0), (chunk(b"SOUN", 30), 19)):
+        reader = PipeReader(Dribble(wav(noise(1, 0)) + behind, largest=9), RAW)
+        assert read(reader).shape == (1, frames) and reader.surplus_bytes == 0 and reader.fault() is None
+
+
 def test_a_stream_that_ends_before_its_header_says_is_told():
     reader = PipeReader(Dribble(wav(noise(2, 300))[:-41]), RAW)
     assert read(reader).shape == (2, 289)
     assert (reader.missing_frames, reader.odd_bytes) == (11, 3)
+    assert "found 0.006 s of sound, 44 bytes (0.000 s) less than promised" in str(reader.fault())
+    assert reader.fault(interrupted=True) is None
 
 
 @pytest.mark.parametrize("data", [b"", b"\x01", b"RIFF", b"RIFF1234WAV", b"RIFF1234ABC LIST"])
@@ -213,6 +248,7 @@ def test_a_description_may_be_long():
         (b"RIFF\0\0\0\0WAVEdata\0\0\0\0", "without a description"),
         (described(pipe.DESCRIPTION_BYTES + 2), "without a description"),
         (wav(noise(1, 9), rate_hz=10), "a sampling rate of 10 Hz"),
+        (wav(noise(65, 9)), r"65 channels; expected 1 to 64\. Split the channels\.$"),
     ],
 )
 def test_headers_that_are_of_no_use_are_explained(data, found):
