@@ -18,6 +18,7 @@ from deepnmf_cli.repair.spans import (
     NOT_FINITE,
     RESAMPLED,
     SOFT,
+    SURE,
     ZEROS,
     Clipping,
     Findings,
@@ -26,9 +27,6 @@ from deepnmf_cli.repair.spans import (
 
 PIECE_S = 8.0
 """Looked at together, at least."""
-
-SURE = 0.5
-"""Confidence from which on damage is repaired."""
 
 BIN, LOWEST = 0.005, 1e-4
 """Width of the histogram's bins, half a percent of the amplitude, and where they begin, -80 dB."""
