@@ -131,9 +131,9 @@ def test_tasks_under_way_are_cleaned_up_when_the_owner_ends(start, tmp_path, end
     wait_for(lambda: not partial() and not any(map(alive, workers)))
 
 
-def interrupted(process, folder) -> str:
-    """What it printed until it ended, after Ctrl-C during its first task; nothing of a task is left."""
-    wait_for(lambda: list(folder.glob("partial-*")))
+def interrupted(process, folder, tasks: int) -> str:
+    """What it printed until it ended, after Ctrl-C while so many tasks were under way; nothing of them is left."""
+    wait_for(lambda: len(list(folder.glob("partial-*"))) == tasks)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert "KeyboardInterrupt" in err.splitlines()[-1] and not list(folder.glob("partial-*"))
@@ -141,11 +141,11 @@ def interrupted(process, folder) -> str:
 
 
 def test_what_is_done_before_its_process_notices_is_told(start, tmp_path):
-    assert interrupted(start("x", "late", "late", "a"), tmp_path / "folder") == "late -> xlate\n" * 2
+    assert interrupted(start("x", "late", "late", "a"), tmp_path / "folder", 2) == "late -> xlate\n" * 2
 
 
 def test_a_task_that_does_not_notice_is_ended(start, tmp_path):
-    assert interrupted(start("x", "deaf", GRACE_S="0.1"), tmp_path / "folder") == ""
+    assert interrupted(start("x", "deaf", GRACE_S="0.1"), tmp_path / "folder", 1) == ""
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no masks of signals here")

@@ -76,10 +76,14 @@ class Outcome:
             return EXIT_DONE
         return EXIT_FAILED if failures == len(self.rows) else EXIT_SOME_FAILED
 
-    def summary(self, verb: str) -> str:
-        """For example "Enhanced 3 files. 2 files skipped. 1 of 6 files failed."; empty when the only file failed."""
-        total, done, skipped = len(self.rows), self.count("done"), self.count("skipped")
+    def summary(self, verb: str, whole: int = 0) -> str:
+        """For example "Enhanced 3 files. 2 files skipped. 1 of 6 files failed."; empty when the only file failed. In
+        so many `whole` files that are done there was nothing to do.
+        """
+        total, done, skipped = len(self.rows), self.count("done") - whole, self.count("skipped")
         sentences = [f"{verb} {count(done, 'file')}."] if done or not total else []
+        if whole:
+            sentences.append(f"Nothing was found in {count(whole, 'file')}.")
         if skipped:
             sentences.append(f"{count(skipped, 'file')} skipped.")
         if (failures := self.count("failed")) and total > 1:

@@ -253,10 +253,10 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
                     speech = activity.stretches(info.seconds)
                     _write_labels(Path(files.speech), speech, settings.overwrite)
 
-            step, told, leveller = process, progress, None
+            step, told, leveller, notes = process, progress, None, list[str]()
             exact = settings.repair is not None
             if settings.repair is not None:
-                step = _after_repair(process, settings.repair, files.source, name, progress)
+                step = _after_repair(process, settings.repair, files.source, name, progress, notes)
             if settings.loudness_lufs is not None:
                 from deepnmf_cli.signal.loudness import Leveller
 
@@ -266,6 +266,7 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
                 files.source, files.target, step, files.removed,
                 name=name, overwrite=settings.overwrite, exact=exact, progress=told, before_end=label,
             )  # fmt: skip
+            done = replace(done, notes=(*done.notes, *notes))
         return Enhanced(done, mode, time.perf_counter() - begin, leveller.loudness if leveller else None, speech)
 
     return work
@@ -280,18 +281,20 @@ def _write_labels(path: Path, stretches: "list[Stretch]", overwrite: bool) -> No
 
 
 def _after_repair(
-    process: "Process", options: "RepairOptions", source: str, name: str, progress: Progress
+    process: "Process", options: "RepairOptions", source: str, name: str, progress: Progress, notes: list[str]
 ) -> "Process":
-    """The process with the repair of `source` before it."""
+    """The process with the repair of `source` before it, which in the end adds to `notes` what could not be done."""
     from deepnmf_cli.repair.examine import examine, repairer
     from deepnmf_cli.repair.repairer import repaired
 
     findings = examine(source, options, name, progress)
 
     def both(blocks, rate_hz, channels):
-        if findings:
-            blocks = repaired(blocks, repairer(findings, options, rate_hz, channels, name))
+        used = repairer(findings, options, rate_hz, channels, name) if findings else None
+        if used:
+            blocks = repaired(blocks, used)
         yield from process((block.astype("float32") for block in blocks), rate_hz, channels)
+        notes[:] = used.counts.notes if used else ()
 
     return both
 

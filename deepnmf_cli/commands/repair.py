@@ -1,6 +1,7 @@
 """`deepnmf repair`: fill gaps, take out clicks, and restore what was clipped."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,13 @@ from deepnmf_cli.commands.jobs import lengths, on_this_machine, process_count, r
 from deepnmf_cli.commands.options import overwrite_option, quiet_option, skip_existing_option, verbose_option
 from deepnmf_cli.commands.places import STREAM, Job, Places, plan, remove_leftovers
 from deepnmf_cli.commands.record import Record, still_needed
-from deepnmf_cli.commands.repair_options import clip_level_option, fix_option, gaps_option, repair_options
+from deepnmf_cli.commands.repair_options import (
+    clip_level_option,
+    counted,
+    fix_option,
+    gaps_option,
+    repair_options,
+)
 from deepnmf_cli.errors import DeepnmfError
 from deepnmf_cli.workers import Progress, Work
 
@@ -111,7 +118,7 @@ def command(
             tell(outcome.summary_row(seconds, time.perf_counter() - begin, stopped))
         elif not silent and dry_run:
             console.say("Nothing was written.")
-        elif not silent and outcome.rows and (text := outcome.summary("Repaired")):
+        elif not silent and outcome.rows and (text := outcome.summary("Repaired", sum(map(_is_whole, outcome.rows)))):
             console.say(text)
 
     with console.ended_by(end):
@@ -203,7 +210,7 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
 
     def work(job: Job, progress: Progress) -> Done:
         from deepnmf_cli.repair.examine import examine, repairer
-        from deepnmf_cli.repair.repairer import Repairer, repaired
+        from deepnmf_cli.repair.repairer import Counts, Repairer, repaired
         from deepnmf_cli.signal import audio
         from deepnmf_cli.signal.rewrite import copied, rewrite
 
@@ -218,7 +225,7 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
             if settings.dry:
                 return Done(*told)
             done: Rewritten | None = None
-            if not findings:
+            if not findings.are_sure:
                 done = copied(files.source, files.target, settings.overwrite)
             used: Repairer | None = None
 
@@ -232,12 +239,8 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
                     files.source, files.target, process,
                     name=name, overwrite=settings.overwrite, exact=True, progress=progress,
                 )  # fmt: skip
-        notes, counts = list(done.notes), used.counts if used else None
-        if counts and counts.silenced_s:
-            notes.append(f"{counts.silenced_s:.2f} s of gaps too long to be filled are silent")
-        return Done(
-            *told, done.clipped, tuple(notes), counts.declipped if counts else 0, counts.filled_s if counts else 0.0
-        )
+        counts = used.counts if used else Counts()
+        return Done(*told, done.clipped, (*done.notes, *counts.notes), counts.declipped, counts.filled_s)
 
     return work
 
@@ -253,14 +256,23 @@ def _facts(options: "RepairOptions") -> dict[str, Any]:
 
 def _told(done: Done) -> str:
     """What was found, in a sentence."""
-    kinds: dict[str, int] = {}
-    for row in done.intervals:
-        kinds[row["kind"]] = kinds.get(row["kind"], 0) + 1
-    parts = [console.count(number, "interval") + f" of {kind}" for kind, number in kinds.items()]
-    for row in done.clipping:
+    parts = counted(Counter(row["kind"] for row in done.intervals if _is_sure(row)))
+    for row in filter(_is_sure, done.clipping):
         levels = [row[side] for side in ("low_db", "high_db") if row[side] is not None]
         parts.append(f"{row['kind']} clipping at {max(levels):.1f} dB in channel {row['channel']}")
-    return f"found {', '.join(parts)}." if parts else "nothing was found; it stays as it is."
+    return f"found {', '.join(parts)}." if parts else "nothing was found; its sound stays as it is."
+
+
+def _is_sure(found: dict[str, Any]) -> bool:
+    """Whether an interval or a level of clipping is one that is repaired."""
+    from deepnmf_cli.repair.spans import SURE
+
+    return found["confidence"] >= SURE
+
+
+def _is_whole(row: dict[str, Any]) -> bool:
+    """Whether nothing was found in a file that is done."""
+    return row["status"] == "done" and not any(map(_is_sure, (*row["intervals"], *row["clipping"])))
 
 
 def _row(source: str, target: str | None = None) -> dict[str, Any]:

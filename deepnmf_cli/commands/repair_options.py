@@ -1,6 +1,6 @@
 """Options of repair, which `repair`, `enhance` and `stream` share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -15,13 +15,23 @@ if TYPE_CHECKING:
 FIXES = ("gaps", "clipping", "clicks")
 
 
+WORDS = {
+    "gap": ("marked gap", "marked gaps"),
+    "zeros": ("interval of zeros", "intervals of zeros"),
+    "frozen": ("interval of held samples", "intervals of held samples"),
+    "not finite": ("interval of non-finite samples", "intervals of non-finite samples"),
+    "click": ("click", "clicks"),
+}
+"""One and several of each kind of damage."""
+
+
 def _fixes(context: click.Context, option: click.Parameter, value: str) -> tuple[str, ...]:
     """A callback: words between commas."""
-    words = tuple(word.strip() for word in value.split(","))
+    words = [word.strip() for word in value.split(",")]
     for word in words:
         if word not in FIXES:
             raise click.BadParameter(f"{word!r} is none of {', '.join(FIXES)}.", context, option)
-    return words
+    return tuple(word for word in FIXES if word in words)
 
 
 def _level(context: click.Context, option: click.Parameter, value: str | None) -> float | None:
@@ -66,6 +76,11 @@ longest_gap_option = click.option(
     help="With --repair: fill gaps of up to this length. The sound comes 129 ms later with 20, 149 with 40 and 258 with"
     " 100.",
 )  # fmt: skip
+
+
+def counted(kinds: Mapping[str, int]) -> list[str]:
+    """How much there is of each kind of damage, in words."""
+    return [f"{number} {WORDS[kind][number != 1]}" for kind, number in kinds.items()]
 
 
 def refuse_without_repair(options: str) -> NoReturn:

@@ -32,6 +32,7 @@ from deepnmf_cli.commands.options import (
 from deepnmf_cli.commands.repair_options import (
     FIXES,
     LONGEST_GAP_MS,
+    counted,
     fix_option,
     live_clip_level_option,
     live_options,
@@ -98,11 +99,13 @@ class _Repair:
     def tell(self, quiet: bool) -> None:
         """What was repaired. Raises AudioError where nothing was whole: all that came has been written by then."""
         assert self.repairer is not None
-        kinds = [f"{console.count(number, 'interval')} of {kind}" for kind, number in self.repairer.found.items()]
+        kinds = counted(self.repairer.found)
         if self.repairer.declipped:
             kinds.append(f"{console.count(self.repairer.declipped, 'clipped sample')}")
-        if not quiet:
+        if not quiet and (kinds or not self.repairer.notes):
             console.say(f"Repaired {', '.join(kinds)}." if kinds else "There was nothing to repair.")
+        for note in self.repairer.notes:
+            console.warn(f"{note}.")
         if self.repairer.is_below_level:
             console.warn(f"no sample has reached the --clip-level of {self.options.clip_level_db:g} dB.")
         self.repairer.require_whole()

@@ -309,8 +309,8 @@ class _Progress:
             self._step(report)
 
     def _step(self, report: dict) -> None:
-        best = "" if report["best"] is None else f", best dev score {report['best']:.2f} dB"
-        self._shown = f"loss {report['loss']:.4f}{best}"
+        best = "" if report["best"] is None else f"best dev score {report['best']:.2f} dB"
+        self._shown = ", ".join(filter(None, (_loss(report), best)))
         if isinstance(self._bar, console.Lines):
             if not self._begun:  # nobody knows how long this one took
                 self._bar.start(report["step"])
@@ -321,7 +321,7 @@ class _Progress:
         self._begun = True
         self._bar.update(report["step"] - self._bar.n)
         if (row := report["row"]) and isinstance(self._bar, console.Lines):
-            score = f"loss {row['loss']:.4f}, dev score {row['dev_score']:.2f} dB"
+            score = ", ".join(filter(None, (_loss(row), f"dev score {row['dev_score']:.2f} dB")))
             console.say(f"step {row['step']}: {score}{self._bar.left()}")
 
     def _line(self, done: float, total: float | None, per_s: float) -> str:
@@ -329,6 +329,11 @@ class _Progress:
             return ""
         share, left = f" ({100 * done / self._steps:.0f} %)", console.time_left(done, total, per_s)
         return f"step {done:.0f}/{self._steps}{share}: {self._shown}, {per_s:.2f} steps/s{left}"
+
+
+def _loss(report: dict) -> str:
+    """Empty before the first step, which nobody knows the loss of."""
+    return "" if report["loss"] is None else f"loss {report['loss']:.4f}"
 
 
 def _name_unreadable(*folders: Path | None) -> None:

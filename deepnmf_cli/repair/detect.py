@@ -18,6 +18,7 @@ from deepnmf_cli.repair.spans import (
     NOT_FINITE,
     RESAMPLED,
     SOFT,
+    SURE,
     ZEROS,
     Clipping,
     Findings,
@@ -26,9 +27,6 @@ from deepnmf_cli.repair.spans import (
 
 PIECE_S = 8.0
 """Looked at together, at least."""
-
-SURE = 0.5
-"""Confidence from which on damage is repaired."""
 
 BIN, LOWEST = 0.005, 1e-4
 """Width of the histogram's bins, half a percent of the amplitude, and where they begin, -80 dB."""
@@ -42,6 +40,14 @@ SHORTEST_S, LONGEST_S, EDGE_S = 0.002, 1.0, 0.005
 
 LEAST_EDGE = 1e-3
 """Its RMS: below -60 dB nobody hears a loss."""
+
+PAST_S = 0.064
+"""What is before a run tells the quantisation step and the offset: behind it, sound that is live may not have come."""
+
+CLOSE_S, COARSE = 0.0005, 2.5
+"""Sound of few bits comes to rest at one value by itself: nothing is lost where the samples next to a run are within so
+many quantisation steps of it.
+"""
 
 CLICK_FRAME_S, CLICK_ORDER, CLICK_S, CLICK_RATIO = 0.064, 24, 0.0015, 30.0
 """Frames in which clicks are looked for, order of the predictor, longest click, and its error over the median error."""
@@ -84,6 +90,7 @@ class Scanner:
         self._buffer, self._begin, self._done = np.empty((channels, 0)), 0, 0
         self._peaks = np.zeros((channels, 2, BINS + 2))
         self._flat = np.zeros((channels, 2, BINS + 2))
+        self._sums = np.zeros(channels)
         self._spans: list[Span] = []
         self.peak = 0.0
         """The highest magnitude so far."""
@@ -112,11 +119,7 @@ class Scanner:
     def finish(self) -> Findings:
         """All that was found and not taken."""
         self._look(self._begin + self._buffer.shape[-1])
-        clipping = [
-            found
-            for channel in range(self.channels)
-            if (found := _clipping(channel, self._peaks[channel], self._flat[channel])) is not None
-        ]
+        clipping = [found for channel in range(self.channels) if (found := self._clipping(channel)) is not None]
         return Findings(sorted(self._spans, key=lambda span: span.first), clipping)
 
     def _look(self, end: int) -> None:
@@ -127,6 +130,7 @@ class Scanner:
             known = np.where(valid, samples, 0.0)
             if self._levels:
                 self._count(channel, known, core)
+                self._sums[channel] += known[core].sum()
             lost, runs = stretches(~valid), _runs(known, self.rate_hz)
             found = [(a, b, NOT_FINITE, 1.0) for a, b in self._not_finite(lost, core)]
             found += [
@@ -169,25 +173,30 @@ class Scanner:
                 places = np.log(np.maximum(value[chosen], LOWEST) / LOWEST) / BIN
                 counts[channel, side] += np.bincount(np.minimum(places.astype(int), BINS + 1), minlength=BINS + 2)
 
+    def _clipping(self, channel: int) -> Clipping | None:
+        """The clipping of a channel by its histograms of all peaks and of those that are flat."""
+        offset = self._sums[channel] / max(1, self._done)
+        found = [
+            _pile(self._peaks[channel, side], self._flat[channel, side], (-offset, offset)[side]) for side in (0, 1)
+        ]
+        kinds = [pile[1] for pile in found if pile is not None]
+        if not kinds:
+            return None
+        low, high = (math.inf if pile is None else pile[0] for pile in found)
+        confidence = max(pile[2] for pile in found if pile is not None)
+        return Clipping(channel, low, high, min(kinds, key=[HARD, RESAMPLED, SOFT].index), confidence)
 
-def _clipping(channel: int, peaks: np.ndarray, flat: np.ndarray) -> Clipping | None:
-    """The clipping of a channel by its histograms (2, bins) of all peaks and of those that are flat."""
-    found = [_pile(peaks[side], flat[side]) for side in range(2)]
-    kinds = [pile[1] for pile in found if pile is not None]
-    if not kinds:
-        return None
-    low, high = (math.inf if pile is None else pile[0] for pile in found)
-    confidence = max(pile[2] for pile in found if pile is not None)
-    return Clipping(channel, low, high, min(kinds, key=[HARD, RESAMPLED, SOFT].index), confidence)
 
-
-def _pile(peaks: np.ndarray, flat: np.ndarray) -> tuple[float, str, float] | None:
+def _pile(peaks: np.ndarray, flat: np.ndarray, offset: float) -> tuple[float, str, float] | None:
     """(level, kind, confidence) where peaks pile up below the highest; None where they grow rarer, as those of sound.
+    Those near the `offset` of the recording, on this side, are sound at rest.
 
     A pile is narrow and its peaks are flat where samples were clipped; after a resampler it is as wide as the filter's
     ripples, and with a soft limit it has its end at the highest peak.
     """
     highest = int(np.flatnonzero(peaks).max(initial=0))
+    # Without an offset every pile that is looked for lies beyond this.
+    rest = offset + 0.5 * (_level(highest + 1) - offset)
     total = np.concatenate([[0.0], np.cumsum(peaks)])
 
     def within(low: float, high: float) -> float:
@@ -198,18 +207,23 @@ def _pile(peaks: np.ndarray, flat: np.ndarray) -> tuple[float, str, float] | Non
     narrow = within(end - 2, end)
     level_flat = flat[max(0, end - 2) : end].sum()
     below = within(end - 22, end - 2) / 10
-    if level_flat >= LEAST_PEAKS and narrow > 5 * below:
-        return LOWEST * math.exp(BIN * (end - 2)), HARD, _trust(narrow, 5 * below)
+    if level_flat >= LEAST_PEAKS and narrow > 5 * below and _level(end - 2) > rest:
+        return _level(end - 2), HARD, _trust(narrow, 5 * below)
     best = None
     for width in (8, 16, 32):  # 4, 8 and 16 percent
         for top in range(highest + 1, max(highest - 60, 3 * width), -2):
             pile, under, above = within(top - width, top), within(top - 3 * width, top - width) / 2, within(top, end)
-            if pile >= 5 * LEAST_PEAKS and pile > 3 * under and above < 0.1 * pile:
+            if pile >= 5 * LEAST_PEAKS and pile > 3 * under and above < 0.1 * pile and _level(top - width) > rest:
                 trust = _trust(pile, 3 * under)
                 if best is None or trust > best[2]:
                     soft = top >= highest - 2
-                    best = LOWEST * math.exp(BIN * (top - width)), SOFT if soft else RESAMPLED, trust
+                    best = _level(top - width), SOFT if soft else RESAMPLED, trust
     return best
+
+
+def _level(place: int) -> float:
+    """The lower end of a bin of the histograms."""
+    return LOWEST * math.exp(BIN * place)
 
 
 def _trust(found: float, least: float) -> float:
@@ -220,19 +234,20 @@ def _trust(found: float, least: float) -> float:
 @dataclass(frozen=True)
 class _Run:
     """A run of equal samples; for both sides, how abruptly the sound there ends, from 0 on, or -1 where there is none
-    in sight; and its peaks.
+    in sight; and its peaks, which like the height of the run count from the recording's offset.
     """
 
     first: int
     end: int
     value: float
     abrupt: tuple[float, float]
+    height: float
     peaks: tuple[float, float]
 
     def is_lost(self, sides: int = 2) -> bool:
         """Whether it lies in the middle of sound, as far as the first of its sides tell."""
         # A clipped vowel also holds a value: that of its highest samples.
-        held = self.value == 0 or abs(self.value) < 0.95 * max(self.peaks[:sides])
+        held = self.value == 0 or abs(self.height) < 0.95 * max(self.peaks[:sides])
         return held and min(self.abrupt[:sides]) >= 0
 
     @property
@@ -252,17 +267,25 @@ def _runs(samples: np.ndarray, rate_hz: int) -> list[_Run]:
     # A sample equals the one before it from the second of a run on.
     firsts, ends = edges[::2], edges[1::2] + 1
     long = ends - firsts >= SHORTEST_S * rate_hz
-    edge, found = max(1, round(EDGE_S * rate_hz)), []
+    edge, past, found = max(1, round(EDGE_S * rate_hz)), round(PAST_S * rate_hz), []
+    close = max(1, round(CLOSE_S * rate_hz))
     for first, end in zip(firsts[long].tolist(), ends[long].tolist(), strict=True):
-        sides = samples[max(0, first - edge) : first], samples[end : end + edge][::-1]
-        abrupt, peaks = [_abrupt(side, edge) for side in sides], [float(np.abs(side).max(initial=0)) for side in sides]
-        found.append(_Run(first, end, float(samples[first]), (abrupt[0], abrupt[1]), (peaks[0], peaks[1])))
+        value, before = float(samples[first]), samples[max(0, first - past) : first]
+        distance = np.abs(before - value)
+        step = float(distance.min(where=distance > 0, initial=np.inf))
+        offset = float(before.mean()) if len(before) else 0.0
+        sides = before[-edge:], samples[end : end + edge][::-1]
+        abrupt = [_abrupt(side - value, edge, close, step) for side in sides]
+        peaks = [float(np.abs(side - offset).max(initial=0)) for side in sides]
+        found.append(_Run(first, end, value, (abrupt[0], abrupt[1]), value - offset, (peaks[0], peaks[1])))
     return found
 
 
-def _abrupt(side: np.ndarray, edge: int) -> float:
-    """The RMS of the last samples of a side, next to a run, over that of all of it; -1 where it is short or silent."""
-    if len(side) < edge:
+def _abrupt(side: np.ndarray, edge: int, close: int, step: float) -> float:
+    """The RMS of the last samples of a side, next to a run and seen from its value, over that of all of it; -1 where it
+    is short or silent, or its `close` samples come to rest by single quantisation steps.
+    """
+    if len(side) < edge or np.abs(side[-close:]).max() < COARSE * step:
         return -1.0
     loud, near = (np.sqrt(np.mean(part**2)) for part in (side, side[-max(4, 2 * edge // 5) :]))
     return float(near / loud) if loud >= LEAST_EDGE else -1.0

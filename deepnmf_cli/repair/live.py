@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from deepnmf_cli.repair.detect import SURE, Scanner
+from deepnmf_cli.repair.detect import Scanner
 from deepnmf_cli.repair.examine import RepairOptions, refuse, wanted
 from deepnmf_cli.repair.repairer import CLICKS, CLIPPING, Repairer
-from deepnmf_cli.repair.spans import GIVEN, Clipping, Findings, Span
+from deepnmf_cli.repair.spans import GIVEN, SURE, Clipping, Findings, Span
 
 LONGEST_S = 0.04
 """Of gaps that are filled: what is longer cannot be told from a pause without more delay, and is hard to fill."""
@@ -60,6 +60,11 @@ class LiveRepairer:
         return self._repairer.counts.declipped
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know, such as how much was not finite for too long to be filled, and is silent."""
+        return self._repairer.counts.notes
+
+    @property
     def is_below_level(self) -> bool:
         """Whether clipping was to be repaired, and no sample has reached its level."""
         return self._scanner.peak < self._level < np.inf
@@ -83,7 +88,7 @@ class LiveRepairer:
         return self._repairer.flush()
 
     def require_whole(self) -> None:
-        """Raise AudioError where a channel was clipped from beginning to end."""
+        """Raise AudioError where a channel was clipped, or not finite, from beginning to end."""
         self._repairer.require_whole()
 
     def _mark(self, spans: list[Span]) -> None:

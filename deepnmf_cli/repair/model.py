@@ -24,6 +24,8 @@ TASKS = (GAPS, CLIPPING)
 
 MOST_LAYERS = 100
 
+WANTED = "a model of repair, which `deepnmf train fill-gaps` or declip writes"
+
 
 @dataclass(frozen=True)
 class RepairSettings:
@@ -93,15 +95,22 @@ def load(path: Path) -> RepairModel:
     try:
         with safe_open(path, framework="numpy") as file:
             meta = json.loads((file.metadata() or {}).get("deepnmf", "null"))
+            if not isinstance(meta, dict) or "repair" not in meta:
+                raise ModelError(path, _other(meta), WANTED, "Choose another file.")
             values = {name: file.get_tensor(name).astype(np.float64) for name in file.keys()}  # noqa: SIM118  no dict
         settings = section(RepairSettings, meta["repair"], str(path))
         layers = [_layer(values, k, settings.prox) for k in range(settings.layers)]
     except (SafetensorError, RecipeError, ValueError, KeyError, TypeError, OSError, RecursionError) as error:
-        found, expected = f"no model of repair ({shortened(error)})", "what `deepnmf train declip` or fill-gaps wrote"
-        raise ModelError(path, found, expected, "Choose another file.") from error
+        raise ModelError(path, f"no model of repair ({shortened(error)})", WANTED, "Choose another file.") from error
     if not all(np.isfinite(v).all() for v in values.values()):
         raise ModelError(path, "weights that are not finite", "finite weights", "Train the model again.")
     return RepairModel(settings, layers)
+
+
+def _other(meta: Any) -> str:
+    """What the description of a file, which is not that of a model of repair, says that it holds."""
+    described = isinstance(meta, dict) and ("recipe" in meta or "network" in meta)
+    return "a model of speech enhancement" if described else "no description of a model of repair"
 
 
 def _layer(values: dict[str, np.ndarray], k: int, prox: str) -> dict[str, np.ndarray]:

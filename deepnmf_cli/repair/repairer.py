@@ -9,10 +9,9 @@ import numpy as np
 from deepnmf_cli.errors import AudioError
 from deepnmf_cli.repair import autoregression, model
 from deepnmf_cli.repair.autoregression import stretches
-from deepnmf_cli.repair.detect import SURE
 from deepnmf_cli.repair.model import RepairModel
 from deepnmf_cli.repair.projection import Observation
-from deepnmf_cli.repair.spans import Clipping, Findings, Span
+from deepnmf_cli.repair.spans import GAP, SURE, Clipping, Findings, Span
 
 GAP_CONTEXT_S = autoregression.CONTEXT_S
 """What a model sees on both sides of a gap."""
@@ -33,9 +32,14 @@ class Counts:
 
     filled_s: float = 0.0
     silenced_s: float = 0.0
-    """Of gaps that are too long to be filled, and are silent now."""
+    """Of gaps that are too long to be filled, and are silent: at zero, or at the value that was held."""
     declipped: int = 0
     """Samples."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know: ends of a sentence about the recording."""
+        return (f"{self.silenced_s:.2f} s of gaps too long to be filled are silent",) if self.silenced_s else ()
 
 
 @dataclass
@@ -47,6 +51,9 @@ class _Channel:
     groups: deque[tuple[int, int]] = field(default_factory=deque)
     """Those that are filled at once."""
     long: deque[tuple[int, int]] = field(default_factory=deque)
+    """Others: what was found stays as it is, since one value is silence at any level, and zero would be a step."""
+    erased: deque[tuple[int, int]] = field(default_factory=deque)
+    """Those of them that were marked, whatever is in them: set to zero."""
     end: int = 0
     """Of all that was marked."""
     whole: int = 0
@@ -80,6 +87,7 @@ class Repairer:
         self._reach = max(self._longest, round(GROUP_S * rate_hz)) + self._context
         self._gaps = [_Channel() for _ in range(channels)]
         self._samples = self._filled = np.empty((channels, 0))
+        self._finite = np.empty((channels, 0), bool)
         self._begin = self._done = 0
         clipping = {found.channel: found for found in findings.clipping if found.confidence >= SURE}
         self._declipper = None
@@ -106,6 +114,8 @@ class Repairer:
                 gaps.end = span.end
                 if span.end - first > self._longest:
                     gaps.long.append((first, span.end))
+                    if span.kind == GAP:
+                        gaps.erased.append((first, span.end))
                     continue
                 gaps.spans.append((first, span.end))
                 if gaps.groups and first - gaps.groups[-1][1] < joined and span.end - gaps.groups[-1][0] <= most:
@@ -113,12 +123,15 @@ class Repairer:
                 gaps.groups.append((first, span.end))
 
     def feed(self, samples: np.ndarray, known: int | None = None) -> np.ndarray:
-        """Take samples (C, n), n >= 0; return those (C, m) that are final.
+        """Take samples (C, n), n >= 0; return those (C, m) that are final. Those that are not finite, and lie in no gap
+        that is filled, become zeros.
 
         All damage that begins before the sample `known` has been marked; None: all that there is.
         """
-        finite = np.where(np.isfinite(samples), samples, 0.0)
-        self._samples, self._filled = (np.concatenate([x, finite], -1) for x in (self._samples, self._filled))
+        finite = np.isfinite(samples)
+        usable = np.where(finite, samples, 0.0)
+        self._samples, self._filled = (np.concatenate([x, usable], -1) for x in (self._samples, self._filled))
+        self._finite = np.concatenate([self._finite, finite], -1)
         came = self._begin + self._samples.shape[-1]
         seen = came if known is None else min(known, came)
         return self._advance(max(self._done, seen - self._reach), seen)
@@ -133,30 +146,32 @@ class Repairer:
         source = self._declipper.whole if self._declipper else [gaps.whole for gaps in self._gaps]
         if self._done and not all(source):
             found = f"damage from beginning to end, in channel {int(np.argmin(source)) + 1}"
-            remedy = "Raise --clip-level, or leave clipping out of --fix."
+            remedy = "Raise --clip-level, or leave clipping out of --fix." if self._declipper else "Record it again."
             raise AudioError(self._name, found, "some samples that are whole", remedy)
 
     def _advance(self, end: int, known: int, last: bool = False) -> np.ndarray:
         """Fill the gaps whose surroundings are `known`, and return the samples from `_done` to `end`."""
-        missing = np.zeros((len(self._gaps), end - self._done), bool)
+        missing, begin = np.zeros((len(self._gaps), end - self._done), bool), self._done - self._begin
         for channel, gaps in enumerate(self._gaps):
             while gaps.groups and (last or gaps.groups[0][1] + self._context <= known):
                 self._fill(channel, *gaps.groups.popleft())
-            for first, stop in gaps.long:
+            for first, stop in gaps.erased:
                 self._filled[channel, max(0, first - self._begin) : max(0, stop - self._begin)] = 0.0
             lost = _marked(gaps.spans, self._done, end)
-            silent = _marked(gaps.long, self._done, end)
+            silent = _marked(gaps.long, self._done, end) | ~self._finite[channel, begin : end - self._begin]
+            silent &= ~lost
             self.counts.filled_s += lost.sum() / self._rate_hz
             self.counts.silenced_s += silent.sum() / self._rate_hz
             missing[channel] = lost | silent
             gaps.whole += int((~missing[channel]).sum())
-        final = self._filled[:, self._done - self._begin : end - self._begin].copy()
+        final = self._filled[:, begin : end - self._begin].copy()
         self._done = end
         keep = max(0, end - self._context - self._begin)
         self._samples, self._filled = self._samples[:, keep:].copy(), self._filled[:, keep:].copy()
+        self._finite = self._finite[:, keep:].copy()
         self._begin += keep
         for gaps in self._gaps:
-            for ahead in (gaps.spans, gaps.long):
+            for ahead in (gaps.spans, gaps.long, gaps.erased):
                 while ahead and ahead[0][1] <= self._begin:
                     ahead.popleft()
         if self._declipper is None:
@@ -169,8 +184,9 @@ class Repairer:
         """Fill the gaps from `first` to `end`."""
         low = max(self._begin, first - self._context)
         high = min(self._begin + self._samples.shape[-1], end + self._context)
-        spans, long = (_marked(marks, low, high) for marks in (self._gaps[channel].spans, self._gaps[channel].long))
-        samples = np.where(spans | long, 0.0, self._samples[channel, low - self._begin : high - self._begin])[None]
+        gaps = self._gaps[channel]
+        spans, erased = (_marked(marks, low, high) for marks in (gaps.spans, gaps.erased))
+        samples = np.where(spans | erased, 0.0, self._samples[channel, low - self._begin : high - self._begin])[None]
         infinite = np.full(samples.shape, np.inf)
         observed = Observation(samples, spans[None], -infinite, infinite)
         found = self._models[model.GAPS].restore(observed, self._rate_hz)[0]

@@ -16,6 +16,9 @@ HARD, RESAMPLED, SOFT, GIVEN = "hard", "resampled", "soft", "given"
 one that the user has told.
 """
 
+SURE = 0.5
+"""Confidence from which on damage is repaired."""
+
 LARGEST_FILE_BYTES = 1 << 24
 """Of a file of gaps: about half a million lines."""
 
@@ -65,6 +68,11 @@ class Findings:
 
     def __bool__(self) -> bool:
         return bool(self.spans or self.clipping)
+
+    @property
+    def are_sure(self) -> bool:
+        """Whether something of it is repaired."""
+        return any(found.confidence >= SURE for found in (*self.spans, *self.clipping))
 
 
 def read_gaps(path: str | Path, rate_hz: float, frames: int, name: str) -> list[Span]:

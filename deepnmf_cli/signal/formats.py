@@ -102,6 +102,9 @@ _PACKED = {"SDS", "PAF", MEDIA}
 _LENGTH_AS_PROMISED = {"MP3", "SDS"}
 """Containers whose length is not shortened by libsndfile where the file is."""
 
+EXACT = frozenset(_SAMPLE_BYTES)
+"""Sample formats that stay the same to the last bit where they are read and written again."""
+
 UNKNOWN_FRAMES = (1 << 63) - 1
 """What libsndfile gives as the length of a FLAC file written to a pipe, whose header says 0 for "unknown"."""
 

@@ -15,7 +15,7 @@ from deepnmf_cli.checkpoint import atomic_path
 from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal.audio import AudioReader, explaining
 from deepnmf_cli.signal.audio_writer import open_writer
-from deepnmf_cli.signal.formats import AudioInfo, output_format
+from deepnmf_cli.signal.formats import EXACT, AudioInfo, output_format
 
 logger = logging.getLogger(__name__)
 
@@ -135,16 +135,19 @@ def rewrite(
 
 def copied(source: str | Path, target: str | Path, overwrite: bool = True) -> Rewritten | None:
     """Copy a file byte by byte, atomically; None, and nothing is done, where the suffix of `target` asks for another
-    container or sample format than that of `source`. Raises AudioError as `rewrite` does.
+    container or sample format than that of `source`, or where `rewrite` makes a whole file with the same samples of one
+    that is damaged. Raises AudioError as `rewrite` does.
     """
     with AudioReader(source) as reader:
-        info = reader.info
+        info, notes = reader.info, reader.notes
     if Path(source).suffix.lower() != Path(target).suffix.lower() or _like(info, target) != info:
+        return None
+    if notes and info.subtype in EXACT:
         return None
     _make_folder(Path(target).parent)
     with explaining(Path(target)), atomic_path(target, overwrite) as partial:
         shutil.copyfile(source, partial)
-    return Rewritten(info, {})
+    return Rewritten(info, {}, notes)
 
 
 def _make_folder(folder: Path) -> None:

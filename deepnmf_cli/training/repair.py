@@ -221,7 +221,7 @@ def train(
             parts = [dev.part(slice(i, i + 50)) for i in range(0, schedule.held_out, 50)]
             return float(torch.cat([part.snr_db(unfolded(part.problem)) for part in parts]).mean())
 
-    def keep(loss: float, began: float) -> None:
+    def keep(loss: float | None, began: float) -> None:
         nonlocal best
         found = score()
         if found > best:
@@ -232,11 +232,11 @@ def train(
         _remember(last, unfolded, optimizer, step, best)
         history = output / "history.csv"
         rows = history.read_text() if history.exists() else "step,loss,dev_snr_db,cpu_s\n"
-        _write(history, f"{rows}{step},{loss:.4f},{found:.4f},{began:.1f}\n")
+        _write(history, f"{rows}{step},{'' if loss is None else f'{loss:.4f}'},{found:.4f},{began:.1f}\n")
         progress({"step": step, "loss": loss, "best": best, "row": {"step": step, "loss": loss, "dev_score": found}})
 
     if step == 0:
-        keep(float("nan"), time.process_time())
+        keep(None, time.process_time())
     losses = []
     while step < schedule.steps and not stop():
         for group in optimizer.param_groups:  # falls to nothing along a cosine

@@ -10,6 +10,9 @@ RATE_HZ = 16000
 DEMO = Path(__file__).parents[2] / "data" / "demo" / "clean.wav"
 
 
+ENHANCER = Path(__file__).parents[2] / "models" / "tiny" / "model.safetensors"
+
+
 def snr_db(clean: np.ndarray, found: np.ndarray) -> float:
     return 10 * np.log10((clean**2).sum() / ((clean - found) ** 2).sum())
 
@@ -60,6 +63,43 @@ def test_clean_sound_is_copied(deepnmf, tmp_path, clean, suffix):
     done = deepnmf("repair", tmp_path / f"in.{suffix}")
     assert done.code == 0 and "nothing was found" in done.err
     assert (tmp_path / f"in.repaired.{suffix}").read_bytes() == (tmp_path / f"in.{suffix}").read_bytes()
+
+
+def test_a_file_that_was_never_finished_is_told_of_and_becomes_whole(deepnmf, write, clean, tmp_path):
+    source = write("in.wav", clean)
+    content = bytearray(source.read_bytes())
+    content[4:8] = content[40:44] = bytes(4)
+    source.write_bytes(content)
+    done = deepnmf("repair", source, "-o", tmp_path / "out.wav", "--json")
+    note = "its header was never finished and announces no samples: all that follow it were read"
+    assert done.code == 0 and done.lines[0]["notes"] == [note] and f"Warning: {source}: {note}.\n" in done.err
+    output = (tmp_path / "out.wav").read_bytes()
+    assert int.from_bytes(output[4:8], "little") == len(output) - 8
+    np.testing.assert_array_equal(soundfile.read(tmp_path / "out.wav")[0], clean)
+
+
+def test_texts_tell_what_was_found_in_words(deepnmf, write, clean, tmp_path):
+    write("a.wav", clean, "FLOAT")
+    damaged = clean.copy()
+    damaged[7600:7760] = np.nan
+    damaged[20600:20760] = damaged[20599]
+    write("b.wav", damaged, "FLOAT")
+    done = deepnmf("repair", tmp_path / "a.wav")
+    assert done.err.endswith("nothing was found; its sound stays as it is.\nNothing was found in 1 file.\n")
+    (tmp_path / "a.repaired.wav").unlink()
+    done = deepnmf("repair", tmp_path, "-o", tmp_path / "out")
+    assert "found 1 interval of non-finite samples, 1 interval of held samples.\n" in done.err
+    assert done.err.endswith("Repaired 1 file. Nothing was found in 1 file.\n")
+
+
+def test_what_is_too_long_to_be_filled_is_told(deepnmf, stub, write, clean, tmp_path):
+    damaged = clean.copy()
+    damaged[8000:12000] = np.nan
+    source = write("in.wav", damaged, "FLOAT")
+    for command in (["repair", source], ["enhance", source, "--repair", "-o", tmp_path / "out.wav"]):
+        done = deepnmf(*command)
+        assert done.code == 0
+        assert f"Warning: {source}: 0.25 s of gaps too long to be filled are silent.\n" in done.err
 
 
 def test_clipping_is_restored_beyond_its_level(deepnmf, write, tmp_path):
@@ -118,6 +158,7 @@ def test_impossible_input_is_an_error_and_leaves_nothing(deepnmf, write, clean, 
         ([source, "--fix", "clicks", "--gaps", tmp_path / "all.txt"], 2, "--fix without gaps"),
         ([source, square, "--gaps", tmp_path / "all.txt"], 2, "several inputs"),
         ([source, "--model", source], 1, "no model of repair"),
+        ([source, "--model", ENHANCER], 1, "found a model of speech enhancement; expected a model of repair, which"),
         ([tmp_path / "gone.wav"], 1, "no readable file"),
     ]
     for number, (arguments, code, message) in enumerate(cases):

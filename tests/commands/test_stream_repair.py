@@ -74,11 +74,33 @@ def test_what_is_not_a_number_is_a_gap_for_repair_alone(deepnmf, folder, halved,
     samples[7600:7760] = np.nan
     options = "--format", "f32le"
     result = deepnmf("stream", *options, "--repair", stdin=samples.tobytes())
-    assert result.code == 0 and "1 interval of not finite" in result.err
+    assert result.code == 0 and "Repaired 1 interval of non-finite samples.\n" in result.err
     assert np.isfinite(np.frombuffer(result.out, "<f4")).all()
     for more in ([], ["--repair", "--fix", "clicks"]):
         result = deepnmf("stream", *options, *more, stdin=samples.tobytes())
         assert result.code == EXIT_FAILED and "standard input: found a sample that is not finite" in result.err
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0.1, "0.10"), (1.0, "1.00"), (1.5, "1.50")])
+def test_what_is_not_a_number_for_too_long_is_told(deepnmf, folder, halved, clean, seconds, told):
+    samples = clean.astype("<f4")
+    samples[4000 : 4000 + round(seconds * RATE_HZ)] = np.nan
+    result = deepnmf("stream", "--format", "f32le", "--repair", "--quiet", stdin=samples.tobytes())
+    assert result.code == 0
+    assert result.err.endswith(f"Warning: {told} s of gaps too long to be filled are silent.\n")
+    result = deepnmf("stream", "--format", "f32le", "--repair", stdin=samples.tobytes())
+    assert "nothing to repair" not in result.err and result.err.count("silent") == 1
+
+
+@pytest.mark.parametrize("seconds", [0.03, 1.5])
+@pytest.mark.parametrize("channels", [(0,), (1,), (0, 1)])
+def test_a_channel_without_any_number_is_an_error_after_all_of_it(deepnmf, folder, halved, clean, seconds, channels):
+    samples = np.stack([clean, clean])[:, : round(seconds * RATE_HZ)].astype("<f4")
+    samples[list(channels)] = np.nan
+    result = deepnmf("stream", "--format", "f32le", "--channels", 2, "--repair", stdin=samples.T.tobytes())
+    assert result.code == EXIT_FAILED and len(result.out) == samples.nbytes
+    assert f"damage from beginning to end, in channel {channels[0] + 1}" in result.err
+    assert "Record it again." in result.err and "--clip-level" not in result.err
 
 
 def test_what_cannot_be_is_refused(deepnmf, folder, halved):
@@ -87,6 +109,7 @@ def test_what_cannot_be_is_refused(deepnmf, folder, halved):
         (["--fix", "gaps"], EXIT_USAGE, "no --repair"),
         (["--longest-gap", "20"], EXIT_USAGE, "no --repair"),
         (["--repair", "--fix", "clipping"], EXIT_USAGE, "clipping alone, and no --clip-level"),
+        (["--repair", "--fix", "clipping, clipping"], EXIT_USAGE, "clipping alone, and no --clip-level"),
         (["--repair", "--fix", "gaps", "--clip-level", "-3"], EXIT_USAGE, "--fix without clipping"),
         (["--repair", "--longest-gap", "200"], EXIT_USAGE, "5<=x<=100"),
         (["--repair", "--clip-level", "-7"], EXIT_FAILED, "damage from beginning to end"),

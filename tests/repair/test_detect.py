@@ -1,5 +1,6 @@
 """Detection: damage that was made is found where it is, and nothing else."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,60 @@ def test_digital_silence_between_words_is_no_loss(sound):
     gate = np.convolve(np.abs(samples) > 0.02, np.ones(400), "same") > 0
     fade = np.convolve(gate, np.ones(160) / 160, "same")
     assert not [s for s in scan(np.rint(samples * fade**2 * 32768) / 32768).spans if s.confidence >= SURE]
+
+
+def stored(samples: np.ndarray, subtype: str) -> np.ndarray:
+    """What a WAV file of this format makes of samples."""
+    file = io.BytesIO()
+    soundfile.write(file, samples, RATE_HZ, subtype, format="WAV")
+    file.seek(0)
+    return soundfile.read(file)[0]
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.7])
+@pytest.mark.parametrize("subtype", ["PCM_U8", "ALAW", "ULAW"])
+def test_sound_of_few_bits_that_comes_to_rest_at_a_value_is_no_loss(subtype, gain):
+    """At once, and after it has become louder in 16 bits: the header does not tell of how few bits it is."""
+    samples = np.rint(gain * stored(soundfile.read(DEMO)[0], subtype) * 32768) / 32768
+    assert not [s for s in scan(samples).spans if s.confidence >= SURE]
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "ALAW", "ULAW"])
+@pytest.mark.parametrize("kind", ["zeros", "frozen"])
+def test_losses_are_found_in_sound_of_few_bits(subtype, kind):
+    samples = stored(4 * soundfile.read(DEMO)[0], subtype)
+    power = np.convolve(samples**2, np.ones(480) / 480, "same")
+    places = [k for k in range(4000, len(samples) - 4000, 2000) if power[k + 160] > 0.02]
+    for first in places:
+        samples[first : first + 320] = 0 if kind == "zeros" else samples[first - 1]
+    found = [s for s in scan(samples).spans if s.confidence >= SURE and s.kind == kind]
+    assert len(places) > 5
+    hits = sum(any(abs(s.first - first) <= 4 and abs(s.end - first - 320) <= 4 for s in found) for first in places)
+    assert hits >= 0.8 * len(places)
+
+
+def test_an_offset_of_the_recording_changes_nothing():
+    """A pause at its level is none the less a pause, and a held sample a loss."""
+    samples = soundfile.read(DEMO)[0]
+    assert not scan(samples + 0.3).spans
+    assert not scan(samples - 0.3).spans
+    place = 4000 + int(np.convolve(samples[4000:-4000] ** 2, np.ones(320), "valid").argmax())
+    samples[place : place + 320] = samples[place - 1]
+    found, moved = scan(samples).spans, scan(samples + 0.25).spans
+    assert [(s.kind, s.first, s.end) for s in moved] == [(s.kind, s.first, s.end) for s in found]
+    assert [s.kind for s in found] == ["frozen"]
+
+
+@pytest.mark.parametrize(("gain", "offset"), [(0.3, 0.3), (0.1, -0.5), (0.01, 0.3)])
+def test_sound_at_rest_at_an_offset_is_not_clipped(gain, offset):
+    samples = np.rint((gain * soundfile.read(DEMO)[0] + offset) * 32768) / 32768
+    assert not scan(samples).clipping
+
+
+def test_clipping_of_a_recording_with_an_offset_is_found():
+    samples = np.clip(soundfile.read(DEMO)[0], -0.2, 0.2)
+    found = scan(np.rint((samples + 0.3) * 32768) / 32768).clipping
+    assert [c.kind for c in found] == ["hard"] and abs(found[0].high - 0.5) < 0.01
 
 
 def test_clicks_are_found_in_speech_and_speech_is_not_taken_for_them():

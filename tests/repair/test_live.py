@@ -84,6 +84,31 @@ def test_what_is_not_finite_for_long_becomes_silent(sound):
     np.testing.assert_array_equal(found[0, whole], samples[0, whole])
 
 
+def test_held_samples_that_last_stay_as_they_are(sound):
+    """A held value is silence at any level; zero would be a step at both ends."""
+    samples = sound(2.0)[None] + 0.25
+    samples[0, 8000:12000] = 0.27
+    samples[0, 12300:12500] = np.nan
+    scanner = Scanner(RATE_HZ, 1)
+    scanner.feed(samples)
+    assert [(s.kind, s.first) for s in scanner.finish().spans] == [("frozen", 8000), ("not finite", 12300)]
+    found, _, _ = live(samples, 1000, longest_s=0.1)
+    np.testing.assert_array_equal(found, offline(samples))
+    assert np.isfinite(found).all()
+    whole = np.r_[0:12300, 12500:32000]
+    np.testing.assert_array_equal(found[0, whole], samples[0, whole])
+
+
+def test_a_marked_gap_that_is_too_long_becomes_silent(sound):
+    samples = sound(1.0)[None]
+    findings = Findings([Span(4000, 8000, "gap"), Span(8100, 8200, "gap")])
+    repairer = Repairer(findings, RepairOptions().load(findings), RATE_HZ, 1)
+    found = np.concatenate([repairer.feed(samples), repairer.flush()], -1)
+    assert not found[0, 4000:8000].any() and repairer.counts.notes == (
+        "0.25 s of gaps too long to be filled are silent",
+    )
+
+
 def test_clipping_is_restored_from_a_given_level_on():
     clean = soundfile.read(DEMO, start=RATE_HZ, frames=RATE_HZ)[0][None]
     level = 0.5 * np.abs(clean).max()

@@ -44,6 +44,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(task, speech, tmp_path):
         assert all(np.array_equal(one[name], other[name]) for name in one)
     scores = [row["row"]["dev_score"] for row in rows if row["row"]]
     assert len(scores) == 3 and max(scores) > scores[0]
+    assert [row["loss"] is None for row in rows] == [True] + [False] * (len(rows) - 1)  # unknown before a step
+    assert "nan" not in (tmp_path / "whole" / "history.csv").read_text()
     assert whole.settings.task == task and len((tmp_path / "whole" / "history.csv").read_text().splitlines()) == 4
 
 

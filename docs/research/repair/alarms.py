@@ -1,15 +1,18 @@
 """False alarms of detection on clean speech, and what it finds of damage that was made.
 
-    python docs/research/repair/alarms.py CORPUS [PART]
+    python docs/research/repair/alarms.py CORPUS [PART [FORMAT]]
 
-`PART` is dev/clean by default. Prints one line of JSON.
+`PART` is dev/clean by default, and `FORMAT`, in which the samples are stored first, PCM_16; PCM_U8, ALAW and ULAW have
+fewer bits. Prints one line of JSON.
 """
 
+import io
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from deepnmf_cli.repair.detect import SURE, Scanner
 from deepnmf_cli.signal import audio
@@ -22,13 +25,21 @@ def found(samples: np.ndarray, rate_hz: int):
     return scanner.finish()
 
 
-def main(corpus: str, part: str = "dev/clean") -> None:
+def stored(samples: np.ndarray, rate_hz: int, subtype: str) -> np.ndarray:
+    """What a WAV file of a format makes of samples."""
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate_hz, subtype, format="WAV")
+    file.seek(0)
+    return soundfile.read(file)[0]
+
+
+def main(corpus: str, part: str = "dev/clean", subtype: str = "PCM_16") -> None:
     counts: dict[str, int] = {}
     hits = {"hard 3 dB": 0, "hard 10 dB": 0, "resampled 7 dB": 0, "soft": 0, "lost": [0, 0], "clicks": [0, 0]}
     files, seconds, draw = 0, 0.0, np.random.default_rng(0)
     for path in scan(Path(corpus) / part).audio:
         samples, rate_hz = audio.read(path, "float64")
-        samples = samples[0]
+        samples = stored(samples[0], rate_hz, subtype)
         files, seconds = files + 1, seconds + len(samples) / rate_hz
         result = found(samples, rate_hz)
         for span in result.spans:
@@ -39,7 +50,13 @@ def main(corpus: str, part: str = "dev/clean") -> None:
             continue
         damage(samples, rate_hz, hits, draw)
     alarms = {kind: [number, round(3600 * number / seconds, 2)] for kind, number in sorted(counts.items())}
-    row = {"part": part, "files": files, "minutes": round(seconds / 60, 1), "false alarms [n, per hour]": alarms}
+    row = {
+        "part": part,
+        "format": subtype,
+        "files": files,
+        "minutes": round(seconds / 60, 1),
+        "false alarms [n, per hour]": alarms,
+    }
     print(json.dumps(row | {"files with damage": files // 4, "found": hits}))
 
 
