@@ -35,8 +35,12 @@ def is_url(path: str | None) -> bool:
 
 
 def plain(path: str) -> str:
-    """Return a place, the address of a local file as its path."""
-    return path.partition("://")[2] if path.startswith(("file://", "local://")) else path
+    """Return a place, the address of a local file as its path. Raises UsageError for an address of nothing."""
+    if not path.startswith(("file://", "local://")):
+        return path
+    if not (local := path.partition("://")[2]):  # which would be the current folder
+        raise UsageError(path, "an address without a path", "a path behind it", "Name a file or a folder.")
+    return local
 
 
 @dataclass(frozen=True)
