@@ -20,7 +20,7 @@ from deepnmf_cli import __version__
 from deepnmf_cli.checkpoint import atomic_path, remove_leftovers
 from deepnmf_cli.errors import DeepnmfError
 from deepnmf_cli.scoring import bootstrap
-from deepnmf_cli.scoring.figures import draw, png
+from deepnmf_cli.scoring.figures import GAIN, SCORES, draw, png
 from deepnmf_cli.scoring.listening import Example
 from deepnmf_cli.scoring.metrics import DNSMOS
 from deepnmf_cli.scoring.mixtures import GROUPS, MOST_VALUES, Mixture, factors
@@ -33,6 +33,8 @@ FORMAT = 1
 
 INTERVAL = "95 % confidence interval (Student t over files, taken as independent)"
 FILES_CSV, REPORT_JSON, REPORT_MD, REPORT_HTML = "files.csv", "report.json", "report.md", "report.html"
+FILES = (REPORT_JSON, REPORT_MD, REPORT_HTML, FILES_CSV, SCORES, GAIN)
+"""What a report may consist of."""
 
 _PACKAGES = ("fast-bss-eval", "pesq", "pystoi")
 
@@ -126,9 +128,18 @@ def make_report(
     }
 
 
+def command_of(folder: str | Path) -> str | None:
+    """The command line that wrote the report in a folder; None where there is no report."""
+    try:
+        report = json.loads((Path(folder) / REPORT_JSON).read_text(encoding="utf-8"))
+        return str(report["command"]) if report["format"] == FORMAT else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
 def write_report(report: Mapping[str, Any], folder: str | Path, examples: Sequence[Example] = ()) -> list[Path]:
-    """Write files.csv, report.json, report.md, report.html and the figures (PNG) to an existing folder; returns their
-    paths. `examples` can be listened to in report.html.
+    """Write files.csv, report.json, report.md, report.html and the figures (PNG) to an existing folder, in the place of
+    files of these names; returns their paths. `examples` can be listened to in report.html.
 
     Raises DeepnmfError when the folder cannot be written.
     """

@@ -366,6 +366,48 @@ def test_the_same_command_goes_on_where_it_stopped(deepnmf, sets, counted, hiss)
     assert not Path("report/unfinished.jsonl").exists()
 
 
+COMPARED = ["evaluate", "--reference", "clean", "--estimate", "enhanced", "--report", "report"]
+
+
+@pytest.mark.parametrize("name", ["report.md", "files.csv", "scores.png", "report.json"])
+def test_a_report_replaces_nothing_of_the_user(deepnmf, sets, counted, name):
+    Path("report").mkdir()
+    Path("report", name).write_text('{"mine": 1}')
+    result = deepnmf(*COMPARED)
+    assert result.code == 2 and counted == [] and result.out == b""
+    assert f"report/{name}: found an existing file; expected a new name" in result.err and "--overwrite" in result.err
+    assert os.listdir("report") == [name] and Path("report", name).read_text() == '{"mine": 1}'
+    assert deepnmf(*COMPARED, "--overwrite").code == 0
+    assert len(os.listdir("report")) == 5 and Path("report", name).read_bytes() != b'{"mine": 1}'
+
+
+def test_a_report_is_replaced_by_its_own_command_alone(deepnmf, sets, counted):
+    assert deepnmf(*COMPARED).code == 0
+    date = Path("report/report.json").stat().st_mtime_ns
+    assert deepnmf(*COMPARED[:-1], "report/", "--jobs", "1", "--json", "--examples", "0").code == 0
+    assert Path("report/report.json").stat().st_mtime_ns != date
+    counted.clear()
+    other = deepnmf(*COMPARED, "--noisy", "noisy")
+    assert other.code == 2 and counted == []
+    assert "report/report.json: found the report of another command (deepnmf evaluate --reference clean" in other.err
+    assert deepnmf(*COMPARED, "--noisy", "noisy", "--overwrite").code == 0
+    assert deepnmf(*COMPARED, "--noisy", "noisy").code == 0
+    Path("report/report.json").write_text(Path("report/report.json").read_text().replace("--noisy", "--gone"))
+    assert deepnmf(*COMPARED, "--noisy", "noisy").code == 2  # an option of another version
+
+
+def test_a_report_that_was_stopped_in_the_midst_is_finished(deepnmf, sets, monkeypatch):
+    def stop(*_: object) -> None:
+        Path("report/files.csv").write_text("")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(report, "write_report", stop)
+        assert deepnmf(*COMPARED).code == 130
+    assert sorted(os.listdir("report")) == ["files.csv", "unfinished.jsonl"]
+    assert deepnmf(*COMPARED).code == 0 and len(os.listdir("report")) == 5
+
+
 def test_a_changed_file_and_a_changed_model_are_scored_again(deepnmf, sets, models, counted, monkeypatch):
     words = ["evaluate", "--reference", "clean", "--noisy", "noisy", "--model", "best", "--report", "report"]
 
