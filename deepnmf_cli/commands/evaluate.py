@@ -327,14 +327,18 @@ def _make_folder(folder: Path) -> None:
 
 
 def _known_mixtures(names: list[str], table: str | None, reference: str) -> "tuple[dict[str, Mixture], list[str]]":
-    """Return what is known of the recordings, and a remark where a table beside the references is of no use."""
+    """Return what is known of the recordings, and remarks on columns of the table that are not used, and on a table
+    beside the references that is of no use.
+    """
     from deepnmf_cli.errors import CorpusError
-    from deepnmf_cli.scoring.mixtures import known_mixtures, table_of
+    from deepnmf_cli.scoring.mixtures import known_mixtures, remarks_on, table_of
 
-    if table or not (beside := table_of(reference)):
-        return known_mixtures(names, table), []
+    if table:
+        return known_mixtures(names, table), remarks_on(table)
+    if not (beside := table_of(reference)):
+        return known_mixtures(names), []
     try:
-        return known_mixtures(names, beside), []
+        return known_mixtures(names, beside), remarks_on(beside)
     except CorpusError as error:
         return known_mixtures(names), [f"{beside.name} beside the references is not used: {error.found}"]
 

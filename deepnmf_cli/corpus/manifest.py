@@ -18,6 +18,8 @@ SMALLEST_CORPUS = 6
 
 ROLES = ("speech", "noise", "rir")
 SPLITS = ("train", "dev", "test")
+COLUMNS = ("path", "role", "speaker", "split")
+"""Those of a manifest that are used."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def read_manifest(path: str | Path) -> dict[tuple[str, str], list[Clip]]:
     if not path.is_file():
         raise CorpusError(path, "no file", "a CSV manifest", "Check the path.")
     wanted: dict[tuple[str, str], list[tuple[Path, str]]] = {}
-    expected, remedy = "the columns path, role, speaker, split", "Name them in the first line of a CSV file in UTF-8."
+    expected, remedy = f"the columns {', '.join(COLUMNS)}", "Name them in the first line of a CSV file in UTF-8."
     for line, row in read_rows(path, {"path", "role"}.issubset, expected, remedy):
         where, clip = f"{path}:{line}", path.parent / (row["path"] or "")
         role, split = row["role"], (row.get("split") or SPLITS[0]).lower()

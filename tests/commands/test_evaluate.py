@@ -149,6 +149,14 @@ def test_the_report_holds_the_command_and_the_same_numbers(deepnmf, sets, models
     assert "Wrote files.csv, report.json, report.md" in result.err
 
 
+@pytest.mark.parametrize("given", [["--mixtures", "mixtures.csv"], []])
+def test_a_misspelt_column_of_a_table_is_told(deepnmf, sets, given):
+    Path("mixtures.csv").write_text("name,speker,noise\n" + "".join(f"{n},p{i},n{i}\n" for i, n in enumerate(NAMES)))
+    result = deepnmf("evaluate", "--reference", "clean", "--estimate", "enhanced", *given)
+    said = "Note: mixtures.csv: the column 'speker' is not used; 'speaker' would be."
+    assert result.code == 0 and said in result.out.decode()
+
+
 def test_a_table_beside_the_references_is_used_where_it_fits(deepnmf, sets):
     command = ("evaluate", "--reference", "clean", "--estimate", "enhanced", "--json")
     rows = [f"{name},{10 + i},s{i},n{i}" for i, name in enumerate(NAMES)]
