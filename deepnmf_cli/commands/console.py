@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
-from deepnmf_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, DeepnmfError, UsageError
+from deepnmf_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_SOME_FAILED, DeepnmfError, UsageError, count
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -265,9 +265,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(map(line, [header, ["-" * width for width in widths], *rows]))
 
 
-def count(number: int, noun: str) -> str:
-    """Return a count in words: 1 file, 2 files."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def size(number: int) -> str:
+    """Return a number of bytes in words: 12 kB, 1.2 MB."""
+    return f"{number / 1e6:.1f} MB" if number >= 1e6 else f"{number / 1e3:.0f} kB"
 
 
 def _is_number(cell: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from deepnmf_cli import extras
-from deepnmf_cli.commands.places import STREAM, Job, Places, Plan, refuse_existing, suffix_of
+from deepnmf_cli.commands.places import STREAM, Job, Places, Plan, refuse_existing, refuse_shared, suffix_of
 from deepnmf_cli.commands.record import REDO, Record, State, incomplete
 from deepnmf_cli.errors import AudioError, DeepnmfError, UsageError, shortened
 
@@ -117,15 +117,14 @@ def _target(output: str, relative: PurePosixPath, several: bool) -> str:
 
 
 def _check(jobs: Sequence[Job]) -> None:
-    sources, seen = {job.source for job in jobs}, {}
+    sources, seen = {job.source for job in jobs}, dict[str, Job]()
     for job in jobs:
         for path in job.written:
             if path in sources:
                 raise UsageError(path, "an output that is an input", "another file", "Choose another name or folder.")
             if path in seen:
-                found = f"two outputs of this name, of {seen[path]} and of {job.source}"
-                raise UsageError(path, found, "one", "Rename an input, change --noise-out, or use two folders.")
-            seen[path] = job.source
+                refuse_shared(path, seen[path], job)
+            seen[path] = job
 
 
 def _list(place: str) -> tuple[dict[str, tuple[PurePosixPath, Entry]], bool]:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepnmf_cli.errors import AudioError, CorpusError
+from deepnmf_cli.errors import AudioError, CorpusError, count
 from deepnmf_cli.signal import audio, formats
 from deepnmf_cli.signal.formats import AudioInfo
 from deepnmf_cli.tables import read_rows
@@ -40,9 +40,9 @@ def audio_files(folder: str | Path, smallest: int = 1) -> list[Path]:
     if not folder.is_dir():
         raise CorpusError(folder, "no folder", "a folder with audio files", "Check the path.")
     found = formats.scan(folder, follow_links=True)
-    if (count := len(found.audio)) < smallest:
+    if (there := len(found.audio)) < smallest:
         remedy = "Add recordings, or name another folder."
-        raise CorpusError(folder, f"{count} audio files{found.beside}", f"at least {smallest}", remedy)
+        raise CorpusError(folder, f"{count(there, 'audio file')}{found.beside}", f"at least {smallest}", remedy)
     return found.audio
 
 
@@ -90,7 +90,7 @@ def pair_folders(clean: str | Path, noisy: str | Path) -> list[tuple[Path, Path]
     names = [formats.by_name(audio_files(folder), folder) for folder in (clean, noisy)]
     alone = sorted(names[0].keys() ^ names[1].keys())
     if alone:
-        found = f"{len(alone)} files without a partner, the first {alone[0]!r}"
+        found = f"{count(len(alone), 'file')} without a partner, the first {alone[0]!r}"
         raise CorpusError(noisy, found, f"the same file names as in {clean}", "Give both folders the same names.")
     return pair_files([(names[0][key], names[1][key]) for key in sorted(names[0])])
 

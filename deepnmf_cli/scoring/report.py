@@ -18,7 +18,7 @@ from typing import Any
 
 from deepnmf_cli import __version__
 from deepnmf_cli.checkpoint import atomic_path, remove_leftovers
-from deepnmf_cli.errors import DeepnmfError
+from deepnmf_cli.errors import DeepnmfError, count
 from deepnmf_cli.scoring import bootstrap
 from deepnmf_cli.scoring.figures import GAIN, SCORES, draw, png
 from deepnmf_cli.scoring.listening import Example
@@ -249,7 +249,7 @@ def _remarks(systems: Sequence[System]) -> list[str]:
                 found.setdefault((system.name, note), []).append(one.name)
     total = len(systems[0].scores)
     remarks = [
-        f"{system}: no score in {len(names)} of {total} files ({note}), the first being {names[0]}"
+        f"{system}: no score in {len(names)} of {count(total, 'file')} ({note}), the first being {names[0]}"
         for (system, note), names in found.items()
     ]
     remarks += [remark for system in systems for remark in _late(system)]
@@ -268,8 +268,9 @@ def _late(system: System) -> list[str]:
             lags_ms = sorted(abs(one.lag_s) * 1e3 for one in found)
             samples = [round(abs(one.lag_s) * one.rate_hz) for one in found]
             spread = f"{lags_ms[0]:.2f}" if lags_ms[0] == lags_ms[-1] else f"{lags_ms[0]:.2f} to {lags_ms[-1]:.2f}"
+            verb = "is" if len(found) == 1 else "are"
             remarks.append(
-                f"{system.name}: {len(found)} of {len(system.scores)} files are {word} by {spread} ms "
+                f"{system.name}: {len(found)} of {count(len(system.scores), 'file')} {verb} {word} by {spread} ms "
                 f"(median: {statistics.median_low(samples)} samples), the first being {found[0].name}; SI-SDR forgives "
                 f"no delay, so that its value tells nothing here: align the files and score them again"
             )

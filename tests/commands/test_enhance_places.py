@@ -120,8 +120,8 @@ def test_in_place_that_fails_leaves_the_input(deepnmf, stub, noisy, monkeypatch)
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["noisy.wav", "-o", "a.wav"], "--in-place: found -o beside it"), (["-"], "--in-place: found standard input"),
-    (["noisy.wav", "--noise-out", "noisy.wav"], "two outputs of this name"),
-    (["noisy.wav", "noisy.wav"], "two outputs of this name"),
+    (["noisy.wav", "--noise-out", "noisy.wav"], "Choose another --noise-out."),
+    (["noisy.wav", "./noisy.wav"], "two outputs of this name, of noisy.wav and of ./noisy.wav; expected one. Name that"),
 ])  # fmt: skip
 def test_impossible_uses_of_in_place(deepnmf, stub, noisy, arguments, message):
     before = noisy.read_bytes()

@@ -188,6 +188,7 @@ def test_two_recordings_that_would_share_a_file_of_times_are_refused(deepnmf, st
         soundfile.write(name, hiss(0.1), 16000)
     result = deepnmf("enhance", "in", "--vad")
     assert result.code == EXIT_USAGE and "a.vad.txt: found two outputs of this name" in result.err
+    assert "expected one. Rename an input, or use two folders." in result.err and "--noise-out" not in result.err
     assert not Path("in.enhanced").exists()
 
 
