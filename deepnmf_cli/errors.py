@@ -26,6 +26,16 @@ def shortened(message: object, longest: int = 300) -> str:
     return text if len(text) <= longest else f"{text[:longest]} ..."
 
 
+def count(number: int, noun: str) -> str:
+    """Return a count in words: 1 file, 2 files."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def are(number: int, noun: str) -> str:
+    """Return a count in words with its verb: 1 file is, 2 files are."""
+    return f"{count(number, noun)} {'is' if number == 1 else 'are'}"
+
+
 def nearest(word: str, known: Iterable[str], otherwise: str = "Remove it.") -> str:
     """Return a remedy for an unknown word: the known one that it resembles, or else `otherwise`."""
     import difflib

@@ -128,7 +128,7 @@ def network_settings(tables: Mapping[str, Any], where: str) -> tuple[str, Any, F
     """
     model = tables.get("model")
     if not isinstance(model, str) or model not in NETWORKS:
-        found, near = f"model {shown(model)}", nearest(str(model), NETWORKS)
+        found, near = f"model {shown(model)}", nearest(str(model), NETWORKS, "Choose one of them.")
         raise RecipeError(where, found, f"one of {', '.join(NETWORKS)}", near)
     given = tables.get("network", {})
     if model in FORMER and isinstance(given, Mapping):

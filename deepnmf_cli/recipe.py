@@ -118,6 +118,9 @@ def read_recipe(
     where = str(path or "recipe")
     try:
         table: dict[str, Any] = {} if path is None else _read(Path(path))
+        if model is not None and model not in NETWORKS:
+            remedy = nearest(model, NETWORKS, "Choose one of them.")
+            raise RecipeError("--model", shown(model), f"one of {', '.join(NETWORKS)}", remedy)
         if model is not None:
             table["model"] = model
         if initial is not None and "model" not in table:
@@ -140,8 +143,10 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         known = sorted(p.stem for p in recipes_folder().glob("*.toml"))
-        remedy = nearest(str(path), known, "Check the path.")
-        raise RecipeError(path, "no file", f"a recipe in TOML, or one of {', '.join(known)}", remedy) from None
+        found, remedy = "no file", nearest(str(path), known, "Check the path.")
+        if path.is_dir():
+            found, remedy = "a folder", "Name folders of recordings by options, such as --speech and --noise."
+        raise RecipeError(path, found, f"a recipe in TOML, or one of {', '.join(known)}", remedy) from None
     except (ValueError, OSError) as error:  # of TOML, of its encoding, or of a number of thousands of digits
         raise RecipeError(
             path, f"text that is not TOML ({shortened(error)})", "a recipe in TOML", "Mend that line."

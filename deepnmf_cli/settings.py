@@ -1,6 +1,7 @@
 """Settings from tables of plain values, as TOML and JSON give them: every key known, every value of its type."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -23,7 +24,9 @@ def section(kind: type, table: Any, where: str) -> Any:
     try:
         return kind(**{key: _value(hints[key], value, f"{where} {key}") for key, value in table.items()})
     except ValueError as error:
-        raise RecipeError(where, str(error), "values in range", "Mend the recipe.") from error
+        named = [key for key in table if re.search(rf"\b{re.escape(key)}\b", str(error))]
+        found = ", ".join(f"{key} = {shown(table[key])}" for key in named or table)
+        raise RecipeError(where, found, f"other values: {error}", "Mend the recipe.") from error
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:

@@ -65,16 +65,16 @@ def test_bins_follow_the_front_end() -> None:
         ("training.steps=many", "'many'", "Mend the recipe."),
         ("training.steps=1.5", "1.5", "Mend the recipe."),
         ("mixing.snr_db=[1]", "[1]", "Mend the recipe."),
-        ("training.schedule=linear", "schedule 'linear'", "Mend the recipe."),
+        ("training.schedule=linear", "schedule = 'linear'", "Mend the recipe."),
         ("training.steps", "no value", "For example"),
-        ("training.learning_rate=-1", "learning_rate must not be negative", "Mend the recipe."),
-        ("mixing.snr_db=[12, -8]", "the lower end first", "Mend the recipe."),
-        ("mixing.room_target=wet", "room_target 'wet'", "Mend the recipe."),
-        ("network.parameterisation=square", "parameterisation 'square'", "Mend the recipe."),
-        ("objective.snr=-1", "weights must not be negative", "Mend the recipe."),
+        ("training.learning_rate=-1", "learning_rate = -1", "Mend the recipe."),
+        ("mixing.snr_db=[12, -8]", "snr_db = [12, -8]", "Mend the recipe."),
+        ("mixing.room_target=wet", "room_target = 'wet'", "Mend the recipe."),
+        ("network.parameterisation=square", "parameterisation = 'square'", "Mend the recipe."),
+        ("objective.snr=-1", "snr = -1", "Mend the recipe."),
         ("objective.snr=nan", "nan", "Mend the recipe."),
         ("mixing.snr_db=[-inf, 0]", "-inf", "Mend the recipe."),
-        ("front_end.hop_s=0.0", "a hop at least one sample", "Mend the recipe."),
+        ("front_end.hop_s=0.0", "hop_s = 0.0", "Mend the recipe."),
         ("model.x=1", "'model', which is no section", "Mend it."),
     ],
 )
@@ -84,6 +84,33 @@ def test_mistakes_name_what_was_found_and_the_remedy(override: str, found: str, 
         read_recipe(tmp_path / "a.toml", overrides=[override])
     assert found in caught.value.found and remedy in caught.value.remedy
     assert caught.value.exit_code == EXIT_USAGE
+
+
+def test_values_out_of_range_stand_before_their_rule() -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(None, "dnn", ["training.steps=-4", "training.patience=3"])
+    assert str(caught.value) == (
+        "recipe [training]: found steps = -4; expected other values: steps, batch and score_every must be at least 1,"
+        " seed not negative. Mend the recipe."
+    )
+
+
+def test_an_unknown_model_is_that_of_the_option() -> None:
+    with pytest.raises(RecipeError, match=r"^--model: found 'nosuch'; expected one of .*dnn.*\. Choose one of them\.$"):
+        read_recipe(None, "nosuch")
+    with pytest.raises(RecipeError, match="Did you mean 'deep-nmf'"):
+        read_recipe("base", "deepnmf")
+
+
+def test_a_folder_is_no_recipe(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("d", "dnn"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(
+        RecipeError, match="^d: found a folder; expected a recipe in TOML.*by options, such as --speech"
+    ):
+        read_recipe("d")
+    assert read_recipe("dnn").model == "dnn"
 
 
 def test_an_objective_of_a_weight_for_noise_alone_is_refused() -> None:

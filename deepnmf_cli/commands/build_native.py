@@ -12,10 +12,10 @@ from deepnmf_cli.errors import EXIT_DONE
 def command(quiet: bool) -> int:
     """Compile the machine code that computes models such as tiny, base and large several times as quickly.
 
-    The code is of this program, needs a C compiler (cc, gcc, clang, or what the variable CC names), and is put into
-    `deepnmf` of the folder XDG_CACHE_HOME, or of .cache in the home folder. There `enhance`, `stream` and `evaluate`
-    find it; delete it to undo that. Another version of the program needs it anew. Results are those of ONNX Runtime to
-    1e-5.
+    The source code comes with this program. It needs a C compiler (cc, gcc, clang, or what the variable CC names), and
+    what that makes is put into `deepnmf` of the folder XDG_CACHE_HOME, or of .cache in the home folder. There
+    `enhance`, `stream` and `evaluate` find it; delete it to undo that. Another version of the program needs it anew.
+    Results are those of ONNX Runtime to 1e-5.
 
     \b
     Examples:

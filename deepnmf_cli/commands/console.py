@@ -26,6 +26,7 @@ from deepnmf_cli.errors import (
     DeepnmfError,
     Terminated,
     UsageError,
+    count,
 )
 
 if TYPE_CHECKING:
@@ -309,9 +310,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(map(line, [header, ["-" * width for width in widths], *rows]))
 
 
-def count(number: int, noun: str) -> str:
-    """Return a count in words: 1 file, 2 files."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def size(number: int) -> str:
+    """Return a number of bytes in words: 12 kB, 1.2 MB."""
+    return f"{number / 1e6:.1f} MB" if number >= 1e6 else f"{number / 1e3:.0f} kB"
 
 
 def _is_number(cell: str) -> bool:

@@ -187,7 +187,7 @@ def command(
         max_attenuation_db,
         mix,
         noise_profile,
-        overwrite or in_place,
+        overwrite,
         depth,
         channel_mode,
         verbose,
@@ -202,7 +202,7 @@ def command(
             if several or skip_existing:
                 facts = _facts(settings, noise_out)
                 far = isinstance(planned, remote.RemotePlan)
-                record = remote.RemoteRecord(facts, planned) if far else Record(facts)
+                record = remote.RemoteRecord("enhance", facts, planned) if far else Record("enhance", facts)
             todo = batch.begin(record, skip_existing, overwrite)
             if dry_run:
                 batch.list(todo)

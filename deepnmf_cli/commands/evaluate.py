@@ -21,9 +21,10 @@ from deepnmf_cli.commands.options import (
     device_option,
     json_option,
     logging_option,
+    overwrite_option,
     quiet_option,
 )
-from deepnmf_cli.errors import DeepnmfError, UsageError
+from deepnmf_cli.errors import DeepnmfError, UsageError, shortened
 
 if TYPE_CHECKING:
     from deepnmf_cli.scoring.ledger import Ledger
@@ -37,6 +38,9 @@ DEFAULT = "default"
 
 FILES_PER_JOB = 16
 """A scoring process takes seconds to start, in which it could have scored about so many files."""
+
+TELLING = {"report_folder", "overwrite", "examples", "jobs", "as_json", "latex", "quiet", "verbose"}
+"""Options that say how to work and what to tell: with others than these, a report is about something else."""
 
 
 @click.command()
@@ -68,6 +72,7 @@ FILES_PER_JOB = 16
     "--report", "report_folder", metavar="DIR", type=click.Path(),
     help="Also write files.csv, report.json, report.md, figures, and report.html, a page to look at and to listen to.",
 )  # fmt: skip
+@overwrite_option
 @click.option(
     "--examples", metavar="N", type=click.IntRange(min=0), default=4, show_default=True,
     help="Sounds in report.html: those of the N files in which the system is worst, and of the N in which it is best. "
@@ -115,6 +120,7 @@ def command(
     depths: tuple[int, ...],
     table: str | None,
     report_folder: str | None,
+    overwrite: bool,
     examples: int,
     dnsmos: bool,
     composite: bool,
@@ -140,7 +146,8 @@ def command(
       deepnmf evaluate --estimate enhanced/
       deepnmf evaluate --reference clean/ --noisy noisy/ --model default --report report/
 
-    With --report, scores are kept as they come: after an interruption the same command goes on where it stopped.
+    With --report, scores are kept as they come: after an interruption the same command goes on where it stopped. The
+    same command replaces its report, another one only with --overwrite.
 
     Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted. A file that is missing or cannot be read fails all.
     """
@@ -151,6 +158,7 @@ def command(
     extras.require("evaluate", "deepnmf evaluate")
     model_files = _find_models(models)
     if report_folder:
+        _refuse_another(context, Path(report_folder), overwrite)
         _make_folder(Path(report_folder))
 
     from deepnmf_cli.scoring import ledger, listening, pairing, report, scorer
@@ -283,6 +291,30 @@ def _find_models(models: tuple[str, ...]) -> dict[str, Path]:
     return files
 
 
+def _refuse_another(context: click.Context, folder: Path, overwrite: bool) -> None:
+    """Raise UsageError where a report would replace files that are no report of this command, finished or not."""
+    from deepnmf_cli.scoring import ledger, report
+
+    existing = [path for name in report.FILES if os.path.lexists(path := folder / name)]
+    if overwrite or not existing or (folder / ledger.LEDGER).is_file():
+        return
+    earlier = report.command_of(folder)
+    if earlier is not None and _deciding(context, earlier) == _deciding(context, _command_line(context)):
+        return
+    found = "an existing file" if earlier is None else f"the report of another command ({shortened(earlier)})"
+    remedy = "Pass --overwrite to replace it, or choose another folder."
+    raise UsageError(existing[0], found, "a new name, or an earlier report of this command", remedy)
+
+
+def _deciding(context: click.Context, line: str) -> dict[str, Any] | None:
+    """The options of a command line on which its scores depend; None for one that cannot be understood."""
+    try:
+        given, _, _ = context.command.make_parser(context).parse_args(shlex.split(line)[2:])
+    except (ValueError, click.UsageError):  # of other versions, or of nobody
+        return None
+    return {name: value for name, value in given.items() if name not in TELLING}
+
+
 def _make_folder(folder: Path) -> None:
     """Make the folder of the report before the work begins; raises DeepnmfError when it cannot be written."""
     try:
@@ -295,14 +327,18 @@ def _make_folder(folder: Path) -> None:
 
 
 def _known_mixtures(names: list[str], table: str | None, reference: str) -> "tuple[dict[str, Mixture], list[str]]":
-    """Return what is known of the recordings, and a remark where a table beside the references is of no use."""
+    """Return what is known of the recordings, and remarks on columns of the table that are not used, and on a table
+    beside the references that is of no use.
+    """
     from deepnmf_cli.errors import CorpusError
-    from deepnmf_cli.scoring.mixtures import known_mixtures, table_of
+    from deepnmf_cli.scoring.mixtures import known_mixtures, remarks_on, table_of
 
-    if table or not (beside := table_of(reference)):
-        return known_mixtures(names, table), []
+    if table:
+        return known_mixtures(names, table), remarks_on(table)
+    if not (beside := table_of(reference)):
+        return known_mixtures(names), []
     try:
-        return known_mixtures(names, beside), []
+        return known_mixtures(names, beside), remarks_on(beside)
     except CorpusError as error:
         return known_mixtures(names), [f"{beside.name} beside the references is not used: {error.found}"]
 

@@ -65,7 +65,9 @@ def command(
 
     source = zoo.find(model)
     if kind == "c":
-        _write_c(model, output, weights, streaming or share_weights or weights == "float16", overwrite, quiet)
+        given = {"--streaming": streaming, "--share-weights": share_weights, "--weights float16": weights == "float16"}
+        of_onnx = [option for option, is_given in given.items() if is_given]
+        _write_c(model, output, weights, of_onnx, overwrite, quiet)
         return EXIT_DONE
     suffix = zoo.EXPORTED_STREAMING if streaming else zoo.EXPORTED
     target = output or source.with_suffix(suffix)
@@ -80,7 +82,7 @@ def command(
     return EXIT_DONE
 
 
-def _write_c(model: str, folder: Path | None, weights: str, other_options: bool, overwrite: bool, quiet: bool) -> None:
+def _write_c(model: str, folder: Path | None, weights: str, of_onnx: list[str], overwrite: bool, quiet: bool) -> None:
     from deepnmf_cli import extras, zoo
 
     extras.require("torch", "deepnmf export --format c")
@@ -88,9 +90,8 @@ def _write_c(model: str, folder: Path | None, weights: str, other_options: bool,
 
     if folder is None:
         raise UsageError("--format c", "no -o", "the folder for the library", "Name one.")
-    if other_options:
-        found = "--streaming, --share-weights or --weights float16"
-        raise UsageError("--format c", found, "none of them, as they are of ONNX", "Leave them out.")
+    if of_onnx:
+        raise UsageError("--format c", " and ".join(of_onnx), "no option that is for ONNX alone", "Leave it out.")
     if folder.exists() and not folder.is_dir():
         raise UsageError(folder, "a file", "a folder", "Choose another name.")
     if not overwrite and (there := [folder / name for name in FILES if (folder / name).exists()]):

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 
 from deepnmf_cli import __version__
 from deepnmf_cli.checkpoint import temporary_folder
-from deepnmf_cli.errors import nearest
+from deepnmf_cli.errors import UsageError, nearest
 
 COMMANDS = {
     "build-native": "Compile the machine code of --backend native.",
@@ -41,6 +42,21 @@ def variable(command: str, option: click.Option) -> str:
     return f"deepnmf_{command}_{longest}".replace("-", "_").upper()
 
 
+def refuse_empty(parameter: click.Parameter) -> None:
+    """Let a parameter raise UsageError for a value without characters, as a variable gives that a script has not set:
+    taken for a path it would be the current folder.
+    """
+    convert = type(parameter).type_cast_value
+
+    def checked(ctx: click.Context, value: Any) -> Any:
+        if "" in (value if isinstance(value, (tuple, list)) else (value,)):
+            name = parameter.make_metavar(ctx) if isinstance(parameter, click.Argument) else parameter.opts[-1]
+            raise UsageError(name, "an empty value", "a name or a number", "Check the variable it came from.")
+        return convert(parameter, ctx, value)
+
+    parameter.type_cast_value = checked
+
+
 class LazyGroup(click.Group):
     """A click group whose commands live in `deepnmf_cli.commands.<name>` as the function `command`."""
 
@@ -59,9 +75,10 @@ class LazyGroup(click.Group):
         if name not in COMMANDS:
             return None
         command = import_module(f"deepnmf_cli.commands.{name.replace('-', '_')}").command
-        for option in command.params:
-            if isinstance(option, click.Option):
-                option.envvar = variable(name, option)
+        for parameter in command.params:
+            refuse_empty(parameter)
+            if isinstance(parameter, click.Option):
+                parameter.envvar = variable(name, parameter)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -87,7 +87,7 @@ def command(
         found = f"that it cannot be written ({error.strerror})"
         raise DeepnmfError(target, found, "a place for the page", "Choose another with -o.") from error
     if not quiet:
-        console.say(f"Wrote {target}, {len(content) / 1e6:.1f} MB.")
+        console.say(f"Wrote {target}, {console.size(len(content))}.")
     return EXIT_DONE
 
 

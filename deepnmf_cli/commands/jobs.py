@@ -264,7 +264,8 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
                 step, told = leveller.after(step, progress), lambda seconds: None
             done = rewrite(
                 files.source, files.target, step, files.removed,
-                name=name, overwrite=settings.overwrite, exact=exact, progress=told, before_end=label,
+                name=name, overwrite=settings.overwrite, in_place=job.target == job.source, exact=exact,
+                progress=told, before_end=label,
             )  # fmt: skip
             done = replace(done, notes=(*done.notes, *notes))
         return Enhanced(done, mode, time.perf_counter() - begin, leveller.loudness if leveller else None, speech)

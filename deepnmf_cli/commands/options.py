@@ -100,7 +100,9 @@ logging_option = click.option("-v", "--verbose", **VERBOSE, expose_value=False, 
 
 TOGETHER, SEPARATE, AUTO = "together", "separate", "auto"
 """How the channels of a recording are enhanced: by one mask, each by its own, or as their coherence says."""
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show errors only: no progress bar, no summary.")
+quiet_option = click.option(
+    "-q", "--quiet", is_flag=True, help="Show errors and warnings only: no progress bar, no summary."
+)
 
 
 LONGEST_S = 60.0

@@ -89,5 +89,5 @@ def command(
         console.say(f"{role}: {console.count(len(pieces), 'piece')}, {groups}, {length}")
     rooms, pairs = console.count(len(packed.pieces["rir"]), "response"), console.count(packed.pairs, "pair")
     console.say(f"rooms: {rooms}; dev: {pairs}")
-    console.announce(f"Pack: {output} ({packed.bytes / 1e6:.1f} MB)")
+    console.announce(f"Pack: {output} ({console.size(packed.bytes)})")
     return EXIT_DONE

@@ -222,13 +222,13 @@ def _without_outputs(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
 def _check_outputs(jobs: Sequence[Job], in_place: bool, may_exist: bool) -> None:
     inputs = {_identity(Path(job.source)) for job in jobs if job.source != STREAM} - {None}
     outputs: list[Path] = []
-    seen: dict[str, str] = {}
-    for path, source in [(path, job.source) for job in jobs for path in job.outputs]:
-        if (place := os.path.realpath(path)) in seen:  # unlike Path.resolve, it takes links in a circle as they are
-            found = f"two outputs of this name, of {seen[place]} and of {source}"
-            raise UsageError(path, found, "one", "Rename an input, change --noise-out, or use two folders.")
-        seen[place] = source
-        if in_place and path == Path(source):
+    seen: dict[str, Job] = {}
+    for job, path in [(each, path) for each in jobs for path in each.outputs]:
+        place = os.path.realpath(path)  # unlike Path.resolve, it takes links in a circle as they are
+        if place in seen:
+            refuse_shared(path, seen[place], job)
+        seen[place] = job
+        if in_place and path == Path(job.source):
             continue
         outputs.append(path)
         # The identity is the same through a symbolic or hard link, whatever the two are called.
@@ -241,6 +241,21 @@ def _check_outputs(jobs: Sequence[Job], in_place: bool, may_exist: bool) -> None
     existing = [path for path in outputs if os.path.lexists(os.path.realpath(path))]  # links in a circle, too
     if existing and not may_exist:
         refuse_existing(existing)
+
+
+def refuse_shared(path: str | Path, first: Job, second: Job) -> NoReturn:
+    """Raise UsageError for a path that two outputs have, be they of one job."""
+
+    def same(one: str | None, other: str | Path) -> bool:
+        return one is not None and os.path.realpath(one) == os.path.realpath(other)
+
+    remedy = "Rename an input, or use two folders."
+    if first is second or same(first.removed, path) != same(second.removed, path):
+        remedy = "Choose another --noise-out."
+    elif same(first.source, second.source):
+        remedy = "Name that input once."
+    found = f"two outputs of this name, of {first.source} and of {second.source}"
+    raise UsageError(path, found, "one", remedy)
 
 
 def refuse_existing(outputs: Sequence[str | Path]) -> NoReturn:

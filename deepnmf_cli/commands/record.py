@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from deepnmf_cli.commands.places import Job
 from deepnmf_cli.errors import AudioError, DeepnmfError
 
 RECORD = ".deepnmf-enhanced.jsonl"
-"""Name of the file: lines of JSON, one for every output of its folder, of which the last one counts."""
+"""Name of the file: lines of JSON, one for every output of its folder and every command that made or changed it."""
 
 REDO = "Pass --overwrite beside --skip-existing to make it again."
 
@@ -31,15 +31,16 @@ class State:
 
 
 class Record:
-    """Which outputs need not be made again, and why others were made that may be out of date.
+    """Which outputs of a command need not be made again, and why others were made that may be out of date.
 
     `facts` is what decides an output beside its input: the hash of the model, and the options, by name. Lines that
     cannot be read, such as one that a crash cut short, are left out: an output is whole even where its line is not.
     """
 
-    def __init__(self, facts: dict[str, Any]) -> None:
+    def __init__(self, command: str, facts: dict[str, Any]) -> None:
+        self._command = command
         self._facts = json.loads(json.dumps(facts))
-        self._lines: dict[Path, dict[str, Any]] = {}
+        self._lines: dict[Path, dict[str, list[dict[str, Any]]]] = {}
         self._begun: dict[Job, Stamp] = {}
 
     def begin(self, job: Job) -> None:
@@ -51,33 +52,52 @@ class Record:
 
         An output whose line says that it was made of this input as it is, in this way, is complete. One that has no
         line counts as complete where it is as long as the input, of the same rate and channels, and no older. One
-        that was made of something else, or in another way, is kept unless `replaces`, and it is told. Raises AudioError
-        for an output that is neither and must not be replaced.
+        that was made of something else, or in another way, or has not all that belongs to it, is kept unless
+        `replaces`, and it is told. Raises AudioError for an output that is neither and must not be replaced.
         """
-        source, line = self._begun[job], self._line(Path(job.target))
-        there = [path for path in job.outputs if path.exists()]
+        missing = [path for path in job.outputs if not path.exists()]
         if job.target == job.source:
-            if line is None or line["stamp"] != list(source):
-                return State(needed=True)
-            other = self._changed(line)
-            return State(warning=f"{job.source} was changed before {other}; its original is gone." if other else "")
+            return self._state_in_place(job, missing, replaces)
+        there, target = [path for path in job.outputs if path not in missing], Path(job.target)
         if not there:
             return State(needed=True)
-        if line is not None and len(there) == len(job.outputs) and line["stamp"][0] == there[0].stat().st_size:
-            other = self._changed(line) or ("of an earlier input" if line["input"] != list(source) else "")
-            problem = other and f"{there[0]} was made {other}"
+        line = self._line(target) if target not in missing else None
+        if line is not None:
+            other = self._changed(line) or ("of an earlier input" if line["input"] != list(self._begun[job]) else "")
+            problem = incomplete(target, other, missing)
         else:
-            line, problem = None, _unlike(job, there)
+            problem = _unlike(job, missing)
         if not problem or replaces:
             return State(needed=bool(problem), known=line is not None)
         if line is None:
             raise AudioError(there[0], problem, f"what was made of {job.source}", REDO)
         return State(warning=f"{problem}. {REDO}")
 
+    def _state_in_place(self, job: Job, missing: Sequence[Path], replaces: bool) -> "State":
+        """The same for a job whose output replaces its input, which is no licence for what goes beside it."""
+        line = _made(self._on(Path(job.source)), list(self._begun[job]), self._command)
+        beside = [path for path in job.outputs if path not in missing and path != Path(job.source)]
+        if line is None and beside and not replaces:
+            raise AudioError(beside[0], "a file that was there before", "a new name", REDO)
+        if line is None:
+            return State(needed=True)
+        other, without = self._changed(line), f"without {missing[0]}" if missing else ""
+        how = " and ".join(filter(None, [other, without]))
+        return State(warning=f"{job.source} was changed before {how}; its original is gone." if how else "")
+
+    def present(self, job: Job) -> Job:
+        """The job with those of its outputs beside the target that exist."""
+        removed, speech = (place if place and self.exists(place) else None for place in (job.removed, job.speech))
+        return replace(job, removed=removed, speech=speech)
+
+    def exists(self, place: str) -> bool:
+        """Whether there is an output."""
+        return Path(place).exists()
+
     def done(self, job: Job) -> None:
         """Append a line for the outputs of a job; without one, where it cannot be written, nothing is lost."""
         target = Path(job.target)
-        line = {"output": target.name, "stamp": checkpoint.stamp(target), "input": self._begun[job], **self._facts}
+        line = {"output": target.name, "stamp": checkpoint.stamp(target), "input": self._begun[job], **self._made_by}
         with suppress(OSError), (target.parent / RECORD).open("a", encoding="utf-8") as file:
             checkpoint.reached(f"{RECORD}: line")
             file.write(json.dumps(line) + "\n")
@@ -85,15 +105,54 @@ class Record:
     def close(self) -> None:
         """Nothing is left to be written."""
 
+    @property
+    def _made_by(self) -> dict[str, Any]:
+        """What a line says of how an output was made."""
+        return {"command": self._command, **self._facts}
+
     def _changed(self, line: dict[str, Any]) -> str:
+        if (command := _command_of(line)) != self._command:
+            return f"by `deepnmf {command}`"
         names = [name for name, value in self._facts.items() if line.get(name) != value]
         return f"with another {' and another '.join(names)}" if names else ""
 
     def _line(self, target: Path) -> dict[str, Any] | None:
+        """The line on an output as it is, or as it was before other commands changed it in place."""
+        lines, now = self._on(target), list(checkpoint.stamp(target))
+        made = _made(lines, now, self._command)
+        if made is None and lines and lines[-1]["stamp"][0] == now[0]:  # as copies of a folder have other times
+            return lines[-1]
+        return made
+
+    def _on(self, target: Path) -> list[dict[str, Any]]:
+        """All lines on an output, the last one made last."""
         file = target.parent / RECORD
         if file not in self._lines:
             self._lines[file] = _read(file)
-        return self._lines[file].get(target.name)
+        return self._lines[file].get(target.name, [])
+
+
+def incomplete(target: object, other: str, missing: Sequence[object]) -> str:
+    """What a complete output is not: made in the same way, and with all that belongs to it; empty where it is."""
+    made = f"{target} was made {other}" if other else ""
+    return " and ".join(filter(None, [made, f"{missing[0]} is missing" if missing else ""]))
+
+
+def _command_of(line: dict[str, Any]) -> str:
+    """The command that made a line; earlier versions did not write it, but only one of the two has --fix."""
+    return line.get("command") or ("repair" if "--fix" in line else "enhance")
+
+
+def _made(lines: Sequence[dict[str, Any]], now: list[int], command: str) -> dict[str, Any] | None:
+    """The line by which a command made a file that has this stamp now, though others may have changed it in place
+    since, each of which found what the one before had left.
+    """
+    for line in reversed(lines):
+        if line["stamp"] == now:
+            if _command_of(line) == command:
+                return line
+            now = line["input"]
+    return None
 
 
 def still_needed(
@@ -119,30 +178,30 @@ def still_needed(
         if state.needed:
             todo.append(job)
         else:
-            outcome.skipped(row(job), state.warning)
+            outcome.skipped(row(record.present(job)), state.warning)
             unknown += not state.known
     taken = f"{count(unknown, 'output')} of unknown origin taken for complete, as long as the input."
     return todo, taken if unknown else ""
 
 
-def _read(file: Path) -> dict[str, Any]:
-    """Name of an output -> its last line."""
-    lines = {}
+def _read(file: Path) -> dict[str, list[dict[str, Any]]]:
+    """Name of an output -> its lines."""
+    lines: dict[str, list[dict[str, Any]]] = {}
     with suppress(OSError):
         for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
             with suppress(ValueError, TypeError, KeyError, RecursionError):
                 line = json.loads(text)
                 if len(line["stamp"]) == len(line["input"]) == 2:
-                    lines[line["output"]] = line
+                    lines.setdefault(line["output"], []).append(line)
     return lines
 
 
-def _unlike(job: Job, there: list[Path]) -> str:
+def _unlike(job: Job, missing: Sequence[Path]) -> str:
     """What speaks against these files being all that was made of the input; empty where nothing does."""
     from deepnmf_cli.signal import audio
 
-    if len(there) < len(job.outputs):
-        return f"{len(there)} of {len(job.outputs)} outputs"
+    if missing:
+        return f"no {missing[0]} beside it"
     source = audio.info(job.source)
     for path in job.recordings:
         try:

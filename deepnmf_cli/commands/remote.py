@@ -11,8 +11,8 @@ from typing import Any
 from uuid import uuid4
 
 from deepnmf_cli import extras
-from deepnmf_cli.commands.places import STREAM, Job, Places, Plan, refuse_existing, suffix_of
-from deepnmf_cli.commands.record import REDO, Record, State
+from deepnmf_cli.commands.places import STREAM, Job, Places, Plan, refuse_existing, refuse_shared, suffix_of
+from deepnmf_cli.commands.record import REDO, Record, State, incomplete
 from deepnmf_cli.errors import AudioError, DeepnmfError, UsageError, shortened
 
 RECORDS = ".deepnmf-enhanced"
@@ -35,8 +35,12 @@ def is_url(path: str | None) -> bool:
 
 
 def plain(path: str) -> str:
-    """Return a place, the address of a local file as its path."""
-    return path.partition("://")[2] if path.startswith(("file://", "local://")) else path
+    """Return a place, the address of a local file as its path. Raises UsageError for an address of nothing."""
+    if not path.startswith(("file://", "local://")):
+        return path
+    if not (local := path.partition("://")[2]):  # which would be the current folder
+        raise UsageError(path, "an address without a path", "a path behind it", "Name a file or a folder.")
+    return local
 
 
 @dataclass(frozen=True)
@@ -113,15 +117,14 @@ def _target(output: str, relative: PurePosixPath, several: bool) -> str:
 
 
 def _check(jobs: Sequence[Job]) -> None:
-    sources, seen = {job.source for job in jobs}, {}
+    sources, seen = {job.source for job in jobs}, dict[str, Job]()
     for job in jobs:
         for path in job.written:
             if path in sources:
                 raise UsageError(path, "an output that is an input", "another file", "Choose another name or folder.")
             if path in seen:
-                found = f"two outputs of this name, of {seen[path]} and of {job.source}"
-                raise UsageError(path, found, "one", "Rename an input, change --noise-out, or use two folders.")
-            seen[path] = job.source
+                refuse_shared(path, seen[path], job)
+            seen[path] = job
 
 
 def _list(place: str) -> tuple[dict[str, tuple[PurePosixPath, Entry]], bool]:
@@ -262,8 +265,8 @@ class RemoteRecord(Record):
     every `LINES` outputs or `SECONDS`.
     """
 
-    def __init__(self, facts: dict[str, Any], planned: RemotePlan) -> None:
-        super().__init__(facts)
+    def __init__(self, command: str, facts: dict[str, Any], planned: RemotePlan) -> None:
+        super().__init__(command, facts)
         self._entries, self._root = planned.entries, planned.root.rstrip("/")
         self._new: list[str] = []
         self._written, self._run, self._files = time.monotonic(), uuid4().hex[:12], 0
@@ -276,12 +279,18 @@ class RemoteRecord(Record):
         """What is there of the outputs of a job. One that has no line is complete where it is no older than the
         input, as outputs appear whole.
         """
-        if any(path not in self._entries for path in job.written):
+        missing = [place for place in job.written if not self.exists(place)]
+        beside = [place for place in job.written if place not in missing and place != job.target]
+        if job.target in missing and beside and not replaces:
+            raise AudioError(beside[0], f"no {job.target} beside it", f"what was made of {job.source}", REDO)
+        if job.target in missing:
             return State(needed=True)
-        source, target, line = self._entries[job.source], self._entries[job.target], self._line(job.target)
+        source, target, line = self._entries[job.source], self._entries[job.target], self._known_line(job.target)
         if line is not None:
             other = self._changed(line) or ("of an earlier input" if line["input"] != source.version else "")
-            problem = other and f"{job.target} was made {other}"
+            problem = incomplete(job.target, other, missing)
+        elif missing:
+            problem = f"no {missing[0]} beside it"
         else:
             known = source.time_s is not None and target.time_s is not None
             problem = "a file that is older than the input" if known and target.time_s < source.time_s else ""
@@ -291,9 +300,13 @@ class RemoteRecord(Record):
             raise AudioError(job.target, problem, f"what was made of {job.source}", REDO)
         return State(warning=f"{problem}. {REDO}")
 
+    def exists(self, place: str) -> bool:
+        """Whether the lists have named an output."""
+        return place in self._entries
+
     def done(self, job: Job) -> None:
         """Remember a line for the outputs of a job."""
-        line = {"output": job.target, "input": self._entries[job.source].version, **self._facts}
+        line = {"output": job.target, "input": self._entries[job.source].version, **self._made_by}
         self._new.append(json.dumps(line))
         if len(self._new) >= LINES or time.monotonic() - self._written > SECONDS:
             self.close()
@@ -309,7 +322,7 @@ class RemoteRecord(Record):
             self._new, self._files = [], self._files + 1
         self._written = time.monotonic()
 
-    def _line(self, target: str) -> dict[str, Any] | None:
+    def _known_line(self, target: str) -> dict[str, Any] | None:
         if self._known is None:
             self._known = {}
             with suppress(Exception):

@@ -124,7 +124,7 @@ def command(
     with console.ended_by(end):
         todo, record = planned.jobs, None
         if skip_existing or len(todo) > 1:
-            record = Record(_facts(options))
+            record = Record("repair", _facts(options))
             todo, told = still_needed(
                 todo, record, skip_existing, overwrite, outcome, lambda job: _row(job.source, job.target)
             )

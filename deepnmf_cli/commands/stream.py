@@ -27,6 +27,7 @@ from deepnmf_cli.commands.options import (
     mix_option,
     model_option,
     noise_profile_option,
+    quiet_option,
     require_file,
 )
 from deepnmf_cli.commands.repair_options import (
@@ -171,7 +172,7 @@ def _channels(context: click.Context, option: click.Parameter, value: str) -> tu
 @click.option("--input-device", metavar="N|NAME", help="With --live: the microphone, by number or part of its name.")
 @click.option("--output-device", metavar="N|NAME", help="With --live: the loudspeaker.")
 @click.option("--list-devices", is_flag=True, help="Print the microphones and loudspeakers, and end.")
-@click.option("-q", "--quiet", is_flag=True, help="Show errors and warnings only.")
+@quiet_option
 @logging_option
 def command(
     model: str | None,

@@ -13,7 +13,7 @@ import click
 from deepnmf_cli import extras
 from deepnmf_cli.commands import console
 from deepnmf_cli.commands.options import device_option, logging_option, refuse_endless
-from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, DeepnmfError, UsageError
+from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, CorpusError, DeepnmfError, UsageError
 
 FOLDER = click.Path(path_type=Path)
 DEFAULT_RECIPE = "base"
@@ -148,6 +148,7 @@ def command(
         workers = cpus
     if tells:
         _name_unreadable(speech, noise, rir, pairs, dev)
+        _name_unused(manifest)
     if threads:
         torch.set_num_threads(threads)
     begins = None if init is None else lambda: Recipe.of_file(model_file.read(find(init)))
@@ -345,6 +346,16 @@ def _name_unreadable(*folders: Path | None) -> None:
             for error in left_out[:NAMED]:
                 console.warn(str(error))
             console.warn(f"{folder}: {console.count(len(left_out), 'file')} left out, as they cannot be read.")
+
+
+def _name_unused(manifest: Path | None) -> None:
+    """Say which columns of a manifest look like one that is used, and are not."""
+    from deepnmf_cli.corpus.manifest import COLUMNS
+    from deepnmf_cli.tables import misspelt
+
+    with suppress(CorpusError):  # it is told when the manifest is read
+        for remark in misspelt(manifest, COLUMNS) if manifest is not None else []:
+            console.warn(f"{manifest}: {remark}.")
 
 
 def _require_one_source(

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepnmf_cli.errors import AudioError, CorpusError
+from deepnmf_cli.errors import AudioError, CorpusError, count
 from deepnmf_cli.signal import audio, formats
 from deepnmf_cli.signal.formats import AudioInfo
 from deepnmf_cli.tables import read_rows
@@ -18,6 +18,8 @@ SMALLEST_CORPUS = 6
 
 ROLES = ("speech", "noise", "rir")
 SPLITS = ("train", "dev", "test")
+COLUMNS = ("path", "role", "speaker", "split")
+"""Those of a manifest that are used."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,9 @@ def audio_files(folder: str | Path, smallest: int = 1) -> list[Path]:
     if not folder.is_dir():
         raise CorpusError(folder, "no folder", "a folder with audio files", "Check the path.")
     found = formats.scan(folder, follow_links=True)
-    if (count := len(found.audio)) < smallest:
+    if (there := len(found.audio)) < smallest:
         remedy = "Add recordings, or name another folder."
-        raise CorpusError(folder, f"{count} audio files{found.beside}", f"at least {smallest}", remedy)
+        raise CorpusError(folder, f"{count(there, 'audio file')}{found.beside}", f"at least {smallest}", remedy)
     return found.audio
 
 
@@ -65,7 +67,7 @@ def read_manifest(path: str | Path) -> dict[tuple[str, str], list[Clip]]:
     if not path.is_file():
         raise CorpusError(path, "no file", "a CSV manifest", "Check the path.")
     wanted: dict[tuple[str, str], list[tuple[Path, str]]] = {}
-    expected, remedy = "the columns path, role, speaker, split", "Name them in the first line of a CSV file in UTF-8."
+    expected, remedy = f"the columns {', '.join(COLUMNS)}", "Name them in the first line of a CSV file in UTF-8."
     for line, row in read_rows(path, {"path", "role"}.issubset, expected, remedy):
         where, clip = f"{path}:{line}", path.parent / (row["path"] or "")
         role, split = row["role"], (row.get("split") or SPLITS[0]).lower()
@@ -88,7 +90,7 @@ def pair_folders(clean: str | Path, noisy: str | Path) -> list[tuple[Path, Path]
     names = [formats.by_name(audio_files(folder), folder) for folder in (clean, noisy)]
     alone = sorted(names[0].keys() ^ names[1].keys())
     if alone:
-        found = f"{len(alone)} files without a partner, the first {alone[0]!r}"
+        found = f"{count(len(alone), 'file')} without a partner, the first {alone[0]!r}"
         raise CorpusError(noisy, found, f"the same file names as in {clean}", "Give both folders the same names.")
     return pair_files([(names[0][key], names[1][key]) for key in sorted(names[0])])
 

@@ -17,13 +17,13 @@ decoder drops what the encoder put before them (RFC 7845, pre-skip).
 import csv
 import hashlib
 import io
+import itertools
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ from deepnmf_cli.corpus.clips import decode
 from deepnmf_cli.corpus.effects import CODED_HZ
 from deepnmf_cli.corpus.manifest import ROLES, SMALLEST_CORPUS, Clip, find_pairs, read_manifest, scan
 from deepnmf_cli.corpus.mixing import Samples, is_silent
-from deepnmf_cli.errors import CorpusError, DeepnmfError, UsageError
+from deepnmf_cli.errors import CorpusError, DeepnmfError, UsageError, count
 from deepnmf_cli.signal import audio
 from deepnmf_cli.workers import available_cpus
 
@@ -215,7 +215,7 @@ def _distinct(clips: dict[str, list[Clip]], say: Say) -> dict[str, list[Clip]]:
         kept[role] = list(firsts.values())
         twice += len(found) - len(firsts)
     if twice:
-        say(f"{twice} files that are there more than once are taken once", False)
+        say(f"{count(twice, 'file')} more than once in the corpus, taken once", False)
     return kept
 
 
@@ -252,7 +252,7 @@ def _shuffled(clips: Sequence[Clip]) -> list[Clip]:
 
 def _pieces(role: str, clips: Sequence[Clip]) -> Iterator[Piece]:
     """The first piece of each clip, then the second ones, and so on."""
-    for start in (PIECE_S * number for number in count()):
+    for start in (PIECE_S * number for number in itertools.count()):
         left = [clip for clip in clips if clip.seconds - start >= (SHORTEST_S if start else 0)]
         if not left:
             return

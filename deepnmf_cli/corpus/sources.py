@@ -10,7 +10,7 @@ from deepnmf_cli.corpus.clips import ClipCache, Excerpts, decode
 from deepnmf_cli.corpus.dataset import ExampleSource, MixingSettings, MixtureDataset, PairDataset
 from deepnmf_cli.corpus.manifest import SMALLEST_CORPUS, Clip, chime_pairs, find_pairs, is_chime, read_manifest, scan
 from deepnmf_cli.corpus.mixing import Samples
-from deepnmf_cli.errors import CorpusError, UsageError
+from deepnmf_cli.errors import CorpusError, UsageError, are, count
 
 HELD_OUT_EVERY = 20
 """Without a dev folder every 20th speaker and noise is held out for dev mixtures, where there are that many."""
@@ -175,7 +175,7 @@ def _fixed(
 def _dev(recordings: Recordings, clips: "_Clips", made: Mixtures, say: Say) -> list[Pair]:
     """The pairs of the dev folder."""
     pairs = find_pairs(recordings.dev)
-    say(f"dev: {len(pairs):,} pairs", False)
+    say(f"dev: {count(len(pairs), 'pair')}", False)
     given = [clip.path for clip in (*clips.speech, *clips.noise)]
     _warn_of_shared(say, given, (path for pair in pairs for path in pair))
     for sentence in inspection.suspicious_pairs(pairs, made.rate_hz):
@@ -225,7 +225,7 @@ def _say_what_there_is(clips: _Clips, say: Say) -> None:
 
 def _warn_of_shared(say: Say, train: Iterable[Path], dev: Iterable[Path]) -> None:
     if shared := inspection.shared_files(train, dev):
-        say(f"{len(shared)} files are trained on and scored, the first {shared[0]}: the dev score flatters", True)
+        say(f"{are(len(shared), 'file')} trained on and scored, the first {shared[0]}: the dev score flatters", True)
 
 
 def _require(where: Path, count: int, what: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from deepnmf_cli.errors import CorpusError
 from deepnmf_cli.signal.formats import audio_suffixes
-from deepnmf_cli.tables import read_rows
+from deepnmf_cli.tables import misspelt, read_rows
 
 IN_NAME = re.compile(r"(?:^|_)([+-]?\d+(?:\.\d+)?)dB(?:_([^_]+)_(.+))?(?:_|$)")
 """Input SNR, speaker and noise as parts of a file name, as in 003_+3dB_p232_street-5; the last two may be missing."""
@@ -20,6 +20,9 @@ MOST_VALUES = 20
 
 FACTORS = ("speaker", "noise")
 """What several mixtures may share, so that their scores are not independent."""
+
+DESCRIBED = ("snr_db", *FACTORS, *GROUPS)
+"""Columns of a table beside the name."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ def known_mixtures(names: Sequence[str], table: str | Path | None = None) -> dic
     """Name -> what is known, from a CSV file with the column `name` and others, or else from the names themselves.
 
     Names of which nothing is known are left out. The table must hold all names, with or without the suffix of an audio
-    file; CorpusError otherwise, and when it cannot be read.
+    file, and each once; CorpusError otherwise, and when it cannot be read.
     """
     if table is None:
         found = {name: _from_name(name) for name in names}
@@ -47,6 +50,11 @@ def known_mixtures(names: Sequence[str], table: str | Path | None = None) -> dic
         found = f"no row for {len(missing)} of {len(names)} files, the first being {missing[0]!r}"
         raise CorpusError(table, found, "one row for each reference", "Add the rows that are missing.")
     return {name: known[name] for name in names}
+
+
+def remarks_on(table: str | Path) -> list[str]:
+    """What there is to say of the columns of a table. Raises CorpusError when it cannot be read."""
+    return [f"{Path(table).name}: {remark}" for remark in misspelt(table, ("name", *DESCRIBED))]
 
 
 def table_of(reference_folder: str | Path) -> Path | None:
@@ -69,10 +77,15 @@ def _from_name(name: str) -> Mixture | None:
 
 
 def _read(path: Path) -> dict[str, Mixture]:
-    described = ("snr_db", *FACTORS, *GROUPS)
-    expected, remedy = f"the column name and some of {', '.join(described)}", "Write it as docs/evaluation.md shows."
-    rows = read_rows(path, lambda there: "name" in there and not there.isdisjoint(described), expected, remedy)
-    return {_without_suffix(row["name"]): _mixture(path, line, row) for line, row in rows}
+    expected, remedy = f"the column name and some of {', '.join(DESCRIBED)}", "Write it as docs/evaluation.md shows."
+    rows = read_rows(path, lambda there: "name" in there and not there.isdisjoint(DESCRIBED), expected, remedy)
+    known: dict[str, Mixture] = {}
+    for line, row in rows:
+        if (name := _without_suffix(row["name"])) in known and name:
+            found = f"a second row for {name!r} in line {line}"
+            raise CorpusError(path, found, "one row for each reference", "Leave one of the two out.")
+        known[name] = _mixture(path, line, row)
+    return known
 
 
 def _mixture(path: Path, line: int, row: Mapping[str, str | None]) -> Mixture:

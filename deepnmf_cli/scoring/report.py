@@ -18,9 +18,9 @@ from typing import Any
 
 from deepnmf_cli import __version__
 from deepnmf_cli.checkpoint import remove_leftovers, write_all
-from deepnmf_cli.errors import DeepnmfError
+from deepnmf_cli.errors import DeepnmfError, count
 from deepnmf_cli.scoring import bootstrap
-from deepnmf_cli.scoring.figures import draw, png
+from deepnmf_cli.scoring.figures import GAIN, SCORES, draw, png
 from deepnmf_cli.scoring.listening import Example
 from deepnmf_cli.scoring.metrics import DNSMOS
 from deepnmf_cli.scoring.mixtures import GROUPS, MOST_VALUES, Mixture, factors
@@ -33,6 +33,8 @@ FORMAT = 1
 
 INTERVAL = "95 % confidence interval (Student t over files, taken as independent)"
 FILES_CSV, REPORT_JSON, REPORT_MD, REPORT_HTML = "files.csv", "report.json", "report.md", "report.html"
+FILES = (REPORT_JSON, REPORT_MD, REPORT_HTML, FILES_CSV, SCORES, GAIN)
+"""What a report may consist of."""
 
 _PACKAGES = ("fast-bss-eval", "pesq", "pystoi")
 
@@ -126,9 +128,18 @@ def make_report(
     }
 
 
+def command_of(folder: str | Path) -> str | None:
+    """The command line that wrote the report in a folder; None where there is no report."""
+    try:
+        report = json.loads((Path(folder) / REPORT_JSON).read_text(encoding="utf-8"))
+        return str(report["command"]) if report["format"] == FORMAT else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
 def write_report(report: Mapping[str, Any], folder: str | Path, examples: Sequence[Example] = ()) -> list[Path]:
-    """Write files.csv, report.json, report.md, report.html and the figures (PNG) to an existing folder; returns their
-    paths. `examples` can be listened to in report.html.
+    """Write files.csv, report.json, report.md, report.html and the figures (PNG) to an existing folder, in the place of
+    files of these names; returns their paths. `examples` can be listened to in report.html.
 
     Raises DeepnmfError when the folder cannot be written.
     """
@@ -236,7 +247,7 @@ def _remarks(systems: Sequence[System]) -> list[str]:
                 found.setdefault((system.name, note), []).append(one.name)
     total = len(systems[0].scores)
     remarks = [
-        f"{system}: no score in {len(names)} of {total} files ({note}), the first being {names[0]}"
+        f"{system}: no score in {len(names)} of {count(total, 'file')} ({note}), the first being {names[0]}"
         for (system, note), names in found.items()
     ]
     remarks += [remark for system in systems for remark in _late(system)]
@@ -255,8 +266,9 @@ def _late(system: System) -> list[str]:
             lags_ms = sorted(abs(one.lag_s) * 1e3 for one in found)
             samples = [round(abs(one.lag_s) * one.rate_hz) for one in found]
             spread = f"{lags_ms[0]:.2f}" if lags_ms[0] == lags_ms[-1] else f"{lags_ms[0]:.2f} to {lags_ms[-1]:.2f}"
+            verb = "is" if len(found) == 1 else "are"
             remarks.append(
-                f"{system.name}: {len(found)} of {len(system.scores)} files are {word} by {spread} ms "
+                f"{system.name}: {len(found)} of {count(len(system.scores), 'file')} {verb} {word} by {spread} ms "
                 f"(median: {statistics.median_low(samples)} samples), the first being {found[0].name}; SI-SDR forgives "
                 f"no delay, so that its value tells nothing here: align the files and score them again"
             )

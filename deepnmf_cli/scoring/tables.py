@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deepnmf_cli.errors import count
 from deepnmf_cli.scoring.metrics import metric_of
 
 
@@ -105,7 +106,7 @@ def caption(report: Mapping[str, Any]) -> str:
     """Return what the numbers of the tables are, in one sentence."""
     reference = report["reference"]
     rates = " and ".join(f"{rate / 1000:g}" for rate in reference["rates_hz"])
-    files = "1 file" if reference["files"] == 1 else f"{reference['files']} files"
+    files = count(reference["files"], "file")
     sign = "and" if reference["clusters"] else "±"
     return f"{files}, {reference['seconds'] / 60:.1f} minutes at {rates} kHz; mean {sign} {report['interval']}."
 
@@ -125,7 +126,7 @@ def markdown(report: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
         "## Origin",
         (
             f"* Command: {_code(report['command'])}\n"
-            f"* Recordings: {reference['files']} files, SHA-256 `{reference['sha256']}`\n"
+            f"* Recordings: {count(reference['files'], 'file')}, SHA-256 `{reference['sha256']}`\n"
             f"* deepnmf {report['deepnmf']}, {', '.join(f'{k} {v}' for k, v in report['packages'].items())}, "
             f"Python {machine['python']}\n"
             f"* {report['date']} on {machine['platform']}, {machine['cpus']} CPUs"

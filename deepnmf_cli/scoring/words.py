@@ -33,11 +33,16 @@ class Speech:
 def read_transcripts(path: str | Path, names: Sequence[str]) -> dict[str, str]:
     """Name -> text, from a CSV file with these two columns; names may have the suffix of an audio file.
 
-    Raises CorpusError when it cannot be read or lacks one of `names`.
+    Raises CorpusError when it cannot be read, lacks one of `names`, or has one twice.
     """
     expected = "the columns name and text, and a row for each recording"
     rows = read_rows(path, {"name", "text"}.issubset, expected, "Write it as docs/evaluation.md shows.")
-    texts = {row["name"] or "": row["text"] or "" for _, row in rows}
+    texts: dict[str, str] = {}
+    for line, row in rows:
+        if (name := row["name"] or "") in texts and name:
+            found = f"a second row for {name!r} in line {line}"
+            raise CorpusError(path, found, "one row for each recording", "Leave one of the two out.")
+        texts[name] = row["text"] or ""
     texts |= {str(Path(name).with_suffix("")): text for name, text in texts.items() if Path(name).suffix}
     if missing := [name for name in names if name not in texts]:
         found = f"no text for {len(missing)} of {len(names)} recordings, the first being {missing[0]!r}"

@@ -78,6 +78,7 @@ def rewrite(
     *,
     name: str | None = None,
     overwrite: bool = True,
+    in_place: bool = False,
     exact: bool = False,
     progress: Callable[[float], object] = lambda seconds: None,
     before_end: Callable[[AudioInfo], object] = lambda info: None,
@@ -91,14 +92,15 @@ def rewrite(
     `progress` receives the seconds of audio done since its last call; `before_end` is called when all is done, and
     before any output is there: what it raises leaves none. Missing folders of the outputs are made once the
     source has opened. With `exact` the process gets all the bits of the source, float64, and samples that are not
-    finite too. Raises AudioError, without `overwrite` also for a file that is there in the end; nothing half-written
-    stays.
+    finite too. Raises AudioError, without `overwrite` also for a file that is there in the end, unless it is the target
+    `in_place`; nothing half-written stays.
     """
     with AudioReader(source, name) as reader, ExitStack() as outputs:
         info = reader.info
         for path in filter(None, (target, removed)):
             _make_folder(Path(path).parent)
-        writer = outputs.enter_context(open_writer(target, _like(info, target), reader.metadata, overwrite, source))
+        replaces = overwrite or in_place
+        writer = outputs.enter_context(open_writer(target, _like(info, target), reader.metadata, replaces, source))
         rest = None
         if removed:
             rest = outputs.enter_context(open_writer(removed, _like(info, removed), reader.metadata, overwrite, source))

@@ -18,6 +18,7 @@ from deepnmf_cli import checkpoint, extras
 from deepnmf_cli.corpus.dataset import ExampleSource
 from deepnmf_cli.corpus.mixing import Samples
 from deepnmf_cli.errors import ModelError, UsageError
+from deepnmf_cli.errors import count as counted
 from deepnmf_cli.training.dev import Pair
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ class Journal:
             stored = self._written_recipe(complete)
         if changed := _changed(stored, recipe):
             remedy = "Resume with the same settings, or start a new run folder."
-            found = f"other values of {', '.join(changed)}"
+            found = f"other values of {_listed(changed)}"
             raise UsageError(self.recipe_path, found, "the recipe that the run began with", remedy)
 
     def _written_recipe(self, complete: Callable[[dict], dict]) -> dict:
@@ -326,6 +327,17 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Names of the settings that differ, beside those that may."""
     before, now = (json.loads(json.dumps(recipe)) for recipe in (before, now))
     return [key for key in _differences(before, now) if key not in CHANGEABLE]
+
+
+MOST_NAMED = 5
+"""Settings that an error names; all are counted."""
+
+
+def _listed(changed: list[str]) -> str:
+    """Names of settings for a sentence: `model` alone where it is among them, as it changes most of the others."""
+    named = ["model"] if "model" in changed else changed[:MOST_NAMED]
+    more = len(changed) - len(named)
+    return ", ".join(named) + (f" and {counted(more, 'other setting')}" if more else "")
 
 
 def _differences(before: Any, now: Any, prefix: str = "") -> list[str]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from deepnmf_cli import checkpoint
 from deepnmf_cli.corpus.clips import ClipCache
-from deepnmf_cli.errors import CorpusError, RecipeError, UsageError, nearest
+from deepnmf_cli.errors import CorpusError, RecipeError, UsageError, count, nearest
 from deepnmf_cli.repair import model
 from deepnmf_cli.repair.model import RepairSettings
 from deepnmf_cli.repair.projection import Observation, Problem, problem, unit_gain
@@ -194,7 +194,7 @@ def train(
     """
     clips = scan(speech, follow_links=True).audio
     if len(clips) < 2:
-        raise CorpusError(speech, f"{len(clips)} recordings", "at least two", "Give more speech.")
+        raise CorpusError(speech, count(len(clips), "recording"), "at least two", "Give more speech.")
     held = sorted({path.parent for path in clips})[::20] if len({p.parent for p in clips}) > 1 else []
     dev_clips = [p for p in clips if p.parent in held] or clips[-1:]
     clips = [p for p in clips if p not in set(dev_clips)]

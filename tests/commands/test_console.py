@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from deepnmf_cli.commands import console
+from deepnmf_cli.errors import are
 
 RATE_HZ = 16000
 ROOT = Path(__file__).parents[2]
@@ -173,3 +174,15 @@ def test_a_short_file_does_not_wait_for_the_package_that_draws_bars(recordings):
     command = [sys.executable, "-c", listing, "enhance", "recordings/one.wav", "--overwrite"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert done.stderr.startswith("Enhanced 1 file") and "tqdm" not in done.stdout.split()
+
+
+def test_sizes_and_counts_are_words():
+    sizes = [console.size(number) for number in (400, 12_345, 999_999, 1_234_567)]
+    assert sizes == ["0 kB", "12 kB", "1000 kB", "1.2 MB"]
+    assert [console.count(number, "file") for number in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
+    assert [are(number, "file") for number in (1, 2)] == ["1 file is", "2 files are"]
+
+
+@pytest.mark.parametrize("command", ["build-native", "enhance", "evaluate", "export", "inspect", "repair", "stream"])
+def test_quiet_commands_say_that_they_still_warn(deepnmf, command):
+    assert "Show errors and warnings only" in " ".join(deepnmf("help", command).out.decode().split())

@@ -120,8 +120,8 @@ def test_in_place_that_fails_leaves_the_input(deepnmf, stub, noisy, monkeypatch)
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["noisy.wav", "-o", "a.wav"], "--in-place: found -o beside it"), (["-"], "--in-place: found standard input"),
-    (["noisy.wav", "--noise-out", "noisy.wav"], "two outputs of this name"),
-    (["noisy.wav", "noisy.wav"], "two outputs of this name"),
+    (["noisy.wav", "--noise-out", "noisy.wav"], "Choose another --noise-out."),
+    (["noisy.wav", "./noisy.wav"], "two outputs of this name, of noisy.wav and of ./noisy.wav; expected one. Name that"),
 ])  # fmt: skip
 def test_impossible_uses_of_in_place(deepnmf, stub, noisy, arguments, message):
     before = noisy.read_bytes()
@@ -217,8 +217,11 @@ def test_speech_without_its_noise_is_not_complete(deepnmf, stub, noisy):
     assert deepnmf(*arguments).code == 0
     os.remove("b.wav")
     result = deepnmf(*arguments)
-    assert result.code == EXIT_FAILED and "a.wav: found 1 of 2 outputs" in result.err
+    assert result.code == 0 and "Warning: b.wav is missing. Pass --overwrite beside --skip-existing" in result.err
     assert deepnmf(*arguments, "--overwrite").code == 0 and Path("b.wav").exists()
+    os.remove("a.wav")
+    result = deepnmf(*arguments)
+    assert result.code == EXIT_FAILED and "b.wav: found no a.wav beside it; expected what was made of" in result.err
 
 
 def test_in_place_is_not_done_twice(deepnmf, stub, recordings):
@@ -232,6 +235,58 @@ def test_in_place_is_not_done_twice(deepnmf, stub, recordings):
     np.testing.assert_array_equal(read("recordings/one.wav"), before)
     soundfile.write("recordings/one.wav", np.full(800, 0.5), RATE_HZ)
     assert "Enhanced 1 file. 1 file skipped." in deepnmf(*arguments).err
+
+
+def of(command, *options):
+    """Arguments that change recordings/ in place, or go on with that."""
+    return [command, "recordings", "--in-place", "--skip-existing", "--jobs", 1, *options]
+
+
+@pytest.mark.parametrize(("first", "second"), [("repair", "enhance"), ("enhance", "repair")])
+def test_each_command_changes_a_file_in_place_once(deepnmf, stub, recordings, first, second):
+    os.remove("recordings/day/night/three.voc")
+    assert deepnmf(*of(first)).code == 0
+    before = read("recordings/one.wav")
+    done = deepnmf(*of(second))
+    assert done.code == 0 and "ed 2 files." in done.err and "Warning" not in done.err
+    if second == "enhance":
+        np.testing.assert_allclose(read("recordings/one.wav"), before / 2, atol=1 / 32768)
+    for command in (first, second, first):
+        assert deepnmf(*of(command)).err == "2 files skipped.\n"
+    other = deepnmf(*of("enhance", "--mix", 0.5))
+    assert "recordings/one.wav was changed before with another --mix; its original is gone." in other.err
+    soundfile.write("recordings/one.wav", before / 4, RATE_HZ)
+    assert "Repaired 1 file. 1 file skipped." in deepnmf(*of("repair")).err
+    assert "Enhanced 1 file. 1 file skipped." in deepnmf(*of("enhance")).err
+
+
+def test_lines_of_earlier_versions_belong_to_their_command(deepnmf, stub, recordings):
+    os.remove("recordings/day/night/three.voc")
+    assert deepnmf(*of("repair")).code == 0
+    for record in Path("recordings").rglob(RECORD):
+        lines = [json.loads(line) for line in record.read_text().splitlines()]
+        assert [line.pop("command") for line in lines] == ["repair"]
+        record.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert deepnmf(*of("repair")).err == "2 files skipped.\n"
+    assert "Enhanced 2 files." in deepnmf(*of("enhance")).err
+    assert deepnmf(*of("enhance")).err == deepnmf(*of("repair")).err == "2 files skipped.\n"
+
+
+def test_an_output_of_another_command_is_told_and_kept(deepnmf, stub, recordings):
+    assert deepnmf("repair", "recordings", "-o", "out").code == 0
+    before = Path("out/one.wav").read_bytes()
+    result = deepnmf("enhance", "recordings", "-o", "out", "--skip-existing")
+    assert result.code == 0 and "out/one.wav was made by `deepnmf repair`. Pass --overwrite beside" in result.err
+    assert Path("out/one.wav").read_bytes() == before
+    assert deepnmf("enhance", "recordings", "-o", "out", "--skip-existing", "--overwrite").code == 0
+    assert is_half("out/one.wav", "recordings/one.wav")
+
+
+def test_an_output_that_was_repaired_in_place_is_still_complete(deepnmf, stub, recordings):
+    arguments = ["enhance", "recordings", "-o", "out", "--skip-existing"]
+    assert deepnmf(*arguments).code == 0
+    assert deepnmf("repair", "out", "--in-place").code == 0
+    assert deepnmf(*arguments).err == "3 files skipped.\n"
 
 
 def test_lines_that_cannot_be_read_are_left_out(deepnmf, stub, recordings):

@@ -84,8 +84,67 @@ def test_outputs_without_times_are_not_complete(deepnmf, stub, noisy):
     assert "1 file skipped." in deepnmf(*arguments).err
     Path("noisy.enhanced.vad.txt").unlink()
     result = deepnmf(*arguments)
-    assert result.code == EXIT_FAILED and "noisy.enhanced.wav: found 1 of 2 outputs" in result.err
+    assert result.code == 0 and "Warning: noisy.enhanced.vad.txt is missing. Pass --overwrite beside" in result.err
+    assert "1 file skipped." in result.err and not Path("noisy.enhanced.vad.txt").exists()
     assert deepnmf(*arguments, "--overwrite").code == 0 and Path("noisy.enhanced.vad.txt").exists()
+
+
+@pytest.mark.parametrize(("option", "missing"), [
+    (["--vad"], "out/day/two.vad.txt is missing"),
+    (["--noise-out", "noise"], "out/day/two.flac was made with another --noise-out and noise/day/two.flac is missing"),
+])  # fmt: skip
+def test_a_batch_that_is_complete_is_kept_when_more_is_asked_for(deepnmf, stub, recordings, option, missing):
+    arguments = ["enhance", "recordings", "-o", "out", "--jobs", 1]
+    assert deepnmf(*arguments).code == 0
+    before = Path("out/one.wav").stat().st_mtime_ns
+    result = deepnmf(*arguments, *option, "--skip-existing", "--json")
+    assert result.code == 0 and f"Warning: {missing}. Pass --overwrite beside --skip-existing" in result.err
+    assert [(row["status"], row["vad"], row["noise"]) for row in result.lines[:-1]] == [("skipped", None, None)] * 3
+    assert Path("out/one.wav").stat().st_mtime_ns == before
+    result = deepnmf(*arguments, *option, "--skip-existing", "--overwrite")
+    assert "Enhanced 3 files." in result.err and "Warning" not in result.err
+    assert "3 files skipped." in deepnmf(*arguments, *option, "--skip-existing").err
+
+
+def test_an_output_of_unknown_origin_lacks_its_times(deepnmf, stub, noisy):
+    assert deepnmf("enhance", "noisy.wav").code == 0
+    result = deepnmf("enhance", "noisy.wav", "--vad", "--skip-existing")
+    assert result.code == EXIT_FAILED
+    assert "noisy.enhanced.wav: found no noisy.enhanced.vad.txt beside it; expected what was made of" in result.err
+
+
+def test_what_was_changed_in_place_without_times_is_told(deepnmf, stub, noisy):
+    assert deepnmf("enhance", "noisy.wav", "--in-place", "--skip-existing").code == 0
+    result = deepnmf("enhance", "noisy.wav", "--in-place", "--vad", "--skip-existing", "--json")
+    assert result.code == 0 and result.lines[0]["status"] == "skipped" and result.lines[0]["vad"] is None
+    assert "noisy.wav was changed before without noisy.vad.txt; its original is gone." in result.err
+
+
+@pytest.mark.parametrize(("option", "beside"), [(["--vad"], "noisy.vad.txt"), (["--noise-out", "nz"], "nz/noisy.wav")])
+def test_in_place_replaces_the_input_alone(deepnmf, stub, noisy, option, beside):
+    Path("nz").mkdir()
+    Path(beside).write_text("mine")
+    before, arguments = noisy.read_bytes(), ["enhance", "noisy.wav", "--in-place", *option]
+    result = deepnmf(*arguments)
+    assert result.code == EXIT_USAGE and f"{beside}: found an existing file" in result.err
+    result = deepnmf(*arguments, "--skip-existing")
+    assert result.code == EXIT_FAILED and f"{beside}: found a file that was there before" in result.err
+    assert Path(beside).read_text() == "mine" and noisy.read_bytes() == before
+    assert deepnmf(*arguments, "--skip-existing", "--overwrite").code == 0
+    assert Path(beside).read_bytes() != b"mine" and noisy.read_bytes() != before
+
+
+def test_in_place_replaces_no_file_that_appears_meanwhile(deepnmf, stub, noisy, monkeypatch):
+    process, before = stub.enhance_blocks, noisy.read_bytes()
+
+    def enhance_blocks(*arguments, **options):
+        Path("noisy.vad.txt").write_text("mine")
+        return process(*arguments, **options)
+
+    monkeypatch.setattr(stub, "enhance_blocks", enhance_blocks)
+    result = deepnmf("enhance", "noisy.wav", "--in-place", "--vad")
+    assert result.code == EXIT_FAILED and "a file that appeared while the output was made" in result.err
+    assert Path("noisy.vad.txt").read_text() == "mine" and noisy.read_bytes() == before
 
 
 def test_outputs_of_unknown_origin_are_complete_with_their_times(deepnmf, stub, noisy):
@@ -129,6 +188,7 @@ def test_two_recordings_that_would_share_a_file_of_times_are_refused(deepnmf, st
         soundfile.write(name, hiss(0.1), 16000)
     result = deepnmf("enhance", "in", "--vad")
     assert result.code == EXIT_USAGE and "a.vad.txt: found two outputs of this name" in result.err
+    assert "expected one. Rename an input, or use two folders." in result.err and "--noise-out" not in result.err
     assert not Path("in.enhanced").exists()
 
 
@@ -186,7 +246,18 @@ def test_what_is_complete_there_is_skipped(deepnmf, stub, memory, arguments):
     assert deepnmf(*arguments).code == 0
     assert "1 file skipped." in deepnmf(*arguments).err
     memory.rm("times/out/a.vad.txt")
-    assert "Enhanced 1 file." in deepnmf(*arguments).err and memory.exists("times/out/a.vad.txt")
+    result = deepnmf(*arguments, "--json")
+    assert result.code == 0 and "memory://times/out/a.vad.txt is missing. Pass --overwrite" in result.err
+    assert result.lines[0]["status"] == "skipped" and result.lines[0]["vad"] is None
+    assert deepnmf(*arguments, "--overwrite").code == 0 and memory.exists("times/out/a.vad.txt")
+
+
+@pytest.mark.parametrize("arguments", [FOLDER, FILE])
+def test_times_alone_are_not_replaced_there(deepnmf, stub, memory, arguments):
+    memory.pipe("times/out/a.vad.txt", b"mine")
+    result = deepnmf(*arguments, "--vad", "--skip-existing", "--jobs", 1)
+    assert result.code == EXIT_FAILED and "a.vad.txt: found no memory://times/out/a.wav beside it" in result.err
+    assert memory.cat("times/out/a.vad.txt") == b"mine" and not memory.exists("times/out/a.wav")
 
 
 @pytest.mark.parametrize("arguments", [FOLDER, FILE])

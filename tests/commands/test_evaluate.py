@@ -149,6 +149,14 @@ def test_the_report_holds_the_command_and_the_same_numbers(deepnmf, sets, models
     assert "Wrote files.csv, report.json, report.md" in result.err
 
 
+@pytest.mark.parametrize("given", [["--mixtures", "mixtures.csv"], []])
+def test_a_misspelt_column_of_a_table_is_told(deepnmf, sets, given):
+    Path("mixtures.csv").write_text("name,speker,noise\n" + "".join(f"{n},p{i},n{i}\n" for i, n in enumerate(NAMES)))
+    result = deepnmf("evaluate", "--reference", "clean", "--estimate", "enhanced", *given)
+    said = "Note: mixtures.csv: the column 'speker' is not used; 'speaker' would be."
+    assert result.code == 0 and said in result.out.decode()
+
+
 def test_a_table_beside_the_references_is_used_where_it_fits(deepnmf, sets):
     command = ("evaluate", "--reference", "clean", "--estimate", "enhanced", "--json")
     rows = [f"{name},{10 + i},s{i},n{i}" for i, name in enumerate(NAMES)]
@@ -364,6 +372,48 @@ def test_the_same_command_goes_on_where_it_stopped(deepnmf, sets, counted, hiss)
         [{**row, "ESTOI": pytest.approx(row["ESTOI"])} for row in system["files"]] for system in whole["systems"]
     ]
     assert not Path("report/unfinished.jsonl").exists()
+
+
+COMPARED = ["evaluate", "--reference", "clean", "--estimate", "enhanced", "--report", "report"]
+
+
+@pytest.mark.parametrize("name", ["report.md", "files.csv", "scores.png", "report.json"])
+def test_a_report_replaces_nothing_of_the_user(deepnmf, sets, counted, name):
+    Path("report").mkdir()
+    Path("report", name).write_text('{"mine": 1}')
+    result = deepnmf(*COMPARED)
+    assert result.code == 2 and counted == [] and result.out == b""
+    assert f"report/{name}: found an existing file; expected a new name" in result.err and "--overwrite" in result.err
+    assert os.listdir("report") == [name] and Path("report", name).read_text() == '{"mine": 1}'
+    assert deepnmf(*COMPARED, "--overwrite").code == 0
+    assert len(os.listdir("report")) == 5 and Path("report", name).read_bytes() != b'{"mine": 1}'
+
+
+def test_a_report_is_replaced_by_its_own_command_alone(deepnmf, sets, counted):
+    assert deepnmf(*COMPARED).code == 0
+    date = Path("report/report.json").stat().st_mtime_ns
+    assert deepnmf(*COMPARED[:-1], "report/", "--jobs", "1", "--json", "--examples", "0").code == 0
+    assert Path("report/report.json").stat().st_mtime_ns != date
+    counted.clear()
+    other = deepnmf(*COMPARED, "--noisy", "noisy")
+    assert other.code == 2 and counted == []
+    assert "report/report.json: found the report of another command (deepnmf evaluate --reference clean" in other.err
+    assert deepnmf(*COMPARED, "--noisy", "noisy", "--overwrite").code == 0
+    assert deepnmf(*COMPARED, "--noisy", "noisy").code == 0
+    Path("report/report.json").write_text(Path("report/report.json").read_text().replace("--noisy", "--gone"))
+    assert deepnmf(*COMPARED, "--noisy", "noisy").code == 2  # an option of another version
+
+
+def test_a_report_that_was_stopped_in_the_midst_is_finished(deepnmf, sets, monkeypatch):
+    def stop(*_: object) -> None:
+        Path("report/files.csv").write_text("")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(report, "write_report", stop)
+        assert deepnmf(*COMPARED).code == 130
+    assert sorted(os.listdir("report")) == ["files.csv", "unfinished.jsonl"]
+    assert deepnmf(*COMPARED).code == 0 and len(os.listdir("report")) == 5
 
 
 def test_a_changed_file_and_a_changed_model_are_scored_again(deepnmf, sets, models, counted, monkeypatch):

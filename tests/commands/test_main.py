@@ -5,10 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 import deepnmf_cli
-from deepnmf_cli.commands.group import COMMANDS
+from deepnmf_cli.commands.group import COMMANDS, main
 from deepnmf_cli.errors import EXIT_FAILED, EXIT_USAGE
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +55,41 @@ def test_help_lists_every_command(deepnmf):
 def test_wrong_usage_exits_with_two(deepnmf, arguments, message):
     result = deepnmf(*arguments)
     assert result.code == EXIT_USAGE and message in result.err and result.out == b""
+
+
+def values(command):
+    """Pairs of what comes before a value on the command line, and what an error calls it."""
+    for parameter in main.get_command(click.Context(main), command).params:
+        if isinstance(parameter, click.Argument):
+            yield [], parameter.make_metavar(click.Context(main))
+        elif not (parameter.is_flag or parameter.is_eager):
+            yield [parameter.opts[0]], parameter.opts[-1]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_takes_an_empty_value(deepnmf, tmp_path, monkeypatch, command):
+    """A script gives one where a variable is not set; as a path it would be the current folder."""
+    monkeypatch.chdir(tmp_path)
+    for before, name in values(command):
+        result = deepnmf(command, *before, "")
+        assert result.code == EXIT_USAGE and not result.out, name
+        assert result.err.startswith(f"Error: {name}: found an empty value; expected a name or a number. Check"), name
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["enhance", "--in-place", ""], ["enhance", "noisy.wav", "", "--in-place"], ["repair", "", "--in-place"],
+     ["enhance", "noisy.wav", "--output="], ["enhance", "file://", "--in-place"],
+     ["enhance", "noisy.wav", "-o", "local://"], ["evaluate", "--estimate", "a", "--estimate", ""]],
+)  # fmt: skip
+def test_an_empty_path_is_not_the_current_folder(deepnmf, tmp_path, monkeypatch, arguments):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("noisy.wav").write_bytes(b"mine")
+    result = deepnmf(*arguments)
+    assert result.code == EXIT_USAGE and result.err.count("\n") == 1
+    assert [path.name for path in tmp_path.rglob("*")] == ["here", "noisy.wav"]
+    assert Path("noisy.wav").read_bytes() == b"mine"
 
 
 def test_an_unknown_model_is_named(deepnmf, tmp_path):

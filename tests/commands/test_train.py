@@ -133,3 +133,11 @@ def test_a_network_without_a_recipe_of_its_name_has_default_settings(
     folders = ["--speech", tmp_path / "nowhere", "--noise", tmp_path / "nowhere", "-o", tmp_path / "run"]
     result = deepnmf("train", "--model", model, *folders)
     assert result.code == code and re.search(found, result.err)
+
+
+def test_a_misspelt_column_of_a_manifest_is_told(deepnmf, tmp_path: Path) -> None:
+    """Its speakers would be one for each file."""
+    (tmp_path / "all.csv").write_text("path,role,speker\ngone.wav,speech,p1\n")
+    result = deepnmf("train", "--manifest", tmp_path / "all.csv", "-o", tmp_path / "run", *SMALL)
+    assert result.code == 1 and "no file" in result.err
+    assert "all.csv: the column 'speker' is not used; 'speaker' would be.\n" in result.err

@@ -331,7 +331,7 @@ def test_two_files_of_one_name_do_not_pair(tmp_path: Path) -> None:
 def test_folders_that_do_not_pair_are_refused(tmp_path: Path) -> None:
     for name in ("clean/a.wav", "clean/b.wav", "noisy/a.wav"):
         write(tmp_path / name, tone(300))
-    with pytest.raises(CorpusError, match="1 files without a partner, the first 'b'"):
+    with pytest.raises(CorpusError, match="1 file without a partner, the first 'b'"):
         pair_folders(tmp_path / "clean", tmp_path / "noisy")
 
 

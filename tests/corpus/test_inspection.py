@@ -196,7 +196,7 @@ def test_a_file_in_both_sets_of_a_manifest_is_said(folders: Path, role: int) -> 
     dev = [[], []]
     dev[role] = [(speech, noise)[role][0]]
     sources._say_what_there_is(sources._Clips(speech[role == 0 :] + dev[0], noise, [], *dev), said := Said())
-    shared = f"! 1 files are trained on and scored, the first {dev[role][0].path}: the dev score flatters"
+    shared = f"! 1 file is trained on and scored, the first {dev[role][0].path}: the dev score flatters"
     assert shared in said
 
 

@@ -330,8 +330,9 @@ def test_a_full_disk_leaves_no_part_of_a_library(deepnmf, tmp_path, monkeypatch)
 def test_what_cannot_be_a_library_is_refused(deepnmf, tmp_path, tiny_model):
     for arguments, code, message in (
         (["tiny"], EXIT_USAGE, "--format c: found no -o"),
-        (["tiny", "-o", "x", "--weights", "float16"], EXIT_USAGE, "or --weights float16; expected none of them"),
-        (["tiny", "-o", "x", "--streaming"], EXIT_USAGE, "--format c: found --streaming"),
+        (["tiny", "-o", "x", "--weights", "float16"], EXIT_USAGE, "found --weights float16; expected no option"),
+        (["tiny", "-o", "x", "--streaming"], EXIT_USAGE, "--format c: found --streaming; expected"),
+        (["tiny", "-o", "x", "--streaming", "--share-weights"], EXIT_USAGE, "found --streaming and --share-weights;"),
         (["tiny", "-o", __file__], EXIT_USAGE, "found a file; expected a folder"),
         ([tiny_model, "-o", "x"], EXIT_USAGE, "--format c: found the model dnn; expected a grid"),
         (["none", "-o", "x"], EXIT_FAILED, "found no model of that name"),

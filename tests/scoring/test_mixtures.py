@@ -3,7 +3,7 @@
 import pytest
 
 from deepnmf_cli.errors import CorpusError
-from deepnmf_cli.scoring.mixtures import Mixture, factors, known_mixtures, table_of
+from deepnmf_cli.scoring.mixtures import Mixture, factors, known_mixtures, remarks_on, table_of
 
 
 def test_snr_speaker_and_noise_are_read_from_names():
@@ -30,6 +30,18 @@ def test_a_table_says_what_is_known(tmp_path):
     assert known_mixtures(["a"], table) == {"a": Mixture(noise="rain")}
 
 
+def test_columns_that_look_misspelt_are_told(tmp_path):
+    table = tmp_path / "m.csv"
+    table.write_text("name,speker,SNR_dB,noise,noises,date,Room\na,p1,3,rain,x,y,z\n")
+    assert remarks_on(table) == [
+        "m.csv: the column 'Room' is not used; 'room' would be",
+        "m.csv: the column 'SNR_dB' is not used; 'snr_db' would be",
+        "m.csv: the column 'speker' is not used; 'speaker' would be",
+    ]
+    table.write_text("name,snr_db,speaker,noise,sex,language,noise_kind,room,other,\n")
+    assert remarks_on(table) == []
+
+
 def test_a_table_beside_the_references_is_found(tmp_path):
     (tmp_path / "clean").mkdir()
     assert table_of(tmp_path / "clean") is None
@@ -53,6 +65,8 @@ def test_clusters_are_what_is_known_of_all():
         ("name,snr_db\na\n", "None as snr_db in line 2"),
         ("name,snr_db\na,nan\n", "'nan' as snr_db in line 2"),
         (b"\xff\xfe\x00", "no readable CSV file"),
+        ("name,snr_db\na,3\na.wav,4\n", "a second row for 'a' in line 3"),
+        ("name,snr_db,snr_db\na,3,4\n", "the column 'snr_db' twice"),
     ],
 )
 def test_a_table_that_does_not_fit_is_refused(tmp_path, content, found):

@@ -267,7 +267,7 @@ def test_a_constant_delay_is_remarked_with_its_size():
     assert [remark.split(";")[0] for remark in remarks] == [
         "x: 2 of 4 files are late by 20.00 ms (median: 320 samples), the first being b",
         "y: 3 of 4 files are late by 1.00 to 20.00 ms (median: 320 samples), the first being a",
-        "y: 1 of 4 files are early by 3.00 ms (median: 48 samples), the first being b",
+        "y: 1 of 4 files is early by 3.00 ms (median: 48 samples), the first being b",
     ]
     assert "SI-SDR forgives no delay" in remarks[0]
 

@@ -69,6 +69,10 @@ def test_transcripts_are_read_by_name(tmp_path):
     path = tmp_path / "said.csv"
     path.write_text('text,name\n"well, yes",a/b.flac\nno,c.1\n', "utf-8")
     assert read_transcripts(path, ["a/b", "c.1"]) == {"a/b": "well, yes", "c.1": "no"}
+    path.write_text("name,text\na,yes\n,\na,no\n,\n", "utf-8")
+    with pytest.raises(CorpusError, match="a second row for 'a' in line 4"):
+        read_transcripts(path, ["a"])
+    path.write_text('text,name\n"well, yes",a/b.flac\nno,c.1\n', "utf-8")
     with pytest.raises(CorpusError, match="no text for 1 of 2 recordings, the first being 'd'"):
         read_transcripts(path, ["a/b", "d"])
     path.write_text("name,words\n", "utf-8")

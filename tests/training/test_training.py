@@ -231,6 +231,9 @@ def test_resuming_with_another_recipe_names_what_differs(tiny_corpus: Path, tmp_
     train(recipe(), recordings(tiny_corpus), tmp_path / "run")
     with pytest.raises(UsageError, match="other values of training.batch"):
         train(recipe(batch=3), recordings(tiny_corpus), tmp_path / "run", resume=True)
+    other = Recipe.from_dict({"model": "grid"})
+    with pytest.raises(UsageError, match=r"found other values of model and \d\d other settings; expected"):
+        train(other, recordings(tiny_corpus), tmp_path / "run", resume=True)
 
 
 def test_a_complete_run_can_be_resumed_with_more_steps(tiny_corpus: Path, tmp_path: Path) -> None:
