@@ -125,7 +125,8 @@ def test_missing_folder_and_missing_gpu_are_named(deepnmf, corpus: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "model,code,found", [("grid", 1, "nowhere: found no folder"), ("gird", 2, "model 'gird'.+Did you mean 'grid'")]
+    "model,code,found",
+    [("grid", 1, "nowhere: found no folder"), ("gird", 2, "--model: found 'gird'.+Did you mean 'grid'")],
 )
 def test_a_network_without_a_recipe_of_its_name_has_default_settings(
     deepnmf, tmp_path: Path, model: str, code: int, found: str

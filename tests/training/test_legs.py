@@ -186,7 +186,7 @@ def test_wrong_usage_of_packs_and_times_is_named(deepnmf, packed: Path, tiny_cor
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("size", ["0", "-1MB", "40 parsecs", "nan", ""])
+@pytest.mark.parametrize("size", ["0", "-1MB", "40 parsecs", "nan", " "])
 def test_sizes_and_parts_are_checked(deepnmf, tiny_corpus: Path, tmp_path: Path, size: str) -> None:
     result = deepnmf("pack", tiny_corpus, "-o", tmp_path / "pack", "--max-size", size)
     assert result.code == 2 and "is no size" in result.err
