@@ -1,7 +1,7 @@
 """Speech activity from what enhancement does: make scenes, train the weights, compare with programs for the task.
 
     python docs/research/activity.py mix CORPUS SCENES              scenes of train and dev: recordings and labels
-    python docs/research/activity.py enhance SCENES MODEL ...       what models make of them
+    python docs/research/activity.py enhance SCENES MODEL ...       what models make of them; base@3: of three layers
     python docs/research/activity.py train SCENES MODEL             weights of deepnmf_cli/signal/activity.py
     python docs/research/activity.py score SCENES MODEL ... [--rivals]    the table of activity.md
 
@@ -128,7 +128,8 @@ def read(path: Path) -> np.ndarray:
 
 def enhance(scenes: Path, models: list[str]) -> None:
     for model in models:
-        enhancer = load_enhancer(model, "cpu")
+        name, _, depth = model.partition("@")
+        enhancer = load_enhancer(name, "cpu", depth=int(depth) if depth else None)
         for part in ("train", "dev"):
             levels, enhanced = [], []
             for samples in np.load(scenes / f"{part}.npz")["noisy"]:
