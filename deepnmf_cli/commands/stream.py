@@ -2,6 +2,7 @@
 loudspeaker.
 """
 
+import re
 import signal
 import sys
 import time
@@ -116,16 +117,16 @@ def _channels(context: click.Context, option: click.Parameter, value: str) -> tu
     """A callback for the option: the number of channels, if given, and whether each has a mask of its own."""
     from deepnmf_cli.signal.formats import MAX_CHANNELS
 
-    number, comma, mode = value.partition(",")
-    if not comma and not number.removeprefix("-").isdecimal():
-        number, mode = "", number
-    if mode in ("", TOGETHER, SEPARATE) and (not number or number.removeprefix("-").isdecimal()):
-        if number and not 1 <= int(number) <= MAX_CHANNELS:
-            raise click.BadParameter(f"{number} is not in the range 1 to {MAX_CHANNELS}.", context, option)
-        return (int(number) if number else None), mode == SEPARATE
-    raise click.BadParameter(
-        f"{value!r} is not a number, {TOGETHER}, {SEPARATE}, or a number and one of these.", context, option
-    )
+    mode = f"{TOGETHER}|{SEPARATE}"
+    match = re.fullmatch(rf"(?P<alone>{mode})|(?P<number>-?\d{{1,99}})(?:,(?P<mode>{mode}))?", value)
+    if match is None:
+        raise click.BadParameter(
+            f"{value!r} is not a number, {TOGETHER}, {SEPARATE}, or a number and one of these.", context, option
+        )
+    number = int(match["number"]) if match["number"] else None
+    if number is not None and not 1 <= number <= MAX_CHANNELS:
+        raise click.BadParameter(f"{number} is not in the range 1 to {MAX_CHANNELS}.", context, option)
+    return number, SEPARATE in (match["alone"], match["mode"])
 
 
 @click.command()

@@ -18,9 +18,6 @@ from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, Cor
 FOLDER = click.Path(path_type=Path)
 DEFAULT_RECIPE = "base"
 
-NAMED = 10
-"""Files of a folder that are named when they cannot be read; all are counted."""
-
 
 @click.command()
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
@@ -147,8 +144,7 @@ def command(
             console.warn(f"--workers {workers}: found {console.count(cpus, 'CPU')}, and as many are used.")
         workers = cpus
     if tells:
-        _name_unreadable(speech, noise, rir, pairs, dev)
-        _name_unused(manifest)
+        _remark(speech, noise, rir, pairs, dev, manifest)
     if threads:
         torch.set_num_threads(threads)
     begins = None if init is None else lambda: Recipe.of_file(model_file.read(find(init)))
@@ -337,25 +333,14 @@ def _loss(report: dict) -> str:
     return "" if report["loss"] is None else f"loss {report['loss']:.4f}"
 
 
-def _name_unreadable(*folders: Path | None) -> None:
-    """Say which media in the folders training will do without, because they cannot be read."""
-    from deepnmf_cli.signal.formats import scan
+def _remark(*sources: Path | None) -> None:
+    """Say what training will do without in the sources of its recordings."""
+    from deepnmf_cli.corpus.manifest import remarks_on
 
-    for folder in folders:
-        if folder is not None and folder.is_dir() and (left_out := scan(folder, follow_links=True).unreadable):
-            for error in left_out[:NAMED]:
-                console.warn(str(error))
-            console.warn(f"{folder}: {console.count(len(left_out), 'file')} left out, as they cannot be read.")
-
-
-def _name_unused(manifest: Path | None) -> None:
-    """Say which columns of a manifest look like one that is used, and are not."""
-    from deepnmf_cli.corpus.manifest import COLUMNS
-    from deepnmf_cli.tables import misspelt
-
-    with suppress(CorpusError):  # it is told when the manifest is read
-        for remark in misspelt(manifest, COLUMNS) if manifest is not None else []:
-            console.warn(f"{manifest}: {remark}.")
+    for source in filter(None, sources):
+        with suppress(CorpusError):  # told where the manifest is read
+            for remark in remarks_on(source):
+                console.warn(remark)
 
 
 def _require_one_source(

@@ -3,7 +3,7 @@ included.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 from deepnmf_cli.errors import AudioError, CorpusError, count
 from deepnmf_cli.signal import audio, formats
 from deepnmf_cli.signal.formats import AudioInfo
-from deepnmf_cli.tables import read_rows
+from deepnmf_cli.tables import misspelt, read_rows
 
 SMALLEST_CORPUS = 6
 """Clips of speech, or pairs, below which training cannot mean anything."""
@@ -20,6 +20,9 @@ ROLES = ("speech", "noise", "rir")
 SPLITS = ("train", "dev", "test")
 COLUMNS = ("path", "role", "speaker", "split")
 """Those of a manifest that are used."""
+
+NAMED = 10
+"""Files of a folder that are named when they cannot be read; all are counted."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,20 @@ def read_manifest(path: str | Path) -> dict[tuple[str, str], list[Clip]]:
             raise CorpusError(where, f"no file {clip}", "a path relative to the manifest", "Mend the path.")
         wanted.setdefault((role, split), []).append((clip, row.get("speaker") or clip.stem))
     return {key: _with_lengths(clips) for key, clips in wanted.items()}
+
+
+def remarks_on(source: str | Path) -> Iterator[str]:
+    """What there is to say of a source of recordings, sentence by sentence: of a folder, which media in it cannot be
+    read and are left out; of a manifest, which columns look like one that is used, and are not.
+
+    Raises CorpusError when a manifest cannot be read.
+    """
+    source = Path(source)
+    if source.is_file():
+        yield from (f"{source}: {remark}." for remark in misspelt(source, COLUMNS))
+    elif source.is_dir() and (left_out := formats.scan(source, follow_links=True).unreadable):
+        yield from map(str, left_out[:NAMED])
+        yield f"{source}: {count(len(left_out), 'file')} left out as unreadable."
 
 
 def pair_folders(clean: str | Path, noisy: str | Path) -> list[tuple[Path, Path]]:

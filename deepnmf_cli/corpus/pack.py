@@ -33,7 +33,7 @@ from deepnmf_cli import checkpoint
 from deepnmf_cli.corpus import inspection
 from deepnmf_cli.corpus.clips import decode
 from deepnmf_cli.corpus.effects import CODED_HZ
-from deepnmf_cli.corpus.manifest import ROLES, SMALLEST_CORPUS, Clip, find_pairs, read_manifest, scan
+from deepnmf_cli.corpus.manifest import ROLES, SMALLEST_CORPUS, Clip, find_pairs, read_manifest, remarks_on, scan
 from deepnmf_cli.corpus.mixing import Samples, is_silent
 from deepnmf_cli.errors import CorpusError, DeepnmfError, UsageError, count
 from deepnmf_cli.signal import audio
@@ -128,12 +128,14 @@ def pack(
         raise UsageError(output, "something there", "a new or an empty folder", "Remove it, or choose another.")
     if not output.absolute().parent.is_dir():
         raise UsageError(output, "no folder to make it in", "a folder that exists", "Make it, or choose another.")
-    clips = _distinct(find_clips(corpora), say)
+    clips = _distinct(find_clips(corpora, say), say)
     for role in SHARES:
         if not clips[role]:
             remedy = f"A corpus has {role} in a folder of this name, or in its manifest."
             raise CorpusError(", ".join(map(str, corpora)), f"no {role}", f"recordings of {role}", remedy)
     pairs = find_pairs(dev) if dev else []
+    for remark in remarks_on(dev) if dev else ():
+        say(remark, True)
     _warn_of_shared(clips, pairs, say)
     chosen = {role: _of_part(clips[role], part) for role in SHARES}
     checkpoint.remove_leftovers(output.absolute().parent)
@@ -143,7 +145,7 @@ def pack(
             packed.bytes += len(_line(COLUMNS).encode()) + len(_sum_line("0" * 64, Path(INDEX)))
             _pack_dev(pairs, folder, DEV_SHARE * max_bytes, packed)
             if pairs and not packed.pairs:
-                say(f"{dev}: not one pair fits into {DEV_SHARE:.0%} of the pack; it has none", True)
+                say(f"{dev}: not one pair fits into {DEV_SHARE:.0%} of the pack; it has none.", True)
             _pack_rooms(clips["rir"], folder, ROOMS_SHARE * max_bytes, rate_hz, packed)
             _pack_pieces(chosen, folder, max_bytes, rate_hz, pool, packed, progress)
             _require_enough(packed, corpora, max_bytes)
@@ -155,13 +157,15 @@ def pack(
     return packed
 
 
-def find_clips(corpora: Iterable[Path]) -> dict[str, list[Clip]]:
+def find_clips(corpora: Iterable[Path], say: Say) -> dict[str, list[Clip]]:
     """Role (speech, noise, rir) -> clips of all corpora: of folders with speech/, noise/, and rooms/ or rir/, and of
-    the training rows of manifests. Raises CorpusError for what is neither.
+    the training rows of manifests. Says what is left out. Raises CorpusError for what is neither.
     """
     clips: dict[str, list[Clip]] = {"speech": [], "noise": [], "rir": []}
     for corpus in corpora:
         if corpus.is_file():
+            for remark in remarks_on(corpus):
+                say(remark, True)
             for (role, split), rows in read_manifest(corpus).items():
                 clips[role] += rows if split == "train" else []
             continue
@@ -171,6 +175,8 @@ def find_clips(corpora: Iterable[Path]) -> dict[str, list[Clip]]:
             found = "none of these folders in it" if corpus.is_dir() else "nothing"
             raise CorpusError(corpus, found, expected, "Name the folder above them.")
         for name, folder in folders.items():
+            for remark in remarks_on(folder):
+                say(remark, True)
             clips["rir" if name in ROOM_FOLDERS else name] += scan(folder)
     return clips
 
@@ -215,14 +221,14 @@ def _distinct(clips: dict[str, list[Clip]], say: Say) -> dict[str, list[Clip]]:
         kept[role] = list(firsts.values())
         twice += len(found) - len(firsts)
     if twice:
-        say(f"{count(twice, 'file')} more than once in the corpus, taken once", False)
+        say(f"{count(twice, 'file')} more than once in the corpus, taken once.", False)
     return kept
 
 
 def _warn_of_shared(clips: dict[str, list[Clip]], pairs: Sequence[tuple[Path, Path]], say: Say) -> None:
     given = (clip.path for role in SHARES for clip in clips[role])
     if shared := inspection.shared_files(given, (path for pair in pairs for path in pair)):
-        say(f"{len(shared)} dev files are in the corpora, the first {shared[0]}: the dev score will flatter", True)
+        say(f"{len(shared)} dev files are in the corpora, the first {shared[0]}: the dev score will flatter.", True)
 
 
 def _of_part(clips: Sequence[Clip], part: tuple[int, int]) -> list[Clip]:

@@ -59,7 +59,7 @@ def test_run_says_what_it_leaves_out_and_where_the_best_model_is_and_enhance_tak
     assert str(tmp_path / "run" / "best.safetensors") in result.out.decode()
     warnings = [line for line in result.err.splitlines() if line.startswith("Warning: ") and "read" in line]
     assert "talk00.pcm: found a .pcm file, which cannot be read" in warnings[0] and "talk09.pcm" in warnings[9]
-    assert warnings[10].endswith("speech: 12 files left out, as they cannot be read.") and len(warnings) == 11
+    assert warnings[10].endswith("speech: 12 files left out as unreadable.") and len(warnings) == 11
     assert result.err.index(warnings[10]) < result.err.index("step 2: loss")
     noisy = corpus / "dev/noisy/0.wav"
     assert deepnmf("enhance", noisy, "-o", tmp_path / "out.wav", "--model", tmp_path / "run").code == 0

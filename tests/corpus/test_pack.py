@@ -144,7 +144,7 @@ def test_the_same_file_twice_goes_in_once(corpus: Path, tmp_path: Path) -> None:
     (again / "speech/dora").mkdir(parents=True)
     (again / "speech/dora/copy.wav").write_bytes((corpus / "speech/ben/0.wav").read_bytes())
     pack([corpus, again], tmp_path / "pack", 10**7, say=lambda sentence, warning: said.append(sentence))
-    assert said == ["1 file more than once in the corpus, taken once"]
+    assert said == ["1 file more than once in the corpus, taken once."]
     assert "dora" not in order(tmp_path / "pack", "speech")
 
 
@@ -152,6 +152,22 @@ def test_manifests_are_corpora(corpus: Path, tmp_path: Path) -> None:
     pack([corpus], tmp_path / "one", 10**7)
     pack([tmp_path / "one" / "index.csv"], tmp_path / "two", 10**7)
     assert sorted(order(tmp_path / "one", "speech")) == sorted(order(tmp_path / "two", "speech"))
+
+
+def test_what_is_left_out_is_told(corpus: Path, tmp_path: Path) -> None:
+    """Without the column of speakers each file would be one; without the interview there is less than there seems."""
+    said = []
+    rows = [f"{corpus}/{path.relative_to(corpus)},{path.relative_to(corpus).parts[0]},{path.parent.name}"
+            for part in ("speech", "noise") for path in sorted((corpus / part).rglob("*.wav"))]  # fmt: skip
+    (tmp_path / "all.csv").write_text("\n".join(["path,role,speker", *rows]) + "\n")
+    (tmp_path / "more/noise").mkdir(parents=True)
+    (tmp_path / "more/noise/interview.pcm").write_bytes(b"not to be read")
+    (tmp_path / "more/noise/hum.wav").write_bytes((corpus / "noise").rglob("*.wav").__next__().read_bytes())
+    corpora = [tmp_path / "all.csv", tmp_path / "more"]
+    pack(corpora, tmp_path / "pack", 10**7, say=lambda sentence, warning: said.append((sentence, warning)))
+    assert (f"{tmp_path}/all.csv: the column 'speker' is not used; 'speaker' would be.", True) in said
+    assert (f"{tmp_path}/more/noise: 1 file left out as unreadable.", True) in said
+    assert any("interview.pcm: found" in sentence for sentence, _ in said)
 
 
 def test_a_damaged_recording_is_named_and_a_silent_one_left_out(corpus: Path, tmp_path: Path) -> None:
