@@ -185,7 +185,9 @@ def test_the_readme_shows_the_scores_that_are_committed(scores, rivals):
         for cell, metric in zip(cells[-len(SHOWN) :], SHOWN, strict=True):
             digits = METRICS[metric].digits if metric in METRICS else 2
             mean = np.mean([one[metric] for one in scores[name].values()])
-            assert re.fullmatch(rf"-?\d+\.\d{{{digits}}}", cell) and abs(float(cell) - mean) < 0.51 * 10.0**-digits, metric
+            assert re.fullmatch(rf"-?\d+\.\d{{{digits}}}", cell) and abs(float(cell) - mean) < 0.51 * 10.0**-digits, (
+                metric
+            )
     text = " ".join((ROOT / "README.md").read_text("utf-8").split())
     assert f"has all {len(scores) - 1} systems with confidence intervals" in text
     units = {"k": 1e3, "M": 1e6}
