@@ -10,12 +10,12 @@ from deepnmf_cli.errors import EXIT_DONE
 @click.command()
 @quiet_option
 def command(quiet: bool) -> int:
-    """Compile the machine code that computes models such as tiny, base and large several times as quickly.
+    """Compile a library that runs models such as tiny, base and large several times as fast.
 
-    The source code comes with this program. It needs a C compiler (cc, gcc, clang, or what the variable CC names), and
-    what that makes is put into `deepnmf` of the folder XDG_CACHE_HOME, or of .cache in the home folder. There
-    `enhance`, `stream` and `evaluate` find it; delete it to undo that. Another version of the program needs it anew.
-    Results are those of ONNX Runtime to 1e-5.
+    The source code ships with this program; it needs a C compiler (cc, gcc, clang, or the one that the variable CC
+    names). The library is stored in the folder `deepnmf` below XDG_CACHE_HOME, or below ~/.cache, where `enhance`,
+    `stream` and `evaluate` find it. Delete it to undo this. Each version of the program needs its own. Results agree
+    with those of ONNX Runtime to 1e-5.
 
     \b
     Examples:

@@ -53,40 +53,40 @@ from deepnmf_cli.errors import DeepnmfError, UsageError
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(allow_dash=True))
 @click.option(
     "-o", "--output", metavar="OUTPUT", type=click.Path(allow_dash=True),
-    help="The enhanced file; a folder for several inputs; - for standard output (WAV).  [default: NAME.enhanced.SUFFIX"
+    help="The enhanced file; for several inputs a folder; - for standard output (WAV).  [default: NAME.enhanced.SUFFIX"
     " beside each file, NAME.enhanced/ beside each folder]",
 )  # fmt: skip
-@click.option("--in-place", is_flag=True, help="Replace the inputs, each when its enhanced file is complete.")
+@click.option("--in-place", is_flag=True, help="Replace each input once its enhanced file is complete.")
 @click.option(
     "--noise-out", metavar="FILE", type=click.Path(),
-    help="Also write what was removed: speech + noise = input. A folder when there are several inputs.",
+    help="Also write what was removed: speech + noise = input. For several inputs, a folder.",
 )  # fmt: skip
 @click.option(
     "--vad", is_flag=True,
-    help="Also write when there is speech: NAME.vad.txt beside each output, lines of start, end (s) and probability,"
-    " which Audacity reads as labels.",
+    help="Also write where there is speech: NAME.vad.txt beside each output, with start (s), end (s) and probability"
+    " on each line. Audacity reads it as labels.",
 )  # fmt: skip
 @skip_existing_option
 @overwrite_option
-@click.option("--dry-run", is_flag=True, help="List what would be done, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="List what would be done without writing anything.")
 @model_option
 @max_attenuation_option
 @mix_option
 @click.option(
     "--channels", "channel_mode", type=click.Choice([AUTO, TOGETHER, SEPARATE]), default=AUTO, show_default=True,
-    help="One mask for all channels, which keeps the stereo image, or each channel on its own, as for calls with one"
-    " speaker in each; auto looks whether channels have sound in common.",
+    help="together: one mask for all channels, which keeps the stereo image. separate: a mask for each channel, as for"
+    " calls with one speaker per channel. auto decides by whether the channels share sound.",
 )  # fmt: skip
 @noise_profile_option
 @click.option(
     "--loudness", "loudness_lufs", metavar="LUFS", type=float,
-    help="Bring each output to this loudness by EBU R 128, -16 for podcasts, -23 for broadcasts, as far as its true"
+    help="Normalise each output to this loudness (EBU R 128; -16 for podcasts, -23 for broadcasts) as far as its true"
     " peak stays below -1 dBTP. Needs the extra [media].",
 )  # fmt: skip
 @click.option(
     "--repair", is_flag=True,
-    help="First fill gaps, take out clicks and restore what was clipped, as `deepnmf repair` does with --fix, --gaps"
-    " and --clip-level.",
+    help="First fill gaps, remove clicks and restore clipped sound, as `deepnmf repair` does with --fix, --gaps and"
+    " --clip-level.",
 )  # fmt: skip
 @fix_option
 @gaps_option
@@ -95,22 +95,22 @@ from deepnmf_cli.errors import DeepnmfError, UsageError
 @device_option
 @backend_option
 @click.option(
-    "--jobs", type=click.IntRange(min=1), show_default="one for every 5 minutes of audio, at most one for each CPU",
-    help="Files to enhance at the same time, each in a process with the model of its own.",
+    "--jobs", metavar="N", type=click.IntRange(min=1), show_default="one per 5 minutes of audio, at most one per CPU",
+    help="How many files to enhance at the same time, each in its own process.",
 )  # fmt: skip
 @click.option(
     "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
-    help="Processes of this machine, or workers of a cluster of Ray, a worker for each CPU, or GPU where networks run"
-    " on those. Needs the extra [cluster].",
+    help="local: processes on this machine. ray: workers of a Ray cluster, one per CPU, or per GPU where networks run"
+    " on GPUs; needs the extra [cluster].",
 )  # fmt: skip
 @click.option(
     "--address", metavar="HOST:PORT",
-    help="Cluster for --engine ray; auto is the one that runs on this machine.  [default: RAY_ADDRESS, or else this"
+    help="Cluster for --engine ray; auto is the one running on this machine.  [default: RAY_ADDRESS, or else this"
     " machine alone]",
 )  # fmt: skip
 @click.option(
     "--json", "as_json", is_flag=True,
-    help="Print JSON Lines on standard output in place of text: an object per file when it is done, and a summary.",
+    help="Print JSON Lines on standard output instead of text: one object per finished file, and a summary.",
 )  # fmt: skip
 @quiet_option
 @verbose_option
@@ -143,11 +143,11 @@ def command(
     quiet: bool,
     verbose: bool,
 ) -> int:
-    """Remove the noise from recordings.
+    """Remove noise from recordings.
 
-    INPUT is an audio file (WAV, FLAC, OGG, MP3, AIFF, AU and more; with the extra [media] also M4A and films), a
-    folder, whose tree is kept below OUTPUT, or - for standard input. Any sampling rate and up to 64 channels. The
-    output has the rate, the channels, the length and the bit depth of its input; its suffix chooses the container.
+    INPUT is an audio file (WAV, FLAC, OGG, MP3, AIFF, AU and more; with the extra [media] also M4A and films), a folder
+    (its tree is kept below OUTPUT), or - for standard input, at any sampling rate and with up to 64 channels. The
+    output keeps the rate, channels, length and bit depth of its input; its suffix selects the container.
 
     \b
     Examples:

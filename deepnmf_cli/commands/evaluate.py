@@ -46,9 +46,12 @@ TELLING = {"report_folder", "overwrite", "examples", "jobs", "as_json", "latex",
 @click.command()
 @click.option(
     "--reference", metavar="DIR", type=click.Path(),
-    help="The clean recordings. Without them, only scores that need none: those of --dnsmos and --asr-command.",
+    help="The clean recordings. Without them only --dnsmos and --asr-command give scores.",
 )  # fmt: skip
-@click.option("--noisy", metavar="DIR", type=click.Path(), help="The noisy recordings: scored, and input of --model.")
+@click.option(
+    "--noisy", metavar="DIR", type=click.Path(),
+    help="The noisy recordings. They are scored too, and are the input of --model.",
+)  # fmt: skip
 @click.option(
     "--estimate", "estimates", metavar="DIR", multiple=True, type=click.Path(),
     help="Enhanced recordings. Repeat to compare several.",
@@ -65,44 +68,44 @@ TELLING = {"report_folder", "overwrite", "examples", "jobs", "as_json", "latex",
 @click.option(
     "--mixtures", "--snr-csv", "table", metavar="FILE", type=click.Path(),
     show_default="mixtures.csv beside the references, or else their names, as in 003_+3dB_p232_street.wav",
-    help="What is known of each recording: a CSV file with the column name and some of snr_db, speaker, noise, sex, "
+    help="A CSV file that describes the recordings, with the column name and any of snr_db, speaker, noise, sex, "
     "language, noise_kind, room.",
 )  # fmt: skip
 @click.option(
     "--report", "report_folder", metavar="DIR", type=click.Path(),
-    help="Also write files.csv, report.json, report.md, figures, and report.html, a page to look at and to listen to.",
+    help="Also write files.csv, report.json, report.md, figures, and report.html, a page with plots and sounds.",
 )  # fmt: skip
 @overwrite_option
 @click.option(
     "--examples", metavar="N", type=click.IntRange(min=0), default=4, show_default=True,
-    help="Sounds in report.html: those of the N files in which the system is worst, and of the N in which it is best. "
-    "Each file takes up to 1 MB for each system.",
+    help="Put the N worst and the N best files of each system into report.html as sounds. Each takes up to 1 MB per "
+    "system.",
 )  # fmt: skip
 @click.option(
     "--dnsmos", is_flag=True,
-    help="Also predict what listeners would say of speech (SIG), background (BAK) and the whole (OVRL): DNSMOS P.835. "
-    "Takes half a second of CPU for each second of a recording beyond the ninth, and at least that.",
+    help="Also predict listeners' ratings of speech (SIG), background (BAK) and overall quality (OVRL): DNSMOS P.835. "
+    "Takes half a second of CPU for each second of a recording beyond the ninth, and at least half a second.",
 )  # fmt: skip
 @click.option(
     "--composite", is_flag=True,
-    help="Also give segmental SNR (SSNR) and the composite scores CSIG, CBAK and COVL.",
+    help="Also compute segmental SNR (SSNR) and the composite scores CSIG, CBAK and COVL.",
 )  # fmt: skip
 @click.option(
     "--asr-command", metavar="COMMAND",
-    help="Also give the word error rate (WER) of a program that recognises speech. It is called for each recording, "
-    "with a WAV file in the place of {} or as its last argument, and prints the text. Takes --transcripts.",
+    help="Also compute the word error rate (WER) of a speech recogniser. The command is called for each recording, "
+    "with a WAV file in place of {} or as its last argument, and must print the text. Needs --transcripts.",
 )  # fmt: skip
 @click.option(
     "--transcripts", metavar="FILE", type=click.Path(),
-    help="What is said: a CSV file with the columns name and text.",
+    help="A CSV file with the columns name and text: what is said in each recording.",
 )  # fmt: skip
 @click.option(
     "--rate", "rate_hz", metavar="HZ", type=click.IntRange(min=1000),
-    help="Resample all recordings to this rate before they are enhanced and scored: --rate 16000 for VoiceBank+DEMAND.",
+    help="Resample all recordings to this rate first, for example --rate 16000 for VoiceBank+DEMAND.",
 )  # fmt: skip
 @click.option(
-    "--jobs", type=click.IntRange(min=1), show_default=f"one for every {FILES_PER_JOB} files, at most one for each CPU",
-    help="Processes that score.",
+    "--jobs", metavar="N", type=click.IntRange(min=1),
+    show_default=f"one per {FILES_PER_JOB} files, at most one per CPU", help="Number of scoring processes.",
 )  # fmt: skip
 @device_option
 @backend_option
@@ -136,9 +139,10 @@ def command(
 ) -> None:
     """Score enhanced recordings, or models, against clean references.
 
-    Recordings pair by their names below the folders; the suffix may differ. For each file: SDR (BSS-eval v3, 512 taps),
-    SI-SDR, PESQ (wide band; narrow band at 8 kHz), STOI and ESTOI; for each system, and for every two of them, the mean
-    with its 95 % confidence interval, also by input SNR where that is known. Higher is better, but for WER.
+    Recordings are paired by their paths below the folders; suffixes may differ. Each file is scored by SDR (BSS-eval
+    v3, 512 taps), SI-SDR, PESQ (wide band; narrow band at 8 kHz), STOI and ESTOI. Each system, and each difference
+    between two systems, gets a mean with its 95 % confidence interval, also by input SNR where that is known. Higher is
+    better, except for WER.
 
     \b
     Examples:
@@ -146,10 +150,10 @@ def command(
       deepnmf evaluate --estimate enhanced/
       deepnmf evaluate --reference clean/ --noisy noisy/ --model default --report report/
 
-    With --report, scores are kept as they come: after an interruption the same command goes on where it stopped. The
-    same command replaces its report, another one only with --overwrite.
+    With --report, scores are saved as they are computed: after an interruption the same command resumes. It also
+    replaces its own report; any other command needs --overwrite for that.
 
-    Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted. A file that is missing or cannot be read fails all.
+    Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted. One missing or unreadable file fails the whole run.
     """
     _check_usage(noisy, estimates, models, depths)
     _check_scores(reference, composite, asr_command, transcripts)

@@ -14,24 +14,24 @@ from deepnmf_cli.errors import EXIT_DONE, UsageError
 @click.option(
     "-o", "--output", metavar="FILE|FOLDER", type=click.Path(path_type=Path),
     show_default="beside the weights, where `enhance` finds it",
-    help="The file to write, ending in .onnx; for C the folder of the three files.",
+    help="The file to write, ending in .onnx; for C the folder for the three files.",
 )  # fmt: skip
 @click.option(
     "--format", "kind", type=click.Choice(["onnx", "c"]), default="onnx", show_default=True,
-    help="c writes deepnmf.c, deepnmf.h and the weights: from waveform to waveform, without any library. For grids,"
-    " such as tiny, base and large.",
+    help="c writes deepnmf.c, deepnmf.h and the weights: from waveform to waveform, with no dependencies. For grid"
+    " models such as tiny, base and large.",
 )  # fmt: skip
 @click.option(
     "--streaming", is_flag=True,
-    help="For a single frame at a time: three times as quick for sound that comes in as it is spoken.",
+    help="One frame per call: three times as fast for live sound.",
 )  # fmt: skip
 @click.option(
     "--weights", type=click.Choice(["float32", "float16", "int8"]), default="float32", show_default=True,
-    help="How matrices are stored: fewer bits make the file smaller, not faster, and differ a little from the model.",
+    help="How matrices are stored. Fewer bits make the file smaller, not faster, and change the output a little.",
 )  # fmt: skip
 @click.option(
     "--share-weights", is_flag=True,
-    help="Leave the weights in the .safetensors file, beside which the new file must lie: one copy for all graphs.",
+    help="Leave the weights in the .safetensors file, which must stay beside the new file: one copy for all graphs.",
 )  # fmt: skip
 @overwrite_option
 @quiet_option
@@ -45,13 +45,13 @@ def command(
     overwrite: bool,
     quiet: bool,
 ) -> int:
-    """Write a model as an ONNX file, which runs without torch, and in other languages, or as a library in C.
+    """Write a model as an ONNX file, which runs without torch and from other languages, or as a C library.
 
-    MODEL is a name of `deepnmf models`, or a .safetensors file that `deepnmf train` wrote. The graph takes magnitudes
-    (1, F, T) and states and gives masks (1, 2, F, T), speech first, and the next states; graphs of models that use
-    phase, such as base, take features (1, 5, F, T) and give masks (1, 3, F, T). The transform from waveform to spectra
-    and back stays outside. docs/export.md describes it all and has examples. The written file is compared with the
-    model, and refused if a mask differs by more than 1e-5 (float32 weights).
+    MODEL is a name of `deepnmf models`, or a .safetensors file that `deepnmf train` wrote. The ONNX graph takes
+    magnitudes (1, F, T) and states, and returns masks (1, 2, F, T), speech first, and the next states. Graphs of models
+    that use phase, such as base, take features (1, 5, F, T) and return masks (1, 3, F, T). The transforms from waveform
+    to spectra and back are not part of the graph; docs/export.md has details and examples. The written file is compared
+    with the model and rejected if a mask differs by more than 1e-5 (float32 weights).
 
     \b
     Examples:

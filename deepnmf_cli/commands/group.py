@@ -14,16 +14,16 @@ from deepnmf_cli.checkpoint import temporary_folder
 from deepnmf_cli.errors import UsageError, nearest
 
 COMMANDS = {
-    "build-native": "Compile the machine code of --backend native.",
-    "enhance": "Remove the noise from recordings.",
+    "build-native": "Compile the library for --backend native.",
+    "enhance": "Remove noise from recordings.",
     "evaluate": "Score enhanced recordings, or models, against clean references.",
-    "export": "Write a model as an ONNX file, or as a library in C.",
-    "help": "Show this help, or that of a command.",
-    "inspect": "Look into a recording or a model: spectrograms, mask, layers, atoms, units.",
+    "export": "Write a model as an ONNX file, or as a C library.",
+    "help": "Show this help, or the help of a command.",
+    "inspect": "Inspect a recording or a model: spectrograms, mask, layers, atoms, units.",
     "models": "List the models that ship with the program.",
-    "pack": "Pack as much of a corpus as fits, to train on it elsewhere.",
-    "repair": "Fill gaps, take out clicks, and restore what was clipped.",
-    "stream": "Remove the noise from sound while it comes in.",
+    "pack": "Pack as much of a corpus as fits into a given size, to train on it elsewhere.",
+    "repair": "Fill gaps, remove clicks, and restore clipped sound.",
+    "stream": "Remove noise from sound as it arrives.",
     "train": "Train a model on folders of speech and noise.",
 }
 """Name -> one line of help. Kept here so that `deepnmf --help` imports none of the commands."""

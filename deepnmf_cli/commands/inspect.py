@@ -20,16 +20,16 @@ SUFFIXES = (".html", ".png")
 @click.argument("recording", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--model", metavar="NAME|FILE",
-    help="Look into this model: a name of `deepnmf models`, or a .safetensors file that `deepnmf train` wrote.",
+    help="The model to inspect: a name of `deepnmf models`, or a .safetensors file that `deepnmf train` wrote.",
 )  # fmt: skip
 @click.option(
     "-o", "--output", metavar="FILE", type=click.Path(path_type=Path),
     show_default="a page, named after the recording or the model, in the current folder",
-    help="The file to write: .html, a page with pictures and sounds, or .png, the pictures alone.",
+    help="The file to write: .html for a page with pictures and sounds, .png for the pictures alone.",
 )  # fmt: skip
 @click.option(
     "--seconds", metavar="START:END", show_default=f"the first {LONGEST_S:g} s",
-    help="The part of the recording to look into; either number may be left out.",
+    help="The part of the recording to inspect; either number may be left out.",
 )  # fmt: skip
 @overwrite_option
 @quiet_option
@@ -41,12 +41,12 @@ def command(
     overwrite: bool,
     quiet: bool,
 ) -> int:
-    """Look into a recording, a model, or both.
+    """Inspect a recording, a model, or both.
 
-    Of a RECORDING: spectrograms and sounds of the recording, of what the model keeps and of what it removes; the mask;
-    levels over time; the estimated SNR, the limits of the band, clipping. With --model also its estimate after every
-    layer as picture and sound, the activations of models with atoms, and what the units of a grid follow. Of a --model
-    alone: what it is made of, and its atoms.
+    For a RECORDING: spectrograms and sounds of the recording, of what the model keeps and of what it removes; the mask;
+    levels over time; the estimated SNR, the bandwidth, clipping. With --model also the estimate after every layer as
+    picture and sound, the activations of models with atoms, and what the units of a grid respond to. For a --model
+    alone: its structure and its atoms.
 
     \b
     Examples:

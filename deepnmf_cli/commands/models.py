@@ -20,8 +20,8 @@ SCORES = ("SDR", "SI-SDR", "PESQ", "ESTOI")
 def command(as_json: bool) -> int:
     """List the models that ship with the program.
 
-    The scores are means over the test mixtures of each model's card: SDR and SI-SDR in dB, PESQ in MOS points, ESTOI
-    from 0 to 1; higher is better. The model marked * is the default of --model.
+    Scores are means over the test mixtures that the model's card describes: SDR and SI-SDR in dB, PESQ in MOS points,
+    ESTOI from 0 to 1. Higher is better. The model marked * is the default of --model.
 
     \b
     Examples:

@@ -40,15 +40,15 @@ device_option = click.option(
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="Where the network runs; auto takes a GPU when there is one.",
+    help="Where the network runs; auto uses a GPU if there is one.",
 )
 backend_option = click.option(
     "--backend",
     type=click.Choice(["auto", "native", "onnx", "torch"]),
     default="auto",
     show_default=True,
-    help="What computes the network; on a CPU auto takes what `deepnmf build-native` made, for models such as base, or"
-    " else the model's ONNX file, if there is one, and torch elsewhere.",
+    help="What computes the network. On a CPU, auto uses the library that `deepnmf build-native` compiled if it can run"
+    " the model, else the model's ONNX file if there is one, else torch; on a GPU it uses torch.",
 )
 max_attenuation_option = click.option(
     "--max-attenuation",
@@ -57,7 +57,7 @@ max_attenuation_option = click.option(
     type=click.FloatRange(min=0),
     callback=_refuse_nan,
     show_default="no limit",
-    help="Attenuate nothing by more than this, which leaves some noise and sounds more natural; 12 to 20 is common.",
+    help="Attenuate no sound by more than this. It leaves some noise and sounds more natural; 12 to 20 is common.",
 )
 mix_option = click.option(
     "--mix",
@@ -66,7 +66,7 @@ mix_option = click.option(
     callback=_refuse_nan,
     default=1.0,
     show_default=True,
-    help="Share of the enhanced sound in the output, the rest being the input: 1 is all of it, 0.8 leaves some noise.",
+    help="Share of the enhanced sound in the output; the rest is the input. 0.8 leaves some noise.",
 )
 DEPTH = click.IntRange(min=1)
 depth_option = click.option(
@@ -74,19 +74,19 @@ depth_option = click.option(
     metavar="K",
     type=DEPTH,
     show_default="all layers",
-    help="Stop the network after its first K layers: quicker, and less noise is removed. Computed by torch or by"
-    " machine code.",
+    help="Stop the network after its first K layers: faster, but removes less noise. Needs the backend torch or"
+    " native.",
 )
 skip_existing_option = click.option(
     "--skip-existing", is_flag=True,
-    help="Go on with a run that was stopped: leave out what is complete, and tell if its input, the model or an option"
-    " was another one. With --overwrite, make that again.",
+    help="Resume an interrupted run: skip files that are complete, and warn if the input, the model or an option has"
+    " changed since. With --overwrite, redo those.",
 )  # fmt: skip
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace outputs that exist already.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace existing outputs.")
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on standard output instead of text."
 )
-VERBOSE = {"is_flag": True, "help": "Tell on standard error what is done, and where the time goes."}
+VERBOSE = {"is_flag": True, "help": "Log each step to standard error, and where the time goes."}
 verbose_option = click.option("-v", "--verbose", **VERBOSE)
 
 
@@ -101,7 +101,7 @@ logging_option = click.option("-v", "--verbose", **VERBOSE, expose_value=False, 
 TOGETHER, SEPARATE, AUTO = "together", "separate", "auto"
 """How the channels of a recording are enhanced: by one mask, each by its own, or as their coherence says."""
 quiet_option = click.option(
-    "-q", "--quiet", is_flag=True, help="Show errors and warnings only: no progress bar, no summary."
+    "-q", "--quiet", is_flag=True, help="Print only errors and warnings: no progress bar, no summary."
 )
 
 
@@ -160,8 +160,8 @@ noise_profile_option = click.option(
     "--noise-profile",
     metavar="START:END|FILE",
     callback=parse,
-    help="Learn the noise from these seconds of each input, or from this file, in which there must be no speech."
-    " For models with atoms, such as deep-nmf.",
+    help="Learn the noise from these seconds of each input, or from this file. There must be no speech in them. For"
+    " models with atoms, such as deep-nmf.",
 )
 
 

@@ -44,25 +44,25 @@ class Part(click.ParamType):
 
 @click.command()
 @click.argument("corpora", metavar="CORPUS...", nargs=-1, required=True, type=FOLDER)
-@click.option("-o", "--output", type=FOLDER, required=True, help="Folder to write, new or empty.")
-@click.option("--max-size", type=Size(), default="40MB", show_default=True, help="Most bytes of all its files.")
-@click.option(
-    "--dev", type=FOLDER, help="Folder with clean/ and noisy/, of which as many pairs as fit are taken along."
-)
+@click.option("-o", "--output", type=FOLDER, required=True, help="Folder to write; must be new or empty.")
+@click.option("--max-size", type=Size(), default="40MB", show_default=True, help="Largest total size of its files.")
+@click.option("--dev", type=FOLDER, help="Folder with clean/ and noisy/; as many pairs as fit are packed too.")
 @click.option(
     "--part", type=Part(), default="1/1", show_default=True,
-    help="Take every N-th recording only, from the I-th on: N packs that share none.",
+    help="Take only every N-th recording, starting with the I-th, to make N packs that share no recording.",
 )  # fmt: skip
-@click.option("--rate", "rate_hz", type=int, default=16000, show_default=True, help="Sampling rate of the pieces.")
+@click.option(
+    "--rate", "rate_hz", metavar="HZ", type=int, default=16000, show_default=True, help="Sampling rate of the pieces."
+)
 def command(
     corpora: tuple[Path, ...], output: Path, max_size: int, dev: Path | None, part: tuple[int, int], rate_hz: int
 ) -> int:
-    """Pack a corpus, or as much of it as fits into a number of bytes, to train on it elsewhere.
+    """Pack as much of a corpus as fits into a given size, to train on it elsewhere.
 
-    CORPUS is a folder with speech/, noise/, and perhaps rooms/ or rir/, or a manifest (CSV). Speakers take turns, and
-    so do kinds of noise, so that a small pack still has many of them. Pieces of at most 15 s are coded in Opus, of
-    noise in Vorbis, at 22 to 31 kbit/s; room responses and dev pairs stay lossless. `deepnmf train --pack` reads it,
-    wherever it lies.
+    CORPUS is a folder with speech/, noise/, and optionally rooms/ or rir/, or a manifest (CSV). Speakers take turns,
+    and so do kinds of noise, so that even a small pack holds many of them. Pieces of at most 15 s are encoded at 22 to
+    31 kbit/s, speech in Opus and noise in Vorbis; room responses and dev pairs stay lossless. `deepnmf train --pack`
+    reads the pack on any machine.
 
     Exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 

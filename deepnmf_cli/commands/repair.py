@@ -1,4 +1,4 @@
-"""`deepnmf repair`: fill gaps, take out clicks, and restore what was clipped."""
+"""`deepnmf repair`: fill gaps, remove clicks, and restore clipped sound."""
 
 import time
 from collections import Counter
@@ -38,10 +38,10 @@ REPAIRED = ".repaired"
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(allow_dash=True))
 @click.option(
     "-o", "--output", metavar="OUTPUT", type=click.Path(allow_dash=True),
-    help="The repaired file; a folder for several inputs; - for standard output (WAV).  [default: NAME.repaired.SUFFIX"
+    help="The repaired file; for several inputs a folder; - for standard output (WAV).  [default: NAME.repaired.SUFFIX"
     " beside each file, NAME.repaired/ beside each folder]",
 )  # fmt: skip
-@click.option("--in-place", is_flag=True, help="Replace the inputs, each when its repaired file is complete.")
+@click.option("--in-place", is_flag=True, help="Replace each input once its repaired file is complete.")
 @skip_existing_option
 @overwrite_option
 @fix_option
@@ -49,16 +49,16 @@ REPAIRED = ".repaired"
 @clip_level_option
 @click.option(
     "--model", "models", metavar="FILE", multiple=True,
-    help="What `deepnmf train fill-gaps` or declip wrote, in the place of the model that ships.",
+    help="A model written by `deepnmf train fill-gaps` or declip, instead of the one that ships.",
 )  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Tell what is found, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Report what is found without writing anything.")
 @click.option(
-    "--jobs", type=click.IntRange(min=1), show_default="one for every 5 minutes of audio, at most one for each CPU",
-    help="Files to repair at the same time.",
+    "--jobs", metavar="N", type=click.IntRange(min=1), show_default="one per 5 minutes of audio, at most one per CPU",
+    help="How many files to repair at the same time.",
 )  # fmt: skip
 @click.option(
     "--json", "as_json", is_flag=True,
-    help="Print JSON Lines on standard output in place of text: an object per file, with every interval and how sure it"
+    help="Print JSON Lines on standard output instead of text: one object per file, with every interval and how sure it"
     " is, and a summary.",
 )  # fmt: skip
 @quiet_option
@@ -79,11 +79,10 @@ def command(
     quiet: bool,
     verbose: bool,
 ) -> int:
-    """Fill gaps, take out clicks, and restore what was clipped.
+    """Fill gaps, remove clicks, and restore clipped sound.
 
-    INPUT is what `deepnmf enhance` takes: a file, a folder, or - for standard input. Samples that are whole stay as
-    they are, to the last bit, and a file without damage is copied. Noise stays: `deepnmf enhance --repair` removes it
-    afterwards.
+    INPUT is a file, a folder, or - for standard input, as for `deepnmf enhance`. Undamaged samples are kept bit for
+    bit, and a file without damage is copied. Noise is kept too: `deepnmf enhance --repair` repairs and then removes it.
 
     \b
     Examples:

@@ -49,22 +49,22 @@ def _level(context: click.Context, option: click.Parameter, value: str | None) -
 
 fix_option = click.option(
     "--fix", "fixes", metavar="WHAT", default=",".join(FIXES), show_default=True, callback=_fixes,
-    help="What to repair, one or more of these with commas between.",
+    help="What to repair, separated by commas.",
 )  # fmt: skip
 gaps_option = click.option(
     "--gaps", metavar="FILE|auto", default=AUTO, show_default=True,
-    help="A text file with the START and END of every gap, in seconds, a line for each; auto finds lost packets, held"
-    " samples and samples that are not numbers.",
+    help="A text file with START and END of each gap in seconds, one gap per line; auto finds lost packets, frozen"
+    " samples and NaN.",
 )  # fmt: skip
 clip_level_option = click.option(
     "--clip-level", "clip_level_db", metavar="DB|auto", default=AUTO, show_default=True, callback=_level,
-    help="Level from which on samples are clipped, in dB of full scale; auto finds it.",
+    help="Level above which samples are clipped, in dB relative to full scale; auto detects it.",
 )  # fmt: skip
 
 live_clip_level_option = click.option(
     "--clip-level", "clip_level_db", metavar="DB", callback=_level,
-    help="With --repair: level from which on samples are clipped, in dB of full scale. Without it clipping is left: a"
-    " level can be found in whole recordings alone.",
+    help="With --repair: level above which samples are clipped, in dB relative to full scale. Without it clipping is"
+    " not repaired, since the level can only be detected in whole recordings.",
 )  # fmt: skip
 
 LONGEST_GAP_MS = 40.0
@@ -73,8 +73,7 @@ LONGEST_GAP_MS = 40.0
 longest_gap_option = click.option(
     "--longest-gap", "longest_gap_ms", metavar="MS", type=click.FloatRange(5, 100), default=LONGEST_GAP_MS,
     show_default=True,
-    help="With --repair: fill gaps of up to this length. The sound comes 129 ms later with 20, 149 with 40 and 258 with"
-    " 100.",
+    help="With --repair: longest gap to fill. It adds a delay: 129 ms for 20, 149 ms for 40, 258 ms for 100.",
 )  # fmt: skip
 
 

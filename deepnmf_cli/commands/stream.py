@@ -138,17 +138,17 @@ def _channels(context: click.Context, option: click.Parameter, value: str) -> tu
 @click.option(
     "--channels", metavar="[N,]MODE", callback=_channels, default=TOGETHER,
     show_default=f"{CHANNELS},{TOGETHER}",
-    help=f"How many channels raw samples have; and whether all share one mask ({TOGETHER}), or each has its own"
-    f" ({SEPARATE}): 2, {SEPARATE} or 2,{SEPARATE}.",
+    help=f"Number of channels of raw samples, and whether all share one mask ({TOGETHER}) or each has its own"
+    f" ({SEPARATE}). For example 2, {SEPARATE} or 2,{SEPARATE}.",
 )  # fmt: skip
 @click.option(
     "--format", "sample_format", type=click.Choice(["s16le", "s24le", "s32le", "f32le"]), show_default=FORMAT,
-    help="How raw samples are stored, by ffmpeg's names: signed integers or float, bits, little-endian. Without it,"
-    " what begins like a compressed file is refused.",
+    help="Format of raw samples, by ffmpeg's names: signed integer or float, bits, little-endian. Unless it is given,"
+    " input that looks like a compressed file is refused.",
 )  # fmt: skip
 @click.option(
     "--block", "block_ms", metavar="MS", type=click.FloatRange(1, 10_000), default=16, show_default=True,
-    help="Compute when so much has come. More costs less time in all, and is heard later.",
+    help="Length of the blocks to process. Longer blocks need less computation and add delay.",
 )  # fmt: skip
 @max_attenuation_option
 @mix_option
@@ -158,13 +158,13 @@ def _channels(context: click.Context, option: click.Parameter, value: str) -> tu
 @depth_option
 @click.option(
     "--keep-up", is_flag=True,
-    help="Leave layers out while the computer is too slow: more noise is left in place of gaps and delay. Computed by"
-    " torch, and meant for models that were trained to be stopped early.",
+    help="Skip layers while the computer is too slow: leaves more noise instead of causing gaps and delay. Needs the"
+    " backend torch, and is meant for models that were trained to be stopped early.",
 )  # fmt: skip
 @click.option(
     "--repair", "is_repairing", is_flag=True,
-    help="First fill gaps and take out clicks, as `deepnmf repair` does, and from a --clip-level on restore what was"
-    " clipped. The sound comes some 150 ms later, with --clip-level 250 ms.",
+    help="First fill gaps and remove clicks, as `deepnmf repair` does, and restore what was clipped above a"
+    " --clip-level. Adds about 150 ms of delay, with --clip-level 250 ms.",
 )  # fmt: skip
 @fix_option
 @live_clip_level_option
@@ -172,7 +172,7 @@ def _channels(context: click.Context, option: click.Parameter, value: str) -> tu
 @click.option("--live", "is_live", is_flag=True, help="From the microphone to the loudspeaker, until Ctrl-C.")
 @click.option("--input-device", metavar="N|NAME", help="With --live: the microphone, by number or part of its name.")
 @click.option("--output-device", metavar="N|NAME", help="With --live: the loudspeaker.")
-@click.option("--list-devices", is_flag=True, help="Print the microphones and loudspeakers, and end.")
+@click.option("--list-devices", is_flag=True, help="List the microphones and loudspeakers, then exit.")
 @quiet_option
 @logging_option
 def command(
@@ -198,10 +198,10 @@ def command(
     list_devices: bool,
     quiet: bool,
 ) -> int:
-    """Remove the noise from sound while it comes in, from standard input to standard output.
+    """Remove noise from sound as it arrives, from standard input to standard output.
 
-    The input is WAV, which is recognised and brings its own rate, channels and format, or raw samples. The output is
-    of the same kind and length, and flows as the input does. Needs constant memory.
+    The input is WAV, which is detected and states its own rate, channels and format, or raw samples. The output has the
+    same format and length and is written as the input arrives. Memory use is constant.
 
     \b
     Examples:
@@ -215,7 +215,7 @@ def command(
       deepnmf stream --live
 
     Exit code: 0 done, 1 failed, or the input was not as long as its header says, 2 wrong usage, 130 ended by Ctrl-C, or
-    143 by SIGTERM, after all that came had been enhanced.
+    143 by SIGTERM, after everything received had been enhanced.
     """
     if list_devices:
         _list_devices()

@@ -21,21 +21,21 @@ DEFAULT_RECIPE = "base"
 
 @click.command()
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
-@click.option("--speech", type=FOLDER, help="Folder of clean speech, best one subfolder per speaker.")
+@click.option("--speech", type=FOLDER, help="Folder of clean speech, preferably with one subfolder per speaker.")
 @click.option("--noise", type=FOLDER, help="Folder of noise recordings.")
-@click.option("--general-noise", type=FOLDER, help="In fine-tuning, folder of noises other than your own.")
+@click.option("--general-noise", type=FOLDER, help="For fine-tuning: folder of noises other than your own.")
 @click.option("--rir", type=FOLDER, help="Folder of room impulse responses.")
 @click.option(
     "--manifest", type=FOLDER, help="CSV with the columns path, role (speech, noise, rir), speaker, split (train, dev)."
 )
 @click.option(
-    "--pairs", type=FOLDER, help="Folder with clean/ and noisy/ files of equal names, or CHiME-2, in place of mixing."
+    "--pairs", type=FOLDER, help="Ready mixtures: a folder with clean/ and noisy/ files of equal names, or CHiME-2."
 )
 @click.option(
-    "--dev", type=FOLDER, help="Folder with clean/ and noisy/ to score on; else part of the material is kept."
+    "--dev", type=FOLDER, help="Folder with clean/ and noisy/ to score on.  [default: part of the material, held out]"
 )
 @click.option(
-    "--pack", type=FOLDER, help="Folder that `deepnmf pack` wrote, with dev pairs of its own, in place of recordings."
+    "--pack", type=FOLDER, help="Folder that `deepnmf pack` wrote, with its own dev pairs, instead of recordings."
 )
 @click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the run.")
 @click.option("--model", metavar="NAME", help="Network to train, such as grid or deep-nmf.  [default: the recipe's]")
@@ -45,25 +45,28 @@ DEFAULT_RECIPE = "base"
 @click.option(
     "--init", help="Model, by name or file, whose weights training starts from; without RECIPE also its recipe."
 )
-@click.option("--partial", is_flag=True, help="With --init, begin with those weights that fit.")
+@click.option("--partial", is_flag=True, help="With --init: take only the weights that fit.")
 @click.option(
-    "--minutes", type=click.FloatRange(0, min_open=True), callback=refuse_endless,
-    help="End after so long, with a dev score and a resume point, and save every minute.  [default: the last step]",
+    "--minutes", metavar="N", type=click.FloatRange(0, min_open=True), callback=refuse_endless,
+    help="Stop after this time, with a dev score and a resume point; save every minute.  [default: the last step]",
 )  # fmt: skip
 @click.option("--resume", is_flag=True, help="Continue the run in the output folder.")
-@click.option("--cache", type=FOLDER, help="Folder for dictionaries and frames that runs on the same corpus share.")
+@click.option("--cache", type=FOLDER, help="Folder for dictionaries and frames, shared by runs on the same corpus.")
 @click.option(
     "--workers",
+    metavar="N",
     default=1,
     show_default=True,
     type=click.IntRange(1),
-    help="Processes that prepare mixtures, at most one per CPU; 1: a thread.",
+    help="Processes that prepare mixtures, at most one per CPU. With 1, a thread does it.",
 )
 @click.option(
     "--tensorboard", is_flag=True,
-    help="At each dev score also write scores, and spectrogram and sound of three dev recordings, for TensorBoard.",
+    help="Write scores for TensorBoard, with spectrograms and sound of three dev recordings at each dev score.",
 )  # fmt: skip
-@click.option("--threads", type=click.IntRange(1), help="Threads of the matrix products.  [default: all cores]")
+@click.option(
+    "--threads", metavar="N", type=click.IntRange(1), help="Threads for matrix products.  [default: all cores]"
+)
 @device_option
 @logging_option
 def command(
@@ -91,17 +94,17 @@ def command(
 ) -> int:
     """Train a model on folders of speech and noise.
 
-    RECIPE is a TOML file, or the name of a shipped one, such as grid, deep-nmf, dnn or belief-propagation. It may be
-    left out when --model names one; without either it is that of the model of --init, or base. A recipe that names no
-    model, such as fine-tune, takes from the model of --init what it leaves out. The recipes fill-gaps and declip train
-    models of `deepnmf repair`, of --speech alone.
+    RECIPE is a TOML file or the name of a recipe that ships, such as grid, deep-nmf, dnn or belief-propagation. The
+    default is the recipe of --model, or else of --init, or else base. A recipe without a model, such as fine-tune,
+    takes whatever it does not set from the model of --init. The recipes fill-gaps and declip train models for `deepnmf
+    repair` and need only --speech.
 
-    Mixtures are made on the fly. The run folder gets recipe.json, history.csv, curves.png, best.safetensors (the model
-    for `deepnmf enhance --model`) and a resume point. Ctrl-C stops after the current step, and leaves the weights as
-    last.safetensors; --resume continues exactly, also on another machine.
+    Mixtures are made on the fly. The run folder receives recipe.json, history.csv, curves.png, best.safetensors (the
+    model for `deepnmf enhance --model`) and a resume point. Ctrl-C stops after the current step and saves the weights
+    as last.safetensors; --resume continues exactly where training stopped, on another machine too.
 
-    Exit code: 0 done, 1 failed, 2 wrong usage, 4 done, but the best model scores below what training began with, 130
-    stopped by Ctrl-C, 143 by SIGTERM.
+    Exit code: 0 done, 1 failed, 2 wrong usage, 4 done, but the best model scores lower than the one training started
+    from, 130 stopped by Ctrl-C, 143 by SIGTERM.
 
     \b
     Examples:

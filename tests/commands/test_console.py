@@ -185,4 +185,4 @@ def test_sizes_and_counts_are_words():
 
 @pytest.mark.parametrize("command", ["build-native", "enhance", "evaluate", "export", "inspect", "repair", "stream"])
 def test_quiet_commands_say_that_they_still_warn(deepnmf, command):
-    assert "Show errors and warnings only" in " ".join(deepnmf("help", command).out.decode().split())
+    assert "Print only errors and warnings" in " ".join(deepnmf("help", command).out.decode().split())
