@@ -156,12 +156,13 @@ def parse(context: click.Context, option: click.Parameter, value: str | None) ->
     return profile
 
 
+_ATOMS = "There must be no speech in it. For models with atoms, such as deep-nmf."
 noise_profile_option = click.option(
-    "--noise-profile",
-    metavar="START:END|FILE",
-    callback=parse,
-    help="Learn the noise from these seconds of each input, or from this file. There must be no speech in them. For"
-    " models with atoms, such as deep-nmf.",
+    "--noise-profile", metavar="START:END|FILE", callback=parse,
+    help=f"Learn the noise from these seconds of each input, or from this file. {_ATOMS}",
+)  # fmt: skip
+live_noise_profile_option = click.option(
+    "--noise-profile", metavar="FILE", callback=parse, help=f"Learn the noise from this file. {_ATOMS}"
 )
 
 

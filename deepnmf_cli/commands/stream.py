@@ -23,11 +23,11 @@ from deepnmf_cli.commands.options import (
     backend_option,
     depth_option,
     device_option,
+    live_noise_profile_option,
     logging_option,
     max_attenuation_option,
     mix_option,
     model_option,
-    noise_profile_option,
     quiet_option,
     require_file,
 )
@@ -152,7 +152,7 @@ def _channels(context: click.Context, option: click.Parameter, value: str) -> tu
 )  # fmt: skip
 @max_attenuation_option
 @mix_option
-@noise_profile_option
+@live_noise_profile_option
 @device_option
 @backend_option
 @depth_option
