@@ -1,9 +1,8 @@
-"""Figures of a shipped model's card, and of README.md, from their reports: python docs/card.py MODEL ... [rivals]
+"""Write the figures of model cards and of README.md from their reports: python docs/card.py MODEL ... [readme]
 
-Rewrites what stands in models/MODEL/README.md in the rows of scores and in the line of checksums, and the last five
-cells of the model's row in README.md, from models/MODEL/report.json; with `rivals` the last five cells of the rows of
-the noisy input and of other programs in README.md, and what base is ahead of them by, from docs/reports/rivals/test-2.
-All else stays.
+For each MODEL, the rows of scores and the line of checksums in models/MODEL/README.md are rewritten from
+models/MODEL/report.json. With `readme`, the scores of all systems in README.md, and the leads of base, are rewritten
+from docs/reports/rivals/test-2. Everything else stays as it is.
 """
 
 import json
@@ -37,13 +36,9 @@ def main(model: str) -> None:
     checksums = f"files: `{report['reference']['sha256']}`; of the model: `{own['model']['sha256']}`. "
     text = replaced(text, "files: `[0-9a-f]{64}`; of the model: `[0-9a-f]{64}`. ", checksums)
     write(card, replaced(text, "Command: `deepnmf evaluate .*?`", f"Command: `{report['command']}`"))
-    page = ROOT / "README.md"
-    last = "".join(f" {cell} |" for cell in rows[model])
-    label = model.replace("deep-nmf", "deep NMF")
-    write(page, replaced(page.read_text(), rf"^(\| (?:\*\*)?{label}\b.*\|)(?:[^|\n]*\|){{5}}$", rf"\g<1>{last}"))
 
 
-def rivals() -> None:
+def readme() -> None:
     sys.path.insert(0, str(ROOT / "docs/research"))
     from intervals import again, read
 
@@ -51,13 +46,11 @@ def rivals() -> None:
     ahead = {row["to"]: row["summary"] for row in report["differences"]}
     text = (ROOT / "README.md").read_text()
     for system in report["systems"]:
-        if system["kind"] == "model":
-            continue
-        shown = system["name"].replace("-0.", " 0.").replace("-NS", " NS")
-        name = re.escape("noisy input" if system["kind"] == "noisy" else shown)
+        name = re.escape("noisy input" if system["kind"] == "noisy" else system["name"].replace("-0.", " 0."))
+        means = [mean(system, score) for score in DIGITS] + [f"{system['summary']['OVRL']['mean']:.2f}"]
         leads = [(1, with_intervals(ahead[system["name"]], "+"))] if system["name"] in ahead else []
-        for before, cells in ((4, with_intervals(system["summary"])), *leads):
-            row = rf"^(\| {name}(?=[ ,])(?:[^|\n]*\|){{{before}}})(?:[^|\n]*\|){{5}}$"
+        for before, cells in ((3, means), *leads):
+            row = rf"^(\| (?:\*\*)?{name}(?=[ ,*])(?:[^|\n]*\|){{{before}}})(?:[^|\n]*\|){{{len(cells)}}}$"
             text = re.sub(row, rf"\g<1>{''.join(f' {cell} |' for cell in cells)}", text, flags=re.MULTILINE)
     write(ROOT / "README.md", text)
 
@@ -71,9 +64,9 @@ def with_intervals(summary: dict, sign: str = "") -> list[str]:
     return cells
 
 
-def mean(level: dict, name: str) -> str:
-    """The mean of a score at one input SNR."""
-    return f"{level['summary'][name]['mean']:.{DIGITS[name]}f}"
+def mean(scored: dict, name: str) -> str:
+    """The mean of a score over what has a summary: all files of a system, or those of one input SNR."""
+    return f"{scored['summary'][name]['mean']:.{DIGITS[name]}f}"
 
 
 def replaced(text: str, pattern: str, by: str) -> str:
@@ -91,4 +84,4 @@ def write(page: Path, text: str) -> None:
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        rivals() if name == "rivals" else main(name)
+        readme() if name == "readme" else main(name)

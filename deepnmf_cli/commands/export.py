@@ -23,7 +23,7 @@ from deepnmf_cli.errors import EXIT_DONE, UsageError
 )  # fmt: skip
 @click.option(
     "--streaming", is_flag=True,
-    help="One frame per call: three times as fast for live sound.",
+    help="One frame per call: about three times as fast for live sound.",
 )  # fmt: skip
 @click.option(
     "--weights", type=click.Choice(["float32", "float16", "int8"]), default="float32", show_default=True,
