@@ -1,15 +1,15 @@
 """Speech enhancement by deep unfolding: model-based inference, unfolded into networks and trained.
 
-`enhance(samples, rate_hz)` enhances an array in one call. `load_enhancer()` gives an `Enhancer` for whole recordings;
-its `stream(rate_hz, channels)` begins a `StreamingEnhancer` for sound that arrives by pieces.
+`enhance(samples, rate_hz)` enhances an array in one call. `load_enhancer()` returns an `Enhancer` for whole recordings;
+its method `stream(rate_hz, channels)` starts a `StreamingEnhancer` for sound that arrives in pieces.
 
-Importing the package sets ORT_DISABLE_TELEMETRY=1, unless that variable has a value already.
+Importing the package sets ORT_DISABLE_TELEMETRY=1, unless that variable already has a value.
 """
 
 import os
 from importlib import import_module
 
-TYPE_CHECKING = False  # type checkers know the name; the module typing would be a tenth of the start
+TYPE_CHECKING = False  # type checkers know the name; importing typing would take a tenth of the start-up
 if TYPE_CHECKING:
     from deepnmf_cli.api import enhance
     from deepnmf_cli.enhancer import Enhancer
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from deepnmf_cli.streaming import StreamingEnhancer
     from deepnmf_cli.zoo import load_enhancer
 
-# ONNX Runtime would keep an identifier of this machine in the user's home, and send reports of its use. It reads the
-# variable when it is imported, which other packages may do before this one's modules; 0 lets it have its way.
+# ONNX Runtime would store an identifier of this machine in the user's home folder and send usage reports. It reads the
+# variable when it is imported, which other packages may do before the modules of this one. The value 0 permits both.
 if not os.environ.get("ORT_DISABLE_TELEMETRY"):
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
@@ -32,7 +32,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import a name of the Python interface when it is first asked for: the command line starts without torch."""
+    """Import a name of the Python interface on first access, so that the command line starts without torch."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

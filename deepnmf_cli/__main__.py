@@ -1,4 +1,4 @@
-"""`python -m deepnmf_cli`: the program where its script is not on the path."""
+"""`python -m deepnmf_cli`: run the program where its script is not on the path."""
 
 from deepnmf_cli.main import run
 

@@ -14,7 +14,7 @@ from deepnmf_cli.signal.foreign import from_foreign
 Samples = TypeVar("Samples")
 
 LOADED = 4
-"""Models that stay loaded between calls."""
+"""Number of models that stay loaded between calls."""
 
 
 def enhance(
@@ -30,34 +30,34 @@ def enhance(
     progress: Callable[[float], object] | None = None,
     activity: SpeechActivity | None = None,
 ) -> Samples:
-    """Remove the noise from a recording; returns speech of the same shape and kind, aligned with it to the sample.
+    """Remove the noise from a recording and return the speech, of the same shape and type and aligned to the sample.
 
     Args:
-        samples: A NumPy array or a torch tensor: one channel (n,), (n, channels) as soundfile gives, or (channels, n)
-            as torchaudio and librosa give. Floats have full scale at 1; larger values are fine, and nothing is clipped.
-            Integers, of type int16, int32, int8 or uint8, are taken as fractions of their full scale, and the result is
-            rounded and clipped to it. Computation is in float32.
-        rate_hz: Sampling rate, 1 to 768 kHz.
-        model: The name of a model that ships, a model file or the folder of a run, or an `Enhancer`. The last four
-            models that were named stay loaded, until their files change.
-        channels_first: Whether the shape is (channels, n). Left out, an axis of at most 8 beside one of more than 64
-            is that of the channels, and all else is refused.
+        samples: A NumPy array or a torch tensor of shape (n,) for one channel, (n, channels) as soundfile returns, or
+            (channels, n) as torchaudio and librosa return. Floats have full scale at 1; larger values are allowed, and
+            nothing is clipped. Integers of type int16, int32, int8 or uint8 are interpreted as fractions of their full
+            scale, and the result is rounded and clipped to it. Computation is in float32.
+        rate_hz: Sampling rate in Hz, from 1 kHz to 768 kHz.
+        model: The name of a shipped model, a model file or the folder of a run, or an `Enhancer`. The last four models
+            given by name or path stay loaded until their files change.
+        channels_first: Whether the shape is (channels, n). If None, an axis of at most 8 next to one of more than 64 is
+            taken for the channels, and any other shape of two axes is refused.
         max_attenuation_db: Attenuate no frequency by more than this, which leaves some noise; None sets no limit.
-        mix: Share of the enhanced sound in the result, 0 to 1, the rest being the input.
-        separate: Give each channel a mask of its own, as the two sides of a call need; otherwise all share one, which
-            keeps the stereo image.
-        device: Where a model that is named runs: "auto" (a GPU if there is one), "cpu" or "cuda".
-        progress: Called with the seconds of audio that were done, every four of them.
-        activity: Takes down when there is speech, a new one for each recording.
+        mix: Share of the enhanced sound in the result, 0 to 1; the rest is the input.
+        separate: Give each channel a mask of its own, as the two sides of a call need; otherwise all channels share
+            one, which keeps the stereo image.
+        device: Where a model given by name or path runs: "auto" (a GPU if there is one), "cpu" or "cuda".
+        progress: Called every four seconds of audio with the seconds that were done since the last call.
+        activity: Records when there is speech; each recording needs a new one.
 
     Returns:
-        A new array of the type, shape and numbers of `samples`; a tensor on its device, without gradients. What is no
-        array becomes one of NumPy.
+        A new array of the same type, shape and dtype as `samples`; a tensor is on the same device, without gradients.
+        Anything that is not an array becomes a NumPy array.
 
     Raises:
-        AudioError: For samples that are no recording, a shape that is not clear, and impossible rates.
-        ModelError: For a model that is unknown or damaged.
-        UsageError: For other values out of range.
+        AudioError: If the samples are not a recording, their shape is ambiguous, or the rate is impossible.
+        ModelError: If the model is unknown or damaged.
+        UsageError: If another value is out of range.
 
     Examples:
         >>> import numpy as np
@@ -74,7 +74,7 @@ def enhance(
 
 
 def _identity(model: str | Path) -> tuple[Path, int, int]:
-    """The file of a model, its size, and when it was changed: what a loaded one is known by."""
+    """Return the file of a model, its size and its modification time, which identify a loaded model."""
     path = zoo.find(model).absolute()
     return path, *stamp(path)
 

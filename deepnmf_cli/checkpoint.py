@@ -1,4 +1,4 @@
-"""Tensors and JSON in one .safetensors file, read without pickle; files and folders that appear at once; hashes."""
+"""Tensors and JSON in one .safetensors file, read without pickle; files and folders written atomically; hashes."""
 
 import errno
 import json
@@ -18,30 +18,30 @@ except ImportError:  # Windows
     fcntl = None
 
 FORMAT = 2
-"""Number of the file layout; a reader refuses a newer one instead of guessing. 2 came with model files whose recipe is
-provenance: see `deepnmf_cli.model_file`."""
+"""Version of the file layout; a reader refuses a newer one instead of guessing. Version 2 introduced model files in
+which the recipe is provenance: see `deepnmf_cli.model_file`."""
 
 _META_KEY = "deepnmf"
 
 _LEFTOVER = ".deepnmf-partial"
 _LEFTOVER_NAME = re.compile(rf"\..*-[a-z0-9_]{{8}}{re.escape(_LEFTOVER)}(\.[^.]*)?", re.DOTALL)
-"""What temporary files and folders of this program are called, and nothing else is:
+"""Pattern of the names of this program's temporary files and folders, which nothing else has:
 `.NAME-RANDOM.deepnmf-partial.wav`."""
 
 
 def shipped_folder(installed: str, checkout: str) -> Path:
-    """Return where files that ship lie: `installed` inside the installed package, or `checkout` beside it in a
-    checkout.
+    """Return the folder of files that ship with the program: `installed` inside the installed package, or `checkout`
+    beside the package in a checkout.
     """
     package = Path(__file__).parent
     return package / installed if (package / installed).is_dir() else package.parent / checkout
 
 
 def reached(point: str) -> None:
-    """Called by everything that writes files, between any two steps of it; does nothing.
+    """Mark a point between two steps of anything that writes files; does nothing.
 
-    A test puts a function in its place that stops the program, kills it or raises the error of a disk at one of these
-    points, so that what is left can be looked at.
+    Tests replace it by a function that stops the program, kills it or raises a disk error at one of these points, to
+    examine what is left.
     """
 
 
@@ -50,10 +50,10 @@ def atomic_path(final: str | Path, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `final`; rename it to `final` on success, delete it on any error.
 
     The temporary name keeps the suffix of `final`, because audio libraries choose the container by it. The content
-    reaches the disk before the rename, so a power cut leaves either the old file or the new one. A symbolic link stays
-    one: the file that it points to is replaced. Without `replace`, raises FileExistsError rather than touch a file that
-    appeared at `final` meanwhile. An OSError without a file name, as of a full disk, gets that of `final`. What a
-    killed process leaves is for `remove_leftovers`.
+    reaches the disk before the rename, so a power cut leaves either the old file or the new one. A symbolic link is
+    kept: the file that it points to is replaced. Without `replace`, raises FileExistsError rather than touch a file
+    that has appeared at `final` in the meantime. An OSError without a file name, such as that of a full disk, gets the
+    name of `final`. What a killed process leaves behind is removed by `remove_leftovers`.
     """
     final = _followed(final)
     with _named(final), _partial(final) as partial:
@@ -63,9 +63,9 @@ def atomic_path(final: str | Path, replace: bool = True) -> Iterator[Path]:
 
 
 def write_all(files: Mapping[Path, Callable[[Path], object]]) -> None:
-    """Write files that belong together, as `atomic_path` does: none gets its name before all are on the disk.
+    """Write files that belong together, as `atomic_path` does; none gets its name before all are on the disk.
 
-    `files` maps each path to what writes the content to a temporary path.
+    `files` maps each path to a function that writes the content to a temporary path.
     """
     with ExitStack() as stack:
         partials = {}
@@ -85,7 +85,7 @@ def _followed(final: str | Path) -> Path:
 
 @contextmanager
 def _named(final: Path) -> Iterator[None]:
-    """Have an OSError that names no file, or a temporary one, name `final`: that is what the user knows."""
+    """Make an OSError that names no file, or a temporary one, name `final`, the path that the user knows."""
     try:
         yield
     except OSError as error:
@@ -101,8 +101,8 @@ def _named(final: Path) -> Iterator[None]:
 
 @contextmanager
 def _partial(final: Path) -> Iterator[Path]:
-    """A temporary file beside `final`, deleted in the end unless it was renamed."""
-    # Names have at most 255 bytes; one that is nearly as long must not become too long by what is added.
+    """Yield a temporary file beside `final`; delete it at the end unless it has been renamed."""
+    # A file name has at most 255 bytes, and what is added must not make a long name exceed that.
     prefix, suffix = f".{final.stem[:40]}-", f"{_LEFTOVER}{final.suffix}"
 
     def make() -> str:
@@ -136,7 +136,7 @@ def _rename(partial: Path, final: Path, replace: bool) -> None:
 def atomic_folder(final: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside `final`; rename it to `final` on success, delete it on any error.
 
-    `final` must not exist, or be an empty folder. What a killed process leaves is for `remove_leftovers`.
+    `final` must not exist, or be an empty folder. What a killed process leaves behind is removed by `remove_leftovers`.
     """
     final = Path(final)
 
@@ -157,7 +157,7 @@ def atomic_folder(final: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_folder(parent: str | Path | None = None) -> Iterator[Path]:
-    """Yield an empty folder among the system's temporary files, or in `parent`, and remove it in the end.
+    """Yield an empty folder among the system's temporary files, or in `parent`, and remove it at the end.
 
     Folders that killed processes left there are removed too.
     """
@@ -172,8 +172,8 @@ def temporary_folder(parent: str | Path | None = None) -> Iterator[Path]:
 def remove_leftovers(folder: str | Path) -> None:
     """Remove what killed processes of this program left in a folder, which need not exist.
 
-    Whatever a living process holds stays: it has a lock, which ends with the process. Nothing is removed where there
-    are no locks: on Windows, and on file systems without them.
+    What a running process holds is kept: it is locked, and the lock ends with the process. Nothing is removed where
+    there are no locks: on Windows, and on file systems without them.
     """
     if fcntl is None:
         return
@@ -185,7 +185,7 @@ def remove_leftovers(folder: str | Path) -> None:
 
 
 def _remove_unheld(path: Path) -> None:
-    """Delete a temporary file or folder of this user; raises OSError where it is another's, or a process holds it."""
+    """Delete a temporary file or folder of this user; leaves those of others. Raises OSError if a process holds it."""
     descriptor = _open(path)
     try:
         if os.fstat(descriptor).st_uid != os.geteuid():
@@ -201,7 +201,7 @@ def _remove_unheld(path: Path) -> None:
 
 @contextmanager
 def _held(make: Callable[[], str]) -> Iterator[Path]:
-    """The path that make() returns, of a new file or folder, locked as long as the context, or the process, lasts."""
+    """Yield the path of a new file or folder that make() returns, locked until the context, or the process, ends."""
     path = Path(make())
     if fcntl is None:
         yield path
@@ -215,7 +215,7 @@ def _held(make: Callable[[], str]) -> Iterator[Path]:
 
 
 def _lock(path: Path) -> int | None:
-    """The descriptor that holds the lock; None when another process took the path for a leftover before."""
+    """Return the descriptor that holds the lock; None if another process removed the path as a leftover first."""
     try:
         descriptor = _open(path)
     except FileNotFoundError:
@@ -229,18 +229,18 @@ def _lock(path: Path) -> int | None:
 
 
 def _open(path: Path) -> int:
-    # Network file systems lock a file for those only who may write it; a link or a pipe of such a name is no leftover.
+    # Network file systems lock a file only for those who may write it. A link or a pipe of such a name is no leftover.
     return os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR) | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _rename_to_new(source: Path, target: Path) -> None:
     """Rename a file; raises FileExistsError where `target` exists."""
     try:
-        os.link(source, target)  # looks and names in one step
+        os.link(source, target)  # checks and names in one step
     except FileExistsError:
         raise
     except OSError as error:
-        # FAT and some network file systems have no links: there two steps must do.
+        # FAT and some network file systems have no links, so two steps have to do there.
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
         os.rename(source, target)
@@ -262,7 +262,7 @@ def save(path: str | Path, tensors: dict, meta: dict) -> None:
     content = serialised(contiguous, metadata={_META_KEY: json.dumps({**meta, "format": FORMAT})})
     with atomic_path(path) as partial:
         try:
-            # save_file of safetensors would write to a temporary file of its own, which a kill leaves for ever.
+            # safetensors' save_file would write to a temporary file of its own, which a kill would leave for good.
             partial.write_bytes(content)
         except OSError as error:
             found = f"no way to write it ({error.strerror})"
@@ -314,8 +314,8 @@ def load(path: str | Path) -> tuple[dict, dict]:
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """Return the size and the time of change (ns) of a file, what shows that it is another one than before; zeros for
-    one that is not there, of which whoever reads it will tell.
+    """Return the size and the modification time (ns) of a file, by which a change is noticed; zeros for a missing file,
+    which is reported by whoever reads it.
     """
     try:
         found = path.stat()
@@ -326,7 +326,7 @@ def stamp(path: Path) -> tuple[int, int]:
 
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file's content."""
-    import hashlib  # loads OpenSSL, which takes room in a process that may have little
+    import hashlib  # loads OpenSSL, which takes memory in a process that may have little
 
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

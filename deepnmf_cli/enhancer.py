@@ -17,40 +17,40 @@ BLOCK_S = 4.0
 """Seconds processed at once: long enough for efficient matrix products, short enough for memory that does not grow."""
 
 Feed = Callable[[StreamingEnhancer | SeparateChannels, np.ndarray, int], np.ndarray]
-"""Gives a block (C, n) at a sampling rate in Hz to a stream, in the place of its `feed`."""
+"""Passes a block (C, n) at a sampling rate in Hz to a stream, in place of its `feed`."""
 
 
 @runtime_checkable
 class LearnsNoise(Protocol):
-    """What a `Backend` has beside if its network may be given further knowledge of a noise."""
+    """Additional interface of a `Backend` whose network can be given further knowledge of a noise."""
 
     def require_atoms(self) -> None:
         """Raise UsageError for a network that cannot learn a noise."""
 
     def with_noise(self, magnitude: np.ndarray) -> Backend:
-        """The same with knowledge of the noise (F, N) that its network takes."""
+        """Return the same backend with knowledge of a noise, whose magnitudes (F, N) are those its network takes."""
         ...
 
 
 @runtime_checkable
 class Stoppable(Protocol):
-    """What a `Backend` has beside if its network may be stopped after any layer."""
+    """Additional interface of a `Backend` whose network can be stopped after any layer."""
 
     @property
     def depths(self) -> range:
-        """Return the numbers of layers after which it may be stopped."""
+        """Return the numbers of layers after which it can be stopped."""
         ...
 
     def at_depth(self, depth: int) -> Backend:
-        """The same, stopped after `depth` layers. Raises UsageError for a depth that the network does not have."""
+        """Return the same, stopped after `depth` layers. Raises UsageError for a depth that the network lacks."""
         ...
 
 
 class Enhancer:
     """A network that is ready to run with its front end, for recordings of any rate, length and number of channels.
 
-    Threads may share one, each call and each stream on its own. It can be pickled, for processes that are spawned: a
-    model that was exported is opened there again from its file, and any other travels with its weights.
+    Threads may share an enhancer, as each call and each stream is independent. It can be pickled, for processes that
+    are spawned: networks of torch travel with their weights, all others are opened again from their files.
 
     Examples:
         >>> import numpy as np
@@ -64,9 +64,10 @@ class Enhancer:
     """
 
     def __init__(self, backend: Backend, front_end: FrontEnd, depth: int | None = None, name: str = "") -> None:
-        """With `depth`, the network is stopped after so many of its layers, from 1 on, which is quicker and removes
-        less noise. Raises UsageError for a depth that it does not have, and for an exported network, whose depth is
-        fixed. `name` is what the model is called where the enhancer is shown.
+        """With `depth`, stop the network after that many layers, at least 1, which is faster and removes less noise.
+
+        Raises UsageError for a depth that the network does not have, and for an exported network, whose depth is fixed.
+        `name` is the name of the model where the enhancer is shown.
         """
         self._backend: Backend | None = backend
         self.front_end, self.name = front_end, name
@@ -75,15 +76,15 @@ class Enhancer:
 
     @property
     def backend(self) -> Backend:
-        """What computes the network. Raises UsageError once the enhancer was closed."""
+        """The backend that computes the network. Raises UsageError once the enhancer has been closed."""
         if self._backend is None:
             raise UsageError("Enhancer", "one that was closed", "an open one", "Load the model again.")
         return self._backend
 
     def close(self) -> None:
-        """Let go of the network and its memory; also what the end of a `with` statement does.
+        """Release the network and its memory; the end of a `with` statement does the same.
 
-        Streams that have begun go on to their end. All other use raises UsageError; closing twice is fine.
+        Streams that have begun can be used to their end. Any other use raises UsageError; closing twice is allowed.
         """
         self._backend = None
 
@@ -97,7 +98,7 @@ class Enhancer:
         return f"Enhancer({self.name!r}, {'closed' if self._backend is None else self._backend})"
 
     def require_stoppable(self, option: str) -> Stoppable:
-        """Return the backend. Raises UsageError, in which `option` is named, for one of fixed depth."""
+        """Return the backend. Raises UsageError, which names `option`, if its depth is fixed."""
         if not isinstance(self.backend, Stoppable):
             found, remedy = "a model that was exported, whose depth is fixed", "Choose --backend torch."
             raise UsageError(option, found, "one that torch or machine code runs", remedy)
@@ -112,10 +113,10 @@ class Enhancer:
         separate: bool = False,
         activity: SpeechActivity | None = None,
     ) -> StreamingEnhancer | SeparateChannels:
-        """Begin one recording that arrives by pieces; see `StreamingEnhancer` for the arguments.
+        """Start one recording that arrives in pieces; see `StreamingEnhancer` for the arguments.
 
         All channels share one mask, or with `separate` each has its own. Raises UsageError for an `activity` that has
-        heard a recording already.
+        already been used for a recording.
         """
         count, each = (channels, 1) if separate and channels > 1 else (1, channels)
         check_shape("samples", channels, rate_hz)
@@ -139,10 +140,9 @@ class Enhancer:
     ) -> Iterator[np.ndarray]:
         """Enhance blocks (C, n) float32 of one recording; the yielded blocks (C, m) have the same total length.
 
-        Short blocks are gathered to `BLOCK_S`, which is quicker, and the last of these is kept until the end is known,
-        unless each is to be enhanced `at_once`, as one that is heard live. `separate` and `activity` are those of
-        `stream`.
-        Blocks that are enhanced at once may have a `feed` of their own, such as that of a `pace.Pace`.
+        Short blocks are joined to `BLOCK_S`, which is faster, and the last of these is held back until the end is
+        known. With `at_once` each block is enhanced as it comes instead, as live sound needs, and a `feed` may be
+        given, such as that of a `pace.Pace`. `separate` and `activity` are those of `stream`.
         """
         stream = self.stream(rate_hz, channels, max_attenuation_db, mix, separate, activity)
         if at_once:
@@ -156,7 +156,7 @@ class Enhancer:
             if last.size:
                 yield stream.feed(last)
             last = block
-        # With what the end adds: a graph for single frames would be opened for the one or two frames of that alone.
+        # Together with what the end adds: its one or two frames alone would open a graph for single frames.
         yield stream.flush(last)
 
     def enhance(
@@ -169,12 +169,12 @@ class Enhancer:
         progress: Callable[[float], object] | None = None,
         activity: SpeechActivity | None = None,
     ) -> np.ndarray:
-        """Enhance a recording (C, N) float32 in [-1, 1] (larger values are fine); returns speech (C, N), aligned.
+        """Enhance a recording (C, N) float32 in [-1, 1] (larger values are allowed) and return aligned speech (C, N).
 
         All channels share one mask, which keeps the stereo image, or with `separate` each has its own. C is 1 to 64 and
-        `rate_hz` 1 to 768 kHz. `progress` is called with the seconds of audio that were done, every `BLOCK_S`, and
-        `activity` takes down when there is speech. Raises AudioError for another shape or rate, and for samples that
-        are not finite or beyond `samples.LARGEST`, and UsageError for other values out of range.
+        `rate_hz` 1 to 768 kHz. `progress` is called every `BLOCK_S` with the seconds of audio that were done since the
+        last call, and `activity` records when there is speech. Raises AudioError for another shape or rate, and for
+        samples that are not finite or beyond `samples.LARGEST`, and UsageError for other values out of range.
         """
         samples = as_samples(samples)
         check_shape("samples", len(samples), rate_hz)
@@ -189,16 +189,16 @@ class Enhancer:
         return np.concatenate(pieces, -1)
 
     def with_noise(self, samples: np.ndarray, rate_hz: int) -> "Enhancer":
-        """This enhancer with additional knowledge of a noise, learned from samples (C, N) of nothing but that noise.
+        """Return this enhancer with additional knowledge of a noise, learned from samples (C, N) of that noise alone.
 
-        Models with atoms (deep NMF, discriminative NMF, sparse NMF) can learn it, run by torch. Raises UsageError for
-        others, and AudioError for samples that are silent or shorter than about a third of a second.
+        Models with atoms (deep NMF, discriminative NMF, sparse NMF) that torch runs can learn a noise. Raises
+        UsageError for others, and AudioError for samples that are silent or shorter than about a third of a second.
         """
         backend = self.require_atoms().with_noise(self._heard(samples, rate_hz))
         return Enhancer(backend, self.front_end, name=self.name)
 
     def require_atoms(self) -> LearnsNoise:
-        """Return the backend. Raises UsageError for a model that `with_noise` has no place in."""
+        """Return the backend. Raises UsageError for a model that does not support `with_noise`."""
         backend = self.backend
         if not isinstance(backend, LearnsNoise):
             found, remedy = "a model that was exported", "Choose --backend torch."
@@ -207,7 +207,7 @@ class Enhancer:
         return backend
 
     def _heard(self, samples: np.ndarray, rate_hz: int) -> np.ndarray:
-        """Magnitudes (F, T) that the network is given of samples (C, N), less the frames that reach beyond them."""
+        """Magnitudes (F, T) that the network receives for samples (C, N), without the frames that reach beyond them."""
         listener = _Listener()
         Enhancer(listener, self.front_end).enhance(samples, rate_hz)
         edge = self.front_end.window_hops - 1
@@ -217,7 +217,7 @@ class Enhancer:
 
 
 class _Listener(InNumpy):
-    """A `Backend` that keeps its input, and lets all pass."""
+    """A `Backend` that stores its input and lets everything pass: its masks are one everywhere."""
 
     def __init__(self) -> None:
         self.inputs: list[np.ndarray] = []
@@ -232,7 +232,7 @@ class _Listener(InNumpy):
 
 
 def _gathered(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """The same samples in blocks of at least `size`, but for the last: short blocks cost a network much overhead."""
+    """Yield the same samples in blocks of at least `size`, except the last, as short blocks cause much overhead."""
     waiting: list[np.ndarray] = []
     for block in blocks:
         waiting.append(block)

@@ -1,4 +1,4 @@
-"""What can go wrong, as types, and the exit code each one ends with."""
+"""The types of errors, and the exit code with which each one ends the program."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +13,7 @@ EXIT_TERMINATED = 143
 
 
 LONGEST_PART = 2000
-"""Characters of each part of an error: less than a screen."""
+"""Most characters in each part of an error: less than a screenful."""
 
 
 def _cut(part: str) -> str:
@@ -21,7 +21,7 @@ def _cut(part: str) -> str:
 
 
 def shortened(message: object, longest: int = 300) -> str:
-    """Return a message of a library, or of a file, at a length that fits into a sentence."""
+    """Return a message of a library or a file, shortened to fit into a sentence."""
     text = " ".join(str(message).split())
     return text if len(text) <= longest else f"{text[:longest]} ..."
 
@@ -45,7 +45,7 @@ def nearest(word: str, known: Iterable[str], otherwise: str = "Remove it.") -> s
 
 
 class Terminated(KeyboardInterrupt):
-    """Another program asks this one to end (SIGTERM): all that answers Ctrl-C answers it alike."""
+    """Another program asked this one to end (SIGTERM); whatever handles Ctrl-C handles this in the same way."""
 
 
 class DeepnmfError(Exception):
@@ -58,7 +58,7 @@ class DeepnmfError(Exception):
     exit_code = EXIT_FAILED
 
     def __init__(self, where: str | Path, found: str, expected: str, remedy: str) -> None:
-        """Each part is cut after LONGEST_PART characters: they may quote a file."""
+        """Each part is cut after LONGEST_PART characters, as it may quote a file."""
         self.where, self.found, self.expected, self.remedy = (_cut(str(x)) for x in (where, found, expected, remedy))
         super().__init__(f"{self.where}: found {self.found}; expected {self.expected}. {self.remedy}")
 
@@ -76,11 +76,11 @@ class ModelError(DeepnmfError):
 
 
 class NativeError(DeepnmfError):
-    """No compiler, or a library of machine code that cannot be made or used."""
+    """A missing compiler, or a library of machine code that cannot be built or used."""
 
 
 class CorpusError(DeepnmfError):
-    """A folder or manifest that holds too little, or does not pair."""
+    """A folder or manifest that holds too little, or whose files cannot be paired."""
 
 
 class RecipeError(DeepnmfError):
@@ -90,7 +90,7 @@ class RecipeError(DeepnmfError):
 
 
 class TrainingError(DeepnmfError):
-    """A run that is complete, and whose best model is worse than what it began with."""
+    """A complete run whose best model is worse than what the run began with."""
 
     exit_code = EXIT_NO_GAIN
 
@@ -109,13 +109,11 @@ _NO_MEMORY = (
     "cannot allocate memory", "can't allocate memory", "failed to allocate memory", "failed to map segment",
     "bad allocation", "bad_alloc", "not enough memory", "out of memory", "can't start new thread",
 )  # fmt: skip
-"""What libraries say when memory runs out, in errors of types of their own."""
+"""Messages of libraries that report a lack of memory by error types of their own."""
 
 
 def lack_of_memory(error: BaseException) -> DeepnmfError | None:
-    """Return what to tell the user if memory ran out, as `error` or one that caused it says; None if it was something
-    else.
-    """
+    """Return the error to show if `error`, or one that caused it, says that memory ran out; None if neither does."""
     link: BaseException | None = error
     while link is not None:
         text = str(link).strip()
@@ -129,7 +127,7 @@ def lack_of_memory(error: BaseException) -> DeepnmfError | None:
 
 
 def require_depth(depth: int, depths: range) -> None:
-    """Raise UsageError for a number of layers after which a network cannot be stopped; `depths` begin with 1."""
+    """Raise UsageError unless a network can be stopped after `depth` layers; `depths` begins with 1."""
     if depth not in depths:
         expected = f"1 to {depths[-1]}, the layers of this model"
         raise UsageError("--depth", f"{depth}", expected, "Choose such a number, or leave it out for all of them.")

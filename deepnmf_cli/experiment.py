@@ -34,16 +34,16 @@ from deepnmf_cli.training.tuning import Taught, best_step, blended, way, write
 from deepnmf_cli.workers import shared_memory
 
 STATISTICS_FROM = 64
-"""Mixtures that give the statistics of features: four minutes."""
+"""Mixtures from which the statistics of features are computed: four minutes."""
 
 NOISES = 32
-"""Mixtures whose noises are compared: of each kind of noise several."""
+"""Mixtures whose noises are compared: several of each kind of noise."""
 
 NOTICEABLE_DB = 0.1
-"""A best dev score that is lower than what a run began with by less than this is taken for equal."""
+"""A best dev score that is at most this much below what a run began with counts as equal to it."""
 
 NAMED = 4
-"""Weights that a message names."""
+"""Most weights that a message names."""
 
 Progress = Callable[[dict], None]
 
@@ -51,7 +51,7 @@ Progress = Callable[[dict], None]
 def open_corpus(
     recordings: Recordings, recipe: Recipe, say: Say = lambda sentence, warning: None
 ) -> tuple[ExampleSource, list[Pair]]:
-    """The training mixtures and the dev pairs; `say` gets sentences on what was found, and on what looks wrong.
+    """Return the training mixtures and the dev pairs; `say` gets sentences on what was found and what looks wrong.
 
     Raises CorpusError when there is too little of something.
     """
@@ -73,9 +73,9 @@ def initial_network(
     cache: Path | None = None,
     key: str = "",
 ) -> MaskNetwork:
-    """The network where training starts: some begin with learned dictionaries, the others at random.
+    """Return the network that training starts from: some begin with learned dictionaries, the others at random.
 
-    Dictionaries are kept in the folder `cache`, where `key` names the material.
+    Dictionaries are cached in the folder `cache`, where `key` identifies the material.
     """
     torch.manual_seed(recipe.training.seed)
     kind, network = NETWORKS[recipe.model][0], recipe.network
@@ -106,11 +106,11 @@ def take_weights(
     partial: bool = False,
     say: Say = lambda sentence, warning: None,
 ) -> None:
-    """Take those weights of a model file that the network, behind this front end, can begin with: of a grid in their
-    places there (`relocated`), then see `MaskNetwork.fitting`.
+    """Load those weights of a model file that the network, behind this front end, can begin with.
 
-    Raises ModelError when there is none, or when some do not fit and that is not asked for by `partial`. Weights that
-    only the network has begin as usual; they are named.
+    The weights of a grid are first moved to their places in this network (`relocated`); `MaskNetwork.fitting` says
+    which are then taken. Raises ModelError if there are none, or if some do not fit and `partial` does not allow that.
+    Weights that only the network has begin as usual, and a message names them.
     """
     given = model_file.read(path)
     tensors = network.moved(given.weights, (given.network, given.front_end), front_end)
@@ -154,27 +154,27 @@ def train(
     tensorboard: bool = False,
     processes: Processes = Processes(),
 ) -> bool:
-    """Train a model into the run folder; returns whether it is complete (False: stopped, or at its limit, to be
+    """Train a model into the run folder; return whether the run is complete (False: stopped, or at its limit, to be
     resumed).
 
-    A new run starts from the weights of the model file `init`, or with `partial` from those that fit. In the folder
-    `cache`, which runs may share, is kept what other runs on the same recordings need again: dictionaries and, with
-    single frames, batches and what the layers make of them that are not trained.
+    A new run starts from the weights of the model file `init`, or with `partial` from those that fit. The folder
+    `cache`, which runs may share, holds what other runs on the same recordings need again: dictionaries and, when
+    training on single frames, batches and the outputs for them of layers that are not trained.
 
-    With `unpack` all recordings are decoded first, into memory that processes share, in place of one after the other
-    by every process that needs them.
+    With `unpack` all recordings are decoded first, into memory that processes share, instead of one after the other by
+    every process that needs them.
 
-    With `tensorboard` the folder `tensorboard` of the run gets what TensorBoard shows, at every dev score.
+    With `tensorboard`, data for TensorBoard is written to the folder `tensorboard` of the run at every dev score.
 
-    `processes` that learn together call this at the same time, with the same arguments; only the first one writes.
+    `processes` that train together call this at the same time, with the same arguments; only the first one writes.
 
-    `progress` gets reports: {"found": a sentence}, {"note": a warning}, those of the dictionaries and of
-    `Trainer.train`, and at the end {"worse": TrainingError} when the best model of the complete run scores below what
+    `progress` receives reports: {"found": a sentence}, {"note": a warning}, those of the dictionaries and of
+    `Trainer.train`, and at the end {"worse": TrainingError} if the best model of the complete run scores below what
     the run began with.
     """
     journal = Journal(folder)
     journal.check(recipe.to_dict(), resume, lambda stored: Recipe.from_dict(stored, f"{folder}/recipe.json").to_dict())
-    processes.any(False)  # none begins to write before all have looked
+    processes.any(False)  # none begins to write before all have checked the folder
     require_shareable(recipe, processes)
 
     def say(sentence: str, warning: bool) -> None:
@@ -265,7 +265,7 @@ def train(
 
 
 def require_shareable(recipe: Recipe, processes: Processes) -> None:
-    """Raise UsageError for what several processes cannot learn together."""
+    """Raise UsageError for a recipe that several processes cannot train together."""
     if processes.alone:
         return
     processes.part(recipe.training.batch)
@@ -278,7 +278,7 @@ def require_shareable(recipe: Recipe, processes: Processes) -> None:
 
 
 def _described(recipe: Recipe, network: MaskNetwork, device: str, processes: Processes) -> str:
-    """What is trained, for how long, and on what."""
+    """Return a sentence on what is trained, for how long, and on what."""
     settings, parameters = recipe.training, network.parameter_counts()[0]
     macs = network.macs_per_frame() * recipe.front_end.frames_per_s
     threads = f"{torch.get_num_threads()} thread(s)"
@@ -293,7 +293,7 @@ def _described(recipe: Recipe, network: MaskNetwork, device: str, processes: Pro
 
 @contextmanager
 def _unpacked(source: ExampleSource, wanted: bool, say: Say) -> Iterator[None]:
-    """Hold all recordings of the source decoded, in shared memory, or where that is small among temporary files."""
+    """Hold all recordings of the source decoded: in shared memory, or among temporary files if that is too small."""
     if not wanted or not isinstance(source, MixtureDataset):
         yield
         return
@@ -310,7 +310,7 @@ def _unpacked(source: ExampleSource, wanted: bool, say: Say) -> Iterator[None]:
 
 
 def _score_of(given: ModelFile, recipe: Recipe, dev: list[Pair], device: str) -> dict[str, float]:
-    """The dev score of a model file, by its name; empty where that is of another sampling rate."""
+    """Return the dev score of a model file, by its name; empty if the model has another sampling rate."""
     if given.front_end.rate_hz != recipe.front_end.rate_hz:
         return {}
     score = dev_score(given.build().to(device), given.front_end, dev, device, recipe.training.score)
@@ -326,7 +326,7 @@ def _same(given: ModelFile, network: MaskNetwork, recipe: Recipe) -> bool:
 
 
 def _worse(trainer: Trainer) -> TrainingError | None:
-    """Return what to say of a best model that scores below the best of what the run began with."""
+    """Return the error for a best model that scores below the best of what the run began with, or else None."""
     name, score = max(trainer.began.items(), key=lambda item: item[1], default=("", -math.inf))
     if trainer.best >= score - NOTICEABLE_DB:
         return None
@@ -336,7 +336,7 @@ def _worse(trainer: Trainer) -> TrainingError | None:
 
 
 def _require_for_tuning(recipe: Recipe, recordings: Recordings, init: Path | None) -> None:
-    """Raise UsageError for what fine-tuning lacks, or other training does not need."""
+    """Raise UsageError if fine-tuning lacks something, or if other training is given what it does not need."""
     tuning = recipe.tuning.own_share < 1
     if tuning and init is None:
         remedy = "For example --init base; a resumed run needs it too."
@@ -349,7 +349,7 @@ def _require_for_tuning(recipe: Recipe, recordings: Recordings, init: Path | Non
 def _choose_share(
     recipe: Recipe, material: Material, teacher: MaskNetwork, journal: Journal, device: str, say: Say
 ) -> None:
-    """Put in the place of the tuned model the best one on the way to it that keeps what the initial one can."""
+    """Replace the tuned model by the best one on the way to it from the initial one that keeps what that one can do."""
     tuned = model_file.read(journal.best_path)
     if "tuning" in tuned.provenance["trained"]:
         return

@@ -18,20 +18,20 @@ from deepnmf_cli.signal.arrays import InNumpy
 from deepnmf_cli.signal.stft import FrontEnd
 
 META_KEY = "deepnmf"
-"""Where an exported file says what it is, as JSON: see `deepnmf_cli.export`."""
+"""Key of the metadata in which an exported file describes itself, as JSON: see `deepnmf_cli.export`."""
 
 WEIGHTS = "weights_sha256"
-"""Its entry for the file of weights that was exported."""
+"""Entry of that JSON for the file of weights that was exported."""
 
 CHECKSUM = "file_sha256"
-"""Its entry for the file itself: the SHA-256 of its bytes with zeros in the place of these 64 digits."""
+"""Entry of that JSON for the file itself: the SHA-256 of its bytes with zeros in place of these 64 digits."""
 
 _CHECKSUM = re.compile(rb'"%s": "([0-9a-f]{64})"' % CHECKSUM.encode())
 NO_CHECKSUM = "0" * 64
 
 FORMAT = 2
-"""Number of the layout of inputs, outputs and metadata; a reader refuses a newer one instead of guessing. 2 came with
-networks that use phase; graphs of others say 1, and older readers run them."""
+"""Version of the layout of inputs, outputs and metadata; a reader refuses a newer one instead of guessing. Version 2
+came with networks that use phase; graphs of other networks are marked 1, and older readers run them."""
 
 MAGNITUDE, FEATURES, MASKS, STATE, NEXT_STATE = "magnitude", "features", "masks", "state_", "next_state_"
 """Names of the inputs and outputs, FEATURES in place of MAGNITUDE for networks that use phase; states are numbered."""
@@ -39,31 +39,31 @@ MAGNITUDE, FEATURES, MASKS, STATE, NEXT_STATE = "magnitude", "features", "masks"
 EXPORT_AGAIN = "Export the model again with --overwrite, copy the file again, or choose --backend torch."
 
 SHARED = ".safetensors"
-"""How the name of a file ends in which an exported one may leave its weights."""
+"""Suffix of the file in which an exported one may leave its weights."""
 
 LARGEST_STATES = 10_000_000
-"""Numbers in all states together: the largest network that ships has about fifty thousand."""
+"""Most numbers in all states together: the largest network that ships has about fifty thousand."""
 
 FEW = 4
-"""Up to so many frames go one by one through a graph for single frames, where there is one: four take 1.0 ms in it and
-1.2 ms in one for any number, five 1.3 and 1.4, six 1.5 and 1.4."""
+"""Up to this many frames go one by one through a graph for single frames, if there is one: four take 1.0 ms in it and
+1.2 ms in a graph for any number, five 1.3 and 1.4, six 1.5 and 1.4."""
 
 
 def with_checksum(content: bytes) -> bytes:
-    """The bytes of a file whose metadata have NO_CHECKSUM as CHECKSUM, with the right one there."""
+    """Return the bytes of a file whose metadata have NO_CHECKSUM as CHECKSUM, with the right checksum in its place."""
     start, end = _CHECKSUM.search(content).span(1)
     return content[:start] + _checksum(content, start, end) + content[end:]
 
 
 def has_checksum(content: bytes) -> bool | None:
-    """Return whether the bytes of a file are those that its checksum was made of; None for a file without one."""
+    """Return whether the bytes of a file match its checksum; None for a file without one."""
     if (match := _CHECKSUM.search(content)) is None:
         return None
     return match[1] == _checksum(content, *match.span(1))
 
 
 def _checksum(content: bytes, start: int, end: int) -> bytes:
-    """That of a file whose checksum stands from `start` to `end`."""
+    """Return the checksum of a file in which it stands from `start` to `end`."""
     digest = hashlib.sha256(content[:start])
     digest.update(NO_CHECKSUM.encode())
     digest.update(memoryview(content)[end:])
@@ -71,15 +71,13 @@ def _checksum(content: bytes, start: int, end: int) -> bytes:
 
 
 class ExportedGraph:
-    """One file, opened: a function of magnitudes and states."""
+    """An exported file, opened: a function of magnitudes and states."""
 
     def __init__(self, path: Path, threads: int = 1) -> None:
-        """Raises ModelError for a file that is damaged, that ONNX Runtime cannot read or that is not of this
-        program.
-        """
+        """Raises ModelError for a file that is damaged, unreadable for ONNX Runtime, or not of this program."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 4  # what goes wrong is raised, and said once
+        options.log_severity_level = 4  # errors are raised, and so reported once
         content = _read(path)
         shared, weights = _shared(path, content)
         try:
@@ -108,10 +106,10 @@ class ExportedGraph:
             self._inputs, self._states, self._bins = _signature(self._session)
         except (TypeError, ValueError) as error:
             raise self._of_another_shape(path, error) from error
-        self._path, self._weights = path, weights  # which the session may read as long as it lives
+        self._path, self._weights = path, weights  # the session may read the weights as long as it lives
 
     def front_end(self) -> FrontEnd:
-        """Return the front end that the file names. Raises ModelError for none, or for one of other frequencies."""
+        """Return the front end that the file names. Raises ModelError for none, or one with other frequencies."""
         kinds = {WEIGHTS: str, "single_frames": bool, "front_end": dict}
         try:
             if wrong := [key for key, kind in kinds.items() if type(self.meta.get(key)) is not kind]:
@@ -135,11 +133,11 @@ class ExportedGraph:
 
     @property
     def uses_phase(self) -> bool:
-        """Return whether it takes `signal.features.phase_features` in the place of magnitudes."""
+        """Return whether it takes `signal.features.phase_features` instead of magnitudes."""
         return self._inputs == FEATURES
 
     def __call__(self, inputs: np.ndarray, states: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Masks (1, 2, F, T) of magnitudes (1, F, T) float32, and the next states; see `MaskNetwork.forward`."""
+        """Return masks of magnitudes (1, F, T) or features, float32, and the next states; see `MaskNetwork.forward`."""
         given = dict(zip(self._states, states, strict=True))
         try:
             masks, *states = self._session.run(None, {self._inputs: inputs, **given})
@@ -151,12 +149,12 @@ class ExportedGraph:
         return masks, states
 
     def single_frames(self, states: list[np.ndarray]) -> "SingleFrames":
-        """Go on frame by frame from `states`, with a graph for single frames."""
+        """Continue frame by frame from `states`, with a graph for single frames."""
         return SingleFrames(self._session, states)
 
 
 def _read(path: Path) -> bytes:
-    """The bytes of an exported file. Raises ModelError for one that cannot be read, or that is damaged."""
+    """Return the bytes of an exported file. Raises ModelError for one that cannot be read, or that is damaged."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -168,10 +166,10 @@ def _read(path: Path) -> bytes:
 
 
 def _shared(path: Path, content: bytes) -> tuple[bytes | None, dict[str, np.ndarray]]:
-    """The file of weights that an exported file names (None: it is whole), and the initialisers that lie there.
+    """Return the file of weights that an exported file names (None: it needs no other), and the initialisers in it.
 
-    That must be one .safetensors file of the same folder, also where either is a symbolic link. Raises ModelError for
-    another, before it is opened, and for numbers that are not in it.
+    That must be one .safetensors file in the same folder, even if either is a symbolic link. Raises ModelError for any
+    other, before it is opened, and for numbers that are not in it.
     """
     try:
         tensors = external_tensors(content)
@@ -206,8 +204,9 @@ def _shared(path: Path, content: bytes) -> tuple[bytes | None, dict[str, np.ndar
 
 
 def _signature(session: onnxruntime.InferenceSession) -> tuple[str, dict[str, list[int]], int]:
-    """Return what a graph takes, its states by name, and the number of frequencies. Raises ValueError for inputs and
-    outputs that an export has not.
+    """Return the name of a graph's input, the shapes of its states by name, and the number of frequencies.
+
+    Raises ValueError for inputs and outputs that an export does not have.
     """
     (inputs, *states), (masks, *following) = session.get_inputs(), session.get_outputs()
     bins = inputs.shape[-2] if len(inputs.shape) > 2 else None
@@ -222,10 +221,10 @@ def _signature(session: onnxruntime.InferenceSession) -> tuple[str, dict[str, li
 
 
 class SingleFrames:
-    """A recording on its way through a graph for single frames.
+    """A recording in progress in a graph for single frames.
 
-    The graph reads its states from one set of buffers and writes the next ones into another, and the two change places
-    with every frame. To pass them through Python instead would take a tenth of the time of a frame.
+    The graph reads its states from one set of buffers and writes the next ones into another, and the two sets are
+    swapped after every frame. Passing the states through Python instead would take a tenth of the time of a frame.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, states: list[np.ndarray]) -> None:
@@ -250,7 +249,7 @@ class SingleFrames:
         return [state.copy() for state in self._turns[0][1]]
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        """Masks (1, 2, F, 1) of magnitudes (1, F, 1) float32, or of features."""
+        """Return masks (1, 2, F, 1) of magnitudes (1, F, 1), or (1, 3, F, 1) of features (1, 5, F, 1), float32."""
         self._inputs[:] = inputs
         self._run(self._turns[0][0])
         self._turns.reverse()
@@ -258,14 +257,14 @@ class SingleFrames:
 
 
 State = list[np.ndarray] | SingleFrames | None
-"""What a graph for any number of frames returned, or a recording on its way through one for single frames; None at the
-start."""
+"""The states that a graph for any number of frames returned, or a recording in progress in one for single frames; None
+at the start."""
 
 
 class OnnxBackend(InNumpy):
     """A `streaming.Backend` of NumPy arrays over a graph for any number of frames, one for single frames, or both.
 
-    Both must be of the same weights. Each file is opened when it is first needed, and again where one was unpickled.
+    Both must have the same weights. Each file is opened when it is first needed, and again after unpickling.
     """
 
     def __init__(self, any_frames: Path | None, single_frames: Path | None = None, threads: int = 1) -> None:
@@ -317,7 +316,7 @@ class OnnxBackend(InNumpy):
         return self._graph(self._paths[0]).uses_phase
 
     def __call__(self, inputs: np.ndarray, state: State) -> tuple[np.ndarray, State]:
-        """As `Backend` says; a state may be passed on once, since single frames write the next one into its place."""
+        """See `Backend`; a state may be passed on only once, since single frames overwrite it with the next one."""
         frames = inputs.shape[-1]
         if self._any is not None and (self._single is None or frames > FEW):
             graph = self._graph(self._any)

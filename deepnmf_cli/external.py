@@ -1,7 +1,7 @@
 """Tensors that an ONNX file keeps in another file (external data), found in its bytes before anything opens it.
 
-ONNX Runtime would open whatever path a file names. What is read here is the wire format of protocol buffers: fields of
-(number, type, value), of which those that hold messages with tensors are followed, wherever they are nested.
+ONNX Runtime would open whatever path a file names. This module reads the wire format of protocol buffers, fields of
+(number, type, value), and follows those that hold messages with tensors, wherever they are nested.
 """
 
 import math
@@ -20,26 +20,26 @@ _TENSORS = {
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
 }
-"""Fields of ONNX's messages in which there are tensors, by number: the kind of message that each holds."""
+"""Kind of ONNX message -> its fields in which there are tensors: number -> kind of message that the field holds."""
 
 _DIMS, _TYPE, _NAME, _EXTERNAL, _LOCATION = 1, 2, 8, 13, 14
-"""Fields of a tensor."""
+"""Numbers of the fields of a tensor."""
 
 _KEY = b"location"
-"""Without this key, which names the file, nothing lies in one; it is quicker to look for than to follow all
+"""Key that names the file. Without it no tensor is in another file, and searching for it is quicker than following all
 messages."""
 
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
-"""Types of fields."""
+"""Wire types of fields."""
 
 
 class ExternalTensor(NamedTuple):
-    """Where the numbers of a tensor lie."""
+    """Where the numbers of a tensor are stored."""
 
     name: str
     shape: tuple[int, ...]
     location: str
-    """The file, as its text says."""
+    """The other file, as the ONNX file names it."""
     offset: int
     """Bytes before the first number."""
     weight: bool
@@ -47,12 +47,12 @@ class ExternalTensor(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of all numbers, in float32."""
+        """Size of all numbers in bytes, as float32."""
         return 4 * math.prod(self.shape)
 
 
 def external_tensors(content: bytes) -> list[ExternalTensor]:
-    """Return the tensors of an ONNX file that are not in it. Raises ValueError for bytes that are no such file."""
+    """Return an ONNX file's tensors that are not stored in it. Raises ValueError for bytes that are no such file."""
     found, waiting = [], [("model", 0, len(content), 0)]
     while waiting:
         kind, begin, end, depth = waiting.pop()
@@ -69,7 +69,7 @@ def external_tensors(content: bytes) -> list[ExternalTensor]:
 
 
 def _external(content: bytes, begin: int, end: int, of_graph: bool) -> list[ExternalTensor]:
-    """The tensor in these bytes, if its numbers lie elsewhere."""
+    """Return the tensor in these bytes, if its numbers are stored elsewhere."""
     shape, entries, name, kind, elsewhere = [], {}, "", 0, False
     for number, value, start, stop in _fields(content, begin, end):
         if number == _DIMS:
@@ -93,7 +93,7 @@ def _external(content: bytes, begin: int, end: int, of_graph: bool) -> list[Exte
 
 
 def _fields(content: bytes, at: int, end: int) -> Iterator[tuple[int, int | None, int, int]]:
-    """(number, value, None for bytes, where these begin and end) of the fields of a message."""
+    """Yield (number, value, begin, end) of the fields of a message; for bytes the value is None."""
     while at < end:
         key, at = _varint(content, at, end)
         number, kind, value, start = key >> 3, key & 7, None, at
@@ -120,7 +120,7 @@ def _varints(content: bytes, at: int, end: int) -> list[int]:
 
 
 def _varint(content: bytes, at: int, end: int) -> tuple[int, int]:
-    """A number of seven bits a byte, and where it ends."""
+    """Return a number that is stored with seven bits per byte, and where it ends."""
     if at < end and content[at] < 0x80:  # as most are
         return content[at], at + 1
     value = 0

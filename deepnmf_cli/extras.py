@@ -1,4 +1,4 @@
-"""Parts of the program that are installed on demand: the packages that each extra of pyproject.toml brings."""
+"""Optional parts of the program: the packages that each extra of pyproject.toml installs."""
 
 import sys
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ EXTRAS = {
     "cluster": ("ray", "fsspec"),
     "tensorboard": ("torch", "matplotlib", "tensorboard"),
 }
-"""Extra -> its packages, by the names that are imported."""
+"""Extra -> its packages, by the names under which they are imported."""
 
 _NOTES = {
     "evaluate": " PESQ is built from source, which needs a C compiler (Debian: apt-get install build-essential).",
@@ -29,10 +29,10 @@ class MissingExtraError(DeepnmfError):
 
 
 def require(extra: str, where: str, packages: Iterable[str] | None = None) -> None:
-    """Raise MissingExtraError unless all packages of an extra are installed, or those of it that are named; `where` is
-    the command, or the setting, that needs them.
+    """Raise MissingExtraError unless all packages of an extra, or the given ones of them, are installed.
 
-    Packages are looked for and not imported, which takes well below a millisecond each.
+    `where` is the command, or the setting, that needs them. Packages are searched for but not imported, which takes
+    well below a millisecond each.
     """
     missing = [package for package in packages or EXTRAS[extra] if not has(package)]
     if missing:
@@ -41,7 +41,7 @@ def require(extra: str, where: str, packages: Iterable[str] | None = None) -> No
 
 
 def install(extra: str) -> str:
-    """Return the sentence that says how an extra is installed."""
+    """Return a sentence that says how to install an extra."""
     return f'Run `pip install "deepnmf[{extra}]"`.'
 
 

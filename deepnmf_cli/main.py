@@ -1,6 +1,6 @@
-"""The `deepnmf` command as a process: signals, and an exit code for whatever may happen.
+"""The `deepnmf` command as a process: signals, and an exit code for every outcome.
 
-All that takes time to import is imported inside `run`, which answers Ctrl-C from its first line on.
+Whatever takes time to import is imported inside `run`, which handles Ctrl-C from its first line on.
 """
 
 import errno
@@ -15,7 +15,7 @@ REMEDIES = {
     errno.ENAMETOOLONG: "Choose a shorter name.",
     errno.EBADF: "Connect it with a file or a pipe, then repeat.",
 }
-"""What helps against errors of the system, where it is not the path."""
+"""Remedies for those errors of the system that are not about the path."""
 
 
 def run(arguments: list[str] | None = None) -> None:
@@ -35,8 +35,8 @@ def run(arguments: list[str] | None = None) -> None:
 
 @contextmanager
 def _signals_as_exceptions() -> Iterator[list[int]]:
-    """Let Ctrl-C raise KeyboardInterrupt, and SIGTERM its kind Terminated, so that temporary files are removed on the
-    way out; yields the signals received. One that whoever started the program told it to ignore stays ignored.
+    """Let Ctrl-C raise KeyboardInterrupt, and SIGTERM its subclass Terminated, so that temporary files are removed on
+    the way out; yield the signals received. A signal that the program was told to ignore when started stays ignored.
     """
     received: list[int] = []
 
@@ -58,18 +58,18 @@ def _signals_as_exceptions() -> Iterator[list[int]]:
 
 
 def _coloured(message: str) -> str:
-    """The message, its first word in a colour where the terminal may show one."""
+    """Return the message, with a leading "Error:" in red if the terminal may show colours."""
     word, blank, rest = message.partition(" ")
     try:
         from deepnmf_cli.commands.console import coloured
 
         return f"{coloured(word, 'red')}{blank}{rest}" if word == "Error:" else message
-    except Exception:  # a library that failed to load may be the very error
+    except Exception:  # the error may be that a library failed to load
         return message
 
 
 def _ending(error: BaseException, received: list[int]) -> tuple[int, str]:
-    """Exit code and message for what stopped the program. Raises `error` again if nobody expected it."""
+    """Return the exit code and the message for what stopped the program. Raises an unexpected `error` again."""
     from deepnmf_cli.errors import (
         EXIT_FAILED,
         EXIT_INTERRUPTED,
@@ -79,7 +79,7 @@ def _ending(error: BaseException, received: list[int]) -> tuple[int, str]:
         lack_of_memory,
     )
 
-    # A signal that arrives while a library is imported may come out of it as an error of any kind.
+    # A signal that arrives while a library is imported may surface as an error of any kind.
     if isinstance(error, Terminated) or signal.SIGTERM in received:
         return EXIT_TERMINATED, "Terminated."
     if isinstance(error, KeyboardInterrupt) or received:
@@ -87,7 +87,7 @@ def _ending(error: BaseException, received: list[int]) -> tuple[int, str]:
     error = lack_of_memory(error) or error
     if isinstance(error, DeepnmfError):
         return error.exit_code, f"Error: {error}"
-    if isinstance(error, OSError):  # for a disk that fills up or a folder that disappears in the middle of the work
+    if isinstance(error, OSError):  # such as for a disk that fills up or a folder that disappears during the work
         remedy = REMEDIES.get(error.errno, "Mend the path or its permissions, then repeat.")
         return EXIT_FAILED, f"Error: {error.filename or 'system'}: {error.strerror or error}. {remedy}"
     raise error

@@ -1,14 +1,14 @@
 """Model files: a network's name, its settings, its front end and its weights; everything else in them is provenance.
 
-One `.safetensors` file (`deepnmf_cli.checkpoint`), whose JSON has the keys
+A model is one `.safetensors` file (`deepnmf_cli.checkpoint`), whose JSON has the keys
 
     format        a number; files of a newer one are refused
     model         name of the network, one of NETWORKS
     network       its settings
-    front_end     those of the STFT pair before and behind it
+    front_end     those of the STFT pair before and after it
     provenance    how it came about: recipe, dev scores, version. It never decides whether weights load.
 
-In files of format 1 the recipe held the first three beside the settings of training.
+In files of format 1 the recipe held model, network and front_end beside the settings of training.
 """
 
 import dataclasses
@@ -27,22 +27,22 @@ from deepnmf_cli.settings import section, shown
 from deepnmf_cli.signal.stft import FrontEnd
 
 NETWORK_TABLES = ("model", "network", "front_end")
-"""What weights need to be used, as keys of model files and recipes alike."""
+"""The tables that weights need to be used, as keys of model files and recipes alike."""
 
 FORMER = {"grid-rnn": {"tied": False, "local_fields": False, "frame_spins": 0, "frame_channels": 3}}
-"""Settings of networks that files of earlier versions still name, with the only values that they could have."""
+"""Network -> settings that files of earlier versions still name, with the only values that they could have."""
 
 LARGEST_SIZE, LARGEST_INPUT = 1024, 1 << 14
 LARGEST_SIZES = {"iterations": 1000, "bins": 1 << 14}
-"""Of settings that need not show in the shapes of weights."""
+"""Limits of settings that need not show in the shapes of the weights."""
 
 NAMED = 4
-"""Tensors that a message names."""
+"""Most tensors that a message names."""
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """What a model file holds; `path` is where it was read, or is to be written."""
+    """The content of a model file; `path` is where it was read from, or is to be written to."""
 
     path: Path
     model: str
@@ -50,10 +50,10 @@ class ModelFile:
     """Settings of the network, of the type that NETWORKS has for it."""
     front_end: FrontEnd
     weights: dict[str, Tensor]
-    """As `MaskNetwork.weights` gave them."""
+    """As `MaskNetwork.weights` returned them."""
     provenance: dict[str, Any]
-    """How the model came about, of plain values and not checked: the tables of its recipe that are not above
-    ("recipe"), what its training came to ("trained")."""
+    """How the model came about, as plain values that are not checked: the tables of its recipe that are not above
+    ("recipe"), and the outcome of its training ("trained")."""
 
     def build(self) -> MaskNetwork:
         """Return the network with its weights. Raises ModelError where they do not fit the settings."""
@@ -70,7 +70,7 @@ class ModelFile:
         return dataclasses.asdict(self.network)
 
     def write(self) -> None:
-        """Write the file, atomically. Raises ModelError where the disk does not take it."""
+        """Write the file, atomically. Raises ModelError if the disk does not accept it."""
         tables = {"network": self.network_table(), "front_end": dataclasses.asdict(self.front_end)}
         meta = {"model": self.model, **tables, "provenance": self.provenance}
         checkpoint.save(self.path, self.weights, meta)
@@ -123,7 +123,7 @@ def load(path: str | Path) -> tuple[MaskNetwork, ModelFile]:
 def network_settings(tables: Mapping[str, Any], where: str) -> tuple[str, Any, FrontEnd]:
     """Return (name, settings of the network, front end) from the NETWORK_TABLES of a file or a recipe.
 
-    Defaults fill what they leave out, and the network follows the front end. Other keys are not looked at. Raises
+    Defaults fill in what they leave out, and the network follows the front end. Other keys are ignored. Raises
     RecipeError naming what is unknown, of the wrong kind or out of range.
     """
     model = tables.get("model")
@@ -151,10 +151,10 @@ def _unfit(path: Path, error: Exception) -> ModelError:
 
 
 def _require_sizes(network: Any, weights: Mapping[str, Tensor]) -> None:
-    """Raise ValueError, before anything is built, for settings of a file that its weights cannot be those of.
+    """Raise ValueError, before anything is built, for settings of a file that its weights cannot belong to.
 
-    What is larger than LARGEST_SIZE shows in the shape of a tensor. Some sizes, such as the number of bins of a network
-    on bands, need not show; they are bounded.
+    A size above LARGEST_SIZE shows in the shape of a tensor. Some sizes, such as the number of bins of a network on
+    bands, need not show there; they have limits of their own.
     """
     largest_shown = max((n for tensor in weights.values() for n in tensor.shape), default=1)
     sizes = {name: value for name, value in dataclasses.asdict(network).items() if name != "rate_hz"}

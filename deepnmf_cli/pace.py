@@ -1,4 +1,4 @@
-"""Fewer layers while time is short: a stream that keeps up with its sound, at the price of more noise in it."""
+"""Fewer layers while time is short, so that a stream keeps up with its sound at the cost of more noise in it."""
 
 import logging
 import time
@@ -12,34 +12,36 @@ from deepnmf_cli.errors import UsageError
 from deepnmf_cli.streaming import Backend, SeparateChannels, StreamingEnhancer, WholePath
 
 PATIENCE_S, LONGEST_PATIENCE_S = 1.0, 60.0
-"""Seconds without delay before one more layer is tried. Twice as many after each try that failed."""
+"""Seconds without delay before one more layer is tried: at first, and at most. They double after each failed try."""
 
 logger = logging.getLogger(__name__)
 
 
 class Pace:
-    """How many layers of a network run, decided between blocks by how long the last ones took.
+    """The number of layers of a network that run, decided between blocks by how long the last ones took.
 
-    A block that takes longer than it lasts puts the stream behind, and a quicker one lets it catch up; what is behind
-    is not less than nothing, as sound that has not come yet cannot be done early. More than a block behind, every one
-    that is too slow takes a layer away; a while without delay brings one back.
+    A block that takes longer to compute than it lasts puts the stream behind, and a faster one lets it catch up. The
+    delay is never negative, as sound that has not arrived yet cannot be computed early. While the stream is more than a
+    block behind, every block that is too slow removes a layer; a while without delay adds one again.
     """
 
     def __init__(self, backends: Sequence[Backend], clock: Callable[[], float] | None = None) -> None:
-        """`backends` run 1, 2, ... all layers of one network, each from the state that any other left; `clock` gives
-        seconds, by default those that pass.
+        """`backends` run 1, 2, ... all layers of one network, each from the state that any other left; `clock` returns
+        seconds, by default those of real time.
         """
         self._backends, self._clock = backends, clock or time.perf_counter
         self.depth = self.least = len(backends)
         self.shortened_s = 0.0
-        """Seconds of sound that not all layers have seen."""
+        """Seconds of sound that were not processed by all layers."""
         self._behind_s = self._without_delay_s = 0.0
         self._patience_s, self._tried = PATIENCE_S, False
 
     @classmethod
     def of(cls, enhancer: Enhancer) -> Self:
-        """Return that of an enhancer's network. Raises UsageError for an exported one, for machine code, which does not
-        change its depth within a recording, and for a network that has masks after its last layer alone.
+        """Return a `Pace` for the network of an enhancer.
+
+        Raises UsageError for an exported network, for machine code, which does not change its depth within a recording,
+        and for a network that has masks only after its last layer.
         """
         backend = enhancer.require_stoppable("--keep-up")
         if isinstance(backend, WholePath):
@@ -55,7 +57,7 @@ class Pace:
         return len(self._backends)
 
     def feed(self, stream: StreamingEnhancer | SeparateChannels, block: np.ndarray, rate_hz: int) -> np.ndarray:
-        """Return what `stream.feed` makes of a block (C, n), with as many layers as there is time for."""
+        """Return the output of `stream.feed` for a block (C, n), with as many layers as there is time for."""
         stream.run_by(self._backends[self.depth - 1])
         begin = self._clock()
         speech = stream.feed(block)

@@ -25,7 +25,7 @@ from deepnmf_cli.training.trainer import TrainingSettings
 from deepnmf_cli.training.tuning import TuningSettings
 
 LARGEST_RECIPE_BYTES = 1 << 15
-"""The parser takes seconds for deeper nesting than fits into so many bytes. Recipes have one or two thousand."""
+"""Largest recipe: the parser takes seconds for deeper nesting than fits into this. Recipes have one or two thousand."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any], where: str = "recipe") -> "Recipe":
-        """Build from nested tables such as {"model": "dnn", "network": {"context": 5}}; defaults fill the rest.
+        """Build from nested tables such as {"model": "dnn", "network": {"context": 5}}; defaults fill in the rest.
 
         Raises RecipeError naming an unknown key and the nearest known one, or a value of the wrong kind.
         """
@@ -74,8 +74,8 @@ class Recipe:
 
     @classmethod
     def of_file(cls, file: ModelFile) -> "Recipe":
-        """Return the recipe that a model was trained by. Raises RecipeError where its file does not hold one of this
-        version, which is no reason not to use the model.
+        """Return the recipe that a model was trained with. Raises RecipeError if its file does not hold one of this
+        version; the model can be used all the same.
         """
         told = file.provenance.get("recipe")
         tables = {"model": file.model, "network": file.network_table(), "front_end": dataclasses.asdict(file.front_end)}
@@ -87,16 +87,16 @@ class Recipe:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Return what a model file says of how it was trained: all tables but those that its weights need."""
+        """Return what a model file says about its training: all tables except those that its weights need."""
         return {name: table for name, table in self.to_dict().items() if name not in NETWORK_TABLES}
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested tables of plain values, from which `from_dict` builds the same recipe."""
+        """Return nested tables of plain values, from which `from_dict` builds the same recipe."""
         return dataclasses.asdict(self)
 
 
 def recipes_folder() -> Path:
-    """Return where the shipped recipes lie."""
+    """Return the folder of the shipped recipes."""
     return shipped_folder("recipes", "data/recipes")
 
 
@@ -106,10 +106,10 @@ def read_recipe(
     overrides: Iterable[str] = (),
     initial: Callable[[], Recipe] | None = None,
 ) -> Recipe:
-    """The recipe in a TOML file, with `model` and "section.key=value" overrides on top.
+    """Return the recipe in a TOML file, with `model` and "section.key=value" overrides on top.
 
-    Where neither names a model, what they leave out is that of `initial()`, the recipe of the model whose weights
-    training starts from.
+    If neither the file nor `model` names a model, what is left out comes from `initial()`, the recipe of the model
+    whose weights training starts from.
 
     `path` may also be the name of a shipped recipe, such as "base"; None takes all defaults. A recipe with
     `extends = "name"` sets what differs from the recipe of that name, relative to its own folder, or from a shipped
@@ -155,7 +155,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if key not in table:
         return table
     name = table.pop(key)
-    beside = Path(os.path.normpath(file.parent / f"{name}.toml"))  # one spelling, by which a circle is recognised
+    beside = Path(os.path.normpath(file.parent / f"{name}.toml"))  # one spelling, by which a cycle is recognised
     below = beside if os.path.isfile(beside) else Path(str(name))
     if not isinstance(name, str) or below in (file, *above):
         expected = 'extends = "the name of another recipe"'
@@ -186,7 +186,7 @@ def _apply(table: dict[str, Any], override: str) -> None:
 
 
 def _require_layers(model: str, built: Mapping[str, Any], where: str) -> None:
-    """Raise RecipeError where a network, or the way in which it is trained, has no layers that can be looked at."""
+    """Raise RecipeError if the layers of a network cannot be used by [depth] or [constraints] in this training."""
     training = built["training"]
     by_gradient = training.optimizer == "muon" or training.optimizer.startswith("adam")
     for key, wrong in (("greedy", training.greedy), ("optimizer", not by_gradient)):

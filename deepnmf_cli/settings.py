@@ -9,11 +9,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 from deepnmf_cli.errors import RecipeError, nearest, shortened
 
 LARGEST_INTEGER = 1 << 53
-"""Beyond it a float would be another number."""
+"""Largest integer that is accepted: beyond it a float would be another number."""
 
 
 def section(kind: type, table: Any, where: str) -> Any:
-    """Build a dataclass of settings, `kind`, from a table of plain values; defaults fill what it leaves out.
+    """Build a dataclass of settings, `kind`, from a table of plain values; defaults fill in what it leaves out.
 
     Raises RecipeError naming an unknown key and the nearest known one, or a value of the wrong kind or out of range.
     """
@@ -51,7 +51,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
 
 
 def shown(value: Any) -> str:
-    """Return a value as Python writes it, shortened; numbers of thousands of digits are not written at all."""
+    """Return the `repr` of a value, shortened; numbers of thousands of digits are not written at all."""
     try:
         return shortened(repr(value), 60)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Enhancement by pieces: feed samples in, get samples out, at any sampling rate and with any size of chunk."""
+"""Streaming enhancement: feed samples in, get samples out, at any sampling rate and in chunks of any size."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -19,60 +19,61 @@ from deepnmf_cli.signal.stft import FrontEnd, StftPair
 
 
 class Backend(Protocol):
-    """A network that is ready to run, whatever library computes it, and that library's arrays."""
+    """A network that is ready to run, whatever library computes it, on that library's arrays."""
 
     @property
     def uses_phase(self) -> bool:
-        """Return whether the network takes `signal.features.phase_features` (1, 5, F, T) in the place of magnitudes."""
+        """Return whether the network takes `signal.features.phase_features` (1, 5, F, T) instead of magnitudes."""
         ...
 
     def __call__(self, inputs: Array, state: Any) -> tuple[Array, Any]:
-        """Masks (1, 2, F, T) of magnitudes (1, F, T), T >= 1, and the state for the next block, as of `MaskNetwork`.
+        """Return masks (1, 2, F, T) of magnitudes (1, F, T), or (1, 3, F, T) of features, and the next state.
 
-        A state may be passed on once: a backend may write the next one into its place.
+        T is at least 1; see `MaskNetwork`.
+        A state may be passed on only once, as a backend may overwrite it with the next one.
         """
         ...
 
     def from_numpy(self, samples: np.ndarray) -> Array:
-        """The samples where the network computes."""
+        """Return the samples as an array of the library, and on the device, that computes the network."""
         ...
 
     def to_numpy(self, samples: Array) -> np.ndarray:
-        """The samples where everybody can read them."""
+        """Return the samples as a NumPy array."""
         ...
 
     def running(self) -> AbstractContextManager:
-        """Surrounds all computation, for example to switch off the recording of gradients."""
+        """Return a context for all computation, for example to switch off the recording of gradients."""
         ...
 
 
 @runtime_checkable
 class WholePath(Protocol):
-    """What a `Backend` has beside if it goes from waveform to waveform by itself."""
+    """Additional interface of a `Backend` that goes from waveform to waveform by itself."""
 
     def path(
         self, rate_hz: int, channels: int, max_attenuation_db: float | None, mix: float
     ) -> Callable[[np.ndarray], np.ndarray]:
-        """Begin a recording: return a function that takes whole hops (C, T * hop) float32, T >= 1, and gives as many
-        samples, which lag behind by one hop, to 1e-5 those of `StreamingEnhancer`.
+        """Start a recording: return a function that takes whole hops (C, T * hop) float32, T >= 1, and returns as many
+        samples, which lag behind by one hop and agree with those of `StreamingEnhancer` to 1e-5.
         """
         ...
 
 
 @runtime_checkable
 class Hearing(Protocol):
-    """What a `Backend` has beside if its network may leave out frequencies that a recording does not have."""
+    """Additional interface of a `Backend` whose network can leave out frequencies that a recording does not have."""
 
     def hearing(self, bins: int) -> Backend:
-        """The same for recordings of which the lowest `bins` frequencies are all; the others are zero still, and their
-        masks mean nothing.
+        """Return the same backend for recordings that have only the lowest `bins` frequencies; the others are still
+        passed as zeros, and their masks are meaningless.
         """
         ...
 
 
 @dataclass
 class _State:
-    """What is remembered between two chunks: C channels, hop samples per frame."""
+    """What is kept between two chunks: C channels, hop samples per frame."""
 
     pending: np.ndarray  # (C, < hop) samples that do not fill a hop yet
     history: Array  # (C, window - hop) what the next window begins with
@@ -80,7 +81,7 @@ class _State:
     before: Array | None  # (C, F', 1) the last spectrum, for networks that use phase
     offset: Offset
     network: Any  # the network's own state
-    above: AboveState | None  # that of gains above the network's reach
+    above: AboveState | None  # state of the gains above the network's reach
     received: int  # samples fed so far
     delivered: int  # samples returned so far
     begun: bool  # whether the hop before the first sample has been dropped
@@ -89,10 +90,10 @@ class _State:
 class StreamingEnhancer:
     """Enhance one recording, chunk by chunk; the concatenated output is aligned with the input, sample by sample.
 
-    Every chunk of whole hops runs analysis, network, mask and synthesis once, so the offline result is the same code
+    Every chunk of whole hops runs analysis, network, mask and synthesis once, so offline enhancement is the same code
     fed with large chunks. All channels share one mask per frame and frequency, computed from the mean of their
-    magnitudes, and for networks that use phase of products of their spectra, so the stereo image stays (and channels
-    of opposite phase do not cancel before they reach the network).
+    magnitudes and, for networks that use phase, of products of their spectra. This keeps the stereo image, and channels
+    of opposite phase do not cancel before they reach the network.
 
     Examples:
         >>> import numpy as np
@@ -121,10 +122,9 @@ class StreamingEnhancer:
     ) -> None:
         """`max_attenuation_db` >= 0 limits how far any bin is attenuated; None sets no limit.
 
-        The output is `mix` times what was enhanced so, plus 1 - `mix` times the input, `mix` in [0, 1]. `activity`
-        takes down when there is speech in this recording, whatever limit and mix are. Raises
-        AudioError for rates and channels that `formats.check_shape` does not let pass, and UsageError for other values
-        out of range.
+        The output is `mix` times the sound enhanced in this way, plus 1 - `mix` times the input, `mix` in [0, 1].
+        `activity` records when there is speech in this recording, whatever limit and mix are. Raises AudioError for
+        rates and channels that `formats.check_shape` rejects, and UsageError for other values out of range.
         """
         check_shape("samples", channels, rate_hz)
         if max_attenuation_db is not None and not max_attenuation_db >= 0:
@@ -149,11 +149,11 @@ class StreamingEnhancer:
 
     @property
     def latency_samples(self) -> int:
-        """Samples by which the output lags behind the input: one window of the synthesis."""
+        """Samples by which the output lags behind the input: one synthesis window."""
         return self.pair.latency_samples
 
     def run_by(self, backend: Backend) -> None:
-        """Compute the next chunks by another backend, which goes on from the state of the one before."""
+        """Compute the next chunks with another backend, which continues from the state of the one before."""
         lower = self.pair.bins < self.bins
         self.backend = backend.hearing(self.pair.bins) if lower and isinstance(backend, Hearing) else backend
 
@@ -171,24 +171,24 @@ class StreamingEnhancer:
             self._path = self.backend.path(self._rate_hz, self.channels, self._max_attenuation_db, self._mix)
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
-        """Take samples (C, n) float32, n >= 0; return as many enhanced samples (C, m) as are final.
+        """Take samples (C, n) float32, n >= 0, and return the enhanced samples (C, m) that have become final.
 
-        Raises AudioError for another shape, and for samples that are not finite or beyond `samples.LARGEST`; nothing is
-        taken then, and the stream may go on with what follows.
+        Raises AudioError for another shape, and for samples that are not finite or beyond `samples.LARGEST`; none of
+        them is taken then, and the stream can continue with what follows.
         """
         samples = self._checked(samples)
         state, hop = self._state, self.pair.hop_samples
         state.received += samples.shape[-1]
         waiting = np.concatenate([state.pending, samples], -1) if state.pending.size else samples
         whole = waiting.shape[-1] // hop * hop
-        # A copy: a view would keep all the samples of this chunk.
+        # A copy, as a view would keep all samples of this chunk in memory.
         state.pending = waiting[:, whole:].copy()
         return self._advance(waiting[:, :whole])
 
     def flush(self, samples: np.ndarray | None = None) -> np.ndarray:
-        """Return the samples (C, m) still under way and reset: in all, as many come out as went in.
+        """Return the samples (C, m) that are left, and reset; in all, as many samples come out as went in.
 
-        The last `samples` (C, n) may be given here in the place of `feed`.
+        The last `samples` (C, n) may be given here instead of to `feed`.
         """
         state, hop = self._state, self.pair.hop_samples
         samples = self._checked(np.empty((self.channels, 0)) if samples is None else samples)
@@ -200,7 +200,7 @@ class StreamingEnhancer:
         return rest
 
     def _checked(self, samples: np.ndarray) -> np.ndarray:
-        """Samples (C, n) float32. Raises AudioError for what cannot be enhanced."""
+        """Return the samples as (C, n) float32. Raises AudioError for what cannot be enhanced."""
         samples = as_samples(samples, self.channels)
         check_samples("samples", samples, self._rate_hz, self._state.received)
         return samples
@@ -217,7 +217,7 @@ class StreamingEnhancer:
         return final
 
     def _enhanced(self, samples: np.ndarray) -> np.ndarray:
-        """Samples (C, T * hop), one hop late, of whole hops (C, T * hop)."""
+        """Enhanced samples (C, T * hop), one hop late, of whole hops (C, T * hop)."""
         state, hop = self._state, self.pair.hop_samples
         with self.backend.running():
             hops = self.backend.from_numpy(state.offset.remove(samples))
@@ -227,7 +227,7 @@ class StreamingEnhancer:
             if self._hear is not None:
                 self._hear(self.backend.to_numpy(spectrum), self.backend.to_numpy(mask))
             mask = at_least(mask, self._floor)
-            # Synthesis is linear and exact, so that masks may be mixed in the place of signals.
+            # Synthesis is linear and exact, so masks can be mixed instead of signals.
             mixed = mask if self._mix == 1 else self._mix * mask + (1 - self._mix)
             enhanced = self.pair.overlap_add(spectrum * mixed)
             final = enhanced[:, :-hop]
@@ -255,7 +255,7 @@ class StreamingEnhancer:
         return mask
 
     def _above(self, spectrum: Array, mask: Array) -> Array:
-        """The mask (F' - F, T) above the network's reach, of that below (F, T)."""
+        """The mask (F' - F, T) above the network's reach, computed from the mask below (F, T)."""
         power, bands, held = (abs(spectrum) ** 2).mean(0), self._bands, self.backend.to_numpy
         below, above = power[: self.bins], power[self.bins :]
         kept = below * abs(mask) ** 2
@@ -270,7 +270,7 @@ class StreamingEnhancer:
         return by_bin + 0 * mask[:1]  # of the kind of the mask, complex or real
 
     def _inputs(self, spectrum: Array) -> Array:
-        """Return what the network takes of spectra (C, F', T): (F', T), or (5, F', T) with phase."""
+        """Return the network's input for spectra (C, F', T): (F', T), or (5, F', T) with phase."""
         inputs = features(spectrum, self._state.before, self.pair.window_hops, self.backend.uses_phase)
         if self.backend.uses_phase:
             self._state.before = copy(spectrum[..., -1:])
@@ -278,12 +278,12 @@ class StreamingEnhancer:
 
 
 class SeparateChannels:
-    """A `StreamingEnhancer` for each channel, with a mask of its own: for channels that hold different sources, such as
-    the two sides of a call. Used like one, at the cost of as many.
+    """A `StreamingEnhancer` for each channel, with a mask of its own, for channels that hold different sources, such as
+    the two sides of a call. It is used like a single one, and costs as much as one for each channel.
     """
 
     def __init__(self, channels: Sequence[StreamingEnhancer], rate_hz: int) -> None:
-        """`channels` are of one channel each."""
+        """`channels` are enhancers of one channel each."""
         self._each, self._rate_hz, self._received = channels, rate_hz, 0
         self.channels = len(channels)
 
@@ -319,7 +319,7 @@ class SeparateChannels:
         return np.concatenate([one.flush(samples[k : k + 1]) for k, one in enumerate(self._each)])
 
     def _checked(self, samples: np.ndarray) -> np.ndarray:
-        # All channels first: none may have taken its samples when another refuses.
+        # All channels are checked first, so that none has taken its samples when another refuses.
         samples = as_samples(samples, self.channels)
         check_samples("samples", samples, self._rate_hz, self._received)
         return samples

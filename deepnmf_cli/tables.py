@@ -11,10 +11,10 @@ from deepnmf_cli.errors import CorpusError
 def read_rows(
     path: str | Path, fit: Callable[[set[str]], bool], expected: str, remedy: str
 ) -> Iterator[tuple[int, dict[str, str | None]]]:
-    """(line, row) of a file in UTF-8, with or without a byte order mark; None where a line is too short.
+    """Yield (line, row) of a file in UTF-8, with or without a byte order mark; cells that a line lacks are None.
 
-    Raises CorpusError with `expected` and `remedy` when the file cannot be read, and where its columns do not `fit`, or
-    two have one name.
+    Raises CorpusError with `expected` and `remedy` if the file cannot be read or its columns do not `fit`, and also if
+    two columns have the same name.
     """
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
@@ -31,9 +31,9 @@ def read_rows(
 
 
 def misspelt(path: str | Path, known: Iterable[str]) -> list[str]:
-    """What there is to say of columns that are not `known`, but look like one that is and is not there.
+    """Return remarks on columns that are not `known`, but resemble a known one that is missing.
 
-    Raises CorpusError when the file cannot be read.
+    Raises CorpusError if the file cannot be read.
     """
     names: set[str] = set()
     for _ in read_rows(path, lambda there: not names.update(there), "a CSV file", "Correct it."):

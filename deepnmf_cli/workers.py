@@ -18,20 +18,20 @@ from deepnmf_cli.errors import DeepnmfError, lack_of_memory
 Progress = Callable[[float], object]
 Work = Callable[[Any, Progress], Any]
 """work(task, progress) -> result; raises DeepnmfError for a task that cannot be done. It should call `progress` every
-few seconds: that is when a process notices that it shall end."""
+few seconds, which is when a process notices that it has to end."""
 
 _READY, _PROGRESS, _DONE = range(3)
 
 GRACE_S = 3.0
-"""For a process that was told to end, before it is made to."""
+"""Time for a process that was told to end, before it is terminated."""
 
 
 class _Abandoned(BaseException):
-    """Ends a worker whose owner has gone, or told it to, through all the clean-up that is on the way."""
+    """Ends a worker whose owner has gone, or told it to end, running all clean-up on the way."""
 
 
 def work_here(tasks: Iterable[Any], work: Work, progress: Progress) -> Iterator[tuple[Any, Any]]:
-    """Yield (task, result) for each task in turn, the result being the DeepnmfError of a task that failed."""
+    """Yield (task, result) for each task in turn; the result of a failed task is its DeepnmfError."""
     for task in tasks:
         yield task, outcome(work, task, progress)
 
@@ -39,10 +39,10 @@ def work_here(tasks: Iterable[Any], work: Work, progress: Progress) -> Iterator[
 class Workers:
     """A context manager that holds `count` processes, each of which calls `prepare(*arguments) -> Work` once.
 
-    The processes are spawned and not forked: PyTorch's threads do not survive a fork. `prepare`, `arguments`, tasks
-    and results travel between processes; the work itself stays where it was made. `None` is no task. Interrupts are
-    left to the owner: when it leaves the context, or dies, tasks under way are given up, with the clean-up that an
-    exception brings.
+    The processes are spawned rather than forked, as PyTorch's threads do not survive a fork. `prepare`, `arguments`,
+    tasks and results are sent between processes; the work itself stays where it was made. `None` cannot be a task.
+    Interrupts are left to the owner: when it leaves the context, or dies, tasks in progress are abandoned, with the
+    clean-up that an exception brings.
     """
 
     def __init__(self, count: int, prepare: Callable[..., Work], *arguments: Any) -> None:
@@ -63,11 +63,11 @@ class Workers:
     def run(
         self, tasks: Iterable[Any], progress: Progress, name: Callable[[Any], str] = str
     ) -> Iterator[tuple[Any, Any]]:
-        """Yield (task, result) as tasks are done, the result being the DeepnmfError of a task that failed.
+        """Yield (task, result) as tasks are done; the result of a failed task is its DeepnmfError.
 
-        A process that dies fails its task, which the error calls `name(task)`, and is replaced. After Ctrl-C, tasks
-        that are completed before their processes notice are yielded too, and then KeyboardInterrupt is raised. Raises
-        DeepnmfError when a process cannot be prepared.
+        If a process dies, its task fails with an error that calls it `name(task)`, and the process is replaced. After
+        Ctrl-C, tasks that are completed before their processes notice are yielded too, and then KeyboardInterrupt is
+        raised. Raises DeepnmfError if a process cannot be prepared.
         """
         at_work: dict[Connection, Any] = {}
         try:
@@ -79,7 +79,7 @@ class Workers:
     def _results(
         self, waiting: deque[Any], at_work: dict[Connection, Any], progress: Progress, name: Callable[[Any], str]
     ) -> Iterator[tuple[Any, Any]]:
-        """What `run` yields; `at_work` holds the tasks under way."""
+        """Yield what `run` yields; `at_work` holds the tasks in progress."""
         idle: set[Connection] = set()
         while waiting or at_work:
             for connection in wait([c for c in self._processes if c not in idle]):
@@ -107,7 +107,7 @@ class Workers:
                     idle.add(connection)
 
     def _stop(self, at_work: dict[Connection, Any]) -> Iterator[tuple[Any, Any]]:
-        """End the tasks under way. Yields those that are done first: their outputs are there, and must be told."""
+        """End the tasks in progress. Yields those that are done before: their outputs exist, and must be reported."""
         for connection in at_work:
             with suppress(OSError):
                 connection.send(None)
@@ -121,13 +121,13 @@ class Workers:
                     continue
                 if kind == _DONE:
                     yield at_work.pop(connection), content
-        for connection in at_work:  # long without `progress`
+        for connection in at_work:  # which have not called `progress` for long
             self._processes[connection].terminate()
 
     def _start(self) -> None:
         spawn = multiprocessing.get_context("spawn")
         ours, theirs = spawn.Pipe()
-        # A daemon is told to terminate should this process end without leaving the context.
+        # A daemon is told to terminate if this process ends without leaving the context.
         process = spawn.Process(target=_serve, args=(theirs, self._prepare, self._arguments), daemon=True)
         with interrupts_held():
             process.start()
@@ -136,12 +136,12 @@ class Workers:
 
 
 SHARED_MEMORY = Path("/dev/shm")
-"""Where files are memory, on Linux."""
+"""Folder whose files are kept in memory, on Linux."""
 
 
 def shared_memory(size: int) -> Path | None:
-    """Return the folder for files of `size` bytes in all that processes are to share as memory; None where there is
-    none, or not twice the room.
+    """Return the folder for files of `size` bytes in total that processes share as memory; None if there is none, or
+    not twice the room.
     """
     with suppress(OSError):
         if shutil.disk_usage(SHARED_MEMORY).free > 2 * size:
@@ -150,14 +150,14 @@ def shared_memory(size: int) -> Path | None:
 
 
 def available_cpus() -> int:
-    """CPUs that this process may use."""
+    """Return the number of CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _serve(connection: Connection, prepare: Callable[..., Work], arguments: tuple) -> None:
-    """The life of a process: says that it is ready, or why not, and answers each task by its outcome."""
+    """Run a worker process: report that it is ready, or why not, then answer each task with its outcome."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _abandon)
 
@@ -168,7 +168,7 @@ def _serve(connection: Connection, prepare: Callable[..., Work], arguments: tupl
             _abandon()
 
     def progress(amount: float) -> None:
-        if connection.poll():  # during a task nothing comes but the word to end, or the end of the owner
+        if connection.poll():  # during a task only the request to end can arrive, or the end of the owner
             _abandon()
         send(_PROGRESS, amount)
 
@@ -183,7 +183,7 @@ def _serve(connection: Connection, prepare: Callable[..., Work], arguments: tupl
 
 
 def outcome(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what a call returns, or the DeepnmfError that it raises, or what stands for it where memory ran out."""
+    """Return what a call returns, or the DeepnmfError that it raises, or one in its place if memory ran out."""
     try:
         return work(*arguments)
     except Exception as error:
@@ -193,23 +193,23 @@ def outcome(work: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _abandon(*_: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second word to end would come in the middle of the clean-up
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second request to end would interrupt the clean-up
     raise _Abandoned from None
 
 
 def lost(name: str) -> DeepnmfError:
-    """The error of a task whose process died."""
+    """Return the error of a task whose process died."""
     remedy = "Memory may have run out: use fewer with --jobs."
     return DeepnmfError(name, "a process that ended unexpectedly", "one that lasts", remedy)
 
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Deliver Ctrl-C later, and never to a process that is started here: it could not answer before it is set up."""
+    """Delay Ctrl-C, and never deliver it to a process started here, which could not handle it before it is set up."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    # The first process to be spawned would start it, which lets interrupts through again.
+    # Spawning the first process would start the tracker, which lets interrupts through again.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from deepnmf_cli.native.backend import NativeBackend
     from deepnmf_cli.networks.base import MaskNetwork
 
-# torch, and what imports it, is imported inside the functions that need it: an exported model does without.
+# torch, and what imports it, is imported inside the functions that need it: an exported model does without it.
 
 logger = logging.getLogger(__name__)
 
@@ -50,24 +50,24 @@ class ModelInfo:
 
 
 def models_folder() -> Path:
-    """Return where the shipped models lie."""
+    """Return the folder of the shipped models."""
     return shipped_folder("models", "models")
 
 
 def available() -> list[ModelInfo]:
-    """The models that ship, the default first."""
+    """Return the models that ship, the default first."""
     return [info(name) for name in sorted(_shipped_names(), key=lambda name: name != DEFAULT_MODEL)]
 
 
 def find(name: str | Path | None) -> Path:
-    """The file of a model given by name, by path, or by None for the default. Raises ModelError."""
+    """Return the file of a model given by name, by path, or as None for the default. Raises ModelError."""
     if name is None:
         name = DEFAULT_MODEL
     shipped = models_folder() / str(name) / MODEL_FILE
     if shipped.is_file():
         return shipped
     path = Path(name)
-    if path.is_dir():  # of a run; one that was stopped before its first score has no best model yet
+    if path.is_dir():  # the folder of a run, which has no best model if it was stopped before its first score
         best, last = path / "best.safetensors", path / "last.safetensors"
         path = last if last.is_file() and not best.is_file() else best
     if path.is_file():
@@ -78,7 +78,7 @@ def find(name: str | Path | None) -> Path:
 
 
 def exports_of(path: Path) -> list[Path]:
-    """What was exported from a model file, and lies beside it."""
+    """Return the exports of a model file that lie beside it."""
     return [file for file in _exports(path) if file.is_file() and file != path]
 
 
@@ -91,7 +91,7 @@ def _shipped_names() -> list[str]:
 
 
 def load(name: str | Path | None) -> "tuple[MaskNetwork, ModelFile]":
-    """A trained network, and what its file says of it. Raises ModelError when the file does not hold one."""
+    """Return a trained network and its model file. Raises ModelError if the file does not hold one."""
     extras.require("torch", "--backend torch")
     from deepnmf_cli import model_file
 
@@ -103,16 +103,16 @@ def load(name: str | Path | None) -> "tuple[MaskNetwork, ModelFile]":
 
 
 def info(name: str | Path) -> ModelInfo:
-    """Return what is known about a model: from the report beside it, or where there is none from the network in its
+    """Return what is known about a model: from the report beside it, or if there is none, from the network in its
     file.
     """
     return _reported(name) or _counted(name, *load(name))
 
 
 def _reported(name: str | Path, sha256: str = "") -> ModelInfo | None:
-    """Return what the report beside a model says of these very weights, and its card in the first line that is quoted.
+    """Return what the report beside a model says about exactly these weights, and its card in the first quoted line.
 
-    `sha256` is that of the model file, where it is known.
+    `sha256` is that of the model file, if it is known.
     """
     path = find(name)
     report, card = path.parent / REPORT_FILE, path.parent / CARD_FILE
@@ -149,14 +149,14 @@ def load_enhancer(
     threads: int | None = None,
     depth: int | None = None,
 ) -> Enhancer:
-    """An enhancer for the model called `name` (None: the default) on "auto", "cpu" or "cuda".
+    """Return an enhancer for the model called `name` (None: the default) on the `device` "auto", "cpu" or "cuda".
 
-    `backend` "torch" runs the weights; "onnx" what `deepnmf export` made of them, on the CPU and without torch, whose
-    import takes seconds; "native" the weights of grids in the machine code that `deepnmf build-native` made. "auto"
-    chooses, where no GPU is to be used, "native" if it can, and else "onnx" where there is an export of these weights
-    beside them. `threads` bounds those of the matrix products; None leaves torch its choice, and gives one to "onnx".
+    `backend` "torch" runs the weights; "onnx" runs what `deepnmf export` made of them, on the CPU and without torch,
+    whose import takes seconds; "native" runs the weights of grids in the machine code that `deepnmf build-native` made.
+    If no GPU is to be used, "auto" chooses "native" if possible, or else "onnx" if there is an export of these weights
+    beside them. `threads` limits those of the matrix products; None leaves the choice to torch, and gives "onnx" one.
 
-    `depth` stops the network after so many of its layers. An ONNX file has all of them, so that "auto" does not mean
+    `depth` stops the network after that many of its layers. An ONNX file has all of them, so "auto" does not choose
     "onnx" then.
 
     Examples:
@@ -178,9 +178,7 @@ def load_enhancer(
 def load_described(
     name: str | Path, device: str = "auto", backend: str = "auto", depth: int | None = None
 ) -> tuple[Enhancer, ModelInfo]:
-    """`load_enhancer` and `info` of one model, whose weights are read once. What is told of it is of the layers that
-    run.
-    """
+    """Return `load_enhancer` and `info` of a model, reading its weights once; `info` is about the layers that run."""
     path = find(name)
     sha256 = file_hash(path)
     exported = _light_backend(path, device, backend, None, depth, sha256)
@@ -213,15 +211,15 @@ def _from_export(backend: "OnnxBackend | NativeBackend", depth: int | None, path
 
 
 def _called(path: Path) -> str:
-    """The name of a model by its file: that of the folder of a model that ships."""
+    """Return the name of a model from its file; for a model that ships, that is the name of its folder."""
     return path.parent.name if path.name == MODEL_FILE else path.name
 
 
 def _light_backend(
     path: Path, device: str, backend: str, threads: int | None, depth: int | None, sha256: str = ""
 ) -> "OnnxBackend | NativeBackend | None":
-    """Return what `backend` and `device` mean for a model file; None: torch, also where `depth` is not that of an
-    exported network, which has all layers. Raises UsageError, ModelError, NativeError, and MissingExtraError.
+    """Return the backend that `backend` and `device` select for a model file. None means torch, also if `depth` rules
+    out an exported network, which has all layers. Raises UsageError, ModelError, NativeError, and MissingExtraError.
     """
     if (native := _native_backend(path, device, backend)) is not None:
         return native
@@ -241,7 +239,7 @@ def _light_backend(
 
 
 def _native_backend(path: Path, device: str, backend: str) -> "NativeBackend | None":
-    """The model in machine code, where `backend` asks for it, or leaves it open and it can be had."""
+    """Return the model in machine code, if `backend` asks for it, or leaves the choice open and it is available."""
     from deepnmf_cli.native import library
 
     if backend == "native":
@@ -262,7 +260,7 @@ def _native_backend(path: Path, device: str, backend: str) -> "NativeBackend | N
 
 
 def _exported(path: Path, threads: int, sha256: str) -> "tuple[OnnxBackend | None, str]":
-    """The exported form of the weights in `path`, or of the exported file `path` itself; None, and what is wrong."""
+    """Return the exported form of the weights in `path`, or of the exported file `path`; or None and what is wrong."""
     from deepnmf_cli.exported import CHECKSUM, OnnxBackend
 
     if path.suffix == EXPORTED:
@@ -271,7 +269,7 @@ def _exported(path: Path, threads: int, sha256: str) -> "tuple[OnnxBackend | Non
     files = [file if file.is_file() else None for file in _exports(path)]
     if files == [None, None]:
         return None, "no file"
-    # What a file says of its weights is looked for without opening the graph, which takes a tenth of a second.
+    # What a file says about its weights is searched for without opening the graph, which takes a tenth of a second.
     words = (sha256 or file_hash(path)).encode(), CHECKSUM.encode()
     files = [file if file and _mentions(file, words) else None for file in files]
     if files == [None, None]:
@@ -291,10 +289,10 @@ def export(
     weights: str = "float32",
     share_weights: bool = False,
 ) -> float:
-    """Write a model as ONNX; returns the largest difference of its masks. See `deepnmf_cli.export.graph`.
+    """Write a model as ONNX and return the largest difference of its masks. See `deepnmf_cli.export.graph`.
 
-    With `share_weights` what the model file holds stays there; both must lie in one folder. Raises UsageError
-    otherwise.
+    With `share_weights` the weights stay in the model file; both files must then be in the same folder, and weights be
+    float32. Raises UsageError otherwise.
     """
     extras.require("export", "deepnmf export")
     from deepnmf_cli.export.graph import export as write
@@ -322,7 +320,7 @@ def resolve_device(device: str) -> str:
 
 
 def _has_cuda() -> bool:
-    # Where not even the driver is installed, the seconds that torch takes to import are saved.
+    # If not even the driver is installed, this saves the seconds that torch takes to import.
     try:
         ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:

@@ -16,33 +16,33 @@ from deepnmf_cli.errors import ClusterError, DeepnmfError, shortened
 from deepnmf_cli.workers import Progress, Work, lost, outcome
 
 CONNECT_S = 5.0
-"""A machine that listens answers within this time."""
+"""Time within which a machine that listens answers."""
 
 WAITING_S = 60.0
-"""After so long without any worker it is told."""
+"""Time without any worker after which a warning is shown."""
 
 GRACE_S = 10.0
-"""Workers have so long to clean up after themselves, before they are killed."""
+"""Time that workers have to clean up after themselves before they are killed."""
 
 STORE_BYTES = 100 << 20
-"""Ray's store of objects on a cluster of this machine alone: recordings do not travel through it."""
+"""Size of Ray's object store on a cluster of this machine alone: recordings do not pass through it."""
 
 RETRIES = 1
-"""A task whose worker died gets another one so often."""
+"""How many times a task whose worker died is given to another one."""
 
 
 class _Abandoned(BaseException):
-    """Ends a task whose owner wants it no more, through all the clean-up that is on the way."""
+    """Ends a task that its owner no longer wants, running all clean-up on the way."""
 
 
 class Worker:
-    """A process of the cluster: is prepared once, then takes task after task. Ray calls `end` beside a task."""
+    """A process of the cluster: prepared once, it takes task after task. Ray calls `end` while a task runs."""
 
     def __init__(self) -> None:
         self._ending, self._work = False, None
 
     def prepare(self, version: str, prepare: Callable[..., Work], arguments: tuple) -> DeepnmfError | None:
-        """Return why this worker is unfit, None where it is ready."""
+        """Return why this worker is unfit, or None if it is ready."""
         if version != __version__:
             remedy = "Install the same version on all machines."
             return ClusterError(socket.gethostname(), f"deepnmf {__version__}", f"deepnmf {version}, as here", remedy)
@@ -68,16 +68,16 @@ class Worker:
             return None, total
 
     def end(self) -> None:
-        """Give up the task under way."""
+        """Abandon the task in progress."""
         self._ending = True
 
 
 class RayWorkers:
     """A context manager that holds `count` workers of the connected cluster, each with a CPU and `gpus` of its own.
 
-    It has the interface of `workers.Workers`, and its behaviour but for this: a task whose worker dies, with its
-    machine or alone, is given to another one once, and progress comes when a task is done. Each worker has one task at
-    a time, and tasks are taken from their iterable one by one, so that memory does not grow with their number.
+    It has the interface of `workers.Workers`, and its behaviour with two exceptions: a task whose worker dies, with its
+    machine or alone, is given to another one once, and progress is reported when a task is done. Each worker has one
+    task at a time, and tasks are taken from their iterable one by one, so that memory does not grow with their number.
     """
 
     def __init__(self, count: int, gpus: int, prepare: Callable[..., Work], *arguments: Any) -> None:
@@ -85,7 +85,7 @@ class RayWorkers:
         self._prepare, self._arguments = prepare, arguments
         self._actors: list[Any] = []
         self._at_work: dict[Any, tuple[Any, Any]] = {}
-        """What is awaited -> the worker, and the task; NOTHING while it is prepared."""
+        """Awaited result -> the worker and its task, which is NOTHING while the worker is being prepared."""
         self.died = False
         """Whether a worker was lost on the way."""
 
@@ -115,9 +115,9 @@ class RayWorkers:
     def run(
         self, tasks: Iterable[Any], progress: Progress, name: Callable[[Any], str] = str
     ) -> Iterator[tuple[Any, Any]]:
-        """Yield (task, result) as tasks are done, the result being the DeepnmfError of a task that failed.
+        """Yield (task, result) as tasks are done; the result of a failed task is its DeepnmfError.
 
-        Raises DeepnmfError when a worker cannot be prepared.
+        Raises DeepnmfError if a worker cannot be prepared.
         """
         import ray
         from ray.exceptions import RayActorError, RayError
@@ -151,7 +151,7 @@ class RayWorkers:
                         else:
                             again.append(task)
                     continue
-                except RayError as error:  # what nobody expected
+                except RayError as error:  # unexpected
                     if task is NOTHING:
                         raise _unfit(error) from error
                     found = f"an error of its worker ({_last_line(error)})"
@@ -175,19 +175,19 @@ class RayWorkers:
         self.died = True
         self._actors.remove(actor)
         with suppress(Exception):
-            ray.kill(actor)  # where it is only out of reach
+            ray.kill(actor)  # it may only be out of reach
 
 
 NOTHING = object()
-"""Stands for a task where there is none."""
+"""Stands in for a task where there is none."""
 
 
 @contextmanager
 def connected(address: str | None) -> Iterator[tuple[int, int]]:
-    """Join a cluster, or make one of this machine where `address` is None and RAY_ADDRESS is not set; yields the
-    numbers of its CPUs and GPUs.
+    """Join a cluster, or start one on this machine if `address` is None and RAY_ADDRESS is not set; yield the numbers
+    of its CPUs and GPUs.
 
-    Reports on the use of Ray are off unless RAY_USAGE_STATS_ENABLED says otherwise. Raises ClusterError.
+    Ray's usage reports are off unless RAY_USAGE_STATS_ENABLED says otherwise. Raises ClusterError.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray is imported
     extras.require("cluster", "--engine ray")
@@ -202,18 +202,18 @@ def connected(address: str | None) -> Iterator[tuple[int, int]]:
     except Exception as error:  # of many types
         raise _unreachable(address, error) from error
     finally:
-        for number, handler in before.items():  # Ray has an answer of its own
+        for number, handler in before.items():  # Ray sets handlers of its own
             signal.signal(number, handler)
     try:
         resources = ray.cluster_resources()
-        with redirect_stdout(sys.stderr):  # Ray prints what it has to say among the results
+        with redirect_stdout(sys.stderr):  # Ray would print its messages among the results
             yield int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
     finally:
         ray.shutdown()
 
 
 def _require_listener(address: str) -> None:
-    """Raise ClusterError where nobody listens; Ray itself would try for a quarter of an hour."""
+    """Raise ClusterError if nothing listens at the address; Ray itself would try for a quarter of an hour."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not (host and port.isdigit()):
         return

@@ -1,8 +1,8 @@
-"""What the terminal shows: the outcome of a batch with its exit code, the progress bar, and small tables.
+"""Output on the terminal: the outcome of a batch with its exit code, the progress bar, and small tables.
 
-A standard stream may be closed, full or gone. A message that nobody can read is left out, and a lost result is an
-error: a program whose messages are lost ends as it would have ended, and one whose results are lost does not end with
-success.
+A standard stream may be closed, full or gone. A message that cannot be shown is dropped, while a lost result is an
+error: a program that loses messages ends as it would have ended otherwise, and one that loses results does not end
+with success.
 """
 
 import errno
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 
 class Outcome:
-    """What became of every file of a batch. Errors and warnings are shown at once, counts at the end.
+    """The outcome of every file in a batch. Errors and warnings are shown at once, counts at the end.
 
-    `rows` holds one JSON-serialisable dict per file, in the order of their completion; its "status" is "done",
-    "skipped" or "failed", and its "error" None or a sentence. Each goes to `tell` as soon as it is known. Everything
-    else goes to standard error, so standard output stays free for data.
+    `rows` holds one JSON-serialisable dict per file, in the order of completion; its "status" is "done", "skipped",
+    "planned" or "failed", and its "error" is None or a sentence. Each is passed to `tell` as soon as it is known.
+    Everything else goes to standard error, so standard output stays free for data.
     """
 
     def __init__(self, tell: Callable[[dict[str, Any]], object] = lambda row: None) -> None:
@@ -71,15 +71,15 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 when no file failed, 1 when all did, 3 when only some did."""
+        """Return 0 if no file failed, 1 if all did, 3 if only some did."""
         failures = self.count("failed")
         if failures == 0:
             return EXIT_DONE
         return EXIT_FAILED if failures == len(self.rows) else EXIT_SOME_FAILED
 
     def summary(self, verb: str, whole: int = 0) -> str:
-        """For example "Enhanced 3 files. 2 files skipped. 1 of 6 files failed."; empty when the only file failed. In
-        so many `whole` files that are done there was nothing to do.
+        """Return for example "Enhanced 3 files. 2 files skipped. 1 of 6 files failed."; empty if the only file failed.
+        `whole` counts those files that are done in which there was nothing to do.
         """
         total, done, skipped = len(self.rows), self.count("done") - whole, self.count("skipped")
         sentences = [f"{verb} {count(done, 'file')}."] if done or not total else []
@@ -92,7 +92,7 @@ class Outcome:
         return " ".join(sentences)
 
     def summary_row(self, seconds: float, elapsed_s: float, stopped: BaseException | None) -> dict[str, Any]:
-        """The last line of JSON Lines: counts, seconds of audio and of work, and why a run ended before its time."""
+        """Return the last line of JSON Lines: counts, seconds of audio and of work, and why a run ended early."""
         counts = {status: self.count(status) for status in ("done", "skipped", "failed")}
         word, code = _ending(stopped, self)
         return {
@@ -103,8 +103,8 @@ class Outcome:
 
 @contextmanager
 def ended_by(end: Callable[[BaseException | None], object]) -> Iterator[None]:
-    """Call end(None) after a batch; end(error) where Ctrl-C or an error stops it: what was done by then is told like
-    all else.
+    """Call end(None) after a batch, or end(error) if Ctrl-C or an error stops it: what was done by then is reported as
+    well.
     """
     try:
         yield
@@ -115,7 +115,7 @@ def ended_by(end: Callable[[BaseException | None], object]) -> Iterator[None]:
 
 
 def _ending(stopped: BaseException | None, outcome: Outcome) -> tuple[str | None, int]:
-    """Why a run ended before its time, in one word, and the exit code."""
+    """Return why a run ended early, in one word, or None if it did not; and the exit code."""
     if stopped is None:
         return None, outcome.exit_code
     if isinstance(stopped, DeepnmfError):
@@ -124,17 +124,17 @@ def _ending(stopped: BaseException | None, outcome: Outcome) -> tuple[str | None
 
 
 def refuse_input(remedy: str) -> None:
-    """Raise UsageError where audio from standard input would have to be typed, or cannot come."""
+    """Raise UsageError if audio from standard input would have to be typed, or cannot arrive."""
     _refuse("standard input", sys.stdin, "audio from a pipe or a file", remedy)
 
 
 def refuse_output(remedy: str) -> None:
-    """Raise UsageError where what goes to standard output would be lost, or audio be printed on a screen."""
+    """Raise UsageError if what goes to standard output would be lost, or if audio would be printed on a screen."""
     _refuse("standard output", sys.stdout, "a pipe or a file", remedy)
 
 
 def _refuse(name: str, stream: TextIO | None, expected: str, remedy: str) -> None:
-    if stream is None or isinstance(stream, Closed):  # as it was when the program started
+    if stream is None or isinstance(stream, Closed):  # closed before the program started
         raise UsageError(name, "a closed stream", expected, remedy)
     if stream.isatty():
         raise UsageError(name, "a terminal", expected, remedy)
@@ -161,13 +161,13 @@ def fail(sentence: str) -> None:
 
 
 def coloured(word: str, colour: str) -> str:
-    """The word in a colour, where standard error is a terminal that may show one (see https://no-color.org)."""
+    """Return the word in a colour if standard error is a terminal that may show one (see https://no-color.org)."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not sys.stderr.isatty()
     return word if plain else click.style(word, fg=colour, bold=True)
 
 
 def log() -> None:
-    """Print what the library tells of its work on standard error, for --verbose."""
+    """Print what the library logs about its work on standard error, for --verbose."""
     import logging
 
     class Said(logging.Handler):
@@ -181,7 +181,7 @@ def log() -> None:
 
 
 def announce(text: str) -> None:
-    """Print a line on standard output that says where the result is: unlike a result, it may be lost."""
+    """Print a line on standard output that says where the result is; unlike a result, it may be lost."""
     with suppress(OSError):
         click.echo(text)
 
@@ -192,15 +192,15 @@ def echo_json(document: Any) -> None:
 
 
 def json_lines() -> Callable[[dict[str, Any]], None]:
-    """Return what prints one line of JSON Lines, which reaches its reader at once, on what is standard output now."""
+    """Return a function that prints one line of JSON Lines, flushed at once, on what is standard output now."""
     output = sys.stdout
     return lambda row: click.echo(json.dumps(row), file=output)
 
 
 def progress(hidden: bool) -> "tqdm | Lines":
-    """A bar on standard error that counts seconds of audio; where that is no terminal, a line from time to time.
+    """Return a bar on standard error that counts seconds of audio; without a terminal, a line from time to time.
 
-    Give it the total with `reset(total=...)`, which is worth finding out only when it is not `disable`d.
+    Give it the total with `reset(total=...)`, which is worth finding out only if the bar is not `disable`d.
     """
     if hidden or not sys.stderr.isatty():
         return Lines(_audio_line, hidden)
@@ -220,10 +220,10 @@ def progress(hidden: bool) -> "tqdm | Lines":
 
 
 class Lines:
-    """A progress bar for log files: a line on standard error after 10 s, and then when another tenth is done or a
-    minute has gone by, but none within 10 s of the last one. Has of tqdm's methods those that the commands use.
+    """A progress bar for log files: a line on standard error after 10 s, and then whenever another tenth is done or a
+    minute has passed, but none within 10 s of the last one. It has those of tqdm's methods that the commands use.
 
-    `describe(done, total, amount_per_s)` makes the line; the total is None where it is unknown.
+    `describe(done, total, amount_per_s)` makes the line; the total is None if it is unknown.
     """
 
     SHORTEST_S, LONGEST_S, PARTS = 10.0, 60.0, 10
@@ -247,15 +247,15 @@ class Lines:
         self.close()
 
     def close(self) -> None:
-        """Nothing has to be put away."""
+        """Do nothing, as there is nothing to clean up."""
 
     def reset(self, total: float | None) -> None:
-        """Begin anew, with another total."""
+        """Start again, with another total."""
         self.total, self._part = total, -1.0
         self.start(0.0)
 
     def start(self, amount: float) -> None:
-        """Begin to count at `amount`, as what was done before says nothing about the rate."""
+        """Start counting at `amount`, as what was done before says nothing about the rate."""
         self.n = self._begins_at = amount
         self._began = self._shown = self._now()
 
@@ -272,7 +272,7 @@ class Lines:
         say(self._before + self._describe(self.n, self.total, self._per_s))
 
     def left(self) -> str:
-        """Return the time that is left, as `time_left` says it."""
+        """Return the time that is left, in the words of `time_left`."""
         return time_left(self.n, self.total, self._per_s)
 
     @property
@@ -281,7 +281,7 @@ class Lines:
 
 
 def time_left(done: float, total: float | None, per_s: float) -> str:
-    """For example ", 02:30 left"; empty where nobody knows."""
+    """Return for example ", 02:30 left"; empty if the time is unknown."""
     from tqdm import tqdm
 
     known = total is not None and per_s > 0
@@ -299,7 +299,7 @@ def _audio_line(done: float, total: float | None, per_s: float) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell; those that hold numbers (or "-") only are aligned to the right."""
+    """Return a table with columns as wide as their widest cell; those of numbers (or "-") only are right-aligned."""
     columns = list(zip(header, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     aligned = [str.rjust if rows and all(map(_is_number, column[1:])) else str.ljust for column in columns]
@@ -332,7 +332,7 @@ class Closed(io.TextIOBase):
 
 
 class _Messages(io.FileIO):
-    """Standard error: what it does not take is left out."""
+    """Standard error: what cannot be written to it is dropped."""
 
     def write(self, data: bytes) -> int:
         try:
@@ -342,7 +342,7 @@ class _Messages(io.FileIO):
 
 
 class _Results(io.FileIO):
-    """Standard output: the first loss is an OSError that names it, later ones are silent, such as those at the exit."""
+    """Standard output: the first loss raises an OSError that names it; later ones, such as at the exit, are silent."""
 
     _lost = False
 
@@ -357,24 +357,24 @@ class _Results(io.FileIO):
 
 
 def guard() -> None:
-    """Put streams that behave so in the place of `sys.stdout` and `sys.stderr`, unless somebody has replaced them."""
+    """Replace `sys.stdout` and `sys.stderr` by streams that behave so, unless they have been replaced already."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
-        except OSError:  # closed: the next file to be opened would get this number, and what is meant for the stream
+        except OSError:  # closed: the next file opened would get this number, and what is meant for the stream
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     if sys.stderr is sys.__stderr__ and _is_plain(sys.stderr):
         sys.stderr = _text(_Messages(2, "w", closefd=False), sys.stderr)
     if sys.stdout is None:
         sys.stdout = Closed()
     elif sys.stdout is sys.__stdout__ and _is_plain(sys.stdout):
-        # Results get a descriptor of their own: decoders in C print on the usual one, which becomes that of messages.
+        # Results get a descriptor of their own, as C decoders print to the usual one, which becomes that of messages.
         sys.stdout = _text(_Results(os.dup(1), "w"), sys.stdout)
         os.dup2(2, 1)
 
 
 def _is_plain(stream: TextIO | None) -> bool:
-    """Return whether a stream is a file for the operating system, or closed; a console of Windows is another thing."""
+    """Return whether a stream is a file for the operating system, or closed; a console of Windows is neither."""
     buffer = getattr(stream, "buffer", None)
     return stream is None or isinstance(getattr(buffer, "raw", buffer), io.FileIO)
 

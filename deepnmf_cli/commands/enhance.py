@@ -215,8 +215,8 @@ def command(
 
 
 def _check_masks(model: str | None, depth: int | None) -> None:
-    """Raise UsageError where masks are known to leave too much noise to tell speech by them, and warn where that is
-    not known.
+    """Raise UsageError if masks are known to leave too much noise for detecting speech by them, and warn if that is not
+    known.
     """
     from deepnmf_cli import zoo
     from deepnmf_cli.signal.activity import MEASURED
@@ -232,7 +232,7 @@ def _check_masks(model: str | None, depth: int | None) -> None:
 
 
 class _Batch:
-    """All that one call does, and what is told of it: rows of JSON to `tell`, or sentences where that is None."""
+    """The work of one call, and the reports on it: rows of JSON to `tell`, or sentences if that is None."""
 
     def __init__(self, planned: Plan, settings: Settings, tell: Any, quiet: bool) -> None:
         self.outcome = console.Outcome(tell or (lambda row: None))
@@ -241,7 +241,7 @@ class _Batch:
         self._elapsed_s, self._dry = 0.0, False
 
     def begin(self, record: Record | None, skip: bool, overwrite: bool) -> list[Job]:
-        """Tell of what cannot be done, and of what need not be done; returns the jobs that are left."""
+        """Report what cannot be done, and what need not be done; return the jobs that are left."""
         for path, error in self._planned.unreadable:
             self.outcome.failed(_row(path), error)
         for sentence in self._planned.left_out:
@@ -254,7 +254,7 @@ class _Batch:
         return todo
 
     def list(self, jobs: Sequence[Job]) -> None:
-        """Tell what `run` would do."""
+        """Report what `run` would do."""
         self._dry = True
         known = lengths(jobs)
         for job in jobs:
@@ -273,7 +273,7 @@ class _Batch:
                 console.announce(f"{job.source} -> {job.target}{beside}{size}")
 
     def run(self, jobs: Sequence[Job], engine: Engine, record: Record | None) -> None:
-        """Enhance all jobs, and put what became of each into `outcome`."""
+        """Enhance all jobs, and add the outcome of each to `outcome`."""
         remove_leftovers(self._planned.jobs)
         known = lengths(jobs)
         require_space(known)
@@ -302,7 +302,7 @@ class _Batch:
                 self._elapsed_s = time.perf_counter() - begin
 
     def end(self, stopped: BaseException | None) -> None:
-        """Tell the summary."""
+        """Report the summary."""
         outcome, elapsed_s = self.outcome, self._elapsed_s
         done = [row for row in outcome.rows if row["status"] == "done"]
         seconds = sum(row["seconds"] for row in done)
@@ -339,7 +339,7 @@ class _Batch:
         self.outcome.done(row, warnings + [_clipping(path, samples) for path, samples in clipped.items() if samples])
 
     def _row_of(self, job: Job) -> dict[str, Any]:
-        from deepnmf_cli import zoo  # seconds in which other processes work already
+        from deepnmf_cli import zoo  # takes seconds, in which other processes already work
 
         return _row(job.source, job.target, job.removed, job.speech, model=self._settings.model or zoo.DEFAULT_MODEL)
 
@@ -349,7 +349,7 @@ def _plain(path: str | None) -> str | None:
 
 
 def _plan(inputs: Sequence[str], places: Places, may_exist: bool, engine: Engine) -> Plan:
-    """The plan of a call, whose places may be behind addresses."""
+    """Return the plan of a call, whose inputs and outputs may be URLs."""
     addresses = [path for path in (*inputs, places.output, places.removed) if remote.is_url(path)]
     if engine.ray and STREAM in (*inputs, places.output):
         raise UsageError("--engine ray", "standard input or output", "files", "Name files, or leave --engine out.")
@@ -364,7 +364,7 @@ def _plan(inputs: Sequence[str], places: Places, may_exist: bool, engine: Engine
 
 
 def _done(finished: int, jobs: Sequence[Job]) -> str:
-    """Return what stands before the progress bar."""
+    """Return the text in front of the progress bar."""
     if len(jobs) > 1:
         return f"{finished}/{len(jobs)} files "
     return "" if jobs[0].source == STREAM else f"{Path(jobs[0].source).name} "
@@ -385,7 +385,7 @@ def refuse_streams(jobs: Sequence[Job], as_json: bool, skip_existing: bool) -> N
 
 
 def _facts(settings: Settings, removed: str | None) -> dict[str, Any]:
-    """What decides an output beside its input, by names that a message can quote."""
+    """Return what determines an output besides its input, by names that a message can quote."""
     from deepnmf_cli import zoo
     from deepnmf_cli.checkpoint import file_hash
 
@@ -405,7 +405,7 @@ def _row(
     vad: str | None = None,
     model: str | None = None,
 ) -> dict[str, Any]:
-    """One file in the JSON Lines: what is not known is null."""
+    """Return the row of one file in the JSON Lines; what is not known is null."""
     return {
         "type": "file", "input": source, "output": target, "noise": removed, "seconds": None, "rate_hz": None,
         "channels": None, "channel_mode": None, "model": model, "clipped": None, "real_time_factor": None, "notes": [],

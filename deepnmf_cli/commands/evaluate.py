@@ -37,10 +37,10 @@ DEFAULT = "default"
 """The word that stands for the default model in --model, whose value cannot be left out."""
 
 FILES_PER_JOB = 16
-"""A scoring process takes seconds to start, in which it could have scored about so many files."""
+"""A scoring process takes seconds to start, in which it could have scored about this many files."""
 
 TELLING = {"report_folder", "overwrite", "examples", "jobs", "as_json", "latex", "quiet", "verbose"}
-"""Options that say how to work and what to tell: with others than these, a report is about something else."""
+"""Options on how to work and what to report; if any other option differs, a report is about something else."""
 
 
 @click.command()
@@ -246,7 +246,7 @@ def _check_scores(reference: str | None, composite: bool, asr_command: str | Non
 
 
 def _texts(asr_command: str | None, transcripts: str | None, names: list[str]) -> dict[str, str]:
-    """What is said in each recording; nothing where nobody asks."""
+    """Return what is said in each recording; empty if that is not asked for."""
     if asr_command is None or transcripts is None:
         return {}
     from deepnmf_cli.scoring import words
@@ -264,7 +264,7 @@ def _prepared(pairs: "list[Pair]", rate_hz: int | None, asr_command: str | None,
 
 
 def _overall_wer(systems: "list[System]", texts: dict[str, str]) -> list[str]:
-    """Return the word error rates of the whole corpus: the means of the tables weigh all files alike."""
+    """Return the word error rates over the whole corpus, as the means in the tables give all files equal weight."""
     from deepnmf_cli.scoring import words
 
     rates = {
@@ -279,7 +279,7 @@ def _overall_wer(systems: "list[System]", texts: dict[str, str]) -> list[str]:
 
 
 def _find_models(models: tuple[str, ...]) -> dict[str, Path]:
-    """Model, as named -> its file; asked first, so that a wrong name fails before any work.
+    """Return model, as named -> its file; called first, so that a wrong name fails before any work.
 
     Raises ModelError for a model that does not exist, and UsageError for one that is named twice.
     """
@@ -296,7 +296,7 @@ def _find_models(models: tuple[str, ...]) -> dict[str, Path]:
 
 
 def _refuse_another(context: click.Context, folder: Path, overwrite: bool) -> None:
-    """Raise UsageError where a report would replace files that are no report of this command, finished or not."""
+    """Raise UsageError if a report would replace files that are no report of this command, finished or not."""
     from deepnmf_cli.scoring import ledger, report
 
     existing = [path for name in report.FILES if os.path.lexists(path := folder / name)]
@@ -311,16 +311,16 @@ def _refuse_another(context: click.Context, folder: Path, overwrite: bool) -> No
 
 
 def _deciding(context: click.Context, line: str) -> dict[str, Any] | None:
-    """The options of a command line on which its scores depend; None for one that cannot be understood."""
+    """Return the options of a command line on which its scores depend; None for one that cannot be parsed."""
     try:
         given, _, _ = context.command.make_parser(context).parse_args(shlex.split(line)[2:])
-    except (ValueError, click.UsageError):  # of other versions, or of nobody
+    except (ValueError, click.UsageError):  # of another version, or no command line at all
         return None
     return {name: value for name, value in given.items() if name not in TELLING}
 
 
 def _make_folder(folder: Path) -> None:
-    """Make the folder of the report before the work begins; raises DeepnmfError when it cannot be written."""
+    """Create the folder of the report before the work begins. Raises DeepnmfError if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
@@ -331,8 +331,8 @@ def _make_folder(folder: Path) -> None:
 
 
 def _known_mixtures(names: list[str], table: str | None, reference: str) -> "tuple[dict[str, Mixture], list[str]]":
-    """Return what is known of the recordings, and remarks on columns of the table that are not used, and on a table
-    beside the references that is of no use.
+    """Return what is known of the recordings, and remarks on columns of the table that are not used, or on a table
+    beside the references that cannot be used.
     """
     from deepnmf_cli.errors import CorpusError
     from deepnmf_cli.scoring.mixtures import known_mixtures, remarks_on, table_of
@@ -375,8 +375,8 @@ def _score_folders(
 def _model_runner(
     model: str, path: Path, device: str, backend: str, depth: int | None
 ) -> "Callable[[list[Pair], ScoringPool, Callable[[float], object], Ledger | None, list[str]], tuple[System, Enhance]]":
-    """Load a model now, so that a damaged file fails before any work, and return what scores it later, and what it
-    enhances with.
+    """Load a model now, so that a damaged file fails before any work; return a function that scores it later, and also
+    returns what it enhances with.
     """
     from deepnmf_cli import zoo
     from deepnmf_cli.checkpoint import file_hash
@@ -419,7 +419,7 @@ def _left_out(names: list[str]) -> str:
 
 
 def _command_line(context: click.Context) -> str:
-    """The command as typed, less the options that were left at their defaults."""
+    """Return the command as typed, without the options that were left at their defaults."""
     from deepnmf_cli.scoring.pairing import printable
 
     words = ["deepnmf", context.info_name or ""]

@@ -29,22 +29,22 @@ COMMANDS = {
 """Name -> one line of help. Kept here so that `deepnmf --help` imports none of the commands."""
 
 CACHING = {"evaluate", "export", "inspect", "train"}
-"""Commands that draw figures, train or follow a network: what those libraries do leaves caches."""
+"""Commands that draw figures, train or trace a network, with libraries that leave caches."""
 
 CACHES = {"MPLCONFIGDIR": "matplotlib", "XDG_CACHE_HOME": "cache", "TORCHINDUCTOR_CACHE_DIR": "torch"}
-"""Environment variables that say where caches go -> name of a folder: lists of fonts (matplotlib and fontconfig), and
-code that torch compiles."""
+"""Environment variable that says where a cache goes -> name of a folder: lists of fonts (matplotlib and fontconfig),
+and code that torch compiles."""
 
 
 def variable(command: str, option: click.Option) -> str:
-    """The environment variable that stands for an option: DEEPNMF_ENHANCE_MODEL for --model of enhance."""
+    """Return the environment variable that stands for an option: DEEPNMF_ENHANCE_MODEL for --model of enhance."""
     longest = max(option.opts, key=len).lstrip("-")
     return f"deepnmf_{command}_{longest}".replace("-", "_").upper()
 
 
 def refuse_empty(parameter: click.Parameter) -> None:
-    """Let a parameter raise UsageError for a value without characters, as a variable gives that a script has not set:
-    taken for a path it would be the current folder.
+    """Make a parameter raise UsageError for an empty value, such as that of a variable that a script has not set: as a
+    path it would be the current folder.
     """
     convert = type(parameter).type_cast_value
 
@@ -87,7 +87,7 @@ class LazyGroup(click.Group):
 
 
 VARIABLES = "DEEPNMF"
-"""What the names of environment variables begin with that stand for options: DEEPNMF_ENHANCE_MODEL."""
+"""Prefix of the environment variables that stand for options: DEEPNMF_ENHANCE_MODEL."""
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": VARIABLES})
@@ -109,7 +109,7 @@ def main(context: click.Context) -> None:
 def call(arguments: list[str] | None) -> int:
     """Run the command line (None: that of the process) and return its exit code. Raises whatever stops a command.
 
-    A closed pipe (`deepnmf ... | head`) is click's business: it ends the program silently with code 1.
+    A closed pipe (`deepnmf ... | head`) is handled by click, which ends the program silently with code 1.
     """
     try:
         return main.main(args=arguments, prog_name="deepnmf", standalone_mode=False) or 0
@@ -122,12 +122,12 @@ def call(arguments: list[str] | None) -> int:
 
 @contextmanager
 def temporary_caches() -> Iterator[None]:
-    """Let libraries keep their caches in a folder that is removed, unless the user has named one: nothing is to be left
-    on the disk beside the outputs.
+    """Let libraries keep their caches in a folder that is removed, unless the user has named one, so that nothing but
+    the outputs is left on the disk.
     """
     before = {name: os.environ.get(name) for name in CACHES}
     with temporary_folder() as folder:
-        (folder / CACHES["XDG_CACHE_HOME"]).mkdir()  # PyTorch makes its own in a folder that exists only
+        (folder / CACHES["XDG_CACHE_HOME"]).mkdir()  # PyTorch makes its own only in a folder that exists
         if not before["XDG_CACHE_HOME"]:
             _keep_native(folder)
         os.environ.update({name: os.path.join(folder, CACHES[name]) for name, value in before.items() if not value})
@@ -142,10 +142,10 @@ def temporary_caches() -> Iterator[None]:
 
 
 def _keep_native(folder: Path) -> None:
-    """Let the code that `deepnmf build-native` made be found in the temporary caches too."""
+    """Make the code that `deepnmf build-native` compiled available in the temporary caches too."""
     from deepnmf_cli.native.library import cache_folder
 
-    with suppress(OSError, RuntimeError):  # there are none, or the system has no links
+    with suppress(OSError, RuntimeError):  # there is no cache folder, or the system has no links
         made = cache_folder()
         if made.is_dir():
             (folder / CACHES["XDG_CACHE_HOME"] / made.name).symlink_to(made.absolute())

@@ -11,7 +11,7 @@ from deepnmf_cli.commands.options import overwrite_option, quiet_option
 from deepnmf_cli.errors import EXIT_DONE, DeepnmfError, UsageError
 
 LONGEST_S = 20.0
-"""So much of a recording is looked into unless --seconds says otherwise."""
+"""Length of the part of a recording that is inspected unless --seconds says otherwise."""
 
 SUFFIXES = (".html", ".png")
 
@@ -125,7 +125,7 @@ def _sections(recording: Path | None, model: str | None, stretch: tuple[float, f
 
 
 def _heard(recording: Path | None, stretch: tuple[float, float], enhancer) -> tuple:
-    """Return what the enhancer makes of the stretch, its rate, and what the file says of itself."""
+    """Return what the enhancer makes of the stretch, its rate, and facts about the file."""
     from deepnmf_cli.inspector import recording as recordings
     from deepnmf_cli.signal import audio
 
@@ -142,7 +142,7 @@ def _heard(recording: Path | None, stretch: tuple[float, float], enhancer) -> tu
 
 
 def _stretch(text: str | None) -> tuple[float, float]:
-    """Return where the part to look into begins and ends. Raises UsageError for what is no START:END."""
+    """Return where the part to inspect begins and ends. Raises UsageError for a text that is not START:END."""
     if text is None:
         return 0.0, LONGEST_S
     start, colon, end = text.partition(":")

@@ -1,4 +1,4 @@
-"""The work on files: a model applied to one after the other, in this process or in several."""
+"""The work on files: a model is applied to one after the other, in this process or in several."""
 
 import os
 import sys
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from deepnmf_cli.signal.rewrite import Process, Rewritten
 
 AUDIO_PER_PROCESS_S = 300.0
-"""Audio that makes another process worth its start and its memory."""
+"""Length of audio that makes another process worth its start-up time and its memory."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all jobs have in common: the model and what it is to do. Travels to other processes."""
+    """What all jobs have in common: the model and what it is to do. Sent to other processes."""
 
     model: str | None
     device: str
@@ -48,17 +48,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Engine:
-    """What runs the jobs: so many processes of this machine, or the workers of a cluster of Ray at an address."""
+    """What runs the jobs: a number of processes on this machine, or the workers of a Ray cluster at an address."""
 
     jobs: int | None = None
-    """Jobs at the same time; None: as many as pay off, or as the cluster has CPUs."""
+    """Jobs at the same time; None: as many as pay off, or as the cluster has CPUs (or GPUs)."""
     ray: bool = False
     address: str | None = None
 
 
 @dataclass(frozen=True)
 class Enhanced:
-    """What became of a job, how its channels were enhanced, how long that took, and how loud it is."""
+    """The outcome of a job, how its channels were enhanced, how long that took, and how loud it is."""
 
     rewritten: "Rewritten"
     channel_mode: str
@@ -69,7 +69,7 @@ class Enhanced:
 
 
 def lengths(jobs: Sequence[Job]) -> dict[Job, "AudioInfo"]:
-    """Return what the headers of the inputs say; files that will fail, and standard input, are left out."""
+    """Return what the headers of the inputs say; files that will fail, standard input and URLs are left out."""
     from deepnmf_cli.signal import audio
 
     known = {}
@@ -78,7 +78,7 @@ def lengths(jobs: Sequence[Job]) -> dict[Job, "AudioInfo"]:
             if job.source != STREAM and not is_url(job.source):
                 known[job] = audio.info(job.source)
         except AudioError:
-            continue  # it will be said when the turn comes
+            continue  # reported when its turn comes
     return known
 
 
@@ -104,22 +104,22 @@ def process_count(asked: int | None, files: int, seconds: float, device: str) ->
         if asked > 1 and device != "cpu":
             from deepnmf_cli.zoo import resolve_device
 
-            asked = asked if resolve_device(device) == "cpu" else 1  # a GPU is shared badly
+            asked = asked if resolve_device(device) == "cpu" else 1  # processes share a GPU badly
     return max(1, min(asked, files))
 
 
 def longest_first(jobs: Sequence[Job], known: dict[Job, "AudioInfo"]) -> list[Job]:
-    """The order in which several processes end at about the same time: no long file is left to one of them."""
+    """Return the jobs, longest first, so that processes end at about the same time: none has a long file left."""
     return sorted(jobs, key=lambda job: known[job].seconds if job in known else 0.0, reverse=True)
 
 
 def enhance_all(
     jobs: Sequence[Job], settings: Settings, engine: Engine, seconds: float, progress: Progress
 ) -> Iterator[tuple[Job, Any]]:
-    """Yield (job, Enhanced) as jobs are done, the error in its place for those that failed.
+    """Yield (job, Enhanced) as jobs are done, or (job, error) for those that failed.
 
-    `seconds` of audio are in them, as far as that is known. Raises ModelError and UsageError for a model or device that
-    cannot be used, and ClusterError for a cluster.
+    `seconds` is the length of their audio, as far as it is known. Raises ModelError and UsageError for a model or
+    device that cannot be used, and ClusterError for such a cluster.
     """
     if engine.ray:
         with _cluster(settings, engine, len(jobs)) as workers:
@@ -134,7 +134,7 @@ def enhance_all(
 def on_this_machine(
     jobs: Sequence[Job], prepare: Callable[..., Work], settings: Any, processes: int, progress: Progress
 ) -> Iterator[tuple[Job, Any]]:
-    """Yield what the work that `prepare` makes of the settings gives for each job, in this process or in several."""
+    """Yield (job, result) of the work that `prepare` makes of the settings, in this process or in several."""
     if processes == 1:
         yield from work_here(jobs, prepare(settings), progress)
         return
@@ -145,7 +145,7 @@ def on_this_machine(
 
 @contextmanager
 def _cluster(settings: Settings, engine: Engine, files: int) -> Iterator[Any]:
-    """The workers of the cluster: one for each GPU where networks run on them, else for each CPU."""
+    """Yield the workers of the cluster: one for each GPU if networks run on GPUs, else one for each CPU."""
     from deepnmf_cli.commands.cluster import RayWorkers, connected
 
     shipped = Shipped.of(settings)
@@ -162,16 +162,16 @@ class Shipped:
 
     settings: Settings
     sha256: str
-    """Of the model file, which shipped models have too."""
+    """Hash of the model file; models that ship have one too."""
     model: dict[str, bytes]
     """Name -> content of the model file, and of what was exported from it; empty for a model that ships."""
     noise: tuple[str, bytes] | None
     folder: str
-    """In which paths begin that are not absolute."""
+    """Where paths begin that are not absolute."""
 
     @classmethod
     def of(cls, settings: Settings) -> "Shipped":
-        """Raises ModelError for a model that is not there, and AudioError for a noise profile."""
+        """Read the files. Raises ModelError for a model that is not there, and AudioError for such a noise profile."""
         from deepnmf_cli import zoo
 
         path, profile = zoo.find(settings.model), settings.noise_profile
@@ -188,13 +188,13 @@ class Shipped:
 
 
 def prepare_shipped(shipped: Shipped) -> Work:
-    """`prepare` on another machine, with one thread. Raises ModelError where its model is another one."""
+    """Call `prepare` on another machine, with one thread. Raises ModelError if its model is a different one."""
     from deepnmf_cli import zoo
 
     settings = shipped.settings
-    with suppress(OSError):  # without a common file system only addresses are found
+    with suppress(OSError):  # without a common file system only URLs are found
         os.chdir(shipped.folder)
-    with checkpoint.temporary_folder() as here:  # the model is loaded into memory
+    with checkpoint.temporary_folder() as here:  # removed once the model is in memory
         for name, content in [*shipped.model.items(), *([shipped.noise] if shipped.noise else [])]:
             (here / name).write_bytes(content)
         if shipped.model:
@@ -210,7 +210,7 @@ def prepare_shipped(shipped: Shipped) -> Work:
 
 
 def prepare(settings: Settings, threads: int | None = None) -> Work:
-    """Load the model; returns what enhances a job. `threads` bounds those of one process that shares the CPUs."""
+    """Load the model and return what enhances a job. `threads` limits those of a process that shares the CPUs."""
     from deepnmf_cli import zoo
 
     if settings.verbose:
@@ -274,7 +274,7 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
 
 
 def _write_labels(path: Path, stretches: "list[Stretch]", overwrite: bool) -> None:
-    """Start, end and probability of each stretch, a line of three columns, which Audacity takes for labels."""
+    """Write start, end and probability of each stretch, a line of three columns, which Audacity reads as labels."""
     from deepnmf_cli.signal.audio import explaining
 
     with explaining(path), checkpoint.atomic_path(path, overwrite) as partial:
@@ -284,7 +284,7 @@ def _write_labels(path: Path, stretches: "list[Stretch]", overwrite: bool) -> No
 def _after_repair(
     process: "Process", options: "RepairOptions", source: str, name: str, progress: Progress, notes: list[str]
 ) -> "Process":
-    """The process with the repair of `source` before it, which in the end adds to `notes` what could not be done."""
+    """Return the process with the repair of `source` before it; at the end `notes` tells what could not be done."""
     from deepnmf_cli.repair.examine import examine, repairer
     from deepnmf_cli.repair.repairer import repaired
 
@@ -308,7 +308,7 @@ def _are_separate(source: str, name: str) -> bool:
 
 @contextmanager
 def streams_as_files(job: Job) -> Iterator[Job]:
-    """The job with temporary files for what is none: headers need seeking, which pipes and addresses cannot."""
+    """Yield the job with temporary files for pipes and URLs, as headers need seeking, which those do not allow."""
     import shutil
 
     if any(map(is_url, (job.source, job.target, job.removed))):

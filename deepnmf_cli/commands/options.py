@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _refuse_nan(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
-    """A callback for numbers: comparisons with NaN are all false, so that click's ranges let it pass."""
+    """A callback for numbers that refuses NaN: comparisons with it are all false, so click's ranges accept it."""
     if value is not None and math.isnan(value):
         raise click.BadParameter("nan is not a number.", context, option)
     return value
@@ -96,34 +96,33 @@ def _log(context: click.Context, option: click.Parameter, value: bool) -> None:
 
 
 logging_option = click.option("-v", "--verbose", **VERBOSE, expose_value=False, callback=_log)
-"""The same for commands whose work is all done in this process."""
+"""The same for commands that do all their work in this process."""
 
 TOGETHER, SEPARATE, AUTO = "together", "separate", "auto"
-"""How the channels of a recording are enhanced: by one mask, each by its own, or as their coherence says."""
+"""How the channels of a recording are enhanced: with one mask, each with its own, or as their coherence decides."""
 quiet_option = click.option(
     "-q", "--quiet", is_flag=True, help="Print only errors and warnings: no progress bar, no summary."
 )
 
 
 LONGEST_S = 60.0
-"""So much of a profile is used."""
+"""Longest part of a profile that is used."""
 
 _STRETCH = re.compile(r"(\d*\.?\d*):(\d*\.?\d*)")
 
 
 @dataclass(frozen=True)
 class NoiseProfile:
-    """Seconds `start_s` to `end_s` (None: the end) of `file`, or of each recording itself where that is None."""
+    """Seconds `start_s` to `end_s` (None: the end) of `file`, or of each recording itself if that is None."""
 
     file: str | None
     start_s: float = 0.0
     end_s: float | None = None
 
     def teach(self, enhancer: "Enhancer", recording: str | Path, name: str) -> "Enhancer":
-        """The enhancer with atoms for the noise. `name` stands for the recording in messages.
+        """Return the enhancer with atoms for the noise. `name` stands for the recording in messages.
 
-        Raises UsageError for a model without atoms, and AudioError for a stretch that is not there, too short or
-        silent.
+        Raises UsageError for a model without atoms, and AudioError for a stretch that is missing, too short or silent.
         """
         from deepnmf_cli.signal import audio
 
@@ -167,14 +166,14 @@ live_noise_profile_option = click.option(
 
 
 def backend_for(backend: str, profile: NoiseProfile | None, changes_depth: bool = False) -> str:
-    """The backend that can learn from a profile, or change its depth, where the choice is free: an exported model does
-    neither.
+    """Return the backend that can learn from a profile, or change its depth, if the choice is free: an exported model
+    can do neither.
     """
     return "torch" if (profile is not None or changes_depth) and backend == "auto" else backend
 
 
 def require_file(profile: NoiseProfile | None) -> None:
-    """Raise UsageError for a stretch of an input that has not come yet."""
+    """Raise UsageError for a stretch of an input that has not arrived yet."""
     if profile is not None and profile.file is None:
         raise UsageError(
             "--noise-profile", "seconds of the input", "a file, as the input is still to come", "Name one."

@@ -1,4 +1,4 @@
-"""From INPUT... and the options for outputs to pairs of files: what `deepnmf enhance` reads, and where it writes."""
+"""Pairs of files from INPUT... and the options for outputs: what `deepnmf enhance` reads, and where it writes."""
 
 import os
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ STREAM = "-"
 """Stands for standard input or standard output."""
 
 ENHANCED = ".enhanced"
-"""What the names of outputs have beside those of their inputs, where none are given."""
+"""What is added to the names of inputs to name their outputs, if no names are given."""
 
 SPEECH = ".vad.txt"
-"""What the names of files with times of speech end in, in the place of the suffix of the output."""
+"""What the names of files with times of speech end in, instead of the suffix of the output."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Job:
     target: str
     removed: str | None = None
     speech: str | None = None
-    """Times of speech, as text."""
+    """Where times of speech go, as text."""
 
     @property
     def written(self) -> list[str]:
-        """All that the job writes: paths, or addresses; not standard output."""
+        """Everything that the job writes, as paths or URLs; not standard output."""
         return [place for place in (self.target, self.removed, self.speech) if place not in (None, STREAM)]
 
     @property
@@ -45,18 +45,18 @@ class Job:
 
 @dataclass(frozen=True)
 class Places:
-    """Where outputs go: to `output`, beside the inputs where that is None, or in their place; and the noise."""
+    """Where outputs go: to `output`, beside the inputs if that is None, or in their place; and where the noise goes."""
 
     output: str | None = None
     removed: str | None = None
     in_place: bool = False
     added: str = ENHANCED
-    """What the names of outputs have beside those of their inputs, where none are given."""
+    """What is added to the names of inputs to name their outputs, if no names are given."""
     speech: bool = False
     """Whether times of speech go beside the outputs."""
 
     def job(self, source: str, target: str, removed: str | None) -> Job:
-        """The job of an input. Raises UsageError for times of speech beside standard output."""
+        """Return the job of an input. Raises UsageError for times of speech beside standard output."""
         if not self.speech:
             return Job(source, target, removed)
         if target == STREAM:
@@ -67,7 +67,7 @@ class Places:
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs, the inputs that cannot be one with the reason, and sentences on inputs that were left out."""
+    """The jobs, the inputs that cannot become jobs with the reason, and sentences on inputs that were left out."""
 
     jobs: list[Job]
     unreadable: list[tuple[str, AudioError]]
@@ -86,12 +86,12 @@ class _Input:
 def plan(inputs: Sequence[str], places: Places, may_exist: bool) -> Plan:
     """Pair inputs with outputs; nothing is written.
 
-    One file to one file, or files and folders to a folder, below which the trees are kept. Without an output, a file
-    goes to NAME.enhanced.SUFFIX beside it, the tree of a folder to NAME.enhanced, and standard input to standard
-    output; inputs that are the outputs of others then are left out, as `*.wav` names both the second time.
+    One file goes to one file, or files and folders go to a folder, below which the trees are kept. Without an output, a
+    file goes to NAME.enhanced.SUFFIX beside it, the tree of a folder to NAME.enhanced, and standard input to standard
+    output. Inputs that are the outputs of others are then left out, as `*.wav` matches both the second time.
 
-    Raises UsageError when an output exists already (unless outputs `may_exist`), is an input, is written twice, cannot
-    have its folder, or has a suffix that cannot be written.
+    Raises UsageError if an output exists already (unless outputs `may_exist`), is an input, is written twice, has a
+    folder that cannot be made, or has a suffix that cannot be written.
     """
     if STREAM in inputs and len(inputs) > 1:
         raise UsageError("standard input", "other inputs beside it", "standard input alone", "Enhance them one by one.")
@@ -137,7 +137,7 @@ def _find(inputs: Sequence[str], skip: Sequence[Path]) -> tuple[list[_Input], li
 
 
 def _writable(files: Sequence[_Input]) -> tuple[list[_Input], list[tuple[str, AudioError]]]:
-    """Those that can be written in their own place, and why the others cannot."""
+    """Return the files that can be replaced by their outputs, and why the others cannot."""
     from deepnmf_cli.signal.formats import WRITABLE, is_writable
 
     chosen, failures = [], []
@@ -161,7 +161,7 @@ def _removed(places: Places, file: _Input, several: bool) -> str | None:
 
 
 def _beside(file: _Input, added: str) -> str:
-    """Return where the output of `file` goes that has no name: beside the file or folder that was given."""
+    """Return where the output of `file` goes if it has no name: beside the file or folder that was given."""
     if file.path == STREAM:
         return STREAM
     given = Path(os.path.abspath(file.given)) if Path(file.given).name in ("", "..") else Path(file.given)
@@ -173,14 +173,14 @@ def _beside(file: _Input, added: str) -> str:
 
 
 def suffix_of(path: PurePath) -> str:
-    """The suffix of the output for an input, WAV where the input's own cannot be written."""
+    """Return the suffix of the output for an input: its own, or that of WAV if its own cannot be written."""
     from deepnmf_cli.signal.formats import is_writable
 
     return path.suffix if is_writable(path) else ".wav"
 
 
 def _place(output: str, file: _Input, several: bool) -> str:
-    """Return where the output of `file` goes, if `output` says so."""
+    """Return where the output of `file` goes, as `output` says."""
     from deepnmf_cli.signal.formats import WRITABLE, is_media, is_writable
 
     path = Path(output)
@@ -199,7 +199,7 @@ def _place(output: str, file: _Input, several: bool) -> str:
         found = f"the suffix {path.suffix!r}" if path.suffix else "a name without a suffix"
         remedy = "Choose such a name, or an existing folder."
         raise UsageError(output, found, f"one of {' '.join(WRITABLE)}", remedy)
-    # Folders that are missing are made, once the input has opened.
+    # Missing folders are made once the input has been opened.
     nearest = next(folder for folder in path.absolute().parents if folder.exists())
     if not nearest.is_dir():
         raise UsageError(nearest, "a file", f"a folder for the output {path.name}", "Choose another.")
@@ -207,7 +207,7 @@ def _place(output: str, file: _Input, several: bool) -> str:
 
 
 def _without_outputs(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
-    """The jobs whose input is not what another of them writes, and a sentence for each of the others."""
+    """Return the jobs whose input is not an output of another job, and a sentence for each of the others."""
     makers = {os.path.realpath(path): job for job in jobs for path in job.outputs}
     chosen, left_out = [], []
     for job in jobs:
@@ -224,7 +224,7 @@ def _check_outputs(jobs: Sequence[Job], in_place: bool, may_exist: bool) -> None
     outputs: list[Path] = []
     seen: dict[str, Job] = {}
     for job, path in [(each, path) for each in jobs for path in each.outputs]:
-        place = os.path.realpath(path)  # unlike Path.resolve, it takes links in a circle as they are
+        place = os.path.realpath(path)  # unlike Path.resolve, it leaves circular links as they are
         if place in seen:
             refuse_shared(path, seen[place], job)
         seen[place] = job
@@ -238,13 +238,13 @@ def _check_outputs(jobs: Sequence[Job], in_place: bool, may_exist: bool) -> None
         if path.exists() and not path.is_file():
             remedy = "Choose another name; standard output is -."
             raise UsageError(path, "a folder or a device", "a file that can be replaced", remedy)
-    existing = [path for path in outputs if os.path.lexists(os.path.realpath(path))]  # links in a circle, too
+    existing = [path for path in outputs if os.path.lexists(os.path.realpath(path))]  # circular links, too
     if existing and not may_exist:
         refuse_existing(existing)
 
 
 def refuse_shared(path: str | Path, first: Job, second: Job) -> NoReturn:
-    """Raise UsageError for a path that two outputs have, be they of one job."""
+    """Raise UsageError for a path that two outputs share, even if both belong to one job."""
 
     def same(one: str | None, other: str | Path) -> bool:
         return one is not None and os.path.realpath(one) == os.path.realpath(other)

@@ -1,4 +1,4 @@
-"""How outputs were made: a small file beside those of a batch, by which `--skip-existing` knows what is complete."""
+"""Records of how outputs were made: a small file beside those of a batch tells `--skip-existing` what is complete."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -18,12 +18,12 @@ RECORD = ".deepnmf-enhanced.jsonl"
 REDO = "Pass --overwrite beside --skip-existing to make it again."
 
 Stamp = tuple[int, int]
-"""Size and time of change (ns) of a file: what shows that it is another one than before."""
+"""Size and modification time (ns) of a file, by which a change is noticed."""
 
 
 @dataclass(frozen=True)
 class State:
-    """Whether a job is `needed`, what to tell of it, and whether there is a line on the outputs that are there."""
+    """Whether a job is `needed`, a warning to show, and whether there is a line on the outputs that exist."""
 
     needed: bool = False
     warning: str = ""
@@ -31,10 +31,10 @@ class State:
 
 
 class Record:
-    """Which outputs of a command need not be made again, and why others were made that may be out of date.
+    """Which outputs of a command need not be made again, and how others were made that may be out of date.
 
-    `facts` is what decides an output beside its input: the hash of the model, and the options, by name. Lines that
-    cannot be read, such as one that a crash cut short, are left out: an output is whole even where its line is not.
+    `facts` is what determines an output besides its input: the hash of the model, and the options, by name. Lines that
+    cannot be read, such as one that a crash cut short, are ignored: an output is whole even if its line is not.
     """
 
     def __init__(self, command: str, facts: dict[str, Any]) -> None:
@@ -44,16 +44,16 @@ class Record:
         self._begun: dict[Job, Stamp] = {}
 
     def begin(self, job: Job) -> None:
-        """Remember the state of the input: what changes from here on is noticed next time."""
+        """Remember the state of the input, so that a change from here on is noticed next time."""
         self._begun[job] = checkpoint.stamp(Path(job.source))
 
     def state(self, job: Job, replaces: bool) -> "State":
-        """What is there of the outputs of a job that has begun.
+        """Return what exists of the outputs of a job that has begun.
 
-        An output whose line says that it was made of this input as it is, in this way, is complete. One that has no
-        line counts as complete where it is as long as the input, of the same rate and channels, and no older. One
-        that was made of something else, or in another way, or has not all that belongs to it, is kept unless
-        `replaces`, and it is told. Raises AudioError for an output that is neither and must not be replaced.
+        An output whose line says that it was made from this input as it is, in this way, is complete. One that has no
+        line counts as complete if it is as long as the input, of the same rate and channels, and no older. One that
+        was made from something else, or in another way, or that lacks something that belongs to it, is kept with a
+        warning, unless `replaces`. Raises AudioError for an output that is neither and must not be replaced.
         """
         missing = [path for path in job.outputs if not path.exists()]
         if job.target == job.source:
@@ -74,7 +74,7 @@ class Record:
         return State(warning=f"{problem}. {REDO}")
 
     def _state_in_place(self, job: Job, missing: Sequence[Path], replaces: bool) -> "State":
-        """The same for a job whose output replaces its input, which is no licence for what goes beside it."""
+        """The same for a job whose output replaces its input, which does not permit replacing what goes beside it."""
         line = _made(self._on(Path(job.source)), list(self._begun[job]), self._command)
         beside = [path for path in job.outputs if path not in missing and path != Path(job.source)]
         if line is None and beside and not replaces:
@@ -86,16 +86,16 @@ class Record:
         return State(warning=f"{job.source} was changed before {how}; its original is gone." if how else "")
 
     def present(self, job: Job) -> Job:
-        """The job with those of its outputs beside the target that exist."""
+        """Return the job with the target and those of its other outputs that exist."""
         removed, speech = (place if place and self.exists(place) else None for place in (job.removed, job.speech))
         return replace(job, removed=removed, speech=speech)
 
     def exists(self, place: str) -> bool:
-        """Whether there is an output."""
+        """Return whether an output exists."""
         return Path(place).exists()
 
     def done(self, job: Job) -> None:
-        """Append a line for the outputs of a job; without one, where it cannot be written, nothing is lost."""
+        """Append a line for the outputs of a job; if it cannot be written, nothing is lost."""
         target = Path(job.target)
         line = {"output": target.name, "stamp": checkpoint.stamp(target), "input": self._begun[job], **self._made_by}
         with suppress(OSError), (target.parent / RECORD).open("a", encoding="utf-8") as file:
@@ -103,11 +103,11 @@ class Record:
             file.write(json.dumps(line) + "\n")
 
     def close(self) -> None:
-        """Nothing is left to be written."""
+        """Do nothing, as nothing is left to be written."""
 
     @property
     def _made_by(self) -> dict[str, Any]:
-        """What a line says of how an output was made."""
+        """What a line says about how an output was made."""
         return {"command": self._command, **self._facts}
 
     def _changed(self, line: dict[str, Any]) -> str:
@@ -120,12 +120,12 @@ class Record:
         """The line on an output as it is, or as it was before other commands changed it in place."""
         lines, now = self._on(target), list(checkpoint.stamp(target))
         made = _made(lines, now, self._command)
-        if made is None and lines and lines[-1]["stamp"][0] == now[0]:  # as copies of a folder have other times
+        if made is None and lines and lines[-1]["stamp"][0] == now[0]:  # copies of a folder have other times
             return lines[-1]
         return made
 
     def _on(self, target: Path) -> list[dict[str, Any]]:
-        """All lines on an output, the last one made last."""
+        """All lines on an output, the newest last."""
         file = target.parent / RECORD
         if file not in self._lines:
             self._lines[file] = _read(file)
@@ -133,19 +133,19 @@ class Record:
 
 
 def incomplete(target: object, other: str, missing: Sequence[object]) -> str:
-    """What a complete output is not: made in the same way, and with all that belongs to it; empty where it is."""
+    """Return why an output is incomplete: made in another way, or lacking what belongs to it; empty if it is not."""
     made = f"{target} was made {other}" if other else ""
     return " and ".join(filter(None, [made, f"{missing[0]} is missing" if missing else ""]))
 
 
 def _command_of(line: dict[str, Any]) -> str:
-    """The command that made a line; earlier versions did not write it, but only one of the two has --fix."""
+    """Return the command that made a line; earlier versions did not write it, but only one of the two has --fix."""
     return line.get("command") or ("repair" if "--fix" in line else "enhance")
 
 
 def _made(lines: Sequence[dict[str, Any]], now: list[int], command: str) -> dict[str, Any] | None:
-    """The line by which a command made a file that has this stamp now, though others may have changed it in place
-    since, each of which found what the one before had left.
+    """Return the line on how a command made a file that has this stamp now. Others may have changed the file in place
+    since, if each of them found what the one before had left.
     """
     for line in reversed(lines):
         if line["stamp"] == now:
@@ -163,9 +163,10 @@ def still_needed(
     outcome: Outcome,
     row: Callable[[Job], dict[str, Any]],
 ) -> tuple[list[Job], str]:
-    """Return the jobs that are left, all of them without `skip`, and a sentence on outputs that count as complete
-    without a line. Those that need not be done, and those whose outputs may not be replaced, go into `outcome` with
-    their `row`.
+    """Return the jobs that are left, and a sentence on outputs that count as complete without a line.
+
+    Without `skip` all jobs are left. Those that need not be done, and those whose outputs must not be replaced, go into
+    `outcome` with their `row`.
     """
     todo, unknown = [], 0
     for job in jobs:
@@ -185,7 +186,7 @@ def still_needed(
 
 
 def _read(file: Path) -> dict[str, list[dict[str, Any]]]:
-    """Name of an output -> its lines."""
+    """Return name of an output -> its lines."""
     lines: dict[str, list[dict[str, Any]]] = {}
     with suppress(OSError):
         for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -197,7 +198,7 @@ def _read(file: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _unlike(job: Job, missing: Sequence[Path]) -> str:
-    """What speaks against these files being all that was made of the input; empty where nothing does."""
+    """Return why these files cannot be all that was made from the input; empty if nothing speaks against it."""
     from deepnmf_cli.signal import audio
 
     if missing:

@@ -1,4 +1,4 @@
-"""Recordings behind addresses such as s3://bucket/folder, through fsspec: lists, copies, and records of batches."""
+"""Recordings at URLs such as s3://bucket/folder, through fsspec: listings, copies, and records of batches."""
 
 import json
 import time
@@ -19,23 +19,22 @@ RECORDS = ".deepnmf-enhanced"
 """Name of the folder below the outputs that holds a record: files of JSON Lines, which are never changed."""
 
 LINES, SECONDS = 1000, 60.0
-"""After so many outputs, or so much time, the record gets a file. A stop costs at most that many lines, and no output.
-"""
+"""Outputs, or seconds, after which the record gets a file. A stop costs at most that many lines, and no output."""
 
 WHOLE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory"}
-"""Protocols whose files appear when they are complete. Others get a file under another name first."""
+"""Protocols whose files appear when they are complete. With others, a file is written under another name first."""
 
 PRIVATE = {"memory"}
 """Protocols whose files only one process sees."""
 
 
 def is_url(path: str | None) -> bool:
-    """Return whether a place is behind an address."""
+    """Return whether a place is a URL."""
     return path is not None and "://" in path
 
 
 def plain(path: str) -> str:
-    """Return a place, the address of a local file as its path. Raises UsageError for an address of nothing."""
+    """Return a place, the URL of a local file as its path. Raises UsageError for a URL without a path."""
     if not path.startswith(("file://", "local://")):
         return path
     if not (local := path.partition("://")[2]):  # which would be the current folder
@@ -45,7 +44,7 @@ def plain(path: str) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a list says of a file: its version, which changes with its content, and when it was written (s)."""
+    """What a listing says about a file: its version, which changes with its content, and when it was written (s)."""
 
     version: str
     time_s: float | None
@@ -53,7 +52,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class RemotePlan(Plan):
-    """A plan with what the lists said of the inputs and of the outputs that are there, by place."""
+    """A plan with what the listings say about the inputs and about the outputs that exist, by place."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
     root: str = ""
@@ -61,10 +60,10 @@ class RemotePlan(Plan):
 
 
 def plan(inputs: Sequence[str], places: Places, may_exist: bool) -> RemotePlan:
-    """Pair inputs with outputs, as `places.plan` does, where one of them at least is behind an address.
+    """Pair inputs with outputs, as `places.plan` does, if at least one of them is a URL.
 
-    Each folder is listed once. Raises UsageError where `places.plan` does, and for what addresses cannot be: standard
-    input, --in-place, and a missing output.
+    Each folder is listed once. Raises UsageError where `places.plan` does, and for what cannot go with URLs: standard
+    input or output, --in-place, and a missing output.
     """
     for found, wrong in (("standard input or output", STREAM in (*inputs, places.output)),
                          ("--in-place", places.in_place), ("no output", places.output is None)):  # fmt: skip
@@ -98,9 +97,9 @@ def plan(inputs: Sequence[str], places: Places, may_exist: bool) -> RemotePlan:
     _check(jobs)
     root = places.output if several else places.output.rpartition("/")[0]
     there: dict[str, Entry] = {}
-    beside = [] if several else [job.speech for job in jobs]  # what a list of the output alone does not hold
+    beside = [] if several else [job.speech for job in jobs]  # what a listing of the output alone does not hold
     for folder in filter(None, [places.output, places.removed, *beside]):
-        with suppress(AudioError):  # what cannot be listed is told when it is written
+        with suppress(AudioError):  # what cannot be listed is reported when it is written
             there |= {place: entry for place, (_, entry) in _list(folder)[0].items()}
     existing = [path for job in jobs for path in job.written if path in there]
     if existing and not may_exist:
@@ -128,7 +127,7 @@ def _check(jobs: Sequence[Job]) -> None:
 
 
 def _list(place: str) -> tuple[dict[str, tuple[PurePosixPath, Entry]], bool]:
-    """The files below a place, each with its name there, and whether that is a folder. Raises AudioError."""
+    """Return the files below a place, each with its name there, and whether that is a folder. Raises AudioError."""
     with explaining(place, "listed"):
         filesystem, root = _open(place)
         filesystem.invalidate_cache()
@@ -145,7 +144,7 @@ def _list(place: str) -> tuple[dict[str, tuple[PurePosixPath, Entry]], bool]:
 
 
 def _audio(found: dict[str, tuple[PurePosixPath, Entry]]) -> tuple[dict, list[AudioError]]:
-    """Those files of a list that hold audio by their suffix, and errors for media that cannot be read."""
+    """Return the files of a listing that hold audio by their suffix, and errors for media that cannot be read."""
     from deepnmf_cli.signal.formats import UNREADABLE, audio_suffixes, unreadable_media
 
     seen = {place: x for place, x in found.items() if not any(part.startswith(".") for part in x[0].parts)}
@@ -155,7 +154,7 @@ def _audio(found: dict[str, tuple[PurePosixPath, Entry]]) -> tuple[dict, list[Au
 
 
 def _entry(info: dict[str, Any]) -> Entry:
-    """What the list of any file system says: each has words of its own."""
+    """Return what a listing says about a file, whatever names its file system uses: each has its own."""
     stamp = next(
         (info[k] for k in ("LastModified", "mtime", "last_modified", "updated", "created") if info.get(k)), None
     )
@@ -167,14 +166,14 @@ def _entry(info: dict[str, Any]) -> Entry:
 
 
 def _open(place: str) -> tuple[Any, str]:
-    """The file system of a place, and its name there."""
+    """Return the file system of a place, and its name there."""
     from fsspec.core import url_to_fs
 
     return url_to_fs(place)
 
 
 def require(address: str) -> None:
-    """Raise MissingExtraError where there is no fsspec, and UsageError where it knows no such protocol."""
+    """Raise MissingExtraError if fsspec or the package of a protocol is missing, UsageError for an unknown protocol."""
     extras.require("cluster", address, ("fsspec",))
     from fsspec.registry import known_implementations
 
@@ -192,7 +191,7 @@ def require(address: str) -> None:
 
 @contextmanager
 def explaining(place: str, verb: str) -> Iterator[None]:
-    """Turn whatever a file system raises into AudioError: each has types of its own."""
+    """Turn whatever a file system raises into AudioError, as each has error types of its own."""
     try:
         yield
     except DeepnmfError:
@@ -237,7 +236,7 @@ def deliver(path: Path, place: str) -> None:
 
 @contextmanager
 def as_files(job: Job, folder: Path) -> Iterator[Job]:
-    """The job with files in `folder` for what is behind addresses: fetched before, delivered after the work."""
+    """Yield the job with files in `folder` instead of URLs: fetched before the work, delivered after it."""
     places = (job.source, job.target, job.removed, job.speech)
     local = {
         place: folder / f"{what}{PurePosixPath(place).suffix}"
@@ -253,16 +252,16 @@ def as_files(job: Job, folder: Path) -> Iterator[Job]:
         names = {str(path): place for place, path in local.items()}
         where = names.get(error.where, error.where)
         raise type(error)(where, error.found, error.expected, error.remedy) from error
-    for place in (job.speech, job.removed, job.target):  # the enhanced file last: where it is, all is there
+    for place in (job.speech, job.removed, job.target):  # the enhanced file last: if it exists, all of them do
         if place in local:
             deliver(local[place], place)
 
 
 class RemoteRecord(Record):
-    """`Record` where outputs lie behind an address: knowledge comes from lists that are there already.
+    """A `Record` for outputs at URLs, which takes what it knows from listings that were made before.
 
-    Objects cannot be appended to, so that the lines lie in files of their own below the folder of outputs, one for
-    every `LINES` outputs or `SECONDS`.
+    Objects cannot be appended to, so the lines are in files of their own below the folder of outputs, one for every
+    `LINES` outputs or `SECONDS`.
     """
 
     def __init__(self, command: str, facts: dict[str, Any], planned: RemotePlan) -> None:
@@ -273,10 +272,10 @@ class RemoteRecord(Record):
         self._known: dict[str, dict[str, Any]] | None = None
 
     def begin(self, job: Job) -> None:
-        """Nothing is to be asked: the list has said it."""
+        """Do nothing, as the listing has the state of the input."""
 
     def state(self, job: Job, replaces: bool) -> State:
-        """What is there of the outputs of a job. One that has no line is complete where it is no older than the
+        """Return what exists of the outputs of a job. One that has no line is complete if it is no older than the
         input, as outputs appear whole.
         """
         missing = [place for place in job.written if not self.exists(place)]
@@ -301,7 +300,7 @@ class RemoteRecord(Record):
         return State(warning=f"{problem}. {REDO}")
 
     def exists(self, place: str) -> bool:
-        """Whether the lists have named an output."""
+        """Return whether the listings have named an output."""
         return place in self._entries
 
     def done(self, job: Job) -> None:
@@ -312,10 +311,10 @@ class RemoteRecord(Record):
             self.close()
 
     def close(self) -> None:
-        """Write the lines that are new; without them, where they cannot be written, no output is lost."""
+        """Write the lines that are new; if they cannot be written, no output is lost."""
         if not self._new:
             return
-        with suppress(Exception):  # of types that nobody knows
+        with suppress(Exception):  # of unknown types
             filesystem, folder = _open(f"{self._root}/{RECORDS}")
             filesystem.makedirs(folder, exist_ok=True)
             filesystem.pipe_file(f"{folder}/{self._run}-{self._files}.jsonl", "\n".join(self._new).encode())

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from deepnmf_cli.signal.rewrite import Rewritten
 
 REPAIRED = ".repaired"
-"""What the names of outputs have beside those of their inputs, where none are given."""
+"""What is added to the names of inputs to name their outputs, if no names are given."""
 
 
 @click.command()
@@ -136,7 +136,7 @@ def command(
 
 @dataclass(frozen=True)
 class Settings:
-    """What all jobs have in common. Travels to other processes."""
+    """What all jobs have in common. Sent to other processes."""
 
     options: "RepairOptions"
     overwrite: bool
@@ -146,7 +146,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Done:
-    """What was found in a file and became of it."""
+    """What was found in a file, and what became of it."""
 
     seconds: float
     rate_hz: int
@@ -245,7 +245,7 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
 
 
 def _facts(options: "RepairOptions") -> dict[str, Any]:
-    """What decides an output beside its input, by names that a message can quote."""
+    """Return what determines an output besides its input, by names that a message can quote."""
     return {
         "--fix": sorted(options.fixes), "--clip-level": options.clip_level_db,
         "--gaps": options.gaps and file_hash(Path(options.gaps)),
@@ -254,7 +254,7 @@ def _facts(options: "RepairOptions") -> dict[str, Any]:
 
 
 def _told(done: Done) -> str:
-    """What was found, in a sentence."""
+    """Return what was found, in a sentence."""
     parts = counted(Counter(row["kind"] for row in done.intervals if _is_sure(row)))
     for row in filter(_is_sure, done.clipping):
         levels = [row[side] for side in ("low_db", "high_db") if row[side] is not None]
@@ -263,19 +263,19 @@ def _told(done: Done) -> str:
 
 
 def _is_sure(found: dict[str, Any]) -> bool:
-    """Whether an interval or a level of clipping is one that is repaired."""
+    """Return whether an interval or a level of clipping is sure enough to be repaired."""
     from deepnmf_cli.repair.spans import SURE
 
     return found["confidence"] >= SURE
 
 
 def _is_whole(row: dict[str, Any]) -> bool:
-    """Whether nothing was found in a file that is done."""
+    """Return whether a file is done in which nothing was found."""
     return row["status"] == "done" and not any(map(_is_sure, (*row["intervals"], *row["clipping"])))
 
 
 def _row(source: str, target: str | None = None) -> dict[str, Any]:
-    """One file in the JSON Lines."""
+    """Return the row of one file in the JSON Lines."""
     return {
         "type": "file", "input": source, "output": target, "seconds": None, "rate_hz": None, "channels": None,
         "intervals": [], "clipping": [], "declipped": None, "filled_s": None, "clipped": None, "notes": [],

@@ -22,11 +22,11 @@ WORDS = {
     "not finite": ("interval of non-finite samples", "intervals of non-finite samples"),
     "click": ("click", "clicks"),
 }
-"""One and several of each kind of damage."""
+"""Singular and plural of each kind of damage."""
 
 
 def _fixes(context: click.Context, option: click.Parameter, value: str) -> tuple[str, ...]:
-    """A callback: words between commas."""
+    """A callback for words separated by commas."""
     words = [word.strip() for word in value.split(",")]
     for word in words:
         if word not in FIXES:
@@ -35,7 +35,7 @@ def _fixes(context: click.Context, option: click.Parameter, value: str) -> tuple
 
 
 def _level(context: click.Context, option: click.Parameter, value: str | None) -> float | None:
-    """A callback: decibels, or auto."""
+    """A callback for decibels, or auto."""
     if value in (None, AUTO):
         return None
     try:
@@ -68,7 +68,7 @@ live_clip_level_option = click.option(
 )  # fmt: skip
 
 LONGEST_GAP_MS = 40.0
-"""What streams fill unless told otherwise."""
+"""Longest gap that streams fill unless told otherwise."""
 
 longest_gap_option = click.option(
     "--longest-gap", "longest_gap_ms", metavar="MS", type=click.FloatRange(5, 100), default=LONGEST_GAP_MS,
@@ -78,7 +78,7 @@ longest_gap_option = click.option(
 
 
 def counted(kinds: Mapping[str, int]) -> list[str]:
-    """How much there is of each kind of damage, in words."""
+    """Return how much there is of each kind of damage, in words."""
     return [f"{number} {WORDS[kind][number != 1]}" for kind, number in kinds.items()]
 
 
@@ -88,9 +88,9 @@ def refuse_without_repair(options: str) -> NoReturn:
 
 
 def live_options(fixes: tuple[str, ...], clip_level_db: float | None) -> "RepairOptions":
-    """What the options ask for in a stream, where the level of clipping is repaired only if it is told.
+    """Return what the options ask for in a stream, where clipping is repaired only if its level is given.
 
-    Raises UsageError for a level that is not to be repaired, and for clipping as all that is, without a level.
+    Raises UsageError for a level if clipping is not to be repaired, and for clipping alone without a level.
     """
     if fixes == ("clipping",) and clip_level_db is None:
         found, expected = "clipping alone, and no --clip-level", "the level, which a stream cannot know beforehand"
@@ -101,7 +101,7 @@ def live_options(fixes: tuple[str, ...], clip_level_db: float | None) -> "Repair
 def repair_options(
     inputs: Sequence[str], fixes: tuple[str, ...], gaps: str, clip_level_db: float | None, models: Sequence[str] = ()
 ) -> "RepairOptions":
-    """What the options ask for. Raises UsageError for a file of gaps beside several inputs, and ModelError."""
+    """Return what the options ask for. Raises UsageError for a file of gaps with several inputs, and ModelError."""
     from deepnmf_cli.repair import model
     from deepnmf_cli.repair.examine import RepairOptions
 

@@ -1,6 +1,4 @@
-"""`deepnmf stream`: remove the noise from sound while it comes in, through pipes or from a microphone to a
-loudspeaker.
-"""
+"""`deepnmf stream`: remove the noise from sound as it arrives, through pipes or from a microphone to a loudspeaker."""
 
 import re
 import signal
@@ -53,12 +51,12 @@ if TYPE_CHECKING:
     from deepnmf_cli.signal.samples import Layout
 
 RATE_HZ, CHANNELS, FORMAT = 16000, 1, "s16le"
-"""What raw samples are taken for unless options say otherwise."""
+"""Layout that raw samples are assumed to have unless options say otherwise."""
 
 
 @dataclass(frozen=True)
 class _Sound:
-    """What is said of raw samples by options, None where nothing is, and how channels and their masks go together."""
+    """What options say about raw samples, None where they say nothing, and whether each channel has its own mask."""
 
     rate_hz: int | None
     channels: int | None
@@ -68,14 +66,14 @@ class _Sound:
 
 @dataclass
 class _Repair:
-    """What is to be repaired before the noise is removed; and what was, once `begin` was called."""
+    """What is to be repaired before the noise is removed, and once `begin` has been called, what was repaired."""
 
     options: "RepairOptions"
     longest_s: float
     repairer: "LiveRepairer | None" = None
 
     def begin(self, rate_hz: int, channels: int, name: str) -> int:
-        """Begin a recording; returns by how many samples repair delays it. Fills a gap first: the first computation
+        """Begin a recording; return by how many samples repair delays it. Fills a gap first, as the first computation
         of a process takes many times as long as all others.
         """
         import numpy as np
@@ -91,7 +89,7 @@ class _Repair:
         return self.repairer.latency_samples
 
     def before(self, enhance: Callable[..., Iterator["np.ndarray"]]) -> Callable[..., Iterator["np.ndarray"]]:
-        """The same with the repair in front of it."""
+        """Return `enhance` with the repair in front of it."""
         from deepnmf_cli.repair.live import repaired_live
 
         assert self.repairer is not None
@@ -99,7 +97,7 @@ class _Repair:
         return lambda blocks, *rest: enhance(repaired_live(blocks, repairer), *rest)
 
     def tell(self, quiet: bool) -> None:
-        """What was repaired. Raises AudioError where nothing was whole: all that came has been written by then."""
+        """Tell what was repaired. Raises AudioError if a channel was damaged throughout; all was written before."""
         assert self.repairer is not None
         kinds = counted(self.repairer.found)
         if self.repairer.declipped:
@@ -241,7 +239,7 @@ def command(
     from deepnmf_cli import zoo
     from deepnmf_cli.pace import Pace
 
-    # Blocks are small: a second thread would cost more by waiting than it could do.
+    # Blocks are small: a second thread would cost more by waiting than it could gain.
     chosen = backend_for(backend, noise_profile, changes_depth=keep_up)
     enhancer = zoo.load_enhancer(model, device, chosen, threads=1, depth=depth)
     if noise_profile is not None:
@@ -273,7 +271,7 @@ def _pipe(
     repair: _Repair | None,
     quiet: bool,
 ) -> int:
-    """Standard input through the enhancer to standard output."""
+    """Enhance standard input to standard output and return the exit code."""
     from deepnmf_cli.signal.pipe import PipeReader, PipeWriter
     from deepnmf_cli.signal.samples import Layout
 
@@ -295,7 +293,7 @@ def _pipe(
                 f" {console.count(channels, 'channel')}: {1000 * latency_s:.0f} ms behind,{repairing} plus the block."
             )
         writer = PipeWriter(sys.stdout.buffer, reader)
-        # What is not finite is a gap: the repair decides.
+        # Samples that are not finite are gaps for the repair, and are refused only without it.
         blocks = reader.blocks(max(1, round(block_s * rate_hz)), check=repair is None)
         for speech in enhance(blocks, rate_hz, channels):
             writer.write(speech)
@@ -332,7 +330,7 @@ def _warnings(reader: "PipeReader", clipped: int, interrupted: bool) -> list[str
 
 
 def _refuse_contradictions(sound: _Sound, found: "Layout") -> None:
-    """Raise UsageError when an option says something else than the header of the WAV stream."""
+    """Raise UsageError if an option contradicts the header of the WAV stream."""
     for option, wanted, value in (
         ("--rate", sound.rate_hz, found.rate_hz),
         ("--channels", sound.channels, found.channels),
@@ -344,10 +342,9 @@ def _refuse_contradictions(sound: _Sound, found: "Layout") -> None:
 
 
 class _UntilInterrupted:
-    """Standard input that Ctrl-C or SIGTERM ends, so that what was read is still enhanced and written; a context
-    manager.
+    """A context manager for standard input that Ctrl-C or SIGTERM ends; what was read is still enhanced and written.
 
-    The signal interrupts only the waiting for data, never a computation. A second one ends the program at once.
+    The signal interrupts only the wait for data, never a computation. A second one ends the program at once.
     """
 
     _KINDS: ClassVar = {
@@ -372,7 +369,7 @@ class _UntilInterrupted:
             signal.signal(number, handler)
 
     def read1(self, size: int, /) -> bytes:
-        """As of BufferedIOBase; empty once a signal has come."""
+        """See `BufferedIOBase.read1`; empty once a signal has arrived."""
         if self.interrupted:
             return b""
         try:
@@ -409,7 +406,7 @@ def _live(
     devices: tuple[str | None, str | None],
     quiet: bool,
 ) -> int:
-    """Enhance until Ctrl-C or SIGTERM; returns the exit code. Warns when blocks come late."""
+    """Enhance until Ctrl-C or SIGTERM and return the exit code. Warns when blocks come late."""
     import numpy as np
 
     from deepnmf_cli.signal.sound_card import SoundCard, default_rate_hz
@@ -457,7 +454,7 @@ def _live(
 
 
 class _Meter:
-    """The levels of both sides on one line of the terminal, redrawn in place; elsewhere only the first late block."""
+    """Input and output levels on one line of the terminal, redrawn in place; elsewhere only the first late block."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet, self._drawing = quiet, not quiet and sys.stderr.isatty()

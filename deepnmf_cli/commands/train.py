@@ -203,7 +203,7 @@ def command(
 
 
 def _recipe_of_repair(recipe: Path) -> Path | None:
-    """The file of a recipe of repair, shipped or one's own, which has a section [repair]; None for any other."""
+    """Return the file of a repair recipe, shipped or the user's own, which has a section [repair]; None for others."""
     from deepnmf_cli.recipe import recipes_folder
 
     for file in (recipe, recipes_folder() / f"{recipe}.toml"):
@@ -239,16 +239,16 @@ def _train_repair(
 
 
 class _Stopping:
-    """Ctrl-C and SIGTERM, once training has begun: a context manager that says whether one has come.
+    """A context manager that says whether Ctrl-C or SIGTERM has arrived since training began.
 
-    The training then ends at once where it waits, or after its step. Before, when there is nothing to keep, and the
-    second time, a signal does what it did before the context.
+    Training then ends at once if it is waiting, or else after its step. Before it has begun, when there is nothing to
+    keep, and the second time, a signal does what it did before the context.
     """
 
     CODES: ClassVar = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
 
     def __init__(self, tells: bool = True) -> None:
-        """One that `tells` says what it does."""
+        """With `tells`, print what a signal does."""
         self.began, self.exit_code, self._tells = False, EXIT_DONE, tells
 
     def __enter__(self) -> Self:
@@ -312,7 +312,7 @@ class _Progress:
         best = "" if report["best"] is None else f"best dev score {report['best']:.2f} dB"
         self._shown = ", ".join(filter(None, (_loss(report), best)))
         if isinstance(self._bar, console.Lines):
-            if not self._begun:  # nobody knows how long this one took
+            if not self._begun:  # it is not known how long this one took
                 self._bar.start(report["step"])
             self._bar.set_description_str("")
         else:
@@ -332,16 +332,16 @@ class _Progress:
 
 
 def _loss(report: dict) -> str:
-    """Empty before the first step, which nobody knows the loss of."""
+    """Return the loss in words; empty before the first step, when it is not known."""
     return "" if report["loss"] is None else f"loss {report['loss']:.4f}"
 
 
 def _remark(*sources: Path | None) -> None:
-    """Say what training will do without in the sources of its recordings."""
+    """Warn of what training will not use in the sources of its recordings."""
     from deepnmf_cli.corpus.manifest import remarks_on
 
     for source in filter(None, sources):
-        with suppress(CorpusError):  # told where the manifest is read
+        with suppress(CorpusError):  # reported when the manifest is read
             for remark in remarks_on(source):
                 console.warn(remark)
 

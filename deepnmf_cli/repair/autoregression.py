@@ -1,25 +1,26 @@
-"""Filling gaps by autoregression: the samples whose prediction errors are least, with the predictor they lead to.
+"""Gap filling by autoregression: alternately estimate a predictor and the samples that minimise its squared errors.
 
 Janssen, Veldhuis & Vries, "Adaptive interpolation of discrete-time signals that can be modeled as autoregressive
-processes", IEEE Trans. ASSP 34, 1986. The predictor comes from the autocorrelation of windowed samples near the gap.
+processes", IEEE Trans. ASSP 34, 1986. The predictor is estimated from the autocorrelation of windowed samples near the
+gap.
 """
 
 import numpy as np
 
 ORDERS_S, CONTEXT_S = (0.004, 0.008, 0.016), 0.048
-"""Lengths of the predictors that are found with the samples in turn, and how far on both sides they are learned from.
-The first sees a gap with nothing in it, which a long one would learn; longer contexts see speech that has changed.
+"""Lengths of the predictors of successive iterations, and of the context on both sides that they are estimated from.
+The first one sees a gap that is still empty, which a longer one would learn; in a longer context, speech has changed.
 """
 
 RIDGE = 1e-3
-"""Noise floor of the predictor, -30 dB: without one, it trusts what it learned from so few samples too much."""
+"""Noise floor of the predictor, -30 dB, which keeps it from overfitting the few samples it is estimated from."""
 
 LONGEST_S = 0.1
-"""Longer gaps are not filled: a system of their size is slow, and its solution decays to zero within 50 ms."""
+"""Longer gaps are not filled: a system of their size is slow to solve, and its solution decays to zero within 50 ms."""
 
 
 def predictor(samples: np.ndarray, order: int) -> np.ndarray:
-    """Prediction error filter (order + 1,), its first coefficient 1, of samples (n,)."""
+    """Prediction error filter (order + 1,) of samples (n,); its first coefficient is 1."""
     windowed = samples * np.hanning(len(samples) + 2)[1:-1]
     size = 1 << (len(samples) + order).bit_length()
     spectrum = np.fft.rfft(windowed, size)
@@ -31,14 +32,15 @@ def predictor(samples: np.ndarray, order: int) -> np.ndarray:
 
 
 def toeplitz(column: np.ndarray) -> np.ndarray:
-    """The symmetric matrix (n, n) whose first column is `column` (n,), as a view that repeats it."""
+    """The symmetric Toeplitz matrix (n, n) whose first column is `column` (n,), as a view with repeated values."""
     both = np.concatenate([column[:0:-1], column])
     return np.lib.stride_tricks.sliding_window_view(both, len(column))[::-1]
 
 
 def least_errors(samples: np.ndarray, missing: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Samples (n,) with the `missing` ones such that the squared errors of a filter (order + 1,) are least, samples
-    beyond both ends being zero.
+    """Samples (n,) with the `missing` ones filled to minimise the squared output of the filter `errors` (order + 1,).
+
+    Samples beyond both ends count as zero.
     """
     correlation = np.convolve(errors, errors[::-1])[len(errors) - 1 :]
     places = np.flatnonzero(missing)
@@ -54,8 +56,9 @@ def least_errors(samples: np.ndarray, missing: np.ndarray, errors: np.ndarray) -
 
 
 def solve_banded(matrix: np.ndarray, right: np.ndarray, width: int) -> np.ndarray:
-    """The solution (n,) of a positive definite system whose `matrix` (n, n) is zero beyond `width` diagonals on each
-    side: elimination by blocks of this size, whose cost grows with n width^2 instead of n^3.
+    """Solve a positive definite system whose `matrix` (n, n) is zero beyond `width` diagonals on each side.
+
+    The solution (n,) is found by elimination in blocks of this size, whose cost grows with n width^2 instead of n^3.
     """
     cuts = [slice(k, min(k + width, len(right))) for k in range(0, len(right), width)]
     solved: list[tuple[np.ndarray, np.ndarray]] = []
@@ -73,9 +76,10 @@ def solve_banded(matrix: np.ndarray, right: np.ndarray, width: int) -> np.ndarra
 
 
 def fill(samples: np.ndarray, missing: np.ndarray, rate_hz: float) -> np.ndarray:
-    """Samples (n,) float64 with the `missing` ones filled, each gap with those around that are near.
+    """Samples (n,) float64 with the `missing` ones filled; gaps that are near each other are filled together.
 
-    Gaps beyond LONGEST_S are zero, as is one without any known sample near it.
+    Gaps longer than LONGEST_S become zero, and so do shorter ones that are filled together with them, and gaps whose
+    known neighbourhood is silent.
     """
     context = round(CONTEXT_S * rate_hz)
     filled = np.where(missing, 0.0, samples)
@@ -94,7 +98,7 @@ def fill(samples: np.ndarray, missing: np.ndarray, rate_hz: float) -> np.ndarray
 
 
 def stretches(marked: np.ndarray, joined: int = 0) -> list[tuple[int, int]]:
-    """Runs [first, end) of marked samples (n,); those less than `joined` samples apart are one."""
+    """Runs [first, end) of marked samples (n,); those less than `joined` samples apart are merged."""
     edges = np.flatnonzero(np.diff(marked.astype(np.int8), prepend=0, append=0))
     runs: list[tuple[int, int]] = []
     for first, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):

@@ -1,7 +1,7 @@
-"""Detection of damage: clipping by the histogram of peaks, runs of equal samples, and clicks by errors of prediction.
+"""Detection of damage: clipping by the histogram of peaks, runs of equal samples, and clicks by prediction errors.
 
-Memory is bounded: a recording goes through by pieces, each looked at with what surrounds it. What is found does not
-depend on where the pieces are cut.
+Memory is bounded: a recording is scanned in pieces, each together with its surroundings. What is found does not depend
+on where the pieces are cut.
 """
 
 import math
@@ -26,47 +26,53 @@ from deepnmf_cli.repair.spans import (
 )
 
 PIECE_S = 8.0
-"""Looked at together, at least."""
+"""Minimum length of a piece that is scanned at once."""
 
 BIN, LOWEST = 0.005, 1e-4
-"""Width of the histogram's bins, half a percent of the amplitude, and where they begin, -80 dB."""
+"""Width of the histogram's bins, half a percent of the amplitude, and the lower end of the first, -80 dB."""
 BINS = math.ceil(math.log(1e5) / BIN)
 
 LEAST_PEAKS = 10
-"""In a pile: fewer are chance."""
+"""Minimum number of peaks in a pile; fewer may be due to chance."""
 
 SHORTEST_S, LONGEST_S, EDGE_S = 0.002, 1.0, 0.005
-"""Runs of equal samples that count as lost; and the sound next to them that tells a loss from a pause."""
+"""Shortest and longest run of equal samples that counts as lost, and length of the sound next to it that tells a loss
+from a pause.
+"""
 
 LEAST_EDGE = 1e-3
-"""Its RMS: below -60 dB nobody hears a loss."""
+"""Minimum RMS of that sound: below -60 dB nobody hears a loss."""
 
 PAST_S = 0.064
-"""What is before a run tells the quantisation step and the offset: behind it, sound that is live may not have come."""
+"""Length of the sound before a run that gives the quantisation step and the offset. In live sound, what follows the run
+may not have arrived yet.
+"""
 
 CLOSE_S, COARSE = 0.0005, 2.5
-"""Sound of few bits comes to rest at one value by itself: nothing is lost where the samples next to a run are within so
-many quantisation steps of it.
+"""Sound of few bits comes to rest at one value by itself: nothing is lost where the samples within CLOSE_S of a run are
+within COARSE quantisation steps of its value.
 """
 
 CLICK_FRAME_S, CLICK_ORDER, CLICK_S, CLICK_RATIO = 0.064, 24, 0.0015, 30.0
-"""Frames in which clicks are looked for, order of the predictor, longest click, and its error over the median error."""
+"""Length of the frames in which clicks are looked for, order of the predictor, length of the longest click, and ratio
+of its error to the median error.
+"""
 
 ALONE = 0.5
-"""Errors elsewhere in the frame, over that of the click: more of them are pitch pulses, or a burst."""
+"""Largest error elsewhere in the frame, relative to that of the click: larger ones are pitch pulses, or a burst."""
 
 WEAK, STRONG = 0.05, 0.35
-"""The same near a click: where errors above the first reach further than `CLICK_S`, it is a burst; those above the
-second are the click.
+"""Errors near a click, relative to its largest: if those above WEAK reach further than `CLICK_S`, it is a burst; those
+above STRONG are the click.
 """
 
 
 CLICK_AHEAD_S = 0.75 * CLICK_FRAME_S + 2 * CLICK_S + EDGE_S
-"""How far behind a click its frame and what tells of losses in it may end."""
+"""How far after a click its frame, and the samples that reveal losses in that frame, may end."""
 
 
 class Scanner:
-    """Looks through one recording: `feed` its blocks (C, n) float64, then `finish`."""
+    """Scans one recording for damage: `feed` its blocks (C, n) float64, then `finish`."""
 
     def __init__(
         self,
@@ -77,10 +83,10 @@ class Scanner:
         clicks: bool = True,
         levels: bool = True,
     ) -> None:
-        """Runs of up to `longest_s` are looked for, at most LONGEST_S, and if asked for, `clicks` and the `levels` of
-        clipping. Samples are looked at when as much has come behind them as these need, and `piece_s` more.
+        """Look for runs of up to `longest_s`, at most LONGEST_S, and if asked, for `clicks` and `levels` of clipping.
 
-        Longer runs of samples that are not finite are found by parts if `longest_s` is LONGEST_S, and left out else.
+        Samples are scanned once they are followed by as many as these need, and by `piece_s` more. Longer runs of
+        samples that are not finite are found in parts if `longest_s` is LONGEST_S, and left out otherwise.
         """
         self.rate_hz, self.channels = rate_hz, channels
         self._longest, self._piece, self._clicks = longest_s * rate_hz, round(piece_s * rate_hz), clicks
@@ -106,24 +112,24 @@ class Scanner:
 
     @property
     def margin_samples(self) -> int:
-        """How many samples must follow a sample before it can be looked at."""
+        """Number of samples that must follow a sample before it can be scanned."""
         return self._margin
 
     def taken(self) -> tuple[list[Span], int]:
-        """Take what was found since the last time; and where the samples begin that were not looked at yet. All that
-        begins before them was found.
+        """Take the spans found since the last call, and return them with the position of the first sample that has not
+        been scanned yet. All spans that begin before it have been found.
         """
         spans, self._spans = self._spans, []
         return spans, self._done
 
     def finish(self) -> Findings:
-        """All that was found and not taken."""
+        """Scan the remaining samples; return all that was found and not taken."""
         self._look(self._begin + self._buffer.shape[-1])
         clipping = [found for channel in range(self.channels) if (found := self._clipping(channel)) is not None]
         return Findings(sorted(self._spans, key=lambda span: span.first), clipping)
 
     def _look(self, end: int) -> None:
-        """Look at samples from `_done` to `end`, and forget what no later piece needs."""
+        """Scan the samples from `_done` to `end`, and forget those that no later piece needs."""
         core = slice(self._done - self._begin, end - self._begin)
         for channel, samples in enumerate(self._buffer):
             valid = np.isfinite(samples)
@@ -155,7 +161,7 @@ class Scanner:
                 yield max(first, core.start), min(end, core.stop)
 
     def _keep(self, span: Span) -> None:
-        """Add a span, or make the last one longer where that goes on in it."""
+        """Add a span, or extend the last one if the span continues it."""
         last = self._spans[-1] if self._spans else None
         if last and span.kind == NOT_FINITE == last.kind and (last.channel, last.end) == (span.channel, span.first):
             self._spans[-1] = replace(last, end=span.end)
@@ -174,7 +180,7 @@ class Scanner:
                 counts[channel, side] += np.bincount(np.minimum(places.astype(int), BINS + 1), minlength=BINS + 2)
 
     def _clipping(self, channel: int) -> Clipping | None:
-        """The clipping of a channel by its histograms of all peaks and of those that are flat."""
+        """The clipping of a channel, according to its histograms of all peaks and of those that are flat."""
         offset = self._sums[channel] / max(1, self._done)
         found = [
             _pile(self._peaks[channel, side], self._flat[channel, side], (-offset, offset)[side]) for side in (0, 1)
@@ -188,14 +194,14 @@ class Scanner:
 
 
 def _pile(peaks: np.ndarray, flat: np.ndarray, offset: float) -> tuple[float, str, float] | None:
-    """(level, kind, confidence) where peaks pile up below the highest; None where they grow rarer, as those of sound.
-    Those near the `offset` of the recording, on this side, are sound at rest.
+    """(level, kind, confidence) if peaks pile up below the highest; None if they become rarer, as those of sound do.
 
-    A pile is narrow and its peaks are flat where samples were clipped; after a resampler it is as wide as the filter's
-    ripples, and with a soft limit it has its end at the highest peak.
+    Piles near the `offset` of the recording, on this side, are sound at rest. Where samples were clipped, a pile is
+    narrow and its peaks are flat; after a resampler it is as wide as the filter's ripples, and with a soft limit it
+    ends at the highest peak.
     """
     highest = int(np.flatnonzero(peaks).max(initial=0))
-    # Without an offset every pile that is looked for lies beyond this.
+    # Without an offset, every pile that is looked for lies above this level.
     rest = offset + 0.5 * (_level(highest + 1) - offset)
     total = np.concatenate([[0.0], np.cumsum(peaks)])
 
@@ -227,14 +233,16 @@ def _level(place: int) -> float:
 
 
 def _trust(found: float, least: float) -> float:
-    """Confidence from SURE, where as much was found as must be, to 1."""
+    """Confidence, from SURE where `found` is no more than is required, to 1."""
     return 1 - SURE * math.exp(-(found / max(least, LEAST_PEAKS) - 1))
 
 
 @dataclass(frozen=True)
 class _Run:
-    """A run of equal samples; for both sides, how abruptly the sound there ends, from 0 on, or -1 where there is none
-    in sight; and its peaks, which like the height of the run count from the recording's offset.
+    """A run of equal samples, and the sound on both sides of it.
+
+    `abrupt` says for each side how abruptly the sound there ends, from 0 on, or -1 where there is none in sight.
+    The `peaks` of that sound and the `height` of the run are relative to the recording's offset.
     """
 
     first: int
@@ -245,7 +253,7 @@ class _Run:
     peaks: tuple[float, float]
 
     def is_lost(self, sides: int = 2) -> bool:
-        """Whether it lies in the middle of sound, as far as the first of its sides tell."""
+        """Whether the run lies in the middle of sound, judged by the first `sides` of its two sides."""
         # A clipped vowel also holds a value: that of its highest samples.
         held = self.value == 0 or abs(self.height) < 0.95 * max(self.peaks[:sides])
         return held and min(self.abrupt[:sides]) >= 0
@@ -255,16 +263,16 @@ class _Run:
         return float(min(1.0, 0.3 + min(self.abrupt)))
 
     def hides(self, start: int, end: int, longest: float) -> bool:
-        """Whether it may be a loss within [start, end), for all that can be known a little behind `end`."""
+        """Whether the run may be a loss within [start, end), as far as can be known shortly after `end`."""
         if self.first >= end or self.end <= start or min(self.end, end) - self.first > longest:
             return False
         return self.is_lost(1 if self.end > end else 2)
 
 
 def _runs(samples: np.ndarray, rate_hz: int) -> list[_Run]:
-    """Runs of zeros, or of another value."""
+    """Runs of equal samples, zeros or of another value."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], np.diff(samples) == 0, [False]]).astype(np.int8)))
-    # A sample equals the one before it from the second of a run on.
+    # From the second sample of a run on, each equals the one before it.
     firsts, ends = edges[::2], edges[1::2] + 1
     long = ends - firsts >= SHORTEST_S * rate_hz
     edge, past, found = max(1, round(EDGE_S * rate_hz)), round(PAST_S * rate_hz), []
@@ -282,8 +290,8 @@ def _runs(samples: np.ndarray, rate_hz: int) -> list[_Run]:
 
 
 def _abrupt(side: np.ndarray, edge: int, close: int, step: float) -> float:
-    """The RMS of the last samples of a side, next to a run and seen from its value, over that of all of it; -1 where it
-    is short or silent, or its `close` samples come to rest by single quantisation steps.
+    """Ratio of the RMS of a side's last samples, those next to a run, to that of the whole side, both relative to the
+    run's value; -1 if the side is short or silent, or its `close` samples come to rest in single quantisation steps.
     """
     if len(side) < edge or np.abs(side[-close:]).max() < COARSE * step:
         return -1.0
@@ -298,12 +306,14 @@ def _touches(spans: list[tuple[int, int]], first: int, end: int) -> bool:
 def _clicks(
     samples: np.ndarray, rate_hz: int, lost: list[tuple[int, int]], runs: list[_Run], begin: int, core: slice
 ) -> Iterator[tuple[int, int, str, float]]:
-    """Short disturbances that begin in `core`, and perhaps others: the few errors of a frame's predictor that tower
-    above all others. `samples` begin at the sample `begin` of the recording, which decides where frames lie.
+    """Yield the short disturbances that begin in `core`, and perhaps others, as (first, end, kind, confidence).
+
+    A disturbance is the few errors of a frame's predictor that tower above all others. `samples` begin at the sample
+    `begin` of the recording, which decides where frames lie.
     """
     size, longest = round(CLICK_FRAME_S * rate_hz), max(2, round(CLICK_S * rate_hz))
     step = size // 2
-    # With a frame in front of those that see the core: it may have taken what lies on the edge.
+    # Begin a frame before those that see the core, since it may already take a click on the edge.
     low = max(0, core.start - 3 * step)
     high = min(len(samples) - size, core.stop + 2 * longest)
     taken = -1

@@ -1,4 +1,4 @@
-"""What a user asks of a repair, and what is wrong with a file then."""
+"""Options of a repair, and the examination of a file for the damage that they name."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ from deepnmf_cli.signal.samples import check_samples
 
 @dataclass(frozen=True)
 class RepairOptions:
-    """What is to be repaired; None: what is found."""
+    """What is to be repaired; None stands for what is found."""
 
     fixes: tuple[str, ...] = FIXES
     gaps: str | None = None
-    """File of marked gaps."""
+    """File in which gaps are marked."""
     clip_level_db: float | None = None
-    """Of full scale."""
+    """Level of clipping in dB of full scale."""
     models: tuple[tuple[str, str], ...] = ()
-    """Task -> file, in the place of those that ship."""
+    """(task, file) of models that replace those that ship."""
 
     def load(self, findings: Findings) -> dict[str, RepairModel]:
-        """The models that `findings` need."""
+        """Load the models that `findings` need, by task."""
         needed = [model.GAPS] * bool(findings.spans) + [model.CLIPPING] * bool(findings.clipping)
         files = dict(self.models)
         return {task: model.load(Path(files.get(task) or model.shipped(task))) for task in needed}
@@ -42,11 +42,12 @@ def examine(
     name: str,
     progress: Callable[[float], object] = lambda seconds: None,
 ) -> Findings:
-    """Read a file once and return what is to be repaired. `name` stands for it in messages. `progress` is called for
-    every block, with 0 seconds: the work that counts comes later.
+    """Read a file once and return what is to be repaired.
 
-    Raises AudioError for a file that cannot be read; for samples that are not finite or too large, unless gaps are
-    repaired and they lie in one; for a clip level above the peak; and for a file, or a channel, that is one gap.
+    `name` stands for the file in messages. `progress` is called for every block, with 0 seconds, as the work that
+    counts comes later. Raises AudioError for a file that cannot be read; for samples that are not finite or too large,
+    unless gaps are repaired and they lie in one; for a clip level above the peak; and for a file, or a channel, that is
+    one gap.
     """
     with AudioReader(source, name) as reader:
         info = reader.info
@@ -81,12 +82,12 @@ def examine(
 
 
 def repairer(findings: Findings, options: RepairOptions, rate_hz: int, channels: int, name: str) -> Repairer:
-    """What repairs a recording with these findings."""
+    """Return the `Repairer` of a recording with these findings."""
     return Repairer(findings, options.load(findings), rate_hz, channels, name)
 
 
 def wanted(kind: str, options: RepairOptions) -> bool:
-    """Whether a span that was found is to be repaired; with marked gaps no others are looked for."""
+    """Whether a span that was found is repaired; if gaps are marked, only clicks and samples that are not finite."""
     if kind == CLICK:
         return "clicks" in options.fixes
     return GAPS in options.fixes and (options.gaps is None or kind == NOT_FINITE)
@@ -95,8 +96,10 @@ def wanted(kind: str, options: RepairOptions) -> bool:
 def refuse(
     name: str, block: np.ndarray, rate_hz: int, at: int, marked: list[tuple[int, int]], options: RepairOptions
 ) -> None:
-    """Raise AudioError for samples that nothing can be made of. Those that are not finite are gaps, where these are to
-    be filled and no file says which; with a file, those outside of its gaps are refused.
+    """Raise AudioError for samples that cannot be used.
+
+    Samples that are not finite count as gaps if gaps are to be filled and no file marks them; with a file, those
+    outside its gaps are refused.
     """
     usable = np.where(np.isfinite(block), block, 0.0)
     if GAPS not in options.fixes:

@@ -1,4 +1,4 @@
-"""Repair of sound that is heard while it comes in: damage is looked for and repaired a fixed time behind it."""
+"""Repair of live sound: damage is looked for and repaired with a fixed delay."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -11,22 +11,22 @@ from deepnmf_cli.repair.repairer import CLICKS, CLIPPING, Repairer
 from deepnmf_cli.repair.spans import GIVEN, SURE, Clipping, Findings, Span
 
 LONGEST_S = 0.04
-"""Of gaps that are filled: what is longer cannot be told from a pause without more delay, and is hard to fill."""
+"""Longest gap that is filled: longer ones cannot be told from pauses without more delay, and are hard to fill."""
 
 LOOK_S = 0.005
-"""Damage is looked for when so much has come."""
+"""Damage is looked for each time this much sound has come."""
 
 PIECE_S, MARGIN_S = 0.064, 0.032
-"""Of clipping: shorter than those of files, for less delay at twice the cost."""
+"""Pieces and margins for clipping: shorter than those of files, for less delay at twice the cost."""
 
 
 class LiveRepairer:
-    """Repairs one recording without looking at all of it first: `feed` samples, get those that are final, then `flush`.
+    """Repairs one recording without reading all of it first: `feed` samples, get those that are final, then `flush`.
 
-    Gaps and clicks are those that `deepnmf repair` finds, repaired as it repairs them to the last bit, but for gaps
-    longer than `longest_s`, which stay as they are (samples that are not finite become zeros), and others within
-    `repairer.GAP_CONTEXT_S` of these. Clipping is restored from a given level on, by shorter pieces. The sizes of what
-    is fed change nothing.
+    Gaps and clicks are found and repaired as by `deepnmf repair`, bit for bit. The exceptions are gaps longer than
+    `longest_s`, which stay as they are (samples that are not finite become zeros), and others within
+    `repairer.GAP_CONTEXT_S` of these. Clipping is restored from a given level on, in shorter pieces. The sizes of the
+    blocks that are fed do not change the result.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class LiveRepairer:
         longest_s: float = LONGEST_S,
         name: str = "samples",
     ) -> None:
-        """`options` without a file of gaps; clipping is repaired if they have a level. Raises ModelError."""
+        """`options` must not name a file of gaps; clipping is repaired if they state a level. Raises ModelError."""
         self._options, self._rate_hz, self._name = options, rate_hz, name
         self._level = 10 ** (options.clip_level_db / 20) if options.clip_level_db is not None else np.inf
         clips = CLIPPING in options.fixes and options.clip_level_db is not None
@@ -47,7 +47,7 @@ class LiveRepairer:
         self._repairer = Repairer(Findings([], clipping), models, rate_hz, channels, name, longest_s, PIECE_S, MARGIN_S)
         self._came = 0
         self.found: Counter[str] = Counter()
-        """How many of each kind of damage were found, clipping left out."""
+        """Number of findings of each kind of damage other than clipping."""
 
     @property
     def latency_samples(self) -> int:
@@ -56,23 +56,23 @@ class LiveRepairer:
 
     @property
     def declipped(self) -> int:
-        """Samples that were raised."""
+        """Number of clipped samples that were raised."""
         return self._repairer.counts.declipped
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know, such as how much was not finite for too long to be filled, and is silent."""
+        """Notes for the user, such as how much was not finite for too long to be filled, and is silent."""
         return self._repairer.counts.notes
 
     @property
     def is_below_level(self) -> bool:
-        """Whether clipping was to be repaired, and no sample has reached its level."""
+        """Whether clipping was to be repaired, but no sample has reached its level."""
         return self._scanner.peak < self._level < np.inf
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
         """Take samples (C, n), n >= 0; return those (C, m) float64 that are final.
 
-        Raises AudioError for samples that are too large, and where gaps are not repaired, that are not finite.
+        Raises AudioError for samples that are too large, and, if gaps are not repaired, for those that are not finite.
         """
         samples = samples.astype(np.float64, copy=False)
         refuse(self._name, samples, self._rate_hz, self._came, [], self._options)
@@ -83,7 +83,7 @@ class LiveRepairer:
         return self._repairer.feed(samples, known)
 
     def flush(self) -> np.ndarray:
-        """Return the samples that are still under way."""
+        """Return the remaining samples."""
         self._mark(self._scanner.finish().spans)
         return self._repairer.flush()
 
@@ -98,7 +98,7 @@ class LiveRepairer:
 
 
 def repaired_live(blocks: Iterable[np.ndarray], repairer: LiveRepairer) -> Iterator[np.ndarray]:
-    """Blocks (C, m) float32 of the repaired recording, none of them empty, as long in all as `blocks` (C, n)."""
+    """Yield non-empty blocks (C, m) float32 of the repaired recording, as long in total as `blocks` (C, n)."""
     for block in blocks:
         if (done := repairer.feed(block)).size:
             yield done.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Models of repair: a file of parameters per layer, run in NumPy."""
+"""Models of repair, run in NumPy: a file holds the parameters of each layer."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from deepnmf_cli.settings import section
 from deepnmf_cli.signal.tight_frame import TightFrame
 
 FILE, REPORT_FILE, CARD_FILE = "repair.safetensors", "report.json", "README.md"
-"""In the folder of a model that ships."""
+"""Names of the files in the folder of a model that ships."""
 
 GAPS, CLIPPING = "fill-gaps", "declip"
 TASKS = (GAPS, CLIPPING)
@@ -29,7 +29,7 @@ WANTED = "a model of repair, which `deepnmf train fill-gaps` or declip writes"
 
 @dataclass(frozen=True)
 class RepairSettings:
-    """What the parameters of a model need beside them."""
+    """What a model needs in addition to its parameters."""
 
     task: str = GAPS
     prox: str = "pew"
@@ -44,7 +44,7 @@ class RepairSettings:
             raise ValueError(f"layers are 1 to {MOST_LAYERS}, and hop_s 0.001 to 0.1")
 
     def frame(self, rate_hz: float) -> TightFrame:
-        """Windows of the same duration at any rate."""
+        """Return the frame for a sampling rate; windows have the same duration at any rate."""
         return TightFrame(max(1, round(self.hop_s * rate_hz)))
 
     def start(self, observation: Observation, rate_hz: float) -> np.ndarray:
@@ -63,7 +63,7 @@ class RepairModel:
     layers: list[dict[str, np.ndarray]]
 
     def restore(self, observation: Observation, rate_hz: float) -> np.ndarray:
-        """Samples (B, N) float64 with the missing ones made, whose others are those of the observation bit for bit."""
+        """Samples (B, N) float64 with the missing ones restored; the others are the observed ones, bit for bit."""
         gain = unit_gain(observation.samples, observation.missing)
         scaled = observation.scaled(gain)
         begun = problem(scaled, self.settings.frame(rate_hz), rate_hz, self.settings.start(scaled, rate_hz))
@@ -74,12 +74,12 @@ class RepairModel:
 
     @property
     def count(self) -> int:
-        """Number of parameters; one that layers share counts once."""
+        """Number of parameters; those that layers share count once."""
         return sum(values.size for values in {id(v): v for layer in self.layers for v in layer.values()}.values())
 
 
 def save(path: Path, settings: RepairSettings, values: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
-    """Write the `values` of a bank (torch tensors), `<name>_<slot>`, with what they need and how they were made."""
+    """Write the `values` of a bank (`<name>_<slot>` -> torch tensor) with their settings and provenance."""
     checkpoint.save(path, dict(values), {"repair": dataclasses.asdict(settings), "provenance": dict(provenance)})
 
 
@@ -108,13 +108,13 @@ def load(path: Path) -> RepairModel:
 
 
 def _other(meta: Any) -> str:
-    """What the description of a file, which is not that of a model of repair, says that it holds."""
+    """Say what a file holds, according to a description that is not that of a model of repair."""
     described = isinstance(meta, dict) and ("recipe" in meta or "network" in meta)
     return "a model of speech enhancement" if described else "no description of a model of repair"
 
 
 def _layer(values: dict[str, np.ndarray], k: int, prox: str) -> dict[str, np.ndarray]:
-    """The parameters of layer k. Raises KeyError where one is not there, and ValueError for one of another shape."""
+    """The parameters of layer k. Raises KeyError if one is missing, and ValueError for one of another shape."""
     sizes = {"threshold": BANDS, "slope": BANDS, "relaxation": 1, "momentum": 1}
     sizes |= {"time": TIME, "frequency": FREQUENCY} if prox == "pew" else {}
     layer = {name: values[f"{name}_{k}"] for name in sizes}

@@ -1,6 +1,6 @@
-"""Consistent projection: samples that are missing or clipped, made of those around them.
+"""Consistent projection: restoration of missing or clipped samples from those around them.
 
-One iteration takes coefficients c = A y on a Parseval frame, shrinks them by a proximal map, and puts back what is
+One iteration computes coefficients c = A y on a Parseval frame, shrinks them by a proximal map, and restores what is
 known of the samples, y <- P(S prox(c)): Kitic, Bertin & Gribonval, "Sparsity and cosparsity for audio declipping: a
 flexible non-convex approach", LVA/ICA 2015; Siedenburg, Kowalski & Doerfler, "Audio declipping with social sparsity",
 ICASSP 2014.
@@ -17,19 +17,19 @@ from deepnmf_cli.signal.arrays import Array, like, namespace
 from deepnmf_cli.signal.tight_frame import TightFrame
 
 FLOOR = 1e-12
-"""Power (-120 dB of the mean) below which a neighbourhood is silent: keeps 0/0 out."""
+"""Power (-120 dB of the mean) below which a neighbourhood is silent; it prevents 0/0."""
 
 BANDS = 16
-"""In which thresholds are given, of equal width on the scale of `warped`."""
+"""Number of bands in which thresholds are given, of equal width on the scale of `warped`."""
 
 HIGHEST_HZ = 8000.0
 """Upper end of the bands; frequencies above have the threshold of the highest."""
 
 TIME, FREQUENCY = 7, 5
-"""Frames and bins of a neighbourhood."""
+"""Number of frames and of bins in a neighbourhood."""
 
 PROXES = ("l1", "pew")
-"""Proximal maps of models; "nmf" beside them needs a dictionary, and is there to be compared with."""
+"""Proximal maps of models. There is also "nmf", which needs a dictionary and serves for comparison."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Observation:
     """What is known of samples (..., N): `samples` where not `missing`, and bounds elsewhere, `lower` <= y <= `upper`,
     which are infinite in gaps.
 
-    A clipped sample has the clipping level as the bound on its side: |y| >= level, with the right sign.
+    A clipped sample is bounded on its own side by the clipping level, or by its own value: |y| >= level, same sign.
     """
 
     samples: Array
@@ -46,31 +46,31 @@ class Observation:
     upper: Array
 
     def project(self, estimate: Array) -> Array:
-        """P: the nearest samples that agree with what is known, which stay bit for bit."""
+        """P: the nearest samples that agree with what is known; known samples stay the same bit for bit."""
         arrays = namespace(estimate)
         bounded = arrays.minimum(arrays.maximum(estimate, self.lower), self.upper)
         return arrays.where(self.missing, bounded, self.samples)
 
     def scaled(self, gain: Array) -> "Observation":
-        """The same of samples that are `gain` > 0 times as large."""
+        """The observation of the same samples multiplied by `gain` > 0."""
         samples, lower, upper = (gain * value for value in (self.samples, self.lower, self.upper))
         return replace(self, samples=samples, lower=lower, upper=upper)
 
 
 def warped(hz: np.ndarray) -> np.ndarray:
-    """Frequencies on a scale that is linear up to about 700 Hz and logarithmic above: mel."""
+    """Frequencies on the mel scale, which is linear up to about 700 Hz and logarithmic above."""
     return np.log1p(hz / 700)
 
 
 def band_weights(bins: int, rate_hz: float) -> np.ndarray:
-    """Weights (bins, BANDS) that interpolate values of bands over frequency, rows summing to one."""
+    """Weights (bins, BANDS) that interpolate values of bands over frequency; each row sums to one."""
     at = warped(np.minimum(np.linspace(0, rate_hz / 2, bins), HIGHEST_HZ))
     centres = np.linspace(0, warped(np.array(HIGHEST_HZ)), BANDS)
     return np.stack([np.interp(at, centres, row) for row in np.eye(BANDS)], -1)
 
 
 def smoothed(power: Array, weights: Array, axis: int) -> Array:
-    """Mean of power (..., T, F) over neighbours along `axis`, by odd weights >= 0; edges are repeated."""
+    """Mean of power (..., T, F) over neighbours along `axis`, by an odd number of weights >= 0; edges are repeated."""
     arrays, half = namespace(power), len(weights) // 2
     power = power.swapaxes(axis, -1)
     first, last = power[..., :1], power[..., -1:]
@@ -90,9 +90,10 @@ def soft_threshold(coefficients: Array, threshold: Array) -> Array:
 
 
 def persistent_wiener(coefficients: Array, threshold: Array, in_time: Array, in_frequency: Array) -> Array:
-    """Empirical Wiener gain max(0, 1 - threshold^2 / E) on the mean power E of a neighbourhood, which takes what
-    persists for signal (Kowalski, Siedenburg & Doerfler, "Social sparsity! Neighborhood systems enrich structured
-    shrinkage operators", IEEE Trans. Signal Processing 61, 2013).
+    """Apply the empirical Wiener gain max(0, 1 - threshold^2 / E), E being the mean power of a neighbourhood.
+
+    What persists is taken for signal (Kowalski, Siedenburg & Doerfler, "Social sparsity! Neighborhood systems enrich
+    structured shrinkage operators", IEEE Trans. Signal Processing 61, 2013).
 
     Args:
         coefficients: complex, (..., T, F).
@@ -106,10 +107,10 @@ def persistent_wiener(coefficients: Array, threshold: Array, in_time: Array, in_
 
 
 def nmf_wiener(coefficients: Array, threshold: Array, dictionary: Array, updates: int = 5) -> Array:
-    """Wiener gain M^2 / (M^2 + threshold^2) of a model M = D h of the magnitudes, h by `updates` multiplicative
-    updates of the KL divergence from equal activations (Lee & Seung 2001).
+    """Apply the Wiener gain M^2 / (M^2 + threshold^2) of a model M = D h of the magnitudes.
 
-    `dictionary` (F, R) >= 0.
+    The activations h start out equal and get `updates` multiplicative updates of the KL divergence (Lee & Seung 2001).
+    The `dictionary` D is (F, R) >= 0.
     """
     magnitude = namespace(coefficients).sqrt(coefficients.real**2 + coefficients.imag**2 + FLOOR)
     sums = dictionary.sum(0)
@@ -122,7 +123,7 @@ def nmf_wiener(coefficients: Array, threshold: Array, dictionary: Array, updates
 
 @dataclass(frozen=True)
 class Problem:
-    """An observation with what all layers need of it."""
+    """An observation, and what all layers need to process it."""
 
     observation: Observation
     frame: TightFrame
@@ -135,7 +136,7 @@ class Problem:
 
 
 def problem(observation: Observation, frame: TightFrame, rate_hz: float, start: Array) -> Problem:
-    """What layers need. `observation` is scaled to unit power of its known samples, see `unit_gain`."""
+    """Return what layers need. `observation` must be scaled to unit power of its known samples, see `unit_gain`."""
     missing = namespace(start).where(observation.missing, 0 * start + 1, 0 * start)
     weights = frame.window**2
     lost = (frame.frames(missing) * like(weights / weights.sum(), start)).sum(-1)[..., None]
@@ -144,19 +145,19 @@ def problem(observation: Observation, frame: TightFrame, rate_hz: float, start: 
 
 
 def unit_gain(samples: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """Gain (..., 1) that brings the known samples to unit power; 1 where they are silent."""
+    """Gain (..., 1) that scales the known samples to unit power; 1 where they are silent."""
     known = np.where(missing, 0, samples)
     power = (known**2).sum(-1, keepdims=True) / np.maximum((~missing).sum(-1, keepdims=True), 1)
     return 1 / np.sqrt(np.where(power > FLOOR, power, 1))
 
 
 def step(problem: Problem, state: tuple[Array, Array], parameters: dict[str, Any], prox: str) -> tuple[Array, Array]:
-    """One iteration: y <- P(y + r (S prox(A y) - y) + m (y - y')), for the present and the last estimate (y, y'). The
-    momentum m (Polyak 1964) is zero in the classical iteration.
+    """One iteration: y <- P(y + r (S prox(A y) - y) + m (y - y')), for the current and the previous estimate (y, y').
 
-    Parameters of the layer: `threshold` (BANDS,) > 0, `slope` (BANDS,), the logarithm by which a threshold grows from a
-    frame that is all known to one that is all missing; `relaxation` (1,) > 0; `momentum` (1,); for "pew" `time` (TIME,)
-    and `frequency` (FREQUENCY,), for "nmf" `dictionary` (F, R), all >= 0.
+    The momentum m (Polyak 1964) is zero in the classical iteration. Parameters of the layer: `threshold` (BANDS,) > 0;
+    `slope` (BANDS,), the logarithm of the factor by which a threshold grows from a frame that is all known to one that
+    is all missing; `relaxation` (1,) > 0; `momentum` (1,); for "pew" `time` (TIME,) and `frequency` (FREQUENCY,), for
+    "nmf" `dictionary` (F, R), all >= 0.
     """
     (estimate, before), frame = state, problem.frame
     arrays = namespace(estimate)

@@ -1,4 +1,4 @@
-"""Waveform to waveform: repair of recordings that arrive by pieces, with samples that are whole kept bit for bit."""
+"""Waveform to waveform: repair of recordings that arrive in pieces; samples that are whole are kept bit for bit."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -14,13 +14,15 @@ from deepnmf_cli.repair.projection import Observation
 from deepnmf_cli.repair.spans import GAP, SURE, Clipping, Findings, Span
 
 GAP_CONTEXT_S = autoregression.CONTEXT_S
-"""What a model sees on both sides of a gap."""
+"""Context that a model sees on each side of a gap."""
 
 JOINED_S, GROUP_S = 0.012, 0.02
-"""Gaps less than the first apart are filled at once, if together they are no longer than the second."""
+"""Gaps less than JOINED_S apart are filled together, unless together they are longer than GROUP_S."""
 
 PIECE_S, MARGIN_S, CLIP_CONTEXT_S = 1.0, 0.3, 0.15
-"""Clipping is restored by pieces, with a margin on both sides; and what a model sees of it around a stretch."""
+"""Lengths of the pieces in which clipping is restored, of the margin on both sides of them, and of the context that a
+model sees around a clipped stretch.
+"""
 
 GAPS, CLIPPING, CLICKS = "gaps", "clipping", "clicks"
 FIXES = (GAPS, CLIPPING, CLICKS)
@@ -28,43 +30,43 @@ FIXES = (GAPS, CLIPPING, CLICKS)
 
 @dataclass
 class Counts:
-    """What became of a recording: seconds of each, over all channels."""
+    """What was done to a recording, over all channels; durations are in seconds."""
 
     filled_s: float = 0.0
     silenced_s: float = 0.0
-    """Of gaps that are too long to be filled, and are silent: at zero, or at the value that was held."""
+    """Gaps that are too long to be filled, and are silent: at zero, or at the value that was held."""
     declipped: int = 0
-    """Samples."""
+    """Number of clipped samples that were restored."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know: ends of a sentence about the recording."""
+        """Notes for the user, each the end of a sentence about the recording."""
         return (f"{self.silenced_s:.2f} s of gaps too long to be filled are silent",) if self.silenced_s else ()
 
 
 @dataclass
 class _Channel:
-    """Gaps of a channel that are still ahead, in order; samples count from the start of the recording."""
+    """Pending gaps of a channel, in order; samples are counted from the start of the recording."""
 
     spans: deque[tuple[int, int]] = field(default_factory=deque)
-    """Those that are short enough, none of which overlap: missing."""
+    """Gaps that are short enough to be filled, none of which overlap; their samples are missing."""
     groups: deque[tuple[int, int]] = field(default_factory=deque)
-    """Those that are filled at once."""
+    """Groups of these gaps that are filled together."""
     long: deque[tuple[int, int]] = field(default_factory=deque)
-    """Others: what was found stays as it is, since one value is silence at any level, and zero would be a step."""
+    """Other gaps. Those that were found stay as they are: a constant is silence at any level; zero would be a step."""
     erased: deque[tuple[int, int]] = field(default_factory=deque)
-    """Those of them that were marked, whatever is in them: set to zero."""
+    """Those of `long` that the user marked, which are set to zero whatever they contain."""
     end: int = 0
-    """Of all that was marked."""
+    """End of all that was marked."""
     whole: int = 0
-    """Samples that are neither missing nor clipped."""
+    """Samples that are not missing."""
 
 
 class Repairer:
-    """Repairs one recording: `feed` samples (C, n) float64, get as many as are final, then `flush`.
+    """Repairs one recording: `feed` samples (C, n) float64, get those that are final, then `flush`.
 
-    Each gap is filled from what lies within `GAP_CONTEXT_S` of it alone, and cuts between pieces of clipped sound lie
-    at fixed samples, so that the sizes of chunks change nothing.
+    The sizes of chunks do not change the result: each gap is filled only from what lies within `GAP_CONTEXT_S` of it,
+    and clipped sound is cut into pieces at fixed samples.
     """
 
     def __init__(
@@ -78,9 +80,9 @@ class Repairer:
         piece_s: float = PIECE_S,
         margin_s: float = MARGIN_S,
     ) -> None:
-        """`models` by task: those of `findings` are needed. `name` stands for the recording in messages. Gaps of up to
-        `longest_s` are filled, at most `autoregression.LONGEST_S`; pieces and margins of clipping may be shorter, for
-        less latency.
+        """`models`, by task, must include those that `findings` need. `name` stands for the recording in messages. Gaps
+        of up to `longest_s`, at most `autoregression.LONGEST_S`, are filled. Pieces and margins of clipping may be
+        shorter than by default, for less latency.
         """
         self._models, self._rate_hz, self._name = models, rate_hz, name
         self._longest, self._context = round(longest_s * rate_hz), round(GAP_CONTEXT_S * rate_hz)
@@ -102,7 +104,7 @@ class Repairer:
         return self._reach + (self._declipper.latency_samples if self._declipper else 0)
 
     def mark(self, spans: Iterable[Span]) -> None:
-        """Add damage that lies behind all that was marked so far, but may overlap with it."""
+        """Add damage that lies after all that was marked so far, but may overlap with it."""
         joined, most = round(JOINED_S * self._rate_hz), round(GROUP_S * self._rate_hz)
         for span in sorted(spans, key=lambda span: (span.first, span.end)):
             if span.confidence < SURE:
@@ -123,10 +125,10 @@ class Repairer:
                 gaps.groups.append((first, span.end))
 
     def feed(self, samples: np.ndarray, known: int | None = None) -> np.ndarray:
-        """Take samples (C, n), n >= 0; return those (C, m) that are final. Those that are not finite, and lie in no gap
-        that is filled, become zeros.
+        """Take samples (C, n), n >= 0; return those (C, m) that are final.
 
-        All damage that begins before the sample `known` has been marked; None: all that there is.
+        Samples that are not finite, and lie in no gap that is filled, become zeros. All damage that begins before the
+        sample `known` must have been marked; None means all damage so far.
         """
         finite = np.isfinite(samples)
         usable = np.where(finite, samples, 0.0)
@@ -137,12 +139,12 @@ class Repairer:
         return self._advance(max(self._done, seen - self._reach), seen)
 
     def flush(self) -> np.ndarray:
-        """Return the samples that are still under way."""
+        """Return the remaining samples."""
         end = self._begin + self._samples.shape[-1]
         return self._advance(end, end, last=True)
 
     def require_whole(self) -> None:
-        """Raise AudioError where a channel has had no sample that is whole."""
+        """Raise AudioError if a channel has had no sample that is whole."""
         source = self._declipper.whole if self._declipper else [gaps.whole for gaps in self._gaps]
         if self._done and not all(source):
             found = f"damage from beginning to end, in channel {int(np.argmin(source)) + 1}"
@@ -196,7 +198,7 @@ class Repairer:
 
 
 class _Declipper:
-    """Restores samples beyond the levels of clipping, by pieces of fixed length."""
+    """Restores samples beyond the levels of clipping, in pieces of fixed length."""
 
     def __init__(
         self,
@@ -213,7 +215,7 @@ class _Declipper:
         self._begin = self._done = 0
         self.declipped = 0
         self.whole = np.zeros(channels, int)
-        """Samples that are neither missing nor clipped, by channel."""
+        """Number of samples that are neither missing nor clipped, by channel."""
 
     @property
     def latency_samples(self) -> int:
@@ -266,7 +268,7 @@ class _Declipper:
 
 
 def _marked(spans: Iterable[tuple[int, int]], low: int, high: int) -> np.ndarray:
-    """Which of the samples from `low` to `high` lie in spans, which are in order."""
+    """Mask (high - low,) of the samples from `low` to `high` that lie in `spans`, which must be in order."""
     found = np.zeros(high - low, bool)
     for first, end in spans:
         if first >= high:
@@ -276,9 +278,9 @@ def _marked(spans: Iterable[tuple[int, int]], low: int, high: int) -> np.ndarray
 
 
 def repaired(blocks: Iterable[np.ndarray], repairer: Repairer) -> Iterator[np.ndarray]:
-    """Blocks (C, m) float64 of the repaired recording, as long in all as `blocks` (C, n).
+    """Yield blocks (C, m) float64 of the repaired recording, as long in total as `blocks` (C, n).
 
-    Raises AudioError at the end where a channel has no sample that is whole.
+    Raises AudioError at the end if a channel has no sample that is whole.
     """
     for block in blocks:
         yield repairer.feed(block.astype(np.float64, copy=False))

@@ -1,4 +1,4 @@
-"""What is wrong with a recording, and where: found in it, or told by a user."""
+"""Damage to a recording and where it lies, either found in it or stated by a user."""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -9,23 +9,23 @@ from typing import Any
 from deepnmf_cli.errors import AudioError, shortened
 
 GAP, ZEROS, FROZEN, NOT_FINITE, CLICK, CLIPPED = "gap", "zeros", "frozen", "not finite", "click", "clipping"
-"""Kinds of spans: marked by the user; and found."""
+"""Kinds of spans: the first is marked by the user, the others are found."""
 
 HARD, RESAMPLED, SOFT, GIVEN = "hard", "resampled", "soft", "given"
-"""Kinds of clipping: samples at the level; around it, as after a resampler or a codec; pressed together below it; and
-one that the user has told.
+"""Kinds of clipping: samples at the level; around it, as after a resampler or a codec; compressed below it; and at a
+level stated by the user.
 """
 
 SURE = 0.5
-"""Confidence from which on damage is repaired."""
+"""Minimum confidence of damage that is repaired."""
 
 LARGEST_FILE_BYTES = 1 << 24
-"""Of a file of gaps: about half a million lines."""
+"""Largest file of gaps that is read: about half a million lines."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """Samples [first, end) of a channel, or of all of them where that is None."""
+    """Samples [first, end) of a channel, or of all channels if `channel` is None."""
 
     first: int
     end: int
@@ -34,7 +34,7 @@ class Span:
     channel: int | None = None
 
     def row(self, rate_hz: float) -> dict[str, Any]:
-        """For JSON: times in seconds, channels from 1."""
+        """Return a row for JSON, with times in seconds and channels from 1."""
         times = {"start_s": round(self.first / rate_hz, 6), "end_s": round(self.end / rate_hz, 6)}
         channel = None if self.channel is None else self.channel + 1
         return {**times, "channel": channel, "kind": self.kind, "confidence": round(self.confidence, 3)}
@@ -51,7 +51,7 @@ class Clipping:
     confidence: float = 1.0
 
     def row(self) -> dict[str, Any]:
-        """For JSON: levels in dB of full scale, None where there is none."""
+        """Return a row for JSON, with levels in dB of full scale, None where there is none."""
         levels = {
             name: round(20 * math.log10(level), 2) if math.isfinite(level) else None
             for name, level in (("low_db", self.low), ("high_db", self.high))
@@ -61,7 +61,7 @@ class Clipping:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that was found in a recording."""
+    """All damage to a recording."""
 
     spans: list[Span] = field(default_factory=list)
     clipping: list[Clipping] = field(default_factory=list)
@@ -71,16 +71,17 @@ class Findings:
 
     @property
     def are_sure(self) -> bool:
-        """Whether something of it is repaired."""
+        """Whether any of the damage is sure enough to be repaired."""
         return any(found.confidence >= SURE for found in (*self.spans, *self.clipping))
 
 
 def read_gaps(path: str | Path, rate_hz: float, frames: int, name: str) -> list[Span]:
-    """The gaps that a file marks in a recording of `frames` frames called `name`: lines of two times in seconds, where
-    a gap starts and ends, between blanks, tabs or a comma, and anything behind, as in labels of Audacity. Lines
-    that begin with # are left out.
+    """Read the gaps that a file marks in a recording of `frames` frames called `name`.
 
-    Raises AudioError for what is no such file, and for gaps that overlap, are empty or lie outside the recording.
+    Each line has two times in seconds, where a gap starts and ends, separated by blanks, tabs, commas or semicolons;
+    anything may follow, as in labels of Audacity. Lines that begin with # are left out, and gaps between two samples.
+    Raises AudioError for what is no such file, and for gaps that overlap, do not end after they start, or lie outside
+    the recording.
     """
     try:
         if (size := Path(path).stat().st_size) > LARGEST_FILE_BYTES:

@@ -1,4 +1,4 @@
-"""Consistent projection as an algorithm of the one construction: what training needs of it, in torch."""
+"""Consistent projection as an `Algorithm` that can be unfolded, for training in torch."""
 
 import math
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from deepnmf_cli.unfold.network import Bank, Unfolded
 
 @dataclass(frozen=True)
 class ConsistentProjection(Algorithm[Problem, tuple[Tensor, Tensor]]):
-    """Layers of `projection.step`; the state are the present and the last estimate (..., N), which agree with the
+    """Layers of `projection.step`. The state is the current and the previous estimate (..., N), which agree with the
     observation.
     """
 
     prox: str = "pew"
     highest: float = 0.3
     lowest: float = 0.01
-    """Thresholds of the first and the last layer, of samples of unit power; in between they fall by equal factors."""
+    """Thresholds of the first and the last layer, for samples of unit power; in between they fall by equal factors."""
     momentum: float = 0.0
 
     def parameters(self, iterations: int, dictionary: Tensor | None = None) -> dict[str, Parameter]:
-        """All that `projection.step` takes; `dictionary` (F, R) for NMF."""
+        """The parameters that `projection.step` takes; `dictionary` (F, R) is for NMF."""
         steps = range(iterations)
         levels = torch.logspace(math.log10(self.highest), math.log10(self.lowest), max(2, iterations))
         found = {

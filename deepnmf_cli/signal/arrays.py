@@ -1,7 +1,7 @@
-"""NumPy and torch in one notation: what a program may need of both, so that it can be written once.
+"""NumPy and torch behind common functions, so that code for both can be written once.
 
 Enhancement must work without torch, whose import takes seconds; training needs torch for gradients and GPUs. The two
-name most functions alike, and the code that serves both keeps to those.
+have the same names for most functions, and code that serves both is limited to these.
 """
 
 import sys
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 Array = Any
-"""A NumPy array or a torch tensor; the arguments of a function are of one kind, and so is its result."""
+"""A NumPy array or a torch tensor; the arguments of a function are all of the same kind, and so is its result."""
 
 
 def namespace(array: Array) -> ModuleType:
-    """The module of an array: numpy, or torch, which somebody has imported if there is a tensor."""
+    """The module of an array: numpy, or torch, which must have been imported already if there is a tensor."""
     return np if isinstance(array, np.ndarray) else sys.modules["torch"]
 
 
@@ -32,25 +32,25 @@ def like(values: np.ndarray, array: Array) -> Array:
 
 @cache
 def _on_gpu(content: bytes, kind: str, shape: tuple[int, ...], dtype: Any, device: Any) -> Array:
-    """Constants, which a GPU keeps: every copy would wait for it, and CUDA graphs cannot hold one."""
+    """Constants that stay on the GPU: every copy would wait for it, and CUDA graphs cannot contain one."""
     values = np.frombuffer(content, kind).reshape(shape).copy()
     return sys.modules["torch"].from_numpy(values).to(device, dtype)
 
 
 def copy(array: Array) -> Array:
-    """The same values in memory of their own: a view would keep all of what it is a part of."""
+    """The same values in memory of their own: a view would keep the whole array that it is a part of."""
     return array.copy() if isinstance(array, np.ndarray) else array.clone()
 
 
 def pad(array: Array, before: int, after: int) -> Array:
-    """`array` with zeros before and after its last axis."""
+    """`array` padded with `before` and `after` zeros along its last axis."""
     zeros = namespace(array).zeros_like(array[..., :1])
     sides = [namespace(array).broadcast_to(zeros, (*array.shape[:-1], count)) for count in (before, after)]
     return namespace(array).concatenate([sides[0], array, sides[1]], -1)
 
 
 class InNumpy:
-    """Base of what works on NumPy arrays as they are, of the backends of `deepnmf_cli.streaming`."""
+    """Base class of those backends of `deepnmf_cli.streaming` that work on NumPy arrays as they are."""
 
     def from_numpy(self, samples: np.ndarray) -> np.ndarray:
         return samples

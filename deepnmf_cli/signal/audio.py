@@ -29,27 +29,27 @@ MOST_FRAMES_PER_BYTE = 1 << 16
 """No codec packs more: a packet of Opus lasts 5,760 frames at most, a block of FLAC 65,535."""
 
 _COUNT_FRAMES = 1 << 12
-"""Frames decoded at once to count them: those of a block in which the decoder fails are not."""
+"""Frames decoded at once to count them; those of a block in which the decoder fails are not counted."""
 
 _FLAC_AHEAD_BYTES = 1 << 20
-"""More than the decoder of FLAC reads ahead."""
+"""Upper bound of what the FLAC decoder reads ahead."""
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 SampleType = Literal["float64", "float32", "int32", "int16"]
-"""Numbers as which samples are read."""
+"""Data types in which samples are read."""
 
 
 class SequentialFile(soundfile.SoundFile):
-    """A SoundFile that is never sought: seeking after each block, as soundfile does, breaks the MP3 decoder's state.
+    """A SoundFile that never seeks: seeking after each block, as soundfile does, breaks the MP3 decoder's state.
 
-    Nor does it wait for the disk when it is closed, as soundfile does after reading, too: `checkpoint.atomic_path`
+    Nor does it wait for the disk when it is closed, as soundfile does even after reading: `checkpoint.atomic_path`
     waits once for what is written.
     """
 
     def __init__(self, source: str | Path | View, *arguments: Any, **settings: Any) -> None:
-        # Names need not be text; soundfile takes bytes and any file, and declares neither.
+        # Names need not be text; soundfile accepts bytes and any file, but declares neither.
         given: Any = source if isinstance(source, View) else os.fsencode(source)
         super().__init__(given, *arguments, **settings)
 
@@ -57,7 +57,7 @@ class SequentialFile(soundfile.SoundFile):
         return False
 
     def flush(self) -> None:
-        """Leave samples to the closing, which writes them."""
+        """Do nothing: closing the file writes the samples."""
 
 
 class _UnknownFormatError(AudioError):
@@ -67,11 +67,11 @@ class _UnknownFormatError(AudioError):
 class AudioReader:
     """An open audio file; a context manager.
 
-    `info.frames` is what the file holds: what has no header with its length is counted, and a header that says
-    something else is an error. The links of a chain of Ogg streams, and MP3 files that were joined, are read one after
-    the other. With the extra [media] FFmpeg reads what libsndfile cannot. Raises AudioError when the file is missing,
-    empty, incomplete, not audio, or outside 1-64 channels and 1-768 kHz, and when its parts differ in rate or channels.
-    `name` stands for the path in messages.
+    `info.frames` is what the file holds: frames are counted if no header states the length. A header that promises
+    more is an error; an MP3 header that promises less is noted in `notes`. The links of a chain of Ogg streams, and
+    joined MP3 files, are read one after the other. With the extra [media], FFmpeg reads what libsndfile cannot. Raises
+    AudioError when the file is missing, empty, incomplete, not audio, or outside 1-64 channels and 1-768 kHz, and when
+    its parts differ in rate or channels. `name` stands for the path in messages.
     """
 
     def __init__(self, path: str | Path, name: str | None = None) -> None:
@@ -97,7 +97,7 @@ class AudioReader:
             stack.pop_all()
         said = self._file.content.notes if isinstance(self._file, MediaFile) else ()
         self.notes = tuple(dict.fromkeys([*(part.note for part in self._parts if part.note), *said]))
-        """What the user should know, such as a header that was repaired: ends of a sentence about the file."""
+        """Notes for the user, such as on a header that was repaired: each is the end of a sentence about the file."""
 
     def __enter__(self) -> Self:
         return self
@@ -116,10 +116,10 @@ class AudioReader:
     ) -> Iterator[np.ndarray]:
         """Yield frames `start` (where reading stopped) to `end` (the end) as arrays (channels, n), 1 <= n <= frames.
 
-        Full scale is [-1, 1); "float32" holds up to 24 bits exactly, "float64" every sample format. `start` is found at
-        once where seeking is exact; files of other formats are decoded up to there, which must lie ahead. Raises
-        AudioError at a sample that is not finite in float32, unless there is to be no `check`, and when the file ends
-        before its header says.
+        Full scale is [-1, 1); "float32" holds up to 24 bits exactly, "float64" every sample format. Finding `start` is
+        immediate where seeking is exact; files of other formats are decoded up to there, so that it must lie ahead.
+        Raises AudioError when the file ends before its header says and, unless `check` is False, at a sample that is
+        not finite in float32 or beyond `samples.LARGEST`.
         """
         if start is not None:
             self._go_to(start)
@@ -141,8 +141,9 @@ class AudioReader:
             self._read(min(BLOCK_FRAMES, frame - self._position), "float32")
 
     def _read(self, frames: int, dtype: SampleType) -> np.ndarray:
-        """The next samples (n, channels), 1 <= n <= frames, of this part or the next one. Raises AudioError for
-        none.
+        """Read the next samples (n, channels), 1 <= n <= frames, of this part or the next one.
+
+        Raises AudioError if there are none.
         """
         because = ""
         try:
@@ -168,7 +169,7 @@ class AudioReader:
         return file
 
     def _examine(self) -> tuple[AudioInfo, Metadata]:
-        """Return what the parts hold together, and what the first of them says about it. Raises AudioError."""
+        """Return what all parts hold together, and the metadata of the first one. Raises AudioError."""
         infos, about = [], Metadata()
         for part in self._parts:
             if part.fault:
@@ -178,7 +179,7 @@ class AudioReader:
                     infos.append(self._measure(file, part))
                     if len(infos) == 1:
                         about = file.about if isinstance(file, MediaFile) else metadata.read(file)
-            # soundfile raises TypeError for header-less .raw files, whose rate nobody knows.
+            # soundfile raises TypeError for header-less .raw files, whose rate is unknown.
             except (soundfile.SoundFileError, TypeError) as error:
                 expected = "WAV, FLAC, OGG, MP3, AIFF, AU or another format of libsndfile"
                 remedy = "Convert it first, for example with `ffmpeg -i FILE converted.wav`"
@@ -221,7 +222,7 @@ class AudioReader:
         return info
 
     def _count(self, part: Part) -> int:
-        """Frames found by decoding; `part` gets a note where the decoder fails before the end."""
+        """Number of frames found by decoding; `part` gets a note if the decoder fails before the end."""
         count = 0
         with self._open(part) as file:
             try:
@@ -232,7 +233,7 @@ class AudioReader:
         return count
 
     def _check_flac(self, info: AudioInfo) -> None:
-        """Raise AudioError unless a FLAC file ends where its header says, which seeking finds out quickly."""
+        """Raise AudioError unless a FLAC file ends where its header says, which is quickly checked by seeking."""
         reached = self._reach(info.frames - 1, info.frames)
         behind = max(after_tags(self._raw, self._size) + 1, (reached or 0) - _FLAC_AHEAD_BYTES)
         if flac_begins(self._raw, self._size, behind):
@@ -244,8 +245,9 @@ class AudioReader:
             raise AudioError(self.name, found, f"{info.frames} frames as the header says", remedy)
 
     def _reach(self, frame: int, promised: int) -> int | None:
-        """Return how far a FLAC file, whose header would promise so many frames, is read to find one; None without
-        it.
+        """Return how far into a FLAC file, with a header that promises `promised` frames, one reads to find `frame`.
+
+        None if there is no such frame.
         """
         # Eight bytes: rate, channels and bits of a sample in 28 bits, and the number of frames in 36.
         begin = after_tags(self._raw, self._size)
@@ -277,7 +279,7 @@ def read(path: str | Path, dtype: SampleType = "float32") -> tuple[np.ndarray, i
 
 
 def read_stretch(path: str | Path, start_s: float, end_s: float, name: str | None = None) -> tuple[np.ndarray, int]:
-    """Samples (channels, n) float32 between two moments, and the rate in Hz; fewer where the file ends before.
+    """Samples (channels, n) float32 between two times, and the rate in Hz; fewer if the file ends earlier.
 
     Raises AudioError as `AudioReader` does, and when the file has no sample after `start_s`.
     """
@@ -293,7 +295,7 @@ def read_stretch(path: str | Path, start_s: float, end_s: float, name: str | Non
 def _check_regular(path: Path, name: str) -> None:
     """Raise AudioError unless `path` is a file that can be opened and is not empty."""
     with _naming(name):
-        # libsndfile says only "System error."; the operating system knows more. Asked first, for a pipe would block.
+        # libsndfile says only "System error."; the operating system knows more. Asked first, as a pipe would block.
         if path.exists() and not path.is_file():
             kind = "a folder" if path.is_dir() else "a pipe or device"
             raise AudioError(name, kind, "a regular file", "To read from a pipe, pass - as the input.")
@@ -305,7 +307,7 @@ def _check_regular(path: Path, name: str) -> None:
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
-    """Turn what the operating system says into an AudioError."""
+    """Turn errors of the operating system into an AudioError about `name`."""
     try:
         yield
     except OSError as error:

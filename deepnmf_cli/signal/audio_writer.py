@@ -1,6 +1,4 @@
-"""Audio files in any format, written in blocks of samples (channels, frames) and whole or not at all; room for them
-first.
-"""
+"""Audio files in any format, written atomically in blocks of samples (channels, frames) if there is room for them."""
 
 import errno
 import math
@@ -45,10 +43,10 @@ LIMIT_BYTES = {"AIFF": (1 << 31) - (1 << 16), "AU": WAV_LIMIT_BYTES}
 
 
 class AudioWriter:
-    """An output under way, made by `open_writer`. `frames` counts what was written, `clipped` the samples cut."""
+    """An output in progress, made by `open_writer`. `frames` counts what was written, `clipped` the samples clipped."""
 
     notes: tuple[str, ...] = ()
-    """What the user should know of it: ends of a sentence about the file."""
+    """Notes for the user, each the end of a sentence about the file."""
 
     def __init__(self, path: Path, partial: Path, info: AudioInfo, about: Metadata) -> None:
         self.path, self.frames, self.clipped = path, 0, 0
@@ -72,7 +70,7 @@ class AudioWriter:
         metadata.write(self._file, about)
 
     def write(self, samples: np.ndarray) -> np.ndarray:
-        """Append samples (channels, n); returns them as a reader will find them, float64 (channels, n).
+        """Append samples (channels, n); return them as a reader will find them, float64 (channels, n).
 
         Integer formats round to their grid and clip to [-1, 1 - one step]; values that lossy codecs (OGG, MP3, mu-law,
         A-law) will change are returned as given. Raises AudioError for samples that are not finite, or beyond the
@@ -110,17 +108,17 @@ class AudioWriter:
             raise AudioError(self.path, found, f"{expected} ({self.subtype})", remedy)
 
     def close(self, partial: Path) -> None:
-        """End the file. Raises OSError when not all of it is in `partial`."""
+        """Close the file. Raises OSError if not all of it is in `partial`."""
         self._file.close()
         partial.stat()  # raises FileNotFoundError where the folder was removed meanwhile
-        # Buffers reach the disk at closing, where libsndfile does not always report that it was full.
+        # Buffers reach the disk when the file is closed, and libsndfile does not always report then that it was full.
         with SequentialFile(partial) as written:
             arrived = written.frames
         if arrived != self.frames:
             raise OSError(errno.ENOSPC, f"{arrived} of {self.frames} frames arrived on the disk")
 
     def discard(self) -> None:
-        """Close after a failure, which has its own message and must not be replaced by that of the closing."""
+        """Close after a failure, whose message must not be replaced by one from closing."""
         with suppress(soundfile.SoundFileError):
             self._file.close()
 
@@ -135,8 +133,8 @@ def open_writer(
 ) -> Iterator[AudioWriter | MediaWriter]:
     """Write `path` atomically in the container and subtype of `info`; `info.frames` is the length planned.
 
-    What the container can hold of the tags and loudspeakers in `about` is written too; into media also the pictures
-    and subtitles of `source`.
+    The tags and loudspeakers in `about` are written too, as far as the container can hold them; into media also the
+    pictures and subtitles of `source`.
 
     The file appears when the block ends without an error. Raises AudioError when the folder cannot be written, when
     the container cannot hold the signal, when the disk is, or is going to be, full, and without `overwrite` when a
@@ -160,7 +158,7 @@ def open_writer(
 
 
 def write(path: str | Path, samples: np.ndarray, rate_hz: int, subtype: str = "PCM_16") -> None:
-    """Write samples (channels, frames) in the container of the suffix, as `subtype` or what comes nearest to it.
+    """Write samples (channels, frames) in the container of the suffix, as `subtype` or the format nearest to it.
 
     Raises AudioError for an unknown suffix, a shape that is not (channels, frames), and as `open_writer` does.
     """
@@ -185,7 +183,7 @@ class _Disk:
 def require_space(files: Iterable[tuple[Path, int]]) -> None:
     """Raise AudioError unless all files (path, bytes) fit on their disks, when written one after the other.
 
-    Folders need not exist yet. A file that exists is replaced, so that its room is free after that, and not before.
+    Folders need not exist yet. A file that exists is replaced, so that its space becomes free only after that.
     """
     disks: dict[int, _Disk] = {}
     for path, size in files:
@@ -203,7 +201,7 @@ def require_space(files: Iterable[tuple[Path, int]]) -> None:
 
 
 def _size(count: int, rounded: Callable[[float], int]) -> str:
-    """A number of bytes with a digit after the point."""
+    """Format a number of bytes in kB or MB, with one decimal."""
     unit, name = (1e6, "MB") if count >= 1e6 else (1e3, "kB")
     return f"{rounded(10 * count / unit) / 10:,.1f} {name}"
 

@@ -1,15 +1,15 @@
-"""Frequency bands in front of grids: single bins where harmonics are resolved, wider bands on the ERB scale above."""
+"""Frequency bands for the input of grids: single bins where harmonics are resolved, wider ERB-scale bands above."""
 
 import numpy as np
 
 COMPRESSION = 0.3
-"""Power applied to band magnitudes: about the loudness of hearing, and bounded where a logarithm is not."""
+"""Exponent applied to band magnitudes: close to perceived loudness, and bounded where a logarithm is not."""
 
 QUIET = 1e-8
 """Squared product of two bins 40 dB below the level: below that, phase differences fade out."""
 
 NEIGHBOURS = 2
-"""Bands beyond its own that a node of a grid sees on either side."""
+"""Number of bands on either side of its own that a node of a grid sees."""
 
 
 def erb_number(frequency_hz: np.ndarray) -> np.ndarray:
@@ -18,7 +18,7 @@ def erb_number(frequency_hz: np.ndarray) -> np.ndarray:
 
 
 def band_matrix(bins: int, single: int, wide: int, rate_hz: int) -> np.ndarray:
-    """Non-negative (single + wide, bins) float32: how much each bin belongs to each band; the columns sum to one.
+    """Non-negative (single + wide, bins) float32: the share of each bin that belongs to each band; columns sum to one.
 
     The lowest `single` bins are bands of their own; the rest is shared by `wide` overlapping triangles, evenly spaced
     on the ERB scale. A single wide band takes all of it.

@@ -1,4 +1,4 @@
-"""Whether the channels of a recording have sound in common, or each holds a source of its own, as calls do."""
+"""Test whether the channels of a recording have sound in common, or hold a source each, as those of calls do."""
 
 import itertools
 import logging
@@ -12,29 +12,30 @@ from deepnmf_cli.signal.audio import AudioReader
 logger = logging.getLogger(__name__)
 
 LEAST = 0.06
-"""Coherence of two channels from which on they are taken for two views of one scene. Simulated calls of 3 and 20 s
+"""Minimum coherence of two channels that are taken for two views of one scene. Simulated calls of 3 and 20 s
 have at most .02 with an echo of -25 dB or less; simulated stereo recordings of a talker in rooms, with a reverberation
 of .3 to 1 s, microphones .2 to 3 m apart, and unrelated noise at 0 to 20 dB SNR, at least .11."""
 
 LONGEST_S = 300.0
-"""So much of a recording is looked at."""
+"""At most this much of a recording is analysed."""
 
 MOST_CHANNELS = 8
-"""More are those of an array, which hears one scene."""
+"""More channels are those of a microphone array, which records one scene."""
 
 WINDOW_S = 0.256
-"""Long against the time that sound takes from one microphone to another, and against early reflections."""
+"""Long compared with the time that sound takes from one microphone to another, and with early reflections."""
 
 BAND_HZ = (100.0, 8000.0)
 
 SHORTEST_S = 1.0
-"""In less than this, the coherence of unrelated channels is not surely small."""
+"""In shorter recordings, the coherence of unrelated channels is not reliably small."""
 
 
 def are_separate(path: str | Path, name: str | None = None) -> bool:
-    """Return whether no two channels of an audio file have sound in common; False for one channel, and for silence.
+    """Return whether no two channels of an audio file have sound in common.
 
-    Raises AudioError for a file that cannot be read; `name` stands for the path in messages.
+    False for one channel, more than MOST_CHANNELS, less than SHORTEST_S, and silence. Raises AudioError for a file that
+    cannot be read; `name` stands for the path in messages.
     """
     with AudioReader(path, name) as reader:
         if not 1 < reader.info.channels <= MOST_CHANNELS or reader.info.seconds < SHORTEST_S:
@@ -45,13 +46,15 @@ def are_separate(path: str | Path, name: str | None = None) -> bool:
 
 
 def coherence(blocks: Iterable[np.ndarray], rate_hz: int) -> float | None:
-    """The largest coherence, from 0 to 1, that two channels of a recording have; None where fewer than two sound.
+    """Return the largest coherence of any two channels; None if fewer than two have sound, or there are fewer than two
+    frames. It is at most 1, and about 0 for unrelated channels.
 
-    `blocks` (C, n) float32 follow each other. Of channels with spectra X and Y in frames of `WINDOW_S`, the magnitude
+    `blocks` (C, n) float32 are consecutive. For channels with spectra X and Y in frames of `WINDOW_S`, the magnitude
     squared coherence at a frequency f is |sum_t X Y*|^2 / (sum_t |X|^2 sum_t |Y|^2) (Carter, Proc. IEEE 75, 1987). The
-    mean over f in `BAND_HZ` has weights (sum_t |X|^2 sum_t |Y|^2)^(1/4): what is loud counts more, but a hum is not
-    all. As sums run over all frames, the echo of one speaker in the other's channel counts as little as it is loud
-    against the other. What unrelated noise would give by chance, 1 / T for T frames that do not overlap, is taken off.
+    mean over f in `BAND_HZ` has weights (sum_t |X|^2 sum_t |Y|^2)^(1/4): loud frequencies count more, but a hum does
+    not dominate. As sums run over all frames, the echo of one speaker in the other's channel counts only in proportion
+    to its level relative to the other. What unrelated noise would give by chance, 1 / T for T frames that do not
+    overlap, is subtracted.
     """
     size = 2 * round(WINDOW_S * rate_hz / 2)
     window = np.hanning(size + 1)[:-1].astype(np.float32)

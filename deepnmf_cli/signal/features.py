@@ -1,8 +1,8 @@
-"""What networks are given of a spectrum: magnitudes, or magnitudes and what phase tells of a sound.
+"""Features of a spectrum that networks take as input: magnitudes, or magnitudes and phase differences.
 
-The phase of a single bin says nothing by itself, but differences stay the same when the phases of all bins turn by the
-same angle. The difference to the bin's own phase a frame ago is its frequency within the bin, and the difference to the
-next bin says where within the window its energy lies. NumPy and torch alike.
+The phase of a single bin says nothing by itself, but differences do not change when the phases of all bins are shifted
+by the same angle. The difference from the bin's own phase in the previous frame gives the frequency within the bin, and
+the difference from the next bin tells where within the window its energy lies. NumPy and torch alike.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import numpy as np
 from deepnmf_cli.signal.arrays import Array, like, namespace
 
 PLANES = 5
-"""Of `phase_features`: magnitude, and two products of real and imaginary part each."""
+"""Number of planes of `phase_features`: magnitude, and the real and imaginary parts of two products."""
 
 SMALLEST = 1e-30
 """Product of magnitudes that counts as zero: that of two frames of digital silence."""
@@ -26,11 +26,11 @@ def features(
     with_phase: bool,
     modulus: Callable[[Array], Array] = abs,
 ) -> Array:
-    """Return what a network is given of C channels' spectra (..., C, F, T), complex.
+    """Return the features of the complex spectra (..., C, F, T) of C channels.
 
-    Magnitudes (..., F, T), their mean over channels; or with phase `phase_features` (..., PLANES, F, T), for which
-    `before` (..., C, F, 1) is the frame that came before, None at the start of a recording. Training, dev scores and
-    enhancement all go through here; training, where no number is so large that its square overflows, with a quicker
+    These are magnitudes (..., F, T), averaged over channels, or with phase `phase_features` (..., PLANES, F, T), for
+    which `before` (..., C, F, 1) is the previous frame, None at the start of a recording. Training, dev scores and
+    enhancement all use this function; training, where no number is so large that its square overflows, with a faster
     `modulus`.
     """
     if not with_phase:
@@ -40,16 +40,16 @@ def features(
 
 
 def phase_features(spectrum: Array, before: Array, window_hops: int) -> Array:
-    """Magnitudes and phase differences (..., PLANES, F, T) of C channels' spectra X (..., C, F, T), complex.
+    """Magnitudes and phase differences (..., PLANES, F, T) of the complex spectra X (..., C, F, T) of C channels.
 
-    `before` (..., C, F, 1) is the frame that came before, zeros at the start of a recording, and `window_hops` how many
-    hops a window has (H). After the magnitude |X| follow the products X_ft conj(X_f,t-1) exp(-2 pi i f / H), which
-    undoes what a hop adds to the phase of the middle of a bin, for H = 2 by an alternating sign, and X_ft
-    conj(X_f+1,t), zero for the last bin.
+    `before` (..., C, F, 1) is the previous frame, zeros at the start of a recording, and `window_hops` is the number H
+    of hops in a window. The magnitude |X| is followed by two products. In X_ft conj(X_f,t-1) exp(-2 pi i f / H), the
+    last factor undoes what a hop adds to the phase at the centre of a bin; for H = 2 it is an alternating sign. The
+    other product is X_ft conj(X_f+1,t), zero for the last bin.
 
-    Channels are averaged, magnitudes and products each, so that opposite ones do not cancel. The mean of products is
-    scaled by mean |X| mean |Y| / mean |X||Y|: channels that differ by gains alone, silent ones among them, have the
-    features of one channel with the mean gain.
+    Magnitudes and products are each averaged over channels, so that opposite channels do not cancel. The mean of
+    products is scaled by mean |X| mean |Y| / mean |X||Y|: channels that differ only in gain, including silent ones,
+    have the features of one channel with the mean gain.
     """
     arrays = namespace(spectrum)
     past = arrays.concatenate([before, spectrum[..., :-1]], -1)
@@ -61,14 +61,15 @@ def phase_features(spectrum: Array, before: Array, window_hops: int) -> Array:
 
 
 def over_channels(x: Array) -> Array:
-    """The mean of x (..., C, F, T) over channels; of one, without the time to compute it, which counts for single
-    frames.
+    """The mean of x (..., C, F, T) over channels.
+
+    A single channel is returned as it is, which saves time that matters for single frames.
     """
     return x[..., 0, :, :] if x.shape[-3] == 1 else x.mean(-3)
 
 
 def _product(x: Array, y: Array) -> Array:
-    """X conj(y) over channels (..., F, T), see `phase_features`."""
+    """Mean of x conj(y) over channels (..., F, T), scaled as in `phase_features`."""
     product = over_channels(x * y.conj())
     if x.shape[-3] == 1:
         return product
@@ -80,5 +81,5 @@ def _product(x: Array, y: Array) -> Array:
 @cache
 def _turns(bins: int, window_hops: int) -> np.ndarray:
     """exp(-2 pi i f / H) for every bin, (F, 1) complex64."""
-    parts = np.arange(bins) % window_hops  # whole turns left out, for the sake of precision
+    parts = np.arange(bins) % window_hops  # without whole turns, for precision
     return np.exp(-2j * np.pi * parts / window_hops).astype(np.complex64)[:, None]

@@ -1,4 +1,4 @@
-"""Recordings as other packages hold them: layouts, kinds of numbers and torch tensors, to (C, n) float32 and back."""
+"""Recordings in the layouts and data types of other packages, or in torch tensors, to (C, n) float32 and back."""
 
 import sys
 from collections.abc import Callable
@@ -11,18 +11,19 @@ from deepnmf_cli.signal.formats import MAX_CHANNELS
 from deepnmf_cli.signal.samples import to_steps
 
 OBVIOUS_CHANNELS = 8
-"""Most channels that are told from samples by the shape alone: more rows are rather a batch of recordings."""
+"""Most channels that can be told from samples by the shape alone: more rows are rather a batch of recordings."""
 
 INTEGERS = {"int8": (8, 0), "uint8": (8, 128), "int16": (16, 0), "int32": (32, 0)}
-"""Types of integers that audio comes in -> bits that make up full scale, and the value of silence."""
+"""Integer types of audio -> bits that make up full scale, and the value of silence."""
 
 
 def from_foreign(samples: Any, channels_first: bool | None = None) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
     """Samples (C, n) float32 of a recording, and a function that gives such an array the shape and kind of `samples`.
 
-    `samples` is a NumPy array, or what can be made one, or a torch tensor: (n,), (n, C) or (C, n), as `channels_first`
-    says; without it, an axis of at most OBVIOUS_CHANNELS beside one that is too long for channels. Floats are taken as
-    they are, integers as fractions of their full scale. Raises AudioError for all else.
+    `samples` is a NumPy array, or what can be converted to one, or a torch tensor, of shape (n,), (n, C) or (C, n), as
+    `channels_first` says. If that is None, the channels are an axis of at most OBVIOUS_CHANNELS beside one that is too
+    long for channels. Floats are taken as they are, integers as fractions of their full scale. Raises AudioError for
+    anything else.
     """
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(samples, torch.Tensor):
@@ -47,7 +48,7 @@ def _from_tensor(tensor: Any, channels_first: bool | None) -> tuple[np.ndarray, 
 
 
 def _as_float(array: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-    """The array in float32, and the way back to its own kind of numbers, whatever the shape."""
+    """The array in float32, and a function that converts an array of any shape back to its data type."""
     if array.dtype.kind == "f":
         with np.errstate(over="ignore"):  # `check_samples` finds what becomes infinite
             return array.astype(np.float32), lambda done: done.astype(array.dtype)
@@ -61,7 +62,7 @@ def _as_float(array: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.
 
 
 def _first(shape: tuple[int, ...], channels_first: bool | None) -> bool:
-    """Whether channels are the first of two axes. Raises AudioError where that is not clear, and for another number."""
+    """Whether channels are the first of two axes. Raises AudioError if that is unclear, or the axes are not two."""
     if len(shape) != 2:
         expected = "samples of shape (n,), (n, channels) or (channels, n)"
         raise AudioError("samples", f"shape {shape}", expected, "Pass one recording at a time.")

@@ -34,7 +34,7 @@ WRITABLE = {
 """Suffix of an output -> container. libsndfile can write more, but not all of those keep the length to the sample."""
 
 MEDIA = "MEDIA"
-"""What stands for the container of all that FFmpeg reads and writes here."""
+"""Name that stands for the container of all files that FFmpeg reads and writes here."""
 
 MEDIA_WRITABLE = {".m4a": "AAC", ".mp4": "AAC", ".mov": "AAC", ".mkv": "AAC", ".webm": "OPUS"}
 """Suffix of an output that is written with the extra [media] -> codec of its sound."""
@@ -51,7 +51,7 @@ MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 768_000
 
 @dataclass(frozen=True)
 class Limits:
-    """What an encoder takes. Beyond it, encoders fail, write another signal, or end the process with a signal."""
+    """What an encoder accepts. Beyond it, encoders fail, write a different signal, or end the process with a signal."""
 
     rates: str
     rates_hz: Collection[int]
@@ -65,7 +65,7 @@ LIMITS = {
     "FLAC": Limits(
         "up to 65535 Hz, or a multiple of 10 Hz up to 655350 Hz", {*range(65536), *range(0, 655_360, 10)}, 8
     ),
-    # Up to a peak of 64 the error stays that of the codec; louder sound is cut to an hundredth and less.
+    # Up to a peak of 64 the error stays that of the codec; louder sound is reduced to a hundredth or less.
     "VORBIS": Limits("up to 200000 Hz", range(200_001), MAX_CHANNELS, peak=64.0),
     "AAC": Limits(
         "8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200 or 96000 Hz",
@@ -78,7 +78,7 @@ LIMITS = {
         (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000), 2, peak=1000.0,
     ),
 }  # fmt: skip
-"""Container or subtype -> limits. What is not listed takes all that `check_shape` lets through."""
+"""Container or subtype -> limits. Those not listed accept everything that passes `check_shape`."""
 
 _WAV_SAMPLES = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 _SAMPLES = {
@@ -100,13 +100,13 @@ _SAMPLE_BYTES = {"FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1} | {name: bits //
 _PACKED = {"SDS", "PAF", MEDIA}
 """Containers that can pack samples into blocks."""
 _LENGTH_AS_PROMISED = {"MP3", "SDS"}
-"""Containers whose length is not shortened by libsndfile where the file is."""
+"""Containers whose length is reported by libsndfile as promised even if the file is shorter."""
 
 EXACT = frozenset(_SAMPLE_BYTES)
-"""Sample formats that stay the same to the last bit where they are read and written again."""
+"""Sample formats that stay the same, bit for bit, when they are read and written again."""
 
 UNKNOWN_FRAMES = (1 << 63) - 1
-"""What libsndfile gives as the length of a FLAC file written to a pipe, whose header says 0 for "unknown"."""
+"""Length that libsndfile reports for a FLAC file written to a pipe, whose header says 0 for "unknown"."""
 
 _OTHER_SUFFIXES = {".wave", ".bwf", ".amb", ".aif", ".aifc", ".oga", ".opus", ".snd", ".sph", ".mp1", ".mp2", ".8svx"}
 _NOT_FOUND_BY_SUFFIX = {"RAW", "SD2"}
@@ -126,7 +126,7 @@ _NOT_BY_FFMPEG = frozenset({
     ".raw", ".pcm", ".sln", ".ulaw", ".alaw", ".sd2", ".gsm", ".vox", ".g722", ".g729",
     ".m4p", ".ac4", ".ofr", ".ds2", ".dvf", ".msv",
 })  # fmt: skip
-"""Those of them without a header, and those for which there is no decoder: the extra [media] reads the others."""
+"""Those of UNREADABLE without a header or without a decoder; the extra [media] reads the others."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def is_media(path: str | Path) -> bool:
 
 
 def output_format(path: str | Path, source: AudioInfo) -> tuple[str, str]:
-    """(container, subtype) for writing the like of `source` to `path`, whose suffix `is_writable` or `is_media`.
+    """(container, subtype) for writing audio like `source` to `path`, whose suffix `is_writable` or `is_media`.
 
     The subtype is the source's own where the container has it; else the shallowest integer format that is at least
     as deep; else the deepest one (float in FLAC becomes 24 bits). Lossy and block-coded sources count as 16 bits.
@@ -190,12 +190,12 @@ def output_format(path: str | Path, source: AudioInfo) -> tuple[str, str]:
 
 
 def data_bytes(info: AudioInfo) -> int:
-    """Bytes of the samples as they are stored, or in FLAC before they are packed."""
+    """Bytes of the samples as they are stored; in FLAC, before compression."""
     return info.frames * info.channels * _SAMPLE_BYTES.get(info.subtype, 1)
 
 
 def least_bytes(info: AudioInfo) -> int:
-    """Bytes that the samples take on disk; in compressed containers those of speech with many pauses."""
+    """Bytes that the samples take on disk at least; in compressed containers, those of speech with many pauses."""
     if info.container == "FLAC":
         return data_bytes(info) // 8
     if info.container in ("OGG", "MP3", MEDIA):
@@ -204,7 +204,7 @@ def least_bytes(info: AudioInfo) -> int:
 
 
 def check_limits(where: str | Path, info: AudioInfo) -> None:
-    """Raise AudioError for a signal that the encoder of `info` cannot take, which is not safe to try."""
+    """Raise AudioError for a signal that the encoder of `info` does not accept, which is not safe to try."""
     limits = LIMITS.get(info.container) or LIMITS.get(info.subtype)
     if limits and (info.channels > limits.channels or info.rate_hz not in limits.rates_hz):
         found = f"{info.channels} channel(s) at {info.rate_hz} Hz"
@@ -214,24 +214,24 @@ def check_limits(where: str | Path, info: AudioInfo) -> None:
 
 @dataclass(frozen=True)
 class Found:
-    """What a scan found: `audio` files, sorted, and for other media and for folders why they cannot be read."""
+    """Result of a scan: `audio` files, sorted, and errors that say why other media and folders cannot be read."""
 
     audio: list[Path]
     unreadable: list[AudioError]
 
     @property
     def beside(self) -> str:
-        """Return what to add to a sentence that counts the audio files: nothing where all can be read."""
+        """Return what to add to a sentence that counts the audio files; empty if all can be read."""
         if not self.unreadable:
             return ""
         return f" beside {len(self.unreadable)} that cannot be read, the first being {self.unreadable[0].where}"
 
 
 def scan(folder: str | Path, skip: Collection[Path] = (), follow_links: bool = False) -> Found:
-    """All audio files below `folder`, by suffix, and all media in it that cannot be read (`UNREADABLE`).
+    """Find all audio files below `folder`, by suffix, and all media in it that cannot be read (`UNREADABLE`).
 
-    Hidden files, partial outputs and `skip` folders are left out. Symbolic links to files count. Links to folders are
-    taken for folders where `follow_links` says so, less those that lead back to a folder on the way to them.
+    Hidden files, partial outputs and `skip` folders are left out. Symbolic links to files are included. Links to
+    folders are followed if `follow_links`, except those that lead back to a folder on the way to them.
     """
     folder, suffixes, audio, unreadable = Path(folder), audio_suffixes(), [], []
     skipped = {path.resolve() for path in skip}
@@ -255,7 +255,7 @@ def scan(folder: str | Path, skip: Collection[Path] = (), follow_links: bool = F
 
 
 def find(folder: str | Path, skip: Collection[Path] = (), follow_links: bool = False) -> list[Path]:
-    """The audio files of `scan`. Raises AudioError when there is none."""
+    """Return the audio files of `scan`. Raises AudioError if there are none."""
     found = scan(folder, skip, follow_links)
     if not found.audio:
         raise nothing_in(folder, found.beside)
@@ -269,7 +269,7 @@ def nothing_in(folder: str | Path, beside: str = "") -> AudioError:
 
 
 def unreadable_media(place: str | Path) -> AudioError:
-    """Return the error for a file of a format that is known, and cannot be read here."""
+    """Return the error for a file of a known format that cannot be read here."""
     path = Path(place)
     names = shlex.join([path.name, f"{path.stem}.wav"])
     convert = f"onvert it first, for example with `ffmpeg -i {names}`."
@@ -279,11 +279,10 @@ def unreadable_media(place: str | Path) -> AudioError:
 
 
 def by_name(files: Iterable[Path], folder: str | Path) -> dict[str, Path]:
-    """Path below `folder` without its suffix -> file: how recordings of two folders pair.
+    """Map paths below `folder`, without their suffixes, to the files, so that recordings of two folders can be paired.
 
-    Accents are composed (NFC): file systems and copying programs differ in how they write the same name.
-
-    Raises CorpusError when two files have one name, as a.wav and a.flac do.
+    Accents are composed (NFC), as file systems and copying programs differ in how they write the same name. Raises
+    CorpusError if two files have the same name, as a.wav and a.flac do.
     """
     named: dict[str, Path] = {}
     for path in files:
@@ -296,7 +295,7 @@ def by_name(files: Iterable[Path], folder: str | Path) -> dict[str, Path]:
 
 
 def check_shape(where: str | Path, channels: int, rate_hz: int, is_array: bool = True) -> None:
-    """Raise AudioError for a signal that cannot be sound, such as the (frames, channels) array of a library's user."""
+    """Raise AudioError for a signal that cannot be sound, such as an array (frames, channels) passed to the library."""
     for value, kind, noun in ((channels, Integral, "channels"), (rate_hz, Real, "a sampling rate")):
         if not isinstance(value, kind):
             raise AudioError(where, f"{value!r} for {noun}", "a number", "Pass a number.")
@@ -311,14 +310,14 @@ def check_shape(where: str | Path, channels: int, rate_hz: int, is_array: bool =
 
 
 def is_seekable(info: AudioInfo) -> bool:
-    """Return whether any frame is found exactly, at once: where all take the same room, and in FLAC."""
+    """Return whether seeking to any frame is exact and immediate: if all have the same size, and in FLAC."""
     return info.container == "FLAC" or (info.subtype in _SAMPLE_BYTES and info.container not in _PACKED)
 
 
 def cut_frames(info: AudioInfo, there: int, promised: int) -> tuple[int, int]:
-    """(found, expected) frames where `there` of the `promised` bytes, or packets, of samples are in the file.
+    """(found, expected) frames if `there` of the `promised` bytes, or packets, of samples are in the file.
 
-    Exact where frames lie one after the other; else in proportion to what libsndfile makes of the file in `info`.
+    Exact where frames lie one after the other; otherwise in proportion to what libsndfile reports in `info`.
     """
     if info.container in _LENGTH_AS_PROMISED:
         return info.frames * there // promised, info.frames
@@ -328,5 +327,5 @@ def cut_frames(info: AudioInfo, there: int, promised: int) -> tuple[int, int]:
 
 
 def is_placeholder(size: int) -> bool:
-    """Return whether a size is what programs that write to a pipe, unable to come back to the header, put there."""
+    """Return whether a size is a placeholder of programs that write to a pipe and cannot go back to the header."""
     return any(abs(size - limit) < 1 << 16 for limit in ((1 << 31) - 1, (1 << 32) - 1))

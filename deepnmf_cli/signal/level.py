@@ -1,4 +1,4 @@
-"""What networks do to magnitudes first: make them independent of the level, and look back in time."""
+"""The first steps of networks on magnitudes: make them independent of the level, and add past frames as context."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ down here (white rounding noise of 24 bits lies at 2e-9), so only frames of zero
 scales exactly with the input. Its square is still a normal float32."""
 
 LEVEL_TIME_CONSTANT_FRAMES = 250
-"""How far the level looks back: 4 s at 16 ms hops, longer than pauses in speech, shorter than a change of room."""
+"""Time constant of the level: 4 s at 16 ms hops, longer than pauses in speech, shorter than a change of room."""
 
 
 def modulus(spectrum: Tensor) -> Tensor:

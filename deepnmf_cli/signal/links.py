@@ -1,8 +1,8 @@
-"""The parts of Ogg and MP3 files, each of which is decoded alone, found by walking over all pages or frames.
+"""The parts of Ogg and MP3 files, each of which is decoded separately, found by walking over all pages or frames.
 
-Ogg streams can be chained, and MP3 files joined: whoever decodes such a file as one hears only its beginning, as
-neither has a header for the whole. And what libsndfile gives as the length of an MP3 file without a Xing header is an
-estimate, which is replaced by the count.
+Ogg streams can be chained, and MP3 files joined. Decoding such a file as one yields only its beginning, as neither has
+a header for the whole. The length that libsndfile reports for an MP3 file without a Xing header is an estimate, which
+is replaced by the count.
 """
 
 import functools
@@ -17,7 +17,7 @@ _WINDOW_BYTES = 1 << 18
 
 
 class _Window:
-    """Random access to a file by small pieces that lie near each other."""
+    """Random access to small pieces of a file that lie near each other."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self.size = file, size
@@ -31,7 +31,7 @@ class _Window:
         return self._held[position - self._start : position - self._start + count]
 
     def find(self, wanted: bytes, position: int) -> int:
-        """Return where `wanted` is next, from `position` on; the end of the file when it is not."""
+        """Return the next position of `wanted` from `position` on; the end of the file if there is none."""
         while position + len(wanted) <= self.size:
             self.at(position, len(wanted))
             if (offset := self._held.find(wanted, position - self._start)) >= 0:
@@ -56,16 +56,16 @@ class _Page(NamedTuple):
     serial: bytes
     number: int
     body: bytes
-    """Its first bytes."""
+    """The first bytes of the body."""
 
 
 @dataclass
 class _Stream:
-    """A logical stream, as far as it was followed."""
+    """A logical stream, as far as its pages have been read."""
 
     is_audio: bool = True
     lost: bool = True
-    """Whether pages are missing: as long as it has not begun."""
+    """Whether pages are missing; true as long as the stream has not begun."""
     next_number: int = 0
     has_samples: bool = False
     begins_late: bool = False
@@ -88,7 +88,7 @@ class _Link:
             self.streams[page.serial] = _Stream(page.body.startswith(_OGG_AUDIO), False)
         self.stop, self.has_begun = page.stop, self.has_begun or not begins
         stream = self.streams.setdefault(page.serial, _Stream())
-        # A radio station sends its headers, and then what comes while one listens.
+        # A radio station on the Internet sends the headers, and then what is on air while one listens.
         has_gap = page.number != stream.next_number
         stream.lost |= has_gap and stream.has_samples
         stream.begins_late |= has_gap and not stream.has_samples
@@ -120,7 +120,7 @@ def ogg_parts(file: BinaryIO, size: int) -> list[Part]:
 
 
 def _ogg_pages(window: _Window) -> Iterator[_Page]:
-    """All pages that are whole: the decoder leaves out the others without a word."""
+    """Yield all pages that are whole: the decoder silently skips the others."""
     position = 0
     while (position := window.find(b"OggS", position)) + 27 <= window.size:
         head = window.at(position, 27)
@@ -137,16 +137,16 @@ def _ogg_pages(window: _Window) -> Iterator[_Page]:
 
 
 def _has_its_checksum(page: bytes) -> bool:
-    """Return whether the checksum in the head of a page is that of all its bytes."""
-    # That of zlib, but with the bits of each byte the other way round, and beginning with 0 instead of ones.
+    """Return whether the checksum in the head of a page matches all its bytes."""
+    # The CRC of zlib, but with the bits of each byte reversed, and with an initial value of 0 instead of ones.
     found = zlib.crc32((page[:22] + bytes(4) + page[26:]).translate(_BITS_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return found.to_bytes(4, "big").translate(_BITS_REVERSED) == page[22:26]
 
 
-# MP3: frames of (head of four bytes, samples). Tags may stand before, between and behind them.
+# MP3: frames of (head of four bytes, samples). Tags may stand before, between and after them.
 
 _MPEG_RATES_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
-"""Version -> rates; 3 is MPEG-1, 2 and 0 halve and quarter its rates."""
+"""Version -> sampling rates; 3 is MPEG-1, 2 and 0 halve and quarter its rates."""
 _MPEG_KBPS = {
     (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -155,10 +155,10 @@ _MPEG_KBPS = {
     (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-"""(whether MPEG-1, layer) -> rates of bits."""
+"""(whether MPEG-1, layer) -> bit rates."""
 _MPEG_HEADERS = (b"Xing", b"Info")
 _XING_BYTES = 120
-"""What a Xing header takes at least."""
+"""Minimum size of a Xing header."""
 
 
 class _Frame(NamedTuple):
@@ -169,14 +169,14 @@ class _Frame(NamedTuple):
     size: int
     samples: int
     side_at: int
-    """Where the side information begins, whose first bits are 0 in a frame that needs none of those before it."""
+    """Offset of the side information, whose first bits are 0 in a frame that needs none of the frames before it."""
     info_at: int
-    """Where a Xing header stands in a frame that is one."""
+    """Offset of the Xing header in a frame that is one."""
 
 
 @functools.lru_cache(4096)
 def mpeg_frame(head: bytes) -> _Frame | None:
-    """The frame that four bytes announce; None where they are something else."""
+    """The frame that a head of four bytes announces; None if they are something else."""
     if len(head) < 4 or head[0] != 0xFF or head[1] >> 5 != 7:
         return None
     version, layer, bitrate, rate = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3), head[2] >> 4, head[2] >> 2 & 3
@@ -196,16 +196,16 @@ class _Recording:
     """One of the recordings that make up an MP3 file."""
 
     frame: _Frame
-    """Its first one."""
+    """Its first frame."""
     head: bytes
     tags: list[tuple[int, int]]
-    """Those that stand before it."""
+    """Tags that stand before it."""
     header: list[tuple[int, int]] = field(default_factory=list)
     """The frame that is a Xing header, if there is one."""
     runs: list[tuple[int, int]] = field(default_factory=list)
-    """Stretches of frames and tags, without what else stands between them: the decoder gives up on more than 1 kB."""
+    """Stretches of frames and tags, without anything else between them, more than 1 kB of which stops the decoder."""
     promised: int | None = None
-    """Frames as its Xing header says."""
+    """Number of frames according to its Xing header."""
     frames: int = 0
 
     def part(self) -> Part:
@@ -222,7 +222,7 @@ class _Recording:
         note = f"its header promises {self.promised} MP3 frames, but {counted}"
         if self.promised is None:
             note = f"{counted}; its header does not say how long it is, so an end that is missing cannot be noticed"
-        # The decoder guesses from the first frame how many there are: the smallest that there is makes it guess enough.
+        # The decoder estimates the number of frames from the first: the smallest possible makes it estimate enough.
         smallest = bytes([self.head[0], self.head[1] | 1, 0x10 | self.head[2] & 0x0C, self.head[3]])
         quiet = mpeg_frame(smallest)
         silence = smallest.ljust(quiet.size if quiet else 0, b"\0")
@@ -231,7 +231,7 @@ class _Recording:
 
 
 def mp3_parts(file: BinaryIO, size: int) -> list[Part]:
-    """The recordings of an MP3 file, or of what else holds MPEG audio; empty when there is no frame."""
+    """The recordings of an MP3 file, or of another file with MPEG audio; empty if there is no frame."""
     window, found, tags = _Window(file, size), [], []
     position = 0
     while position < size:
@@ -266,22 +266,23 @@ def mp3_parts(file: BinaryIO, size: int) -> list[Part]:
 
 
 def _is_xing(begin: bytes, frame: _Frame) -> bool:
-    """Return whether the decoder takes a frame for a Xing header: what only looks like one makes it guess the
-    length.
+    """Return whether the decoder takes a frame for a Xing header.
+
+    A frame that only looks like one makes it estimate the length.
     """
     is_empty = not any(begin[6 : frame.info_at]) and frame.size >= frame.info_at + _XING_BYTES
     return is_empty and frame.kind[1] == 3 and begin[frame.info_at : frame.info_at + 4] in _MPEG_HEADERS
 
 
 def _append(stretches: list[tuple[int, int]], start: int, stop: int) -> None:
-    """Add a stretch of the file to others, as one with the last of them where it continues that."""
+    """Append a stretch of the file to others, merged with the last one if it continues that."""
     if stretches and stretches[-1][1] == start:
         start, _ = stretches.pop()
     stretches.append((start, stop))
 
 
 def begins_mpeg(magic: bytes) -> bool:
-    """Return whether libsndfile takes a file that begins so for MPEG audio."""
+    """Return whether libsndfile takes a file that begins with `magic` for MPEG audio."""
     return len(magic) > 1 and magic[0] == 0xFF and magic[1] >> 5 == 7
 
 
@@ -289,14 +290,14 @@ def flac_begins(file: BinaryIO, size: int, start: int) -> bool:
     """Return whether a FLAC file begins somewhere from `start` on."""
     window, position = _Window(file, size), start
     while (position := window.find(b"fLaC", position)) < size:
-        if window.at(position + 5, 3) == b"\0\0\x22":  # the size of the block that comes first
+        if window.at(position + 5, 3) == b"\0\0\x22":  # the size of the first block
             return True
         position += 1
     return False
 
 
 def after_tags(file: BinaryIO, size: int) -> int:
-    """Return where the ID3 tags end that begin the file, as libsndfile finds it; 0 when there is none."""
+    """Return the end of the ID3 tags at the beginning of the file, as libsndfile finds it; 0 if there are none."""
     position = 0
     while True:
         file.seek(position)
@@ -308,14 +309,14 @@ def after_tags(file: BinaryIO, size: int) -> int:
 
 
 def _is_confirmed(window: _Window, position: int, frame: _Frame) -> bool:
-    """Return whether a frame, another tag or the end follows, so that it is no accident of bytes."""
+    """Return whether a frame, another tag or the end follows a frame, so that it is not a coincidence of bytes."""
     after = position + frame.size
     follows = mpeg_frame(window.at(after, 4))
     return after >= window.size or _after_tag(window, after) > 0 or (follows is not None and follows.kind == frame.kind)
 
 
 def _next_frame(window: _Window, position: int) -> int:
-    """Return where the next frame or tag is behind bytes that are neither; the end of the file when there is none."""
+    """Return where the next confirmed frame begins, from `position` on; the size of the file if there is none."""
     while (position := window.find(b"\xff", position)) < window.size:
         frame = mpeg_frame(window.at(position, 4))
         if frame and position + frame.size < window.size and _is_confirmed(window, position, frame):
@@ -325,7 +326,7 @@ def _next_frame(window: _Window, position: int) -> int:
 
 
 def _after_tag(window: _Window, position: int) -> int:
-    """Return where the ID3 or APE tag at `position` ends; 0 when there is none, or its end is not in the file."""
+    """Return the end of the ID3 or APE tag at `position`; 0 if there is none, or its end is not in the file."""
     head = window.at(position, 16)
     stop = 0
     if head[:3] == b"ID3" and len(head) == 16 and max(head[6:10]) < 128:
@@ -338,5 +339,5 @@ def _after_tag(window: _Window, position: int) -> int:
 
 
 def _id3_bytes(head: bytes) -> int:
-    """Bytes of an ID3 tag, without the footer that it may have."""
+    """Size of an ID3 tag in bytes, without its optional footer."""
     return 10 + sum((byte & 127) << 7 * k for k, byte in enumerate(head[9:5:-1]))

@@ -17,17 +17,17 @@ from deepnmf_cli.signal.media_writer import LAYOUTS
 from deepnmf_cli.signal.rewrite import Process
 
 SOFTEST_LUFS, LOUDEST_LUFS = -70.0, -5.0
-"""Targets: the gate below which R 128 hears nothing, and what speech cannot reach without limiting."""
+"""Range of targets: from the gate below which R 128 ignores sound to what speech cannot reach without limiting."""
 
 PEAK_DBTP = -1.0
 """Highest true peak of an output, as EBU R 128 recommends for what is sent out."""
 
 _PEAK_STEP = 0.0005
-"""FFmpeg's filter rounds peaks to three decimals; so much is added to be on the safe side."""
+"""FFmpeg's filter rounds peaks to three decimals; this is added to be on the safe side."""
 
 
 def check(target_lufs: float, removed: str | None) -> None:
-    """Raise UsageError for a target out of range, or beside a file of the noise, and MissingExtraError without PyAV."""
+    """Raise UsageError for a target out of range or with a file of the noise, and MissingExtraError without PyAV."""
     if not SOFTEST_LUFS <= target_lufs <= LOUDEST_LUFS:
         expected = f"{SOFTEST_LUFS:g} to {LOUDEST_LUFS:g} LUFS"
         raise UsageError("--loudness", f"{target_lufs:g}", expected, "Podcasts take -16, broadcasts -23.")
@@ -39,7 +39,7 @@ def check(target_lufs: float, removed: str | None) -> None:
 
 @dataclass(frozen=True)
 class Loudness:
-    """Integrated loudness in LUFS before and after the gain, None for silence, and what the user should know."""
+    """Integrated loudness in LUFS before and after the gain, None for silence, and a note for the user."""
 
     before: float | None
     after: float | None
@@ -76,9 +76,9 @@ class Meter:
         self._pull()
 
     def result(self) -> tuple[float, float]:
-        """(loudness in LUFS, -inf for silence; true peak, a factor of full scale, not too small)."""
+        """(loudness in LUFS, -inf for silence; true peak as a factor of full scale, not underestimated)."""
         loudness = float(self._found.get("lavfi.r128.I", -math.inf))
-        # The filter reports every 100 ms: silence brings out the peak of what is left.
+        # The filter reports every 100 ms: added silence makes it report the peak of the last samples.
         self.push(np.zeros((self._channels, self._rate_hz // 5 + 1)))
         peaks = [float(value) for name, value in self._found.items() if name.startswith("lavfi.r128.true_peaks_ch")]
         heard = loudness > SOFTEST_LUFS
@@ -95,18 +95,18 @@ class Meter:
 
 
 class Leveller:
-    """Brings what a process returns to `target_lufs` by one gain, which keeps the true peak below `PEAK_DBTP`.
+    """Brings the output of a process to `target_lufs` by one gain, which keeps the true peak below `PEAK_DBTP`.
 
-    The whole signal must be known for that: it waits in a nameless file, float32, in the folder of `target`.
+    This takes the whole signal, which waits as float32 in an unnamed temporary file in the folder of `target`.
     """
 
     def __init__(self, target_lufs: float, target: str | Path) -> None:
         self.target_lufs, self.target = target_lufs, Path(target)
         self.loudness: Loudness | None = None
-        """What was found, when all has gone through."""
+        """The measured loudness, once the whole signal has been processed."""
 
     def after(self, process: Process, progress: Callable[[float], object]) -> Process:
-        """The process with the gain behind it; `progress` receives the seconds that `process` has returned."""
+        """Return the process followed by the gain; `progress` receives the seconds that `process` has returned."""
 
         def levelled(blocks: Iterable[np.ndarray], rate_hz: int, channels: int) -> Iterator[np.ndarray]:
             meter = Meter(rate_hz, channels)

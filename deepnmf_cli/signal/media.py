@@ -1,6 +1,6 @@
 """The sound of media that libsndfile cannot read, decoded by FFmpeg: M4A, MP4, MKV, WebM, WMA, AMR and more.
 
-PyAV takes a tenth of a second to import and is an extra, so that nothing here imports it before a file is opened.
+PyAV is an extra and takes a tenth of a second to import, so nothing here imports it before a file is opened.
 """
 
 import os
@@ -23,7 +23,7 @@ from deepnmf_cli.signal.samples import to_steps
 _WITH_LENGTH = (
     "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "asf", "avi", "flv", "ape", "wv", "tta", "tak", "mpc8", "dsf", "rm",
 )  # fmt: skip
-"""Containers, by FFmpeg's names, whose headers say how long they are."""
+"""Containers, by FFmpeg's names, whose headers state their length."""
 
 _WITHOUT_LENGTH = (
     "aac", "ac3", "amr", "dss", "dts", "dtshd", "eac3", "iff", "loas", "mlp", "mpc", "mpeg", "mpegts", "mxf",
@@ -32,28 +32,28 @@ _WITHOUT_LENGTH = (
 """Containers whose length FFmpeg estimates. Playlists are in neither list: they name other files."""
 
 _ROUNDING_S, _JUMP_S = 0.002, 0.05
-"""Times may be rounded, to milliseconds in many containers. Beyond this, sound is missing between two frames: behind a
-packet that could not be decoded, and elsewhere.
+"""Longest gap between two frames that does not count as missing sound: after a packet that could not be decoded, and
+elsewhere. Times may be rounded, to milliseconds in many containers.
 """
 
 _TAIL_S, _CUT_TAIL_S = 0.5, 0.02
-"""What headers of containers may announce beyond the last packet, as some round or count what is left out: in files
-that seem to be whole, and in those from which bytes are missing.
+"""Length that headers of containers may announce beyond the last packet, as some round, or count what is left out: in
+files that seem to be whole, and in those from which bytes are missing.
 """
 
 _LONGEST_FILL_S = 600.0
-"""Silence, in all, that is put in for sound that is missing in a file without a length."""
+"""Most silence, in total, that replaces missing sound in a file whose header states no length."""
 
 _DAMAGED = 0.1
-"""The share of packets that cannot be decoded from which on a file is refused."""
+"""Share of packets that cannot be decoded above which a file is refused."""
 
 _ASF, _ASF_PROPERTIES = b"0&\xb2u\x8ef\xcf\x11", bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
-"""How ASF begins, and the identifier of the object that has the size of the file, behind 40 bytes."""
+"""Beginning of ASF files, and the identifier of the object that holds the size of the file, at offset 40."""
 
 _FILL_FRAMES = 1 << 16
 
 _FULL_SCALE = {"u8": 1 << 7, "s16": 1 << 15, "s32": 1 << 31, "s64": 1 << 63}
-"""FFmpeg's integer formats -> full scale. The others are float, and all may have a "p" behind, for planes."""
+"""FFmpeg's integer formats -> full scale. The others are float, and all may end in "p", for planar."""
 
 TAGS = {
     "title": "title", "copyright": "copyright", "artist": "artist", "comment": "comment", "date": "date",
@@ -63,7 +63,7 @@ TAGS = {
 
 
 class MediaError(soundfile.SoundFileError):
-    """What FFmpeg says of a file; of the kind of libsndfile's errors, as who reads need not tell them apart."""
+    """An error of FFmpeg about a file; a subclass of libsndfile's errors, as callers need not tell them apart."""
 
 
 @dataclass(frozen=True)
@@ -72,20 +72,20 @@ class Content:
 
     frames: int
     promised: int
-    """Frames that the header announces, where they are more than those found; else `frames`."""
+    """Frames that the header announces, if they are more than those found; otherwise `frames`."""
     start_s: float
     """When the sound begins, on the clock of the file."""
     other_bytes: int
-    """What pictures and subtitles take."""
+    """Bytes that pictures and subtitles take."""
     notes: tuple[str, ...]
 
 
 class MediaFile:
     """The first audio stream of a file, with as much of the interface of SoundFile as `AudioReader` uses.
 
-    Samples that an encoder put before the beginning, and what an edit list leaves out, are skipped as FFmpeg does; so
-    is what fills the last block of a codec where the file says how long it is. Where times tell that sound is missing
-    silence takes its place, so that what follows stays in time. Raises MediaError.
+    Samples that an encoder put before the beginning, and those that an edit list leaves out, are skipped as by FFmpeg;
+    so is the padding of a codec's last block if the file states its length. Where timestamps show that sound is
+    missing, silence takes its place, so that what follows stays in time. Raises MediaError.
     """
 
     format = MEDIA
@@ -116,7 +116,7 @@ class MediaFile:
 
     @property
     def content(self) -> Content:
-        """All of the file is decoded for it, once. Raises MediaError when too much is damaged."""
+        """What the file holds, for which all of it is decoded once. Raises MediaError if too much is damaged."""
         return _content(self._path, self._status.st_size, self._status.st_mtime_ns)
 
     @property
@@ -131,7 +131,7 @@ class MediaFile:
         return Metadata({ours: tags[theirs] for theirs, ours in TAGS.items() if tags.get(theirs)})
 
     def read(self, frames: int, dtype: str = "float64", always_2d: bool = True) -> np.ndarray:
-        """The next samples (n, channels), n = `frames` but at the end; full scale is [-1, 1)."""
+        """The next samples (n, channels), n = `frames` except at the end; full scale is [-1, 1)."""
         pieces, wanted = [self._held[:0]], frames
         while wanted and self._fill():
             pieces.append(self._held[:wanted])
@@ -150,13 +150,13 @@ class MediaFile:
 
 
 def open_container(raw: BinaryIO) -> Any:
-    """The open container, of an open file, that FFmpeg makes of it. Raises MediaError for what is no media."""
+    """Open the container in an open file with FFmpeg. Raises MediaError for what is not media."""
     import av
     from av.error import FFmpegError
 
-    # Without a protocol, no other file and no address can be opened that a file names.
+    # Without a protocol, other files and addresses that a file names cannot be opened.
     options = {"format_whitelist": ",".join(_WITH_LENGTH + _WITHOUT_LENGTH), "protocol_whitelist": "none"}
-    # A view takes positions before its beginning, which FFmpeg asks for in damaged files.
+    # A view accepts positions before its beginning, which FFmpeg asks for in damaged files.
     view = View(raw, [(0, raw.seek(0, os.SEEK_END))])
     try:
         return av.open(view, options=options, metadata_errors="replace")
@@ -165,7 +165,7 @@ def open_container(raw: BinaryIO) -> Any:
 
 
 def missing_bytes(raw: BinaryIO) -> int:
-    """Return how many bytes the boxes of MP4, the segment of Matroska, the chunks of AVI, or ASF lack at the end."""
+    """Return how many bytes are missing at the end of MP4 boxes, the segment of Matroska, the chunks of AVI, or ASF."""
     size = raw.seek(0, os.SEEK_END)
     begin = _at(raw, 0, 12)
     if begin.startswith(_ASF):
@@ -185,7 +185,7 @@ def missing_bytes(raw: BinaryIO) -> int:
         length = int.from_bytes(begin[:4], "big")
         if length == 1:
             length = int.from_bytes(_at(raw, end + 8, 8), "big")
-        if length < 8:  # 0 is what a box has that ends with the file
+        if length < 8:  # a box of size 0 ends with the file
             return 0
         end += length
         begin = _at(raw, end, 12)
@@ -198,7 +198,7 @@ def _at(raw: BinaryIO, position: int, count: int) -> bytes:
 
 
 def _ebml(raw: BinaryIO, position: int) -> tuple[bytes, int, int]:
-    """(name, where its content begins, bytes of it) of an element, RFC 8794; sizes have up to 56 bits."""
+    """(name, start of its content, bytes of content) of an element, RFC 8794; sizes have up to 56 bits."""
     head = _at(raw, position, 12)
     if len(head) < 12 or not head[4]:
         return b"", position, 0
@@ -208,7 +208,7 @@ def _ebml(raw: BinaryIO, position: int) -> tuple[bytes, int, int]:
 
 
 class _Decoder:
-    """The first audio stream of a container on its way through the decoder, and what became of it."""
+    """Decoder of the first audio stream of a container, with a record of what it met."""
 
     def __init__(self, container: Any, missing_bytes: int) -> None:
         self.container, self.streams = container, len(container.streams.audio)
@@ -219,7 +219,7 @@ class _Decoder:
             raise MediaError("no decoder for its sound")
         self.rate_hz = self.channels = 0
         self.kind = ""
-        """FFmpeg's name of the format of the samples, without regard to planes."""
+        """FFmpeg's name of the sample format, whether or not it is planar."""
         self.start_s: float | None = None
         self.end_s = 0.0
         """Where the last packet of any stream ends."""
@@ -228,14 +228,14 @@ class _Decoder:
         """Why FFmpeg stopped before the end."""
         has_length = container.format.name in _WITH_LENGTH
         self.length_s = (container.duration or 0) / 1e6 if has_length else 0.0
-        """What the header says; 0 where it does not."""
+        """Length according to the header; 0 if it states none."""
         self._begin_s = (container.start_time or 0) / 1e6
         self.missing_bytes = missing_bytes
         self._expected: int | None = None
         self._lost = False
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Samples (n, channels) float, one frame of the codec after the other."""
+        """Yield samples (n, channels) float, one frame of the codec after the other."""
         waiting = None
         for frame in self._frames():
             if waiting is not None:
@@ -264,7 +264,7 @@ class _Decoder:
                     self._lost = True
 
     def _packets(self) -> Iterator[Any]:
-        """Packets of the sound; those of other streams are only looked at."""
+        """Yield the packets of the sound; those of other streams are only examined."""
         from av.error import FFmpegError
 
         packets = self.container.demux()
@@ -274,7 +274,7 @@ class _Decoder:
             except FFmpegError as error:
                 self.stopped = reason(error)
                 return
-            except IndexError:  # PyAV flushes streams of which it does not know, as they began late; all is read then
+            except IndexError:  # PyAV flushes streams that it does not know, as they began late; all is read then
                 return
             if packet is None:
                 return
@@ -287,7 +287,7 @@ class _Decoder:
                 self.other_bytes += packet.size
 
     def _in_time(self, frame: Any, last: bool = False) -> Iterator[np.ndarray]:
-        """The samples of a frame, behind silence where some are missing before it."""
+        """Yield the samples of a frame, after silence if some are missing before it."""
         samples = _samples(frame)
         if frame.pts is not None:
             start = round(frame.pts * frame.time_base * self.rate_hz)
@@ -299,7 +299,7 @@ class _Decoder:
         if self._expected is not None:
             self._expected += len(samples)
         self._lost = False
-        # Where times count samples, the last frame lasts as long as there is sound in it.
+        # Where times count samples, the duration of the last frame is that of the sound in it.
         counted = frame.time_base is not None and frame.time_base * self.rate_hz == 1
         yield samples[: frame.duration or None] if last and counted else samples
 
@@ -313,14 +313,14 @@ class _Decoder:
             yield np.zeros((min(_FILL_FRAMES, frames - start), self.channels), np.float32)
 
     def missing_s(self) -> float:
-        """Seconds that the header announces and that are not there."""
+        """Seconds that the header announces but that are missing."""
         missing = self._begin_s + self.length_s - self.end_s
         return missing if missing > (_CUT_TAIL_S if self.missing_bytes else _TAIL_S) else 0.0
 
 
 @lru_cache(1 << 16)
 def _content(path: str, size: int, mtime_ns: int) -> Content:
-    """`size` and `mtime_ns` are those of the file, so that a file that changes is decoded anew."""
+    """Decode a file. Its `size` and `mtime_ns` are arguments so that a file that changes is decoded again."""
     with MediaFile(path) as file:
         frames = 0
         while block := len(file.read(_FILL_FRAMES)):
@@ -370,7 +370,7 @@ _DEPTH = {"u8": "PCM_U8", "s16": "PCM_16", "s32": "PCM_24", "flt": "FLOAT", "dbl
 
 
 def _subtype(codec: Any, kind: str) -> str:
-    """How samples are stored: libsndfile's name of what is as deep for lossless codecs, else the name of the codec."""
+    """How samples are stored: for lossless codecs libsndfile's name of a format as deep, else the name of the codec."""
     if codec.name in _STORED:
         return _STORED[codec.name]
     if codec.name.startswith("pcm_s32"):

@@ -1,4 +1,4 @@
-"""Sound in M4A, MP4, MOV, MKV and WebM files, encoded by FFmpeg beside the pictures and subtitles of its source."""
+"""Sound in M4A, MP4, MOV, MKV and WebM files, encoded by FFmpeg, with the pictures and subtitles of its source."""
 
 import struct
 from collections.abc import Iterator
@@ -26,18 +26,18 @@ _ENCODERS = {"AAC": ("aac", "fltp"), "OPUS": ("libopus", "flt")}
 """Codec -> encoder, and the format of samples that it takes."""
 
 _BITS_PER_CHANNEL = 128_000
-"""Bits in a second for each channel; the encoders take less at low rates."""
+"""Bit rate in bit/s for each channel; the encoders use less at low sampling rates."""
 
 _BLOCK_FRAMES = 1 << 14
-"""Frames encoded before pictures of that time are copied."""
+"""Frames encoded at once, before the pictures of that time are copied."""
 
 
 class MediaWriter:
-    """An output under way, made by `open_writer`, with the interface of `AudioWriter`.
+    """An output in progress, made by `open_writer`, with the interface of `AudioWriter`.
 
-    The first pictures, covers and all subtitles of `source` that the container holds are copied, packet by packet, and
-    keep their times; the sound begins when that of `source` does. An M4A file has sound and covers alone. Raises
-    AudioError for another container than M4A where there are no pictures, and for what the container cannot hold.
+    All pictures, covers and subtitles of `source` that the container holds are copied, packet by packet, and
+    keep their times; the sound begins when that of `source` does. An M4A file has only sound and covers. Raises
+    AudioError for a container other than M4A if there are no pictures, and for what the container cannot hold.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class MediaWriter:
         suffix, (encoder, self._kind) = path.suffix.lower(), _ENCODERS[info.subtype]
         with ExitStack() as stack:
             self._raw = stack.enter_context(partial.open("wb"))
-            # Edit lists count in this unit: when the sound begins is told to the sample.
+            # Edit lists count in this unit, so that they give the beginning of the sound to the sample.
             options = {} if suffix in (".mkv", ".webm") else {"movie_timescale": str(info.rate_hz)}
             self._file: Any = av.open(self._raw, "w", format=_CONTAINERS[suffix], container_options=options)
             stack.callback(self._abandon)
@@ -70,7 +70,7 @@ class MediaWriter:
             self._open = stack.pop_all()
 
     def write(self, samples: np.ndarray) -> np.ndarray:
-        """Append samples (channels, n), clipped to [-1, 1]; returns them so, float64.
+        """Append samples (channels, n), clipped to [-1, 1]; return the clipped samples, float64.
 
         Raises AudioError for samples that are not finite.
         """
@@ -86,7 +86,7 @@ class MediaWriter:
         return stored
 
     def close(self, partial: Path) -> None:
-        """End the file. Raises OSError when it is gone."""
+        """Close the file. Raises OSError if it is gone."""
         with self._explaining():
             self._mux(self._sound.encode(None))
             self._mux_last()
@@ -112,8 +112,8 @@ class MediaWriter:
             raise AudioError(self.path, found, f"at most {len(LAYOUTS)} in {info.subtype}", remedy)
         layout = LAYOUTS[info.channels]
         self._sound = self._file.add_stream(encoder, rate=info.rate_hz, layout=layout, format=self._kind)
-        self._sound.bit_rate = min(_BITS_PER_CHANNEL * info.channels, 510_000)  # of Opus, and plenty for AAC
-        if encoder == "aac":  # tones and speech come out closer to what went in than by the default
+        self._sound.bit_rate = min(_BITS_PER_CHANNEL * info.channels, 510_000)  # the limit of Opus, and plenty for AAC
+        if encoder == "aac":  # tones and speech come out closer to the input than with the default
             self._sound.options = {"aac_coder": "fast"}
         self._sound.metadata.update(self._copy.sound_tags)
         self._file.start_encoding()
@@ -132,14 +132,14 @@ class MediaWriter:
         self._mux(self._sound.encode(frame))
 
     def _mux(self, packets: list[Any]) -> None:
-        """Write packets of sound, and before each what comes before it; the last one waits for the end."""
+        """Write packets of sound, each after the copied packets that come before it; the last one waits for the end."""
         for packet in packets:
             if self._waiting is not None:
                 self._mux_sound(self._waiting)
             self._waiting = packet
 
     def _mux_last(self) -> None:
-        """Write the last packet, which tells how much of it is sound: Matroska keeps that, others have durations."""
+        """Write the last packet, and how much of it is sound: Matroska stores that, other containers have durations."""
         from av.packet import PacketSideData, packet_sidedata_type_from_literal
 
         packet = self._waiting
@@ -174,7 +174,7 @@ class MediaWriter:
 
 
 _OF_THE_FILE = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
-"""Tags that describe the file, and not what is in it."""
+"""Tags that describe the file, and not its content."""
 
 
 class _Copy:
@@ -209,7 +209,7 @@ class _Copy:
         self._open.close()
 
     def choose(self, output: Any, path: Path, suffix: str) -> None:
-        """Make streams in `output` for what it holds of the source."""
+        """Add streams to `output` for those of the source that it can hold."""
         if self._input is None:
             return
         supported = output.supported_codecs
@@ -240,7 +240,7 @@ class _Copy:
             output.set_chapters(chapters)
 
     def until(self, time_s: Fraction | None) -> Iterator[Any]:
-        """The packets that come before a time, or all that are left."""
+        """Yield the packets that come before a time, or all that are left if it is None."""
         while self._next is not None:
             packet = self._next
             if time_s is not None and packet.dts is not None and packet.dts * packet.time_base > time_s:
@@ -250,7 +250,7 @@ class _Copy:
 
     def _advance(self) -> None:
         while (packet := next(self._packets, None)) is not None and not packet.size:
-            pass  # what PyAV has for the end of a stream
+            pass  # PyAV marks the end of a stream by an empty packet
         if packet is not None:
             shift = round(self._shift_s / packet.time_base)
             packet.stream = self._chosen[packet.stream.index]
@@ -262,7 +262,7 @@ class _Copy:
 
 
 def picture_bytes(source: str | Path | None) -> int:
-    """Return what the pictures and subtitles of a file take; 0 for a file that is not read by FFmpeg."""
+    """Return the bytes that the pictures and subtitles of a file take; 0 for a file that is not read by FFmpeg."""
     if source is not None:
         with suppress(MediaError), MediaFile(source) as file:
             return file.content.other_bytes

@@ -1,4 +1,4 @@
-"""What a file says about its sound beside the samples: tags such as a title, and whose loudspeaker each channel is."""
+"""Metadata of a file's sound: tags such as a title, and the loudspeaker that each channel is for."""
 
 import math
 from contextlib import suppress
@@ -25,13 +25,13 @@ class Metadata:
 
 
 def read(file: soundfile.SoundFile) -> Metadata:
-    """Return what an open file says."""
+    """Return the metadata of an open file."""
     tags = {name: text for name, text in file.copy_metadata().items() if text and name != _SOFTWARE}
     return Metadata(tags, _channel_map(file, _GET_CHANNEL_MAP, [0] * file.channels))
 
 
 def write(file: soundfile.SoundFile, metadata: Metadata) -> None:
-    """Put into a file, before its samples, what its format can hold; the rest is left out."""
+    """Write metadata into a file, before its samples, as far as its format can hold it; the rest is left out."""
     room = TAG_BYTES.get(file.subtype) or TAG_BYTES.get(file.format, math.inf)
     for name, text in metadata.tags.items():
         size = len(text.encode(errors="surrogateescape"))

@@ -1,19 +1,19 @@
-"""Constant offset (DC): no sound, yet the loudest thing in the recordings of some sound cards.
+"""Constant offset (DC): inaudible, yet the loudest component in the recordings of some sound cards.
 
-A network with it in its input takes all else for quiet, and masks that vary would make noise of it. So the offset is
-followed, taken away before the analysis, and put back with the smallest gain that any frequency gets, in the long run:
-the harmonic mean over frames. Where nothing is attenuated all of it comes back, and the signal is what it was. The gain
-of the lowest frequency itself says nothing: there is no speech in training from which a network could learn it.
+With an offset in its input, a network takes all else for quiet, and masks that vary would turn it into noise. So the
+offset is tracked, removed before the analysis, and restored with the smallest gain that any frequency gets, in the long
+run: the harmonic mean over frames. If nothing is attenuated, all of it is restored, and the signal is unchanged. The
+gain of the lowest frequency itself means nothing: there is no speech in training from which a network could learn it.
 """
 
 import numpy as np
 
 TIME_CONSTANT_HOPS = 250
-"""How far means look back: 4 s at hops of 16 ms, as the level does."""
+"""Time constant of the means: 4 s at hops of 16 ms, like that of the level."""
 
 
 SMALLEST_GAIN = 1e-6
-"""Masks below this count as this much, so that one of zero does not decide alone."""
+"""Masks below this count as this much, so that a single one of zero does not decide the mean."""
 
 
 class RunningMean:
@@ -25,12 +25,12 @@ class RunningMean:
         self._last: np.ndarray | None = None
 
     def follow(self, values: np.ndarray, restart: np.ndarray | None = None) -> np.ndarray:
-        """The mean after each of `values` (..., T), in straight lines from hop to hop: (..., T * hop_samples).
+        """Return the mean after each of `values` (..., T), linear between hops: (..., T * hop_samples).
 
-        Where `restart` (T,) is true all is forgotten, and the mean is zero.
+        Where `restart` (T,) is true, all past values are forgotten, and the mean is zero.
         """
         keep, *channels, count = 1 - 1 / TIME_CONSTANT_HOPS, *values.shape
-        means = np.zeros((*channels, count + 1, 1))  # the one before comes first
+        means = np.zeros((*channels, count + 1, 1))  # the mean before the first value comes first
         for t in range(count):
             if restart is not None and restart[t]:
                 self._sum, self._weight = 0.0, 0.0
@@ -52,7 +52,7 @@ class Offset:
         self._waiting = np.zeros((channels, hop_samples))
 
     def remove(self, samples: np.ndarray) -> np.ndarray:
-        """Samples (C, T * hop), less their offset. A hop of zeros proves that there is none."""
+        """Return samples (C, T * hop) without their offset. A hop of zeros proves that there is none."""
         hops = samples.reshape(len(samples), -1, self._hop)
         # `mean` and `any` do the same in twice the time, which counts where hops come one by one.
         means, sounding = np.add.reduce(hops, -1, np.float64) / self._hop, np.logical_or.reduce(hops, (0, -1))
@@ -61,8 +61,10 @@ class Offset:
         return (samples - offset).astype(np.float32)
 
     def restore(self, samples: np.ndarray, mask: np.ndarray, mix: float = 1.0) -> np.ndarray:
-        """Samples (C, T * hop), one hop later than `remove` had them, and what the frames' smallest `mask` (T,) leaves
-        of the offset in the long run; of the input's own offset, a share of 1 - `mix` stays as it is.
+        """Return samples (C, T * hop), one hop later than in `remove`, with their offset restored.
+
+        The offset is scaled to what the frames' smallest `mask` (T,) leaves of it in the long run; of the input's own
+        offset, a share of 1 - `mix` stays as it is.
         """
         size = samples.shape[-1]
         offset, self._waiting = self._waiting[:, :size], self._waiting[:, size:]

@@ -1,4 +1,4 @@
-"""Parts of a file, each of which makes one recording, and a part as a file of its own, to be decoded alone."""
+"""Parts of a file, each of which makes one recording, and views that let a part be decoded as a file of its own."""
 
 import io
 from bisect import bisect_right
@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import BinaryIO
 
 Segment = bytes | tuple[int, int]
-"""Bytes of their own, or (start, stop) of the file below."""
+"""Literal bytes, or (start, stop) of the underlying file."""
 
 
 class View(io.RawIOBase):
@@ -35,7 +35,7 @@ class View(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """Fill `buffer` as far as the view reaches: libsndfile takes less for its end."""
+        """Fill `buffer` as far as the view reaches: libsndfile takes fewer bytes for its end."""
         filled = 0
         while filled < len(buffer) and self._position < self._starts[-1]:
             number = bisect_right(self._starts, self._position) - 1
@@ -46,7 +46,7 @@ class View(io.RawIOBase):
             else:
                 self._file.seek(segment[0] + offset)
                 data = self._file.read(wanted)
-            if not data:  # the file below has become shorter
+            if not data:  # the underlying file has become shorter
                 break
             buffer[filled : filled + len(data)] = data
             filled, self._position = filled + len(data), self._position + len(data)
@@ -58,18 +58,18 @@ INCOMPLETE = "The file is incomplete: copy it again, or save what is there with 
 
 @dataclass
 class Part:
-    """Stretches of the file that make one recording, with the headers that it begins with."""
+    """Stretches of the file that make one recording, including the headers at its beginning."""
 
     segments: Sequence[Segment]
     fault: tuple[str, str, str] | None = None
     """What makes it unusable: what was found, what was expected, and the remedy."""
     cut: tuple[int, int] | None = None
-    """Bytes, or packets, of samples that are there, and that the header promises, where these are more."""
+    """Bytes, or packets, of samples that are there and that the header promises, if these are more."""
     note: str = ""
-    """What the user should know of it: an end of a sentence that begins with the name of the file."""
+    """Note for the user: the end of a sentence that begins with the name of the file."""
     frames: int | None = None
-    """How many there are, where the decoder only estimates it."""
+    """Number of frames, if the decoder only estimates it."""
     skipped: int = 0
-    """Frames at the beginning that are no part of the recording."""
+    """Number of frames at the beginning that are not part of the recording."""
     walked: bool = False
-    """Whether its frames or pages were followed to the end: only then the length of MPEG audio and Ogg is known."""
+    """Whether its frames or pages were read to the end: only then is the length of MPEG audio and Ogg known."""

@@ -1,6 +1,6 @@
-"""Raw PCM or WAV through pipes: samples are given out as they come, and written as they are given.
+"""Raw PCM or WAV through pipes: samples are returned as they arrive, and written as they are given.
 
-What is missing in the end, or was left out, can be told then only: `PipeReader.fault`.
+What is missing or was left out is known only at the end: see `PipeReader.fault`.
 
 Compressed sound is recognised by its first bytes, so that it is not taken for raw samples.
 """
@@ -25,7 +25,7 @@ except ImportError:  # Windows
     fcntl = None
 
 READ_BYTES = 1 << 16
-"""Bytes taken from a pipe at once, if it holds so many: what pipes hold on Linux."""
+"""Most bytes read from a pipe at once: the capacity of pipes on Linux."""
 
 UNKNOWN = (1 << 32) - 1
 """The size in a WAV header that stands for "until the stream ends"."""
@@ -41,21 +41,21 @@ _NOTES = frozenset({
 """Chunks that follow samples in WAV files."""
 
 DESCRIPTION_BYTES = 1 << 16
-"""More than any description of samples takes; notes may be of any size, for they are not kept."""
+"""More bytes than any description of samples takes; notes may be of any size, as they are not kept."""
 
 
 class Source(Protocol):
-    """A stream of bytes that gives what there is instead of waiting for all that was asked for."""
+    """A stream of bytes that returns what is available instead of waiting for all that was requested."""
 
     def read1(self, size: int, /) -> bytes: ...
 
 
 class PipeReader:
-    """Samples from a pipe, raw or after the header of a WAV stream, which is recognised by itself.
+    """Samples from a pipe, raw or after the header of a WAV stream, which is recognised automatically.
 
-    Reads the header at once. `layout` is the one found there, or `raw`; `format_chunk` is what the header says about
-    it (None: raw) and `data_bytes` how long it says the samples are (None: not known, or raw). A size of 0 is what live
-    writers leave: samples follow, unless a chunk of notes does. Raises AudioError for a header that is cut short or
+    Reads the header at once. `layout` is the one found there, or `raw`; `format_chunk` is the header's description of
+    it (None: raw) and `data_bytes` the size of the samples according to it (None: not known, or raw). Live writers
+    leave a size of 0: samples follow, unless a chunk of notes does. Raises AudioError for a header that is cut short or
     announces samples of another kind than `samples.FORMATS`, and for what begins like a file of another container,
     unless `surely_raw`.
     """
@@ -65,11 +65,11 @@ class PipeReader:
         self.format_chunk: bytes | None = None
         self.data_bytes: int | None = None
         self.frames = 0
-        """Frames given out so far."""
+        """Frames returned so far."""
         self.odd_bytes = 0
         """At the end: bytes that did not fill a frame."""
         self.surplus_bytes = 0
-        """At the end: bytes behind the samples that were left out and are neither notes nor zeros."""
+        """At the end: bytes after the samples that were left out and are neither notes nor zeros."""
         self._is_joined = False
         self._source, self._held, self._ended = source, bytearray(), False
         self._fill(12)
@@ -81,14 +81,14 @@ class PipeReader:
 
     @property
     def missing_frames(self) -> int:
-        """Frames that the header announced and that have not been given out."""
+        """Frames that the header announced and that have not been returned."""
         return 0 if self.data_bytes is None else self.data_bytes // self.layout.frame_bytes - self.frames
 
     def blocks(self, frames: int, check: bool = True) -> Iterator[np.ndarray]:
-        """Yield all samples as arrays (channels, n) float32 as soon as at least `frames` >= 1 have come.
+        """Yield all samples as arrays (channels, n) float32 as soon as at least `frames` >= 1 have arrived.
 
-        More are given together when they have come already; only the last array may be shorter. Raises AudioError at a
-        sample that is not finite or too large, unless they are not to be checked.
+        An array has more if they have arrived already; only the last one may be shorter. Raises AudioError at a sample
+        that is not finite or too large, unless `check` is False.
         """
         size = self.layout.frame_bytes
         while True:
@@ -106,7 +106,10 @@ class PipeReader:
             self._read_rest(self.data_bytes % 2)
 
     def fault(self, interrupted: bool = False) -> AudioError | None:
-        """At the end: what the header promised and did not come, unless that was `interrupted`, or came beside it."""
+        """At the end, return the error for what came beyond the header's promise, or for what is missing from it.
+
+        Missing samples are no error if the stream was `interrupted`.
+        """
         if self.surplus_bytes and (self._is_joined or self.surplus_bytes > SURPLUS_BYTES):
             what = "another recording" if self._is_joined else "something that the header does not announce"
             found = f"{what} behind the first {self._seconds(self.frames)}, {self._about(self.surplus_bytes)}"
@@ -126,10 +129,10 @@ class PipeReader:
         return f"{frames / self.layout.rate_hz:.3f} s"
 
     def _read_rest(self, pad: int) -> None:
-        """Read what follows the samples, to the end: whoever writes it must not meet a closed pipe."""
+        """Read what follows the samples, to the end, so that the writer does not meet a closed pipe."""
         while True:
             self._fill(pad + 8)
-            # Some programs forget the byte that makes a size even.
+            # Some programs omit the byte that makes a size even.
             ends = [
                 at for at in (pad, 0) if len(self._held) >= at + 8 and is_chunk_name(bytes(self._held[at : at + 4]))
             ]
@@ -157,7 +160,7 @@ class PipeReader:
         return self.data_bytes - self.frames * self.layout.frame_bytes
 
     def _fill(self, size: int) -> None:
-        """Hold at least `size` bytes, unless the stream ends before."""
+        """Read until at least `size` bytes are held, or the stream ends."""
         while len(self._held) < size and not self._ended:
             data = self._source.read1(READ_BYTES)
             self._held += data
@@ -175,7 +178,7 @@ class PipeReader:
         return self._take(size)
 
     def _skip(self, size: int) -> bool:
-        """Take bytes off the stream without holding them; returns whether all have come."""
+        """Discard `size` bytes of the stream; return whether all of them came."""
         while size > 0:
             self._fill(1)
             if not self._held:
@@ -234,10 +237,10 @@ class PipeReader:
 
 
 class PipeWriter:
-    """Samples to a pipe, in the layout and with the kind of header that `reader` found; every block goes out at once.
+    """Writes samples to a pipe, in the layout and with the kind of header that `reader` found, every block at once.
 
-    The header is written at once. It states the length where the reader knows it, and 0xFFFFFFFF else. Where the target
-    is a file, a length that turns out to be another is put right in the end; in a pipe there is no way back.
+    The header is written at once. It states the length if the reader knows it, and 0xFFFFFFFF otherwise. If the target
+    is a file, a length that turns out to be wrong is corrected at the end; in a pipe there is no way back.
     """
 
     def __init__(self, target: BinaryIO, reader: PipeReader) -> None:
@@ -246,7 +249,7 @@ class PipeWriter:
         chunk = reader.format_chunk
         self._has_header = chunk is not None
         self.clipped = 0
-        """Samples that were beyond full scale."""
+        """Number of samples that were beyond full scale."""
         if chunk is not None:
             size = reader.data_bytes
             self._promised = size if size is None else size - size % reader.layout.frame_bytes
@@ -279,7 +282,7 @@ class PipeWriter:
 
 
 def _place(target: BinaryIO) -> int | None:
-    """Where a file is written next; None for a pipe, and for a file whose writes all go to its end."""
+    """Position of the next write in a file; None for a pipe, and for a file whose writes all go to its end."""
     with suppress(OSError):
         if fcntl is not None and fcntl.fcntl(target.fileno(), fcntl.F_GETFL) & os.O_APPEND:
             return None
@@ -327,15 +330,15 @@ _SIGNATURES = (
     (0, b"Extended Instrument", "XI"),
     (0, b"FLV\x01", "Flash video"),
 )
-"""(where, bytes, name). Samples begin with four such bytes by chance once in four thousand million streams."""
+"""(offset, bytes, name). Samples begin with four such bytes by chance once in four thousand million streams."""
 
 _LONGEST_AUDIO_FRAME = 1 << 13
 PROBE_BYTES = _LONGEST_AUDIO_FRAME + 4
-"""So many bytes decide whether a stream begins with frames of MPEG audio, whose sign alone is too short."""
+"""Number of bytes that decides whether a stream begins with frames of MPEG audio, whose sign alone is too short."""
 
 
 def container_of(start: bytes) -> str | None:
-    """The name of what a stream holds that begins with `start`, if that is not raw samples or WAV.
+    """The name of the container of a stream that begins with `start`; None for raw samples and WAV.
 
     Frames of MPEG audio without a tag before them need PROBE_BYTES, or the whole stream.
     """
@@ -349,7 +352,7 @@ def container_of(start: bytes) -> str | None:
 
 
 def may_be_mpeg(start: bytes) -> bool:
-    """Return whether `start` could be that of MPEG audio, as far as its first frame says."""
+    """Return whether `start` could be the beginning of MPEG audio, judged by its first frame."""
     return bool(_mpeg_frame(start) or _adts_frame(start))
 
 

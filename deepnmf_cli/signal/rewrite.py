@@ -1,4 +1,4 @@
-"""One audio file into another through a process, block by block, with what the process removed on the side."""
+"""Processing of one audio file into another, block by block, with what was removed in a file of its own."""
 
 import logging
 import shutil
@@ -20,12 +20,12 @@ from deepnmf_cli.signal.formats import EXACT, AudioInfo, output_format
 logger = logging.getLogger(__name__)
 
 Process = Callable[[Iterable[np.ndarray], int, int], Iterator[np.ndarray]]
-"""(blocks (channels, n) float32, rate_hz, channels) -> blocks (channels, m) float32, aligned, as long in all."""
+"""(blocks (channels, n) float32, rate_hz, channels) -> blocks (channels, m) float32, aligned, as long in total."""
 
 
 @dataclass(frozen=True)
 class Rewritten:
-    """What `rewrite` did: the source, how many samples it had to clip in each output, and notes on files."""
+    """Result of `rewrite`: the source, how many samples it had to clip in each output, and notes on files."""
 
     info: AudioInfo
     clipped: dict[Path, int]
@@ -33,7 +33,7 @@ class Rewritten:
 
 
 class Stopwatch:
-    """Seconds that have gone by inside its context, or in waiting for the items of an iterable."""
+    """Measures the seconds spent inside its context, or waiting for the items of an iterable."""
 
     def __init__(self) -> None:
         self.seconds, self._began = 0.0, 0.0
@@ -46,7 +46,7 @@ class Stopwatch:
         self.seconds += time.perf_counter() - self._began
 
     def over(self, items: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yield the items."""
+        """Yield the items, measuring the time spent waiting for them."""
         iterator = iter(items)
         while True:
             with self:
@@ -57,7 +57,7 @@ class Stopwatch:
 
 
 class _Waiting:
-    """Samples read but not yet answered by the process: first in, first out."""
+    """Queue of samples that were read, but not yet returned by the process: first in, first out."""
 
     def __init__(self, channels: int) -> None:
         self._samples = np.empty((channels, 0))
@@ -85,15 +85,16 @@ def rewrite(
 ) -> Rewritten:
     """Write process(source) to `target` and, when asked, source - target to `removed`, in bounded memory.
 
-    Rate, channels and length are kept, tags where the container can hold them, the sample format as `output_format`
+    Rate, channels and length are kept, tags if the container can hold them, and the sample format as `output_format`
     says. The difference is taken after `target` has been rounded and clipped to its sample format, so target + removed
-    = source exactly where all three hold integers and the difference fits; else to the precision of the formats (lossy
-    codecs excepted).
-    `progress` receives the seconds of audio done since its last call; `before_end` is called when all is done, and
-    before any output is there: what it raises leaves none. Missing folders of the outputs are made once the
-    source has opened. With `exact` the process gets all the bits of the source, float64, and samples that are not
-    finite too. Raises AudioError, without `overwrite` also for a file that is there in the end, unless it is the target
-    `in_place`; nothing half-written stays.
+    = source exactly where all three hold integers and the difference fits; otherwise to the precision of the formats
+    (lossy codecs excepted).
+
+    `progress` receives the seconds of audio done since its last call. `before_end` is called when all is done, before
+    any output exists: if it raises, none is left. Missing folders of the outputs are made once the source has been
+    opened. With `exact`, the process gets all the bits of the source as float64, including samples that are not finite.
+    Raises AudioError; without `overwrite` also for a file that exists at the end, unless it is the target `in_place`.
+    Nothing half-written stays.
     """
     with AudioReader(source, name) as reader, ExitStack() as outputs:
         info = reader.info
@@ -136,9 +137,10 @@ def rewrite(
 
 
 def copied(source: str | Path, target: str | Path, overwrite: bool = True) -> Rewritten | None:
-    """Copy a file byte by byte, atomically; None, and nothing is done, where the suffix of `target` asks for another
-    container or sample format than that of `source`, or where `rewrite` makes a whole file with the same samples of one
-    that is damaged. Raises AudioError as `rewrite` does.
+    """Copy a file byte by byte, atomically. Raises AudioError as `rewrite` does.
+
+    Does nothing and returns None if the suffix of `target` asks for another container or sample format than that of
+    `source`, or if `source` is damaged and `rewrite` makes a whole file with the same samples of it.
     """
     with AudioReader(source) as reader:
         info, notes = reader.info, reader.notes

@@ -1,4 +1,4 @@
-"""What samples may be: which values and shapes the arithmetic of enhancement carries, and how raw PCM stores them."""
+"""The values and shapes of samples that the arithmetic of enhancement supports, and how raw PCM stores them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from deepnmf_cli.errors import AudioError
 
 LARGEST = 1e15
 """Largest magnitude of a sample, 300 dB beyond full scale: sums of squares of magnitudes must fit in single precision,
-or all that follows is not a number."""
+or everything that follows is not a number."""
 
 
 def check_samples(where: str | Path, samples: np.ndarray, rate_hz: int, first_frame: int = 0) -> None:
@@ -29,7 +29,7 @@ def check_samples(where: str | Path, samples: np.ndarray, rate_hz: int, first_fr
 
 
 def as_samples(samples: object, channels: int | None = None) -> np.ndarray:
-    """An array (C, n) float32 of what can be one; `channels` says what C must be. Raises AudioError for all else."""
+    """Convert `samples` to an array (C, n) float32; `channels` says what C must be. Raises AudioError if it cannot."""
     expected = f"samples of shape ({channels or 'C'}, n), real numbers"
     try:
         array = np.asarray(samples)
@@ -57,7 +57,7 @@ FORMATS = (*INTEGER_BYTES, FLOAT)
 
 @dataclass(frozen=True)
 class Layout:
-    """How samples lie in a stream of bytes: frame by frame, in each frame channel by channel."""
+    """Layout of samples in a stream of bytes: frame by frame, and channel by channel in each frame."""
 
     rate_hz: int
     channels: int
@@ -70,7 +70,7 @@ class Layout:
 
 
 def decode(data: bytes, layout: Layout) -> np.ndarray:
-    """Samples (channels, n) float32, integers scaled to [-1, 1), of a whole number of frames."""
+    """Decode a whole number of frames to samples (channels, n) float32, integers being scaled to [-1, 1)."""
     if layout.format == FLOAT:
         samples = np.frombuffer(data, "<f4").astype(np.float32)
     else:

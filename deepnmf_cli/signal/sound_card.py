@@ -13,10 +13,10 @@ from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal.formats import check_shape
 
 WAITING_BLOCKS = 64
-"""Blocks from the microphone that may wait; when the computation is slower than the sound, further ones are lost."""
+"""Most blocks from the microphone that wait; when the computation is slower than the sound, further ones are lost."""
 
 SILENT_S = 2.0
-"""After so long without a block, far more than any device buffers, the device is gone."""
+"""Time without a block after which the device counts as gone, far more than any device buffers."""
 
 QUIETEST_DBFS = -99.0
 
@@ -64,13 +64,13 @@ class SoundCard:
         self.channels, self.block_frames = channels, block_frames
         self.delay_blocks = 1 + math.ceil(latency_samples / block_frames)
         self.recorded = 0
-        """Blocks from the microphone."""
+        """Number of blocks from the microphone."""
         self.late = 0
         """Blocks that were not there when the loudspeaker needed them; it played silence instead."""
         self.lost = 0
         """Blocks that were dropped on either side to keep the delay, and those that the device itself reports."""
         self._heard: Queue[np.ndarray] = Queue(WAITING_BLOCKS)
-        # No longer than the delay: what comes after silence was played in its place must not delay all that follows.
+        # No longer than the delay: a block that comes after silence was played in its place must not delay the others.
         self._playing: Queue[np.ndarray] = Queue(self.delay_blocks)
         for _ in range(self.delay_blocks):
             self._playing.put(np.zeros((block_frames, channels), np.float32))
@@ -103,7 +103,7 @@ class SoundCard:
                 raise AudioError("microphone", f"no sound for {SILENT_S:.0f} s", "a running device", remedy) from None
 
     def play(self, samples: np.ndarray) -> None:
-        """Append samples (channels, n), n >= 0, to what is to be played."""
+        """Queue samples (channels, n), n >= 0, for playing."""
         samples, size = np.concatenate([self._unplayed, samples], axis=1), self.block_frames
         whole = samples.shape[1] // size * size
         for start in range(0, whole, size):

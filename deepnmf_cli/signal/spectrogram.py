@@ -1,21 +1,21 @@
-"""A spectrogram to look at: levels over frequency and time, as many as a picture has points."""
+"""A spectrogram for display: levels over frequency and time, as many as a picture has points."""
 
 import numpy as np
 
 WINDOW_S, HOP_S = 0.032, 0.008
 LOWEST_DB = -140.0
-"""What silence has: far below the rounding of 16 bits."""
+"""Level of silence: far below the rounding noise of 16 bits."""
 
 ROWS = 256
-"""Most frequencies that are shown."""
+"""Maximum number of frequencies that are shown."""
 
 
 def spectrogram_db(samples: np.ndarray, rate_hz: int, columns: int = 600) -> np.ndarray:
-    """Levels (F, T) of samples (N,), or of their mean power over channels for (C, N), N >= 1: from 0 Hz to rate_hz / 2,
-    F <= ROWS, and from the first sample to the last, T <= `columns`.
+    """Levels (F, T) in dB of samples (N,), or of their mean power over channels for (C, N), N >= 1.
 
-    Hann windows of 32 ms, in dB: a sinusoid of amplitude 1 has 0 dB. Rows that share a place have the highest of
-    their levels, as a thin line is to stay visible.
+    The F <= ROWS frequencies go from 0 Hz to rate_hz / 2, and the T <= `columns` times from the first sample to the
+    last. With Hann windows of 32 ms, a sinusoid of amplitude 1 has 0 dB. Frequencies that share a row have the highest
+    of their levels, so that thin lines stay visible.
     """
     samples = np.atleast_2d(np.asarray(samples, np.float32))
     size = max(2, round(WINDOW_S * rate_hz))

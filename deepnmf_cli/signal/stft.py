@@ -8,7 +8,7 @@ import numpy as np
 from deepnmf_cli.signal.arrays import Array, like, namespace, pad
 
 HIGHEST_RATE_HZ, LONGEST_HOP_S, MOST_HOPS = 768_000, 1.0, 64
-"""Of front ends. Far beyond what is of use, and small enough for memory, whatever a file says."""
+"""Limits of front ends: far beyond what is useful, and small enough for memory, whatever a file says."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class StftPair:
     Frame t covers the samples [(t + 1 - window_hops) * hop, (t + 1) * hop), so N samples give ceil(N / hop) + 1 frames.
     One window is applied at analysis, and at synthesis a second one that reaches over the last two hops only, so every
     sample is made of exactly two frames and is final as soon as the second is complete. With two hops the windows
-    are equal, square roots of a Hann window. More hops make the analysis longer, its frequencies finer, and not the
-    latency: the asymmetric windows of Mauler & Martin, "A low delay, variable resolution, perfect reconstruction
-    spectral analysis-synthesis system for speech enhancement", 2007. In both cases the product of the windows is a
-    Hann window of two hops, and sin^2 + cos^2 = 1 makes the overlap-add exact.
+    are equal, square roots of a Hann window. More hops make the analysis window longer and its frequencies finer
+    without more latency: the asymmetric windows of Mauler & Martin, "A low delay, variable resolution, perfect
+    reconstruction spectral analysis-synthesis system for speech enhancement", 2007. In both cases the product of the
+    windows is a Hann window of two hops, and sin^2 + cos^2 = 1 makes the overlap-add exact.
 
     Spectra are divided by the sum of the window: a sinusoid of amplitude 1 has magnitude about 1/2 at every sampling
     rate. All methods take NumPy arrays or torch tensors and give the same.
@@ -60,7 +60,7 @@ class StftPair:
         size = self.latency_samples
         hann = np.sin(np.pi * np.arange(size) / size) ** 2
         analysis = self.window[-size:]
-        # Both begin with zero where there are two hops; there, and nowhere else, the quotient has no value.
+        # With two hops, both windows begin with zero; there, and nowhere else, the quotient is undefined.
         return np.divide(hann, analysis, out=np.zeros(size), where=analysis > 0)
 
     @cached_property
@@ -71,7 +71,7 @@ class StftPair:
 
     @cached_property
     def _single(self) -> tuple[np.ndarray, np.ndarray]:
-        """The same in single precision: frames that come one by one are so short that it pays to convert once."""
+        """The same in single precision, converted once, which pays as frames that come one by one are short."""
         analysis, synthesis = self._scaled
         return analysis.astype(np.float32), synthesis.astype(np.float32)
 
@@ -87,7 +87,7 @@ class StftPair:
         return namespace(samples).fft.rfft(windows).swapaxes(-1, -2)
 
     def overlap_add(self, spectrum: Array) -> Array:
-        """Samples (..., (T + 1) * hop) of spectra (..., F, T): the first and last hop still miss a neighbour.
+        """Samples (..., (T + 1) * hop) of spectra (..., F, T): the first and the last hop still lack a neighbour.
 
         The first hop is the last but one that the first frame covers.
         """
@@ -111,7 +111,7 @@ class StftPair:
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """What a network takes: sampling rate it was trained at, and windows in seconds.
+    """What a network takes as input: the sampling rate it was trained at, and windows in seconds.
 
     Audio of another rate is not resampled. It is analysed with windows of the same duration, so that bin f means the
     same frequency in Hz and frame t the same moment; the network gets the first `bins` bins. A hop is a whole number of

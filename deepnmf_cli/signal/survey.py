@@ -9,13 +9,13 @@ from deepnmf_cli.signal.formats import is_placeholder
 from deepnmf_cli.signal.parts import Part, View
 
 _TAGS = (b"TAG", b"ID3", b"APETAGEX")
-"""How the tags of players begin, which may follow without being a chunk."""
+"""Beginnings of the tags of players, which may follow without being a chunk."""
 
 _MPEG_IN_WAV = 0x55
-"""The number by which a WAV file says that its samples are MPEG audio, layer III."""
+"""Format number of a WAV file whose samples are MPEG audio, layer III."""
 
 _DATA_WORDS = {"I": (1 << 32) - 1, "Q": (1 << 63) - 1, "q": (1 << 63) - 1}
-"""Fields of a size -> the largest one."""
+"""`struct` format of a size field -> the largest size."""
 
 
 @dataclass(frozen=True)
@@ -25,22 +25,22 @@ class Extent:
     start: int
     """Where the samples begin."""
     size: int | None
-    """How much they take; None where the header does not say."""
+    """Size of the samples; None if the header does not state it."""
     end: int | None = None
-    """Where all that the header describes, or could describe, ends; None where that is not known."""
+    """End of all that the header describes, or could describe; None if it is not known."""
     patch: tuple[int, bytes] | None = None
-    """(position, bytes) of the size that a header lacks which was never finished."""
+    """(position, bytes) of the size that is missing from a header which was never finished."""
     unfinished: bool = False
-    """Whether the size is 0 and samples follow, as a recorder leaves it that was switched off."""
+    """Whether the size is 0 and samples follow, as in files of a recorder that was switched off."""
     pieces: int = 1
-    """Stretches of samples; only the first one is described here."""
+    """Number of stretches of samples; only the first one is described here."""
     is_mpeg: bool = False
     """Whether the samples are MPEG audio."""
     damage: str = ""
-    """What is wrong within the samples, as far as it can be seen."""
+    """What is visibly wrong within the samples."""
 
     def missing(self, file_size: int) -> int:
-        """Bytes of samples that are promised and not there."""
+        """Number of bytes of samples that are promised but missing."""
         return 0 if self.size is None else max(0, self.start + self.size - file_size)
 
     def surplus(self, file: BinaryIO, file_size: int) -> int:
@@ -52,7 +52,7 @@ class Extent:
 
 
 def is_unannounced(start: bytes) -> bool:
-    """Return whether what begins so behind all that a header describes is neither a tag nor zeros."""
+    """Return whether what begins with `start`, after all that a header describes, is neither a tag nor zeros."""
     return any(start) and not start.startswith(_TAGS)
 
 
@@ -62,7 +62,7 @@ def is_chunk_name(name: bytes) -> bool:
 
 
 def examine(file: BinaryIO, file_size: int) -> Extent | None:
-    """The promise at the beginning of `file`; None for other formats, and for headers that cannot be understood."""
+    """What the header of `file` promises; None for other formats, and for headers that cannot be understood."""
     file.seek(0)
     magic = file.read(20)
     for begin, parse in _PARSERS.items():
@@ -70,16 +70,16 @@ def examine(file: BinaryIO, file_size: int) -> Extent | None:
             try:
                 return parse(file, file_size)
             except (struct.error, ValueError, LookupError, ArithmeticError):
-                return None  # libsndfile will say what it thinks of it
+                return None  # libsndfile will say what is wrong with it
     return None
 
 
 @dataclass(frozen=True)
 class _Chunks:
-    """A container made of chunks, each a name and a size in `layout`; the first one begins at `first`.
+    """A container made of chunks, each with a name and a size in `layout`; the first one begins at `first`.
 
-    The chunk called `samples` holds `inside` bytes before the samples. Sizes count `counted` bytes of the chunk's head,
-    and chunks begin at multiples of `pad`.
+    The chunk called `samples` holds `inside` bytes before the samples. Sizes include `counted` bytes of the chunk's
+    head, and chunks begin at multiples of `pad`.
     """
 
     layout: str
@@ -93,7 +93,7 @@ class _Chunks:
         found, large, is_mpeg, position, unpadded = None, None, False, self.first, self.first
         while chunk := self._chunk(file, position, file_size) or self._chunk(file, unpadded, file_size):
             name, body, size = chunk
-            if name == b"ds64":  # of RF64: the sizes in 64 bits
+            if name == b"ds64":  # of RF64: the sizes, in 64 bits
                 large = body + 8
             if name == b"fmt ":
                 is_mpeg = _at(file, body, self.layout[0] + "H") == (_MPEG_IN_WAV,)
@@ -109,12 +109,12 @@ class _Chunks:
                 found = replace(found, is_mpeg=is_mpeg)
                 if found.size is None:
                     return found
-            # Some programs forget the byte that makes a size even.
+            # Some programs omit the byte that makes a size even.
             position, unpadded = self._after(body, size), body + max(size, 0)
         return found and replace(found, end=max(position, found.end or 0))
 
     def _chunk(self, file: BinaryIO, position: int, file_size: int) -> tuple[bytes, int, int] | None:
-        """(name, begin of its body, bytes of it) of the chunk at `position`; None where there is none."""
+        """(name, start of the body, bytes of the body) of the chunk at `position`; None if there is none."""
         body = position + struct.calcsize(self.layout)
         if position < self.first or body > file_size:
             return None
@@ -125,7 +125,7 @@ class _Chunks:
         return -(-(body + max(size, 0)) // self.pad) * self.pad
 
     def _extent(self, file: BinaryIO, file_size: int, start: int, size: int, field: tuple[int, str]) -> Extent:
-        """`size` is what the `field` (position, layout) says of the samples alone."""
+        """The extent of samples at `start`; `size` is what the `field` (position, layout) says of the samples alone."""
         position, word = field
         limit = _DATA_WORDS[word[-1]]
         if size <= 0:
@@ -203,7 +203,7 @@ def _mat4(file: BinaryIO, file_size: int) -> Extent | None:
 
 
 def _mat5(file: BinaryIO, file_size: int) -> Extent | None:
-    """Elements (kind, size), padded to eight bytes; a matrix holds its flags, dimensions, name and numbers as such."""
+    """Elements (kind, size), padded to eight bytes; a matrix has elements for flags, dimensions, name and numbers."""
     order, position = "<" if _at(file, 126, "2s")[0] == b"IM" else ">", 128
     while position < file_size:
         inside = position + 8
@@ -231,7 +231,7 @@ def _xi(file: BinaryIO, file_size: int) -> Extent:
     """An instrument of `count` samples, whose heads of 40 bytes come before their data."""
     (count,) = _at(file, 296, "<H")
     sizes = [size for k in range(count) if (size := _at(file, 298 + 40 * k, "<I")[0])]
-    # libsndfile writes a size of 0, and counted frames instead of bytes in other versions.
+    # libsndfile writes a size of 0; other versions of it counted frames instead of bytes.
     return Extent(298 + 40 * count, sum(sizes) or None, pieces=max(1, len(sizes)))
 
 
@@ -246,7 +246,7 @@ def _sds(file: BinaryIO, file_size: int) -> Extent:
     samples = sum(group << 7 * k for k, group in enumerate(groups))
     size = -(-samples // (120 // -(-bits // 7))) * 127
     extent = _sized(21, size)
-    # libsndfile reads on, and prints to standard output.
+    # libsndfile would read on, and print to standard output.
     for start in range(21, min(21 + size, file_size), 127):
         if _at(file, start, "2s")[0] != b"\xf0\x7e":
             return replace(extent, damage=f"a packet of samples without its beginning at byte {start}")
@@ -254,7 +254,7 @@ def _sds(file: BinaryIO, file_size: int) -> Extent:
 
 
 def _unsized(file: BinaryIO, file_size: int) -> Extent:
-    """For formats without a field for the length."""
+    """The extent for formats without a field for the length."""
     return Extent(0, None)
 
 
@@ -293,7 +293,7 @@ _PARSERS = {
     b"\x64\xa3": _unsized,  # IRCAM, in its two orders of bytes
     b"\0\0\xa3\x64": _unsized,
 }
-"""How a file begins -> what reads its promise."""
+"""Beginning of a file -> parser of what it promises."""
 
 BEGINNINGS = tuple(_PARSERS)
 
@@ -305,10 +305,10 @@ NO_FRAMES = (
     "audio in a format that can be read",
     "Convert it first, for example with `ffmpeg -i FILE converted.wav`.",
 )
-"""The fault of what may be a format that only FFmpeg knows, such as AAC behind a tag."""
+"""The fault of what may be a format that only FFmpeg knows, such as AAC after a tag."""
 
 SURPLUS_BYTES, NEGLIGIBLE_BYTES = 1 << 16, 64
-"""Bytes behind the samples beyond which a file is refused, and up to which nothing is said: seconds, and no sound."""
+"""Bytes after the samples above which a file is refused, and up to which nothing is said: seconds, and no sound."""
 
 
 def survey(file: BinaryIO, size: int) -> list[Part]:
@@ -320,7 +320,7 @@ def survey(file: BinaryIO, size: int) -> list[Part]:
         return links.ogg_parts(file, size) or [Part([(0, size)])]
     described = cast(BinaryIO, View(file, [(tag, size)]))  # as all files of io, which are declared so
     extent = examine(described, size - tag)
-    # libsndfile takes for MPEG audio what it does not know behind a tag.
+    # After a tag, libsndfile takes what it does not know for MPEG audio.
     if links.begins_mpeg(magic) or (extent.is_mpeg if extent else tag and magic != b"fLaC"):
         return links.mp3_parts(file, size) or [Part([(0, size)], fault=NO_FRAMES)]
     whole = Part([(tag, size)])
@@ -330,7 +330,7 @@ def survey(file: BinaryIO, size: int) -> list[Part]:
 
 
 def _describe(part: Part, extent: Extent, file: BinaryIO, tag: int, size: int) -> None:
-    """Add to `part` what its header tells; `tag` bytes of something else stand before it."""
+    """Add to `part` what its header tells; `tag` bytes of something else precede it."""
     surplus = extent.surplus(file, size - tag)
     if extent.pieces > 1:
         part.fault = f"{extent.pieces} stretches of samples", "one recording", "Take them apart."

@@ -13,12 +13,12 @@ HOPS = 4
 
 @dataclass(frozen=True)
 class TightFrame:
-    """Windows of `HOPS` hops, of the shape of a sine, over sqrt(HOPS / 2): their squares sum to one at every sample.
+    """Sine windows of `HOPS` hops, divided by sqrt(HOPS / 2), so that their squares sum to one at every sample.
 
     With orthonormal Fourier transforms S A = 1 and |A y| = |y| (bins between the first and the last counted twice), for
-    A = `analysis` and S = `synthesis`. So the distance of coefficients is that of samples, as consistent projection
-    takes it (Zaviska, Rajmic, Ozerov & Rencker, "A survey and an extensive evaluation of popular audio declipping
-    methods", 2021). All methods take NumPy arrays or torch tensors.
+    A = `analysis` and S = `synthesis`. So the distance of coefficients equals that of samples, as consistent
+    projection takes it (Zaviska, Rajmic, Ozerov & Rencker, "A survey and an extensive evaluation of popular audio
+    declipping methods", 2021). All methods take NumPy arrays or torch tensors.
     """
 
     hop_samples: int
@@ -56,7 +56,7 @@ class TightFrame:
         arrays, hop = namespace(coefficients), self.hop_samples
         windows = arrays.fft.irfft(coefficients, n=self.window_samples, norm="ortho")
         windows = windows * like(self.window, windows)
-        # The hops before the first sample and behind the last are left out.
+        # The hops before the first sample and after the last are left out.
         last = windows.shape[-2] - HOPS + 1
         parts = [windows[..., HOPS - 1 - k : HOPS - 1 - k + last, k * hop : (k + 1) * hop] for k in range(HOPS)]
         total = parts[0]
