@@ -3,14 +3,14 @@
 
     h^k = S(h^{k-1} - rate_k W^T (D h^{k-1} - x); theta_k)
 
-W makes each atom answer itself with one and the others as little as it can: it minimises |W^T D|^2 + ridge n |W|^2 in
-the Frobenius sense over all W with w_r^T d_r = 1, n being the mean eigenvalue of D D^T. The constraint binds each
-column alone, so that
+With W, each atom responds to itself with one and to the others as little as possible: W minimises
+|W^T D|^2 + ridge n |W|^2, in Frobenius norms, over all W with w_r^T d_r = 1, where n is the mean eigenvalue of D D^T.
+The constraint applies to each column separately, so that
 
     w_r = c_r (D D^T + ridge n I)^-1 d_r,    c_r = 1 / (d_r^T (D D^T + ridge n I)^-1 d_r)
 
-With ridge = 0 it is the pseudo-inverse with rescaled rows, W^T = diag(c) D^+. Atoms of spectra resemble each other, and
-W then has large entries that amplify what no atom explains; a ridge keeps them small.
+With ridge = 0, W^T is the pseudo-inverse with rescaled rows, W^T = diag(c) D^+. Atoms of spectra resemble each other,
+and W then has large entries, which amplify what no atom explains; a ridge keeps them small.
 
 Shapes: evidence x (..., E, T), activations h (..., R, T), dictionary D (E, R).
 """
@@ -25,7 +25,7 @@ from deepnmf_cli.inference.ista import SparseCoding
 from deepnmf_cli.inference.shrinkage import select_support
 
 MOST_SELECTED = 0.13
-"""Share of activations above which no layer lets any more of them pass its threshold (that of the authors' program)."""
+"""Largest share of activations that pass the threshold of any layer unchanged (the value of the authors' program)."""
 
 
 def inverse(dictionary: Tensor, ridge: float = 0.0) -> Tensor:
@@ -38,7 +38,7 @@ def inverse(dictionary: Tensor, ridge: float = 0.0) -> Tensor:
 
 
 def scales(inverse: Tensor, dictionary: Tensor) -> Tensor:
-    """Return c, (R, 1), with which the rows of c o inverse answer their own atoms with one."""
+    """Return c, (R, 1), such that each row of c o inverse has the inner product one with its own atom."""
     return 1 / (inverse.mT * dictionary).sum(0).unsqueeze(-1)
 
 
@@ -62,22 +62,22 @@ def step(
     share: Tensor,
     signed: bool = False,
 ) -> Tensor:
-    """One layer; differentiable in every tensor but `share`.
+    """Return the activations after one layer; differentiable in every tensor but `share`.
 
     Args:
-        h: activations (..., R, T), which without `gram` are zero.
+        h: activations (..., R, T), zero if there is no `gram`.
         answer: W^T x, (..., R, T).
         gram: W^T D, (R, R).
         rate: > 0.
         threshold: theta >= 0, broadcasts to (R, 1).
-        share: of the activations that pass the threshold as they are, the largest ones, (1,) in [0, 1].
+        share: fraction of the activations, the largest ones, that pass the threshold unchanged, (1,) in [0, 1].
     """
     error = -answer if gram is None else gram @ h - answer
     return select_support(h - rate * error, threshold, share, signed)
 
 
 def selected(layer: int, support_growth: float) -> float:
-    """Return the share of activations that pass the threshold of layer 0, 1, ... as they are."""
+    """Return the share of activations that pass the threshold of layer 0, 1, ... unchanged."""
     return min((layer + 1) * support_growth, MOST_SELECTED)
 
 
@@ -91,7 +91,7 @@ def infer(
     ridge: float = 0.0,
     signed: bool = False,
 ) -> Tensor:
-    """Return activations (..., R, T) after `iterations` steps of rate 1 from none."""
+    """Return activations (..., R, T) after `iterations` steps of rate 1 from zero."""
     analytic = weights(dictionary, ridge)
     answer, gram = analytic @ x, analytic @ dictionary
     h = torch.zeros_like(answer)
@@ -103,20 +103,20 @@ def infer(
 
 @dataclass(frozen=True)
 class Alista(SparseCoding[Tensor]):
-    """ALISTA as an algorithm: a trained rate and threshold for every layer, 2K numbers; the state are the activations.
+    """ALISTA as an algorithm: a trained rate and threshold for every layer, 2K numbers; the activations are the state.
 
-    Weights and dictionary stay as they are.
+    Weights and dictionary are not trained.
     """
 
     name = "alista"
     over_frequency = False
     ridge: float = 0.0
     support_growth: float = 0.012
-    """By which the share of activations that pass a threshold as they are grows from layer to layer, up to
+    """Increase from layer to layer of the share of activations that pass the threshold unchanged, up to
     MOST_SELECTED."""
 
     def parameters(self, iterations: int, dictionary: Tensor) -> dict[str, Parameter]:
-        """For `dictionary` (E, R); rates start at 1, thresholds at the sparsity."""
+        """Return the parameters for `dictionary` (E, R); rates start at 1, thresholds at `sparsity`."""
         analytic, like = weights(dictionary, self.ridge), dictionary.dtype
         gram, steps = analytic @ dictionary, range(iterations)
         return {

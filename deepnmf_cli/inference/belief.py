@@ -12,7 +12,7 @@ up to a factor. It is the power mean with exponent alpha/T of exp(psi)/m with we
     1/rho       tree-reweighted, edge appearance rho             tree-reweighted max-product
     otherwise   fractional messages, (27)                        the same with a maximum
 
-Shapes and words are those of `deepnmf_cli.inference.graph`, which also has the start and the readout. alpha and T are
+Shapes and terms are those of `deepnmf_cli.inference.graph`, which also has the start and the readout. alpha and T are
 numbers or tensors, per edge (..., E) or for all edges. `docs/theory/mrf.md` derives all of it.
 """
 
@@ -36,9 +36,10 @@ def new_messages(
     alpha: Tensor | float = 1.0,
     temperature: Tensor | float = 1.0,
 ) -> Tensor:
-    """Normalised log messages (..., 2E, n) by the formula above, continuous at alpha = 0.
+    """Return normalised log messages (..., 2E, n) by the formula of the module, continuous at alpha = 0.
 
-    The number temperature = 0 takes the maximum and needs alpha > 0, as ValueError says; a tensor must be positive.
+    The number temperature = 0 takes the maximum; it needs alpha > 0, and a number alpha <= 0 raises ValueError. If
+    temperature is a tensor, it must be positive.
     """
     alpha, temperature = graph.per_message(alpha), graph.per_message(temperature)
     values = graph.directed(potentials) - graph.reverse(messages).unsqueeze(-2)
@@ -74,15 +75,15 @@ def step(
     Args:
         messages, evidence, potentials: see `deepnmf_cli.inference.graph`.
         alpha, temperature: the kind of message, numbers or (..., E).
-        gamma: how far each message goes, in [0, 1]: a number or (..., 2E).
-        power: exponent of the mean of old and new message: a number or (..., 2E). 1 is the arithmetic mean (25).
+        gamma: weight of each new message, in [0, 1]: a number or (..., 2E).
+        power: exponent of the power mean of old and new messages: a number or (..., 2E). 1 is the arithmetic mean (25).
     """
     new = new_messages(messages, evidence, potentials, graph, alpha, temperature)
     return mix(messages, new, gamma, power)
 
 
 def _remainders(messages: Tensor, potentials: Tensor) -> Tensor:
-    """psi_ij(h_i, h_j) - log m_{j->i}(h_i) - log m_{i->j}(h_j): what is left of an edge, (..., E, n, n)."""
+    """psi_ij(h_i, h_j) - log m_{j->i}(h_i) - log m_{i->j}(h_j): potentials without the messages, (..., E, n, n)."""
     towards_i, towards_j = messages.chunk(2, -2)
     return potentials - towards_i.unsqueeze(-1) - towards_j.unsqueeze(-2)
 
@@ -98,7 +99,7 @@ def edge_beliefs(
 ) -> Tensor:
     """b_ij(h_i, h_j) proportional to b_i b_j (exp psi_ij / (m_{j->i} m_{i->j}))^alpha, for T = 1: (..., E, n, n).
 
-    When messages no longer change, the sums over one variable are the other's belief.
+    At a fixed point of the messages, the sums over one variable are the belief of the other.
     """
     if isinstance(alpha, Tensor) and alpha.dim():
         alpha = alpha[..., None, None]
@@ -109,13 +110,13 @@ def edge_beliefs(
 def log_partition(
     messages: Tensor, evidence: Tensor, potentials: Tensor, graph: Graph, alpha: Tensor | float = 1.0
 ) -> Tensor:
-    """The estimate of log Z = log sum_h exp(sum psi + sum theta) at a fixed point of the messages, for T = 1: (...,).
+    """Estimate log Z = log sum_h exp(sum psi + sum theta) at a fixed point of the messages, for T = 1: (...,).
 
         sum_i log sum_{h_i} exp(field_i)  +  sum_(i,j) log M_alpha( exp psi_ij/(m_{j->i} m_{i->j}); weights b_i b_j )
 
-    alpha = 1 is minus the Bethe free energy, exact on trees; alpha = 0 mean field's lower bound; alpha = 1/rho with
-    `tree_probabilities` rho an upper bound. In general it is minus sum_i F_i + sum_(i,j) I_ij/alpha, with the mutual
-    informations I of the edge beliefs; docs/theory/mrf.md.
+    alpha = 1 gives minus the Bethe free energy, exact on trees; alpha = 0 the lower bound of mean field; alpha = 1/rho,
+    with rho from `tree_probabilities`, an upper bound. In general the estimate is minus sum_i F_i +
+    sum_(i,j) I_ij/alpha, with the mutual informations I of the edge beliefs; see docs/theory/mrf.md.
     """
     rest = _remainders(messages, potentials).flatten(-2)
     edges = log_power_mean(rest, _pairs(messages, evidence, graph).flatten(-2), alpha)
@@ -141,8 +142,8 @@ def infer(
 
 @dataclass(frozen=True)
 class BeliefPropagation(GraphMessages):
-    """Messages (22), and their relatives, as an algorithm: all of them in every step, by a trained schedule (25) or as
-    far as they go.
+    """Belief propagation (22), and its relatives, as an algorithm: every step updates all messages, by a trained
+    schedule (25) or completely.
     """
 
     alpha: float = 1.0

@@ -1,12 +1,12 @@
-"""Units h_i in {0, 1}: layers that mean field, belief propagation and what lies between become (18)-(20), (29)-(30).
+"""Units h_i in {0, 1}: the layers of mean field, belief propagation and the messages between them (18)-(20), (29)-(30).
 
     p(h | x)  proportional to  exp( 1/2 h^T W h + h^T (A x + c) ),    W symmetric, no diagonal             (18)-(19)
 
-The state is the log odds u_i = log(b_i(1)/b_i(0)) of the beliefs, b_i(1) = sigmoid(u_i): no precision is lost when a
-unit is nearly sure. -inf is a unit that is surely 0, the paper's q^0 = 0. `bias` stands for A x + c, (..., I);
+The state is the log odds u_i = log(b_i(1)/b_i(0)) of the beliefs, b_i(1) = sigmoid(u_i), which lose no precision when a
+unit is almost certain. -inf is a unit that is certainly 0, the paper's q^0 = 0. `bias` stands for A x + c, (..., I);
 couplings W are (I, J), from J units to I, and need be neither square nor symmetric once layers are untied.
 
-Memory of every function but the mean-field case: one number per pair of units and batch entry.
+Except in the mean-field case, every function needs memory for one number per pair of units and batch entry.
 """
 
 import torch
@@ -34,7 +34,7 @@ def message(log_odds: Tensor, coupling: Tensor, alpha: Tensor | float = 1.0) -> 
     a_small, a_large = torch.where(small, alpha, 0), torch.where(small, 1, alpha)
     weighted = torch.sigmoid(log_odds) * coupling
     near = small_log_mean(weighted.unsqueeze(-1), (a_small * coupling).unsqueeze(-1), a_small)
-    # softplus(u + z) - softplus(u) = z + softplus(-u - z) - softplus(-u): of the two, the one with small terms
+    # softplus(u + z) - softplus(u) = z + softplus(-u - z) - softplus(-u): use the form whose terms are small
     z, sure = a_large * coupling, log_odds > 0
     u, shift = torch.where(sure, -log_odds, log_odds), torch.where(sure, -z, z)
     far = torch.where(sure, z, 0) + logsigmoid(-u) - logsigmoid(-u - shift)
@@ -42,10 +42,10 @@ def message(log_odds: Tensor, coupling: Tensor, alpha: Tensor | float = 1.0) -> 
 
 
 def field(log_odds: Tensor, couplings: Tensor, bias: Tensor, alpha: Tensor | float = 1.0) -> Tensor:
-    """New log odds u_i = sum_j message_ij + bias_i: (..., I); the incoming message is not taken out.
+    """Return new log odds u_i = sum_j message_ij + bias_i, (..., I); the opposite messages are not divided out.
 
-    For the number alpha = 0 a sigmoid network's W b + A x + c (20), a matrix product; for alpha = 1 a layer of belief
-    propagation, sum_j log1p(b_j expm1(W_ij)) + A x + c, without the division of (22).
+    The number alpha = 0 gives W b + A x + c of a sigmoid network (20), a matrix product; alpha = 1 gives a layer of
+    belief propagation, sum_j log1p(b_j expm1(W_ij)) + A x + c, without the division of (22).
 
     Args:
         log_odds: (..., J).
@@ -59,9 +59,9 @@ def field(log_odds: Tensor, couplings: Tensor, bias: Tensor, alpha: Tensor | flo
 
 
 def arithmetic_mean(old: Tensor, new: Tensor, gamma: Tensor) -> Tensor:
-    """Log odds of (1 - gamma) sigmoid(old) + gamma sigmoid(new), the scheduled message (25) with sums of one.
+    """Log odds of (1 - gamma) sigmoid(old) + gamma sigmoid(new), the scheduled message (25) of normalised messages.
 
-    No probability is formed that might round to 1. Finite log odds, broadcastable with gamma in [0, 1].
+    Log odds must be finite and broadcastable with gamma in [0, 1]. No probability is formed that might round to 1.
     """
     ones, zeros = (log_power_lerp(logsigmoid(x), logsigmoid(y), gamma, 1.0) for x, y in ((old, new), (-old, -new)))
     return ones - zeros

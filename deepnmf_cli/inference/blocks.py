@@ -1,6 +1,6 @@
-"""Blocks of atoms: in each source, those of neighbouring frequencies, as many in every block.
+"""Blocks of atoms: atoms of one source with neighbouring frequencies, the same number in every block.
 
-Atoms are put in the order of the centres of their spectra, so that blocks are neighbours.
+Atoms are sorted by the centres of their spectra, so that the atoms of a block are neighbours.
 """
 
 import torch
@@ -8,16 +8,16 @@ from torch import Tensor
 
 
 def check(atoms: tuple[int, int], blocks: int) -> None:
-    """Raise ValueError unless the atoms of both sources can be shared by 2 `blocks` of equal size, each within a
-    source.
+    """Raise ValueError unless the atoms of both sources can be divided into 2 * `blocks` blocks of equal size, each
+    within one source.
     """
     size, rest = divmod(sum(atoms), 2 * blocks) if blocks > 0 else (0, 0)
     if rest or not size or any(count % size for count in atoms):
-        raise ValueError(f"{atoms} atoms cannot be shared by {blocks} blocks of equal size per source")
+        raise ValueError(f"{atoms} atoms cannot be divided into {2 * blocks} equal blocks, each within one source")
 
 
 def by_centre(dictionary: Tensor, atoms: tuple[int, int], bins: int) -> Tensor:
-    """Return the dictionary (E, R) with the atoms of each source in the order of the centres of their last `bins`
+    """Return the dictionary (E, R) with the atoms of each source sorted by the spectral centres of their last `bins`
     rows.
     """
     rows = dictionary[-bins:].square()

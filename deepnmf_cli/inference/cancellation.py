@@ -1,12 +1,12 @@
-"""Two-source cancellation: a layer explains by the atoms of each source what the estimate of the other one leaves.
+"""Two-source cancellation: in a layer, the atoms of each source explain what the estimate of the other source leaves.
 
     r_n = x - D_s h_s,    h_n <- S(h_n - rate_n D_n^T (D_n h_n - r_n); rate_n lambda_n)
     r_s = x - D_n h_n,    h_s <- S(h_s - rate_s D_s^T (D_s h_s - r_s); rate_s lambda_s)
 
-Noise comes first, so that the speech of every layer is what its own estimate of noise leaves. This is iterated
-interference cancellation, as Qing, Cai, Yang, Wang & Huang unfold it for two superimposed signals (arXiv 1907.11836,
-2019), with a step of ISTA as the estimator: descent on the objective of sparse coding by blocks of coordinates. A block
-may take longer steps, rate_s <= 1 / |D_s|^2, than all atoms together, and no step raises the objective.
+Noise is updated first, so that the speech of every layer explains what the layer's own estimate of the noise leaves.
+This is iterated interference cancellation, as Qing, Cai, Yang, Wang & Huang unfold it for two superimposed signals
+(arXiv 1907.11836, 2019), with a step of ISTA as the estimator: block coordinate descent on the objective of sparse
+coding. A block may take longer steps, rate_s <= 1 / |D_s|^2, than all atoms together, and no step raises the objective.
 
 Shapes: evidence x (..., E, T), activations h (..., R, T), dictionary D (E, R), the atoms of speech first.
 """
@@ -35,8 +35,9 @@ def step(
     atoms: tuple[int, int],
     signed: bool = False,
 ) -> Tensor:
-    """One iteration, noise then speech; differentiable in every tensor. Arguments are those of `ista.step`, but for
-    `rates` (2,), and `atoms` of speech and of noise, R in all.
+    """Return the activations after one iteration, noise first and then speech; differentiable in every tensor.
+
+    Arguments are those of `ista.step`, except `rates` (2,) and the numbers of `atoms` of speech and noise, R in all.
     """
     penalties = torch.as_tensor(penalty, dtype=h.dtype, device=h.device).expand(sum(atoms), 1).split(list(atoms))
     own, heard = gram.split(list(atoms)), correlation.split(list(atoms), -2)
@@ -58,7 +59,7 @@ def infer(
     atoms: tuple[int, int],
     signed: bool = False,
 ) -> Tensor:
-    """Return activations (..., R, T) after `iterations` steps of the largest rates from none."""
+    """Return activations (..., R, T) after `iterations` steps of the largest rates from zero."""
     rates, correlation, gram = largest_rates(dictionary, atoms), dictionary.mT @ x, dictionary.mT @ dictionary
     h = ista.start(correlation)
     for _ in range(iterations):
@@ -68,12 +69,12 @@ def infer(
 
 @dataclass(frozen=True)
 class Cancellation(SparseCoding[Tensor], Descent[Tensor, Tensor]):
-    """Two-source cancellation as an algorithm; the state are the activations."""
+    """Two-source cancellation as an algorithm; the activations are the state."""
 
     name = "cancellation"
 
     def parameters(self, iterations: int, dictionary: Tensor) -> dict[str, Parameter]:
-        """As of `SparseCoding`, with a rate for each source."""
+        """Return the parameters of `SparseCoding`, but with a rate for each source."""
         rates = largest_rates(dictionary, self.atoms)
         return super().parameters(iterations, dictionary) | {
             "rate": Parameter(range(iterations), lambda _: rates, "log")

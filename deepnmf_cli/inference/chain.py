@@ -1,8 +1,8 @@
-"""Spins along a chain: what each tells the next, as mean field, in log odds, or by exact filtering.
+"""Messages from spin to spin along a chain: by mean field, in log odds, or by exact filtering.
 
-A spin is a hidden unit in +-1; its state is, or gives, its expectation. Along a chain the schedule (14)-(15) relaxes
-each towards what the field at its place says, starting from the spin before: with a schedule that depends on the data
-this is a gated recurrence whose gates are step sizes.
+A spin is a hidden unit in +-1; its state is, or determines, its expectation. Along a chain the schedule (14)-(15)
+relaxes each spin towards the value that the field at its position gives, starting from the previous spin. With a
+schedule that depends on the data this is a gated recurrence whose gates are step sizes.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from torch.nn.functional import linear
 from deepnmf_cli.kernels.recursion import BOTH_WAYS, SPINS, combine, exported, relax, relax_to_tanh
 
 LONGEST = 1 - 1e-4
-"""Spins keep their sign with a probability below one, so that evidence against them cannot meet certainty."""
+"""Limits the probability that a spin keeps its sign to below one, so that contrary evidence never meets certainty."""
 
 
 def _as_they_are(states: Tensor) -> Tensor:
@@ -24,15 +24,15 @@ def _as_they_are(states: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Messages:
-    """Answers of a chain of spins to fields x, as far as the schedule y says; states are what it carries on."""
+    """Responses of a chain of spins to fields x under a schedule y; states are what is passed along the chain."""
 
     states: Callable[[Tensor, Tensor, Tensor, bool], Tensor]
-    """From x (T, ...), y (T, ...), the state before (...) and whether to run from the last t: states (T, ...)."""
+    """(x (T, ...), y (T, ...), initial state (...), whether to run from the last t) -> states (T, ...)."""
     expectations: Callable[[Tensor], Tensor] = _as_they_are
-    """Of the spins, from states. A state of zero is a spin that is neither up nor down."""
+    """Function from states to expectations of the spins. A state of zero is a spin that is neither up nor down."""
 
 
-# Functions with names, so that a network which holds them can be pickled.
+# Named functions instead of lambdas, so that a network that holds them can be pickled.
 def _geometric(x: Tensor, y: Tensor, start: Tensor, reverse: bool) -> Tensor:
     return relax(x, y.sigmoid(), start, reverse)
 
@@ -46,8 +46,9 @@ MESSAGES = {
     "geometric": Messages(_geometric, torch.tanh),
     "belief-propagation": Messages(_filtered),
 }
-"""By name: the schedule (14)-(15) as the arithmetic mean (p = 1) of probabilities, as their geometric mean (p -> 0),
-which is one of log odds, and exact filtering, messages (22). docs/theory/grid.md#other-messages."""
+"""Messages by name: the schedule (14)-(15) as the arithmetic mean (p = 1) of probabilities, as their geometric mean
+(p -> 0), which is an arithmetic mean of log odds, and exact filtering, messages (22).
+docs/theory/grid.md#other-messages."""
 
 MEAN_FIELD = MESSAGES["mean-field"]
 
@@ -59,22 +60,22 @@ def relax_spins(
     with f = tanh(W x + b) and g = sigmoid(V x + c).
 
     weight (2C, E) and bias (..., 2C) hold (W, V) and (b, c); the bias may differ along the axes between T and E. Two
-    products in place of one that is split: the gradient of a split is a copy of everything.
+    products are computed instead of one that is split, because the gradient of a split copies everything.
     """
     if torch.compiler.is_exporting() and messages == MEAN_FIELD:
         return exported(SPINS, (field, weight, bias, start), (*field.shape[:-1], start.shape[-1]), reverse)
     (couple, gate), (field_bias, gate_bias) = weight.chunk(2), bias.chunk(2, -1)
     target, schedule = _affine(field, couple, field_bias), _affine(field, gate, gate_bias)
-    # Under autocast the products have half precision, and what is summed up over a chain must not.
+    # Under autocast the products have half precision, but sums along a chain must not.
     return messages.states(target.to(start.dtype), schedule.to(start.dtype), start, reverse)
 
 
 def relax_both_ways(field: Tensor, weight: Tensor, bias: Tensor, messages: Messages = MEAN_FIELD) -> Tensor:
-    """Return the states (T, ..., 2C) of spins informed by all that is before, and of others informed by all that comes
-    after.
+    """Return the states (T, ..., 2C) of spins informed by everything before them, followed by those of spins informed
+    by everything after them.
 
-    weight (4C, E) and bias (..., 4C) are those of `relax_spins` for either; zero states stand for what lies beyond the
-    ends of the chain.
+    weight (4C, E) and bias (..., 4C) are those of `relax_spins` for the two directions; the states beyond the ends of
+    the chain are zero.
     """
     beyond = field.new_zeros(*field.shape[1:-1], bias.shape[-1] // 4)
     if torch.compiler.is_exporting() and messages == MEAN_FIELD:
@@ -84,5 +85,5 @@ def relax_both_ways(field: Tensor, weight: Tensor, bias: Tensor, messages: Messa
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """W x + b, fused where b is one for all."""
+    """W x + b, as one fused operation where a single b serves all."""
     return linear(x, weight, bias) if bias.dim() == 1 else linear(x, weight) + bias

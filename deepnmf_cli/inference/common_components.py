@@ -3,9 +3,9 @@
 
     minimise over orthogonal B    sum_i log( det diag(B^T S_i B) / det(B^T S_i B) )
 
-It is zero where all S_i (E, E) have the same eigenvectors, and these are B then, whatever their eigenvalues. The method
-is that of Flury & Gautschi (SIAM J. Sci. Stat. Comput. 7, 1986): in turns, each pair of columns is rotated in its plane
-to where, for the 2 x 2 matrices T_i of that plane with diagonals d_i and e_i,
+It is zero where all S_i (E, E) have the same eigenvectors, which then are the columns of B, whatever the eigenvalues.
+The method is that of Flury & Gautschi (SIAM J. Sci. Stat. Comput. 7, 1986): each pair of columns in turn is rotated in
+its plane so that, for the 2 x 2 matrices T_i of that plane with diagonal entries d_i and e_i,
 
     the columns are the eigenvectors of  sum_i (d_i - e_i) / (d_i e_i) T_i
 """
@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 SWEEPS, SETTLED = 60, 1e-9
-"""Most rounds of all pairs, and the angle in radians under which a round ends the search."""
+"""Largest number of rounds over all pairs, and the angle in radians below which a round ends the search."""
 
 SKETCH_SWEEPS = 8
-"""Rounds for a sketch, which takes what these give: seconds where the end would take minutes."""
+"""Number of rounds for a sketch, converged or not: these take seconds, where convergence would take minutes."""
 
 
 def disjoint_pairs(count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """All pairs (i < j) of `count` columns once, in sets of pairs that have no column in common, as (n,) and (n,)."""
-    players = list(range(count + count % 2))  # with an odd number one rests
+    """Yield all pairs (i < j) of `count` columns once, in sets of pairs without a common column, as (n,) and (n,)."""
+    players = list(range(count + count % 2))  # with an odd number, one column is left out of each set
     for _ in range(len(players) - 1):
         half = len(players) // 2
         met = [sorted(pair) for pair in zip(players[:half], reversed(players[half:]), strict=True)]
@@ -34,29 +34,29 @@ def disjoint_pairs(count: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def angles(d: Tensor, e: Tensor, f: Tensor) -> Tensor:
-    """Angles (n,) by which columns p and q turn, p <- cos p + sin q, for diagonals d, e > 0 and off-diagonals f of the
-    matrices of each plane, (G, n).
+    """Return the angles (n,) by which columns p and q are rotated, p <- cos p + sin q, for diagonal entries d, e > 0
+    and off-diagonal entries f of the matrices of each plane, (G, n).
     """
     weight = (d - e) / (d * e)
     return torch.atan2(2 * (weight * f).sum(0), (weight * (d - e)).sum(0)) / 2
 
 
 def deviation(covariances: Tensor, basis: Tensor) -> Tensor:
-    """Return what is minimised, of covariances (G, E, E), for the columns of `basis` (E, E)."""
+    """Return the objective for covariances (G, E, E) and the columns of `basis` (E, E)."""
     turned = basis.mT @ covariances @ basis
     return (turned.diagonal(dim1=-2, dim2=-1).log().sum(-1) - torch.logdet(turned)).sum()
 
 
 @torch.no_grad()
 def common_components(covariances: Tensor, sweeps: int = SWEEPS) -> Tensor:
-    """Return B (E, E), float64, its columns in the order of the share of energy that they have in all groups.
+    """Return B (E, E), float64, with columns in the order of their share of the energy of all groups, largest first.
 
-    `covariances` (G, E, E) are symmetric and positive definite, and count alike; each pair of columns has its turn
-    `sweeps` times at most.
+    `covariances` (G, E, E) are symmetric and positive definite, and have equal weight; each pair of columns is rotated
+    at most `sweeps` times.
     """
     s = covariances.double()
     s = s / s.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
-    # A combination with unequal weights has the common eigenvectors where there are any, though the mean may be round.
+    # A combination with unequal weights has the common eigenvectors where there are any, even if the mean is isotropic.
     weights = torch.linspace(1, 2, len(s), dtype=s.dtype)
     basis = torch.linalg.eigh((weights[:, None, None] * s).sum(0)).eigenvectors
     s = basis.mT @ s @ basis

@@ -1,9 +1,9 @@
-"""Learning a sparse-NMF dictionary, unit-norm columns w (F, R), from as many frames as there are, in bounded memory.
+"""Learning a sparse-NMF dictionary w (F, R) with unit-norm columns from any number of frames, in bounded memory.
 
-The penalty mu |h|_1 means something at fixed column norms only. Updating as if columns were free and normalising
-afterwards can raise the cost, because h stays what it was (Le Roux, Weninger & Hershey, "Sparse NMF - half-baked or
+The penalty mu |h|_1 is meaningful only at fixed column norms. Updating as if columns were free and normalising
+afterwards can raise the cost, because h stays unchanged (Le Roux, Weninger & Hershey, "Sparse NMF - half-baked or
 well done?", MERL TR2015-023). Here the norms are part of the cost, D_beta(m | w h) + mu sum_r |w_r| |h_r|_1, which does
-not depend on how a scale is shared by an atom and its activations (Marmin, Goulart & Fevotte 2023).
+not depend on how a scale is divided between an atom and its activations (Marmin, Goulart & Fevotte 2023).
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from deepnmf_cli.inference.divergence import FLOOR
 from deepnmf_cli.inference.nmf import infer, objective
 
 AUDIBLE = 0.01
-"""Frames under this share of the mean level (-40 dB) never become atoms: they hold the recorder's noise."""
+"""Frames below this share of the mean level (-40 dB) never become atoms: they contain the recorder's noise."""
 
 SPREAD = 0.01
 """Share of the mean frame blended into drawn atoms: a multiplicative update cannot raise an exact zero."""
@@ -29,14 +29,15 @@ NEVER_ACTIVE = 1e-20
 parts of any atom in use."""
 
 NEWTON_STEPS = 6
-"""From at most log 2 above the root: to rounding in float64 (the tests look at the slope there)."""
+"""Number of Newton steps: from at most log 2 above the root, they converge to rounding in float64 (the tests check the
+slope there)."""
 
 SETTLING = 0.2
-"""Share of the mini-batches, the last ones, in which no atom is drawn anew, so that all have time to settle."""
+"""Share of the mini-batches, the last ones, in which no atom is drawn anew, so that all atoms have time to converge."""
 
 
 def unit_columns(w: Tensor) -> Tensor:
-    """Columns of w (F, R) at unit L2 norm, every entry at least FLOOR, so that logarithms of a dictionary exist."""
+    """Scale the columns of w (F, R) to unit L2 norm, every entry at least FLOOR, so that its logarithm exists."""
     return (w / w.norm(dim=0).clamp_min(FLOOR)).clamp_min(FLOOR)
 
 
@@ -55,10 +56,10 @@ def exemplars(m: Tensor, atoms: int, generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class Majorant:
-    """An upper bound on the cost as a function of the dictionary w (F, R), which touches it at the present dictionary.
+    """An upper bound on the cost as a function of the dictionary w (F, R), which equals it at the present dictionary.
 
     Its slope in each entry of w is  -attract w^i + repel w^j + penalty w,  with the powers i < j of `powers`. Bounds
-    for blocks of frames add up, and so do their slopes: `+` joins two, `faded` makes one count for less.
+    for blocks of frames add up, and so do their slopes: `+` adds two bounds, `faded` reduces the weight of one.
     """
 
     attract: Tensor
@@ -71,7 +72,7 @@ class Majorant:
 
     @classmethod
     def of(cls, h: Tensor, m: Tensor, w: Tensor, beta: float = 1.0, mu: float | Tensor = 0.0) -> "Majorant":
-        """The bound that touches the cost at w (F, R), columns of unit norm, for activations h (R, N) of m (F, N).
+        """The bound that equals the cost at w (F, R), columns of unit norm, for activations h (R, N) of m (F, N).
 
         With v = w h, G- = (m o v^(beta-2)) h^T and G+ = v^(beta-1) h^T:  attract = G- o w^(-i),  repel = G+ o w^(-j).
         """
@@ -97,15 +98,15 @@ class Majorant:
         return self._mapped(lambda term: term[..., -atoms:])
 
     def without(self, atoms: Tensor) -> "Majorant":
-        """The bound without what it knows of some atoms (R,), a mask."""
+        """The bound without its terms for some atoms, given by a mask (R,)."""
         return self._mapped(lambda term: term.masked_fill(atoms, 0.0))
 
     def minimiser(self) -> Tensor:
-        """Dictionary (F, R) where the slope is zero: the minimum, of any column norms.
+        """Return the dictionary (F, R) where the slope is zero: the minimum, with any column norms.
 
         In u = log w the condition is  log(repel e^((j-i) u) + penalty e^((1-i) u)) = log attract. The left side is
-        convex and rises, so Newton's method from a point on its right descends to the root and never passes it. The
-        point is the smaller of the two roots that each term has alone, at most log 2 too high there.
+        convex and increasing, so Newton's method from a point right of the root descends to it and never passes it.
+        It starts from the smaller of the two roots that each term has alone, at most log 2 too high there.
         """
         i, j = powers(self.beta)
         fit, norm = j - i, 1 - i
@@ -125,15 +126,15 @@ class Majorant:
 
 
 def powers(beta: float) -> tuple[float, float]:
-    """Powers (i, j) of w in the slope of the bound on the fit, descending and ascending; j - i = 1/gamma(beta)."""
+    """Powers (i, j) of w in the negative and positive terms of the slope of the fit's bound; j - i = 1/gamma(beta)."""
     return min(beta - 2, 0.0), max(beta - 1, 0.0)
 
 
 def update(h: Tensor, m: Tensor, w: Tensor, beta: float = 1.0, mu: float | Tensor = 0.0) -> tuple[Tensor, Tensor]:
-    """One dictionary update on all frames; returns (w, h) with columns of w at unit norm and h scaled to match.
+    """Update the dictionary on all frames; returns (w, h) with columns of w at unit norm and h scaled to match.
 
-    The cost D_beta(m | w h) + mu |h|_1 never rises, for any beta and mu >= 0, whatever h is, but for entries at FLOOR:
-    `docs/theory/sparse-nmf.md` proves it. (Marmin, Goulart & Fevotte 2023 minimise the same cost.)
+    The cost D_beta(m | w h) + mu |h|_1 never rises, for any beta, mu >= 0 and h, except for entries at FLOOR, as
+    `docs/theory/sparse-nmf.md` proves. (Marmin, Goulart & Fevotte 2023 minimise the same cost.)
     """
     w = Majorant.of(h, m, w, beta, mu).minimiser()
     return unit_columns(w), h * w.norm(dim=0).unsqueeze(-1)
@@ -153,13 +154,13 @@ def learn_dictionary(
     fixed: Tensor | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> Tensor:
-    """Dictionary (F, atoms) learned from mini-batches: one block of frames at a time, seen once and dropped.
+    """Learn a dictionary (F, atoms) from mini-batches: one block of frames at a time, used once and then dropped.
 
-    Each block gets activations from `infer`; then the block's bound on the cost joins those of earlier blocks, which
-    fade by `memory` per block, and w becomes the minimum of their sum at unit norm (Lefevre, Bach & Fevotte 2011, for
-    the Itakura-Saito case). With memory = 0 this is `update` on the block alone. The dictionary moves by about 1 -
-    memory of a full update per block, and averages over 1/(1 - memory) blocks. Atoms that fall out of use are drawn
-    anew from the current block.
+    `infer` computes the activations of each block. The block's bound on the cost is then added to those of earlier
+    blocks, which are multiplied by `memory` per block, and w becomes the minimum of the sum, at unit norm (Lefevre,
+    Bach & Fevotte 2011, for the Itakura-Saito case). With memory = 0 this is `update` on the block alone. The
+    dictionary moves by about 1 - memory of a full update per block, and averages over 1/(1 - memory) blocks. Atoms
+    that fall out of use are drawn anew from the current block.
 
     Args:
         block: block(i) is the i-th mini-batch, magnitudes (F, N) >= 0, float32 or float64, on any device; N may vary.
@@ -170,8 +171,8 @@ def learn_dictionary(
         memory: in [0, 1).
         seed: of every draw; equal seeds and blocks give equal dictionaries.
         initial: dictionary (F, R) >= 0 to start from; frames drawn from the first block otherwise.
-        fixed: further atoms (F, P) >= 0 of unit norm that help to explain the blocks and stay as they are: the learned
-            ones are left with what these cannot explain.
+        fixed: further atoms (F, P) >= 0 of unit norm that help to explain the blocks and are not changed: the learned
+            atoms explain what these cannot.
         progress: called with the block's index and its cost per frame before the update.
     """
     generator = torch.Generator().manual_seed(seed)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 FLOOR = 1e-10
-"""The smallest magnitude that counts as sound; models and mixtures below it are raised to it before they divide.
+"""The smallest magnitude that counts as sound; models and mixtures below it are raised to it before any division.
 
-It lies 200 dB under full scale, far below the noise of any recorder, so no audible bin ever meets it. It cannot be
+It lies 200 dB below full scale, far below the noise of any recorder, so it never affects an audible bin. It cannot be
 smaller in float32: the updates compute m v^(beta-2) and sum it over bins, which for beta = -1 and v = FLOOR is
 1e30 m, and so stays finite for sums of m up to 1e8. It also keeps denormals out of every quotient. One value for
 float32 and float64 makes their results comparable.
@@ -35,11 +35,11 @@ def divergence(m: Tensor, v: Tensor, beta: float = 1.0, *, elementwise: bool = F
         m, v: magnitudes >= 0, equal or broadcastable shapes, float32 or float64. Both are raised to FLOOR first;
             D(0 | 0) is therefore 0, and D(0 | v) is finite for every beta.
         beta: any real number; -1 to 3 is tested.
-        elementwise: return the terms in place of their sum.
+        elementwise: return the terms instead of their sum.
 
     Returns: a scalar, or a tensor of the broadcast shape.
     """
     m, v = m.clamp_min(FLOOR), v.clamp_min(FLOOR)
-    # For squared errors the formula's value without its cancellation, and much cheaper.
+    # For the squared error, this gives the value of the formula without its cancellation, and is much cheaper.
     terms = (m - v).square() / 2 if beta == 2 else m * _log_like(m, v, beta - 1) - _log_like(m, v, beta)
     return terms if elementwise else terms.sum()

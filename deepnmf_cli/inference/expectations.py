@@ -1,4 +1,4 @@
-"""Sums of log E_{b_j}[exp psi_ij] over j: what a layer of belief propagation needs in place of a matrix product.
+"""Sums of log E_{b_j}[exp psi_ij] over j: what a layer of belief propagation computes instead of a matrix product.
 
     u_i = sum_j log sum_{h_j} b_j(h_j) exp(alpha psi_ij(h_j))/alpha,  for units sum_j log1p(b_j expm1(alpha w_ij))/alpha
 
@@ -8,7 +8,7 @@ A product of a few sums is one sum: for a group G of neighbouring j, and over th
 
 which is a matrix product, and all its terms are positive, so that nothing cancels. Three binary units have eight joint
 states: 8/3 of the multiply-adds of a plain product, and a third of the logarithms. Several groups are multiplied before
-one logarithm is taken. The backward pass is made of matrix products too, d log(B E) = (dB E + B dE)/(B E).
+one logarithm is taken. The backward pass consists of matrix products too, d log(B E) = (dB E + B dE)/(B E).
 """
 
 import math
@@ -25,8 +25,8 @@ from deepnmf_cli.inference.binary import message
 from deepnmf_cli.inference.power_mean import log_power_mean
 
 STATES = 9
-"""Joint states of a group at most: three units of two states, two of three. More of them cost more arithmetic, fewer
-more memory traffic."""
+"""Largest number of joint states of a group: three units of two states, or two of three. More states cost more
+arithmetic, fewer cost more memory traffic."""
 
 RANGE = 60.0
 """Largest |log E_is|: in float32, exp(60) leaves a factor 1e12 for the gradients that it multiplies."""
@@ -35,7 +35,7 @@ PRODUCT_RANGE = 80.0
 """Largest |log| of a product of groups, of which one logarithm is taken: exp(80) is finite in float32."""
 
 FAINT = 0.02
-"""With all |alpha psi| below this, logarithms are so near 0 that their quotient by alpha loses half of its digits."""
+"""If all |alpha psi| are below this, the logarithms are so near 0 that dividing them by alpha loses half the digits."""
 
 ROWS = {"cpu": 256, "cuda": 2**14}
 BLOCK = {"cpu": 2**18, "cuda": 2**26}
@@ -49,18 +49,18 @@ UnitSums = Callable[[Tensor, Tensor], Tensor]
 def field(
     log_odds: Tensor, couplings: Tensor, bias: Tensor, alpha: Tensor | float = 1.0, sums: UnitSums | None = None
 ) -> Tensor:
-    """`binary.field`, new log odds u_i = sum_j log1p(b_j expm1(alpha W_ij))/alpha + bias_i, as a layer needs it.
+    """Compute `binary.field`, new log odds u_i = sum_j log1p(b_j expm1(alpha W_ij))/alpha + bias_i, for use in layers.
 
-    Differentiable once. Time of about ten matrix products of the same size, memory of a few times the arguments and a
-    block. The error is a few roundings of sum_j |W_ij|, and of 1/alpha.
+    Differentiable once. It takes the time of about ten matrix products of the same size, and memory of a few times the
+    arguments and a block. The error is a few roundings of sum_j |W_ij|, and of 1/alpha.
 
     Args:
         log_odds: (..., J), infinities allowed.
-        couplings: (I, J), any finite numbers. Sources j with some |alpha W_ij| > RANGE/3 take `binary.message`, which
+        couplings: (I, J), any finite numbers. Sources j with some |alpha W_ij| > RANGE/3 use `binary.message`, which
             is more than ten times slower.
         bias: broadcastable to (..., I).
-        alpha: a number or a scalar tensor; continuous at 0, where it is a sigmoid network's W b (20).
-        sums: computes the sum for weak enough couplings in place of the matrix products.
+        alpha: a number or a scalar tensor; continuous at 0, where the sum is W b of a sigmoid network (20).
+        sums: computes the sum for weak enough couplings, instead of the matrix products.
     """
     if not isinstance(alpha, Tensor) and alpha == 0:
         return linear(torch.sigmoid(log_odds), couplings) + bias
@@ -70,7 +70,7 @@ def field(
         u, w = rows[:, j], alpha * couplings[:, j]
         if sums is not None:
             return sums(u, w) / alpha
-        # Both beliefs from the log odds, as 1 - b would lose what is left of it.
+        # Both beliefs come from the log odds, because 1 - b would lose precision where b is close to 1.
         b = torch.stack([torch.sigmoid(-u), torch.sigmoid(u)], -2).mT
         return _grouped(b, torch.stack([torch.zeros_like(w), w]).permute(2, 0, 1), _group(2)) / alpha
 
@@ -93,9 +93,9 @@ def _series(log_odds: Tensor, couplings: Tensor, alpha: Tensor | float) -> Tenso
 
 
 def sum_log_expectations(log_b: Tensor, potentials: Tensor, alpha: Tensor | float = 1.0) -> Tensor:
-    """sum_j log sum_h b_j(h) exp(alpha psi_j(h, i))/alpha for n states, (..., I); otherwise as `field`.
+    """sum_j log sum_h b_j(h) exp(alpha psi_j(h, i))/alpha for n states, (..., I); otherwise like `field`.
 
-    Slow, as for strong potentials, where all |alpha psi| are below FAINT and alpha is not the number 0.
+    If all |alpha psi| are below FAINT and alpha is not the number 0, it is as slow as for strong potentials.
 
     Args:
         log_b: (..., J, n), normalised over the last dimension; -inf allowed.
@@ -122,7 +122,7 @@ def sum_log_expectations(log_b: Tensor, potentials: Tensor, alpha: Tensor | floa
 def sum_maxima(log_b: Tensor, potentials: Tensor) -> Tensor:
     """sum_j max_h (log b_j(h) + psi_j(h, i)), (..., I), of (..., J, n) and (J, n, I): the units (30), temperature 0.
 
-    No matrix product, but in blocks that the backward pass computes again.
+    This is not a matrix product. It is computed in blocks, which the backward pass computes again.
     """
     rows = log_b.reshape(-1, *log_b.shape[-2:])
     found = _in_blocks(lambda b, x, _: (b.unsqueeze(-1) + x).amax(-2).sum(-2), rows, potentials, 0.0)
@@ -139,8 +139,8 @@ def _by_strength(
     together: Callable[[Tensor | slice], Tensor],
     alone: Callable[[Tensor | slice], Tensor],
 ) -> Tensor:
-    """Sum over the sources j, by one function or the other depending on the largest |alpha psi_j|, (J,)."""
-    strong = largest > (RANGE / _group(states) if largest.max() > FAINT else -1)  # if all are faint, all alone
+    """Sum over the sources j, each by one of the two functions, depending on its largest |alpha psi_j|, (J,)."""
+    strong = largest > (RANGE / _group(states) if largest.max() > FAINT else -1)  # if all are faint, use `alone`
     if not strong.any():
         return together(slice(None))
     if strong.all():
@@ -154,7 +154,7 @@ def _in_blocks(function: Callable, rows: Tensor, values: Tensor, alpha: Tensor |
 
     def block(part: Tensor) -> Tensor:
         result = checkpoint(function, part, values, alpha, use_reentrant=False, preserve_rng_state=False)
-        return cast(Tensor, result)  # declared as if there might be none
+        return cast(Tensor, result)  # torch declares the result as optional
 
     return torch.cat([block(part) for part in rows.split(size)])
 
@@ -166,7 +166,7 @@ def _grouped(shares: Tensor, potentials: Tensor, group: int) -> Tensor:
 
 
 def _padded(single: Tensor, group: int, value: float) -> Tensor:
-    """(J, ...) with J raised to a multiple of `group`."""
+    """Pad (J, ...) with `value`, so that J becomes a multiple of `group`."""
     return pad(single, (0, 0) * (single.dim() - 1) + (0, -len(single) % group), value=value)
 
 
@@ -179,8 +179,8 @@ def _joint(single: Tensor, group: int) -> Tensor:
 
 
 def _run(potentials: Tensor, group: int) -> int:
-    """Return how many neighbouring groups may be multiplied, whatever the beliefs, within PRODUCT_RANGE: a power of
-    two.
+    """Return how many neighbouring groups may be multiplied without leaving PRODUCT_RANGE, whatever the beliefs: a
+    power of two.
     """
     high, low = potentials.amax(1), potentials.amin(1).neg()  # (J, I), both >= 0 as the first state has 0
     bounds = _padded(torch.cat([high, low], 1), group, 0.0).unflatten(0, (-1, group)).sum(1)
@@ -239,13 +239,13 @@ class _SumLogProducts(torch.autograd.Function):
 
 
 def _shares(b: Tensor, group: int) -> tuple[Tensor, Tensor]:
-    """(J, n, N), and the joint beliefs (G, K, N) made of it."""
+    """Return b as (J, n, N), and the joint beliefs (G, K, N) computed from it."""
     single = b.detach().permute(1, 2, 0).contiguous().requires_grad_()
     return single, _joint(_padded(single, group, 1 / b.shape[-1]), group)
 
 
 def _blocks(b: Tensor, factors: Tensor, run: int) -> tuple[int, int]:
-    """Batch entries and groups (a power of two, at most `run`) whose products fit into a block."""
+    """Return how many batch entries and groups (a power of two, at most `run`) have products that fit into a block."""
     kind = b.device.type if b.device.type in BLOCK else "cpu"
     rows = min(len(b), ROWS[kind], max(1, BLOCK[kind] // factors.shape[-1]))
     groups = min(run, max(1, BLOCK[kind] // (rows * factors.shape[-1])))

@@ -2,7 +2,7 @@
 
     h^k = relu(z^k - rate (D^T D z^k - D^T x + penalty)),    z^{k+1} = h^k + m_k (h^k - h^{k-1})
 
-with momenta m_k = (t_k - 1)/t_{k+1}, t_1 = 1, t_{k+1} = (1 + sqrt(1 + 4 t_k^2))/2. The error falls as 1/k^2 in place of
+with momenta m_k = (t_k - 1)/t_{k+1}, t_1 = 1, t_{k+1} = (1 + sqrt(1 + 4 t_k^2))/2. The error falls as 1/k^2 instead of
 1/k; the objective need not fall in every step. Shapes are those of `deepnmf_cli.inference.ista`.
 """
 
@@ -44,7 +44,7 @@ def step(
 
 @torch.no_grad()
 def infer(x: Tensor, dictionary: Tensor, iterations: int, penalty: float | Tensor, signed: bool = False) -> Tensor:
-    """Return activations (..., R, T) after `iterations` steps of the largest rate from none."""
+    """Return activations (..., R, T) after `iterations` steps of the largest rate from zero."""
     rate, correlation, gram = largest_rate(dictionary), dictionary.mT @ x, dictionary.mT @ dictionary
     state = (ista.start(correlation), ista.start(correlation))
     for momentum in momenta(iterations):
@@ -59,7 +59,7 @@ class Fista(SparseCoding[tuple[Tensor, Tensor]]):
     name = "fista"
 
     def parameters(self, iterations: int, dictionary: Tensor) -> dict[str, Parameter]:
-        """As of `SparseCoding`, and `momentum`, of its own for every layer but the last, which has no use for it."""
+        """Return the parameters of `SparseCoding` and a `momentum` for every layer but the last, which needs none."""
         values = momenta(iterations)
         momentum = Parameter(
             range(iterations - 1), lambda k: torch.tensor([values[k]], dtype=dictionary.dtype), own=True

@@ -1,17 +1,18 @@
 """Glow: an invertible network with exact likelihoods (Kingma & Dhariwal 2018, arXiv:1807.03039), as pure functions.
 
-z = G(x) is normal where x is like the images of training. A level squeezes 2 x 2 pixels into channels, runs some steps
-of flow and, but for the last one, sends half of its channels out as finished:
+z = G(x) is normally distributed where x resembles the training images. Each level squeezes 2 x 2 pixels into channels,
+runs several steps of flow and, except for the last level, outputs half of its channels as finished:
 
     actnorm           y_c = (x_c + b_c) exp(s_c)                      log-determinant  H W sum_c s_c
     mixing            y = W x at every pixel, W (C, C) invertible     H W log |det W|
     affine coupling   y_a = x_a,  y_b = (x_b + t) exp(tanh(s)),       sum tanh(s)
                       (s, t) a network of x_a
 
-The factor of the coupling lies between 1/e and e, where the reference code has sigmoid(s + 2), which may come near 0: a
-layer that is trained without a likelihood would then overflow on its way back.
+The factor of the coupling lies between 1/e and e. The reference code has sigmoid(s + 2) instead, which may come close
+to 0: the inverse of a layer that is trained without a likelihood would then overflow.
 
-Every function takes all weights by name, so that flows can be layers' own, fixed, or averaged, like other parameters.
+Every function takes all weights by name, so that flows can be separate for each layer, fixed, or averaged, like other
+parameters.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +26,7 @@ from torch.nn.functional import conv2d, pixel_shuffle, pixel_unshuffle
 Weights = Mapping[str, Tensor]
 
 LEAST_DEVIATION = 1e-3
-"""Of a channel that hardly varies in the data from which actnorm begins."""
+"""Smallest standard deviation assumed for a channel of the data from which actnorm is initialised."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Glow:
     """Channels inside the network of a coupling."""
 
     def initial(self, draw: torch.Generator) -> dict[str, Tensor]:
-        """Random rotations, and couplings that change nothing yet."""
+        """Return the initial weights: random rotations, and couplings that are the identity."""
         found = {}
         for prefix, c in self._prefixes():
             half, rest = c // 2, c - c // 2
@@ -91,7 +92,7 @@ class Glow:
         return [*finished, x], total
 
     def inverse(self, z: list[Tensor], weights: Weights) -> Tensor:
-        """Return the images x (B, C, H, W) of which `forward` makes z."""
+        """Return the images x (B, C, H, W) for which `forward` returns z."""
         x = z[-1]
         for level in reversed(range(self.levels)):
             if level < self.levels - 1:
@@ -108,7 +109,7 @@ class Glow:
         return energy(z) + 0.5 * count * torch.log(torch.tensor(2 * torch.pi)) - change
 
     def _prefixes(self) -> list[tuple[str, int]]:
-        """Names of all steps of flow, and their channels."""
+        """Return the prefixes of the names of all steps of flow, and their numbers of channels."""
         found, channels = [], self.channels
         for level in range(self.levels):
             channels *= 4
@@ -139,7 +140,7 @@ def _flow(x: Tensor, weights: Weights, prefix: str) -> tuple[Tensor, Tensor]:
 
 
 def _flow_back(x: Tensor, weights: Weights, prefix: str) -> Tensor:
-    """What `_flow` took."""
+    """Invert `_flow`: return the x that it was given."""
     w = partial(_named, weights, prefix)
     first, second = _halves(x)
     log_factor, shift = _coupling(first, w)

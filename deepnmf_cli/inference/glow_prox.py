@@ -1,12 +1,13 @@
-"""Proximal descent with a Glow as the prior: images of which pixels are missing, or that went through a linear map.
+"""Proximal descent with a Glow as the prior, for images with missing pixels, or seen through a linear map.
 
     f(x) = w/2 |A x - y|^2 + 1/2 |G(x)|^2
 
     x <- x - mu A^T (A x - y),   x <- G^-1(G(x) / (1 + lambda))
 
-after the GLOW-Prox network of Hadou, NaderiAlizadeh & Ribeiro (arXiv:2312.15788): 1/(1 + lambda) is the proximal map of
-lambda/2 |z|^2 in z. It is that of f in x only where G is orthogonal, so that f need not fall: the descent constraints
-of `deepnmf_cli.training.primal_dual` make it fall on average. Here A keeps some pixels, A^T A being a mask.
+after the GLOW-Prox network of Hadou, NaderiAlizadeh & Ribeiro (arXiv:2312.15788). Division by 1 + lambda is the
+proximal map of lambda/2 |z|^2 in z. It is that of the prior in x only where G is orthogonal, so f need not fall; the
+descent constraints of `deepnmf_cli.training.primal_dual` make it fall on average. Here A selects some pixels, so that
+A^T A is a mask.
 """
 
 from collections.abc import Sequence
@@ -19,10 +20,10 @@ from deepnmf_cli.inference.algorithm import Algorithm, Parameter, Parameters
 from deepnmf_cli.inference.glow import Glow, Weights, energy
 
 Masked = tuple[Tensor, Tensor]
-"""Evidence: y (B, C, H, W) with zeros where nothing is known, and the mask (B, 1, H, W) that is 1 where it is."""
+"""Evidence: y (B, C, H, W), zero where nothing is known, and the mask (B, 1, H, W), 1 where y is known."""
 
 RATE, SHRINKAGE = 0.9, 0.1
-"""mu and lambda from which training starts."""
+"""Values of mu and lambda at the start of training."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class GlowProx(Algorithm[Masked, Tensor]):
     """The weight w of known pixels in the objective."""
 
     def parameters(self, iterations: int, weights: Weights) -> dict[str, Parameter]:
-        """A flow, a rate and a shrinkage for each layer; all begin as the flow of these weights."""
+        """Return a flow, a rate and a shrinkage for each layer; all flows start from these `weights`."""
         steps = range(iterations)
 
         def flow(_: int) -> nn.ParameterDict:
@@ -64,8 +65,8 @@ class GlowProx(Algorithm[Masked, Tensor]):
         return self._misfit(evidence, state) + energy(self.glow.forward(state, weights)[0])
 
     def gradients(self, evidence: Masked, state: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
-        """Return the lengths (B,) of df/dx, and of df/dz for f as a function of z = G(x): what descent constraints
-        bound. They are differentiable themselves.
+        """Return the norms (B,) of df/dx, and of df/dz for f as a function of z = G(x), which descent constraints
+        bound. They are themselves differentiable.
         """
         with torch.enable_grad():
             state = state if state.requires_grad else state.detach().requires_grad_()
@@ -82,5 +83,5 @@ class GlowProx(Algorithm[Masked, Tensor]):
 
 
 def _length(tensors: Sequence[Tensor]) -> Tensor:
-    """The norm (B,) of what several tensors hold together."""
+    """Return the norm (B,) of several tensors taken together."""
     return torch.stack([x.square().flatten(1).sum(1) for x in tensors]).sum(0).sqrt()

@@ -9,8 +9,8 @@ Shapes: E edges, V nodes with n states each, any batch dimensions "..." in front
     messages    log m  (..., 2E, n)    log m_{j->i}(h_i) in row e, log m_{i->j}(h_j) in row E + e; sums of m are 1
 
 Batch dimensions broadcast, so one set of potentials may serve many observations. Nodes with fewer than n states, and
-nodes whose value is known, get evidence -inf for the states they cannot have. Potentials stay finite: mean field knows
-no impossible pairs, since its expectation of psi would be -inf; large negative numbers do the same for all purposes.
+nodes whose value is known, get evidence -inf for the states they cannot have. Potentials must be finite: mean field
+does not allow impossible pairs, since its expectation of psi would be -inf; large negative numbers have that effect.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Graph:
 
     @classmethod
     def grid(cls, rows: int, columns: int) -> "Graph":
-        """Neighbours on a rectangle, nodes counted row by row; a chain for one row."""
+        """Return the graph of neighbours on a rectangle, with nodes numbered row by row; one row is a chain."""
         index = torch.arange(rows * columns).reshape(rows, columns)
         across = torch.stack([index[:, :-1].flatten(), index[:, 1:].flatten()])
         down = torch.stack([index[:-1].flatten(), index[1:].flatten()])
@@ -51,12 +51,12 @@ class Graph:
 
     @classmethod
     def complete(cls, nodes: int) -> "Graph":
-        """Every pair i < j, in the order of `torch.triu_indices`."""
+        """Return the graph with every pair i < j, in the order of `torch.triu_indices`."""
         return cls(nodes, torch.triu_indices(nodes, nodes, 1))
 
     @property
     def size(self) -> int:
-        """E; there are twice as many messages."""
+        """Number of edges (E); there are twice as many messages."""
         return self.edges.shape[1]
 
     @property
@@ -70,7 +70,7 @@ class Graph:
         return self.edges.flip(0).flatten()
 
     def reverse(self, messages: Tensor) -> Tensor:
-        """(..., 2E, n) -> (..., 2E, n): in the row of each message the one that travels against it."""
+        """(..., 2E, n) -> (..., 2E, n): in the row of each message the message in the opposite direction."""
         return messages.roll(self.size, -2)
 
     def directed(self, potentials: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class Graph:
 
 
 def start(evidence: Tensor, potentials: Tensor) -> Tensor:
-    """Uniform messages (..., 2E, n), by which no node knows anything of the others."""
+    """Return uniform messages (..., 2E, n), which carry no information."""
     *batch, edges, states, _ = potentials.shape
     batch = torch.broadcast_shapes(tuple(batch), evidence.shape[:-2])
     return (-evidence.new_tensor(states).log()).expand(*batch, 2 * edges, states)
@@ -105,29 +105,29 @@ def log_beliefs(messages: Tensor, evidence: Tensor, graph: Graph) -> Tensor:
 
 
 def readout(messages: Tensor, evidence: Tensor, graph: Graph) -> Tensor:
-    """Beliefs b_i(h_i): what the messages say about the marginals p(h_i | x). (..., V, n), sums of 1 over states."""
+    """Beliefs b_i(h_i), the estimates of the marginals p(h_i | x): (..., V, n), which sum to 1 over states."""
     return fields(messages, evidence, graph).softmax(-1)
 
 
 @dataclass(frozen=True)
 class GraphMessages(Algorithm[Tensor, Tensor]):
-    """What messages between nodes with n states on one graph have in common.
+    """Base class of algorithms that pass messages between nodes with n states on one graph.
 
-    Evidence is x (N, D), from which theta = A x + c is made; the state are the messages (N, 2E, n). The last `shown`
-    nodes are read and have two states: speech or noise dominates.
+    Evidence is x (N, D), from which theta = A x + c is computed; the messages (N, 2E, n) are the state. The last
+    `shown` nodes are read out and have two states: speech or noise dominates.
     """
 
     graph: Graph
     inputs: int
-    """Numbers that are observed (D)."""
+    """Number of observed values (D)."""
     states: int = 2
-    """Of a node (n)."""
+    """Number of states of a node (n)."""
     shown: int = 1
 
     def parameters(self, iterations: int) -> dict[str, Parameter]:
-        """`potentials` (E, n, n), `evidence` (V n, D) and `bias` (V, n), of every iteration and of the readout."""
+        """`potentials` (E, n, n) of every iteration, `evidence` (V n, D) and `bias` (V, n) also of the readout."""
         nodes, n, every = self.graph.nodes, self.states, range(iterations + 1)
-        spread = (2 * self.graph.size / nodes) ** -0.5  # of as many neighbours as a node has on average
+        spread = (2 * self.graph.size / nodes) ** -0.5  # for the average number of neighbours of a node
         return {
             "potentials": Parameter(range(iterations), lambda _: spread * torch.randn(self.graph.size, n, n)),
             "evidence": Parameter(every, lambda _: torch.randn(nodes * n, self.inputs) / self.inputs**0.5),
@@ -135,7 +135,7 @@ class GraphMessages(Algorithm[Tensor, Tensor]):
         }
 
     def theta(self, evidence: Tensor, parameters: Parameters) -> Tensor:
-        """Return what the observations say about each node, (N, V, n); -inf for states that read nodes do not have."""
+        """Return the evidence theta for each node, (N, V, n); -inf for states that the nodes read out do not have."""
         theta = (evidence @ parameters["evidence"].mT).unflatten(-1, (-1, self.states)) + parameters["bias"]
         forbidden = torch.zeros(self.graph.nodes, self.states, dtype=torch.bool, device=theta.device)
         forbidden[-self.shown :, 2:] = True
@@ -170,9 +170,10 @@ def fold(evidence: Tensor, links: Tensor, potentials: Tensor, observed: Tensor) 
 
 
 def tree_probabilities(graph: Graph) -> Tensor:
-    """(E,) of float64: how likely each edge of a connected graph belongs to a spanning tree drawn uniformly.
+    """Return the probability that each edge of a connected graph belongs to a uniformly drawn spanning tree, (E,) of
+    float64.
 
-    It is the effective resistance between its ends (Kirchhoff): 1 for every edge of a tree, and V - 1 in total.
+    It is the effective resistance between the edge's ends (Kirchhoff): 1 for every edge of a tree, and V - 1 in total.
     """
     i, j = graph.edges
     incidence = torch.zeros(graph.size, graph.nodes, dtype=torch.float64, device=i.device)

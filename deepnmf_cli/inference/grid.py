@@ -1,9 +1,9 @@
-"""Relaxed steps of mean field for spins on chains in time and along frequency: the algorithm of the grid network.
+"""Relaxed mean-field steps for spins on chains in time and along frequency: the algorithm of the grid network.
 
 Every frame has nodes along frequency, each with C spins in +-1. Mean field updates the expectation of a spin to
-tanh(couplings to its field); a schedule g in [0, 1], which depends on the data, says how far an update goes, (14)-(15).
-Iteration k passes messages forward in time (causal) and then both ways along frequency. docs/theory/grid.md says what
-of this is inference and what is built like it.
+tanh(couplings to its field); a schedule g in [0, 1], which depends on the data, sets the size of an update, (14)-(15).
+Iteration k passes messages forward in time (causal) and then both ways along frequency. docs/theory/grid.md explains
+which parts of this are inference and which are built by analogy.
 """
 
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ FASTEST = 1.0
 """Range of the initial logits of the time schedule: memories between one and about fifty frames."""
 
 GridEvidence = tuple[Tensor, tuple, Tensor | None]
-"""What each node observes (T, B, N, E), what its spins begin with in time, and what the lower nodes observe of phase
+"""Observations of each node (T, B, N, E), initial spins in time, and phase observations of the lower nodes
 (T, B, N', E') or None."""
 
 GridState = tuple[Tensor, tuple, tuple]
-"""The field u (T, B, N, C), the spins with which each remaining layer begins in time, and those with which the finished
-layers ended: what a stream carries over. A layer's spins are those of the nodes (B, N, C) and, where there are any,
-those of the frame (B, S)."""
+"""The field u (T, B, N, C), the initial spins in time of each remaining layer, and the final spins of the finished
+layers, which a stream carries over. A layer's spins are those of the nodes (B, N, C) and, where there are any, those of
+the frame (B, S)."""
 
 
 @dataclass(frozen=True)
@@ -35,29 +35,29 @@ class GridInference(Algorithm[GridEvidence, GridState]):
     """Scheduled messages along time and frequency, with weights that all nodes share."""
 
     nodes: int
-    """N."""
+    """Number of nodes of a frame (N)."""
     channels: int
-    """Spins of a node (C), an even number."""
+    """Number of spins of a node (C), an even number."""
     observed: int
-    """Numbers that a node observes (E)."""
+    """Number of values that a node observes (E)."""
     shown: int
-    """Binary units of a node that are read out."""
+    """Number of binary units of a node that are read out."""
     local_fields: bool = False
     """Whether each node has fields (biases) of its own in every layer."""
     frame_spins: int = 0
-    """Spins of a frame that are coupled to all its nodes (S)."""
+    """Number of spins of a frame that are coupled to all its nodes (S)."""
     frame_channels: int = 3
     """Rank of that coupling at a node (P)."""
     phase: int = 0
-    """Numbers that a lower node observes of phase (E'), 0 for none."""
+    """Number of phase values that a lower node observes (E'), 0 for none."""
     messages: Messages = MEAN_FIELD
     gated: bool = True
-    """Whether schedules depend on the data, or are those of their biases alone."""
+    """Whether schedules depend on the data; otherwise they are given by their biases alone."""
     kernel: GridKernel | None = None
-    """The same step in machine code, or None; equal to rounding. For mean field."""
+    """The same step in machine code, equal up to rounding, or None. For mean field."""
 
     def parameters(self, iterations: int) -> dict[str, Parameter]:
-        """Small random couplings; the time schedule begins with memories of many lengths."""
+        """Return small random couplings, and a time schedule that starts with memories of many lengths."""
         c, place, steps = self.channels, (self.nodes,) if self.local_fields else (), range(iterations)
         parts = 2 if self.gated else 1  # of the weights: couplings and schedules
 
@@ -119,8 +119,9 @@ class GridInference(Algorithm[GridEvidence, GridState]):
         return field, tuple(later), (*ended, (end, *frame))
 
     def _across_frequency(self, field: Tensor, begin: Tensor, parameters: Parameters) -> tuple[Tensor, Tensor]:
-        """Return what spins informed by all nodes of the frame, and by themselves a frame before, add to the field; and
-        their states (B, S) at the end of time.
+        """Return what the spins of the frame add to the field, and their states (B, S) at the last frame.
+
+        These spins are informed by all nodes of the frame, and by themselves one frame earlier.
         """
         sent = linear(field, parameters["frame_send"]).flatten(2)
         weight, bias = parameters["frame_weight"], parameters["frame_bias"]
@@ -137,8 +138,8 @@ class GridInference(Algorithm[GridEvidence, GridState]):
         return linear(spins, parameters["frequency_join"]).movedim(0, 2)
 
     def readout(self, evidence: GridEvidence, state: tuple, parameters: Parameters) -> tuple[Tensor, Tensor | None]:
-        """Marginals (T, B, N, bands per node) of one more binary unit per band: speech dominates here. And what is
-        added to them in the lower nodes to make complex masks, (T, B, N', 2 bands per node), or None.
+        """Return the marginals (T, B, N, bands per node) of one more binary unit per band (speech dominates here), and
+        what is added to them in the lower nodes to make complex masks, (T, B, N', 2 bands per node), or None.
         """
         field, phase = state[0], evidence[2]
         turn = None if phase is None else linear(field[:, :, : phase.shape[2]], parameters["turn_weight"])
@@ -146,7 +147,7 @@ class GridInference(Algorithm[GridEvidence, GridState]):
 
 
 def _with_fixed_schedules(parameters: Parameters) -> Parameters:
-    """Parameters as `relax_spins` takes them: couplings that alone depend on the data, followed by zeros."""
+    """Return the parameters as `relax_spins` takes them: couplings, followed by zeros for the weights of schedules."""
     chains = {"time_weight": 1, "frequency_weight": 2, "frame_weight": 1}
     halves = {name: parameters[name].chunk(count) for name, count in chains.items() if name in parameters}
     return {

@@ -4,9 +4,9 @@ Node (t, n) has C spins in +-1, observes x_tn, and is coupled to its neighbours 
 
     log p(s | x) = sum_tn [ theta_tn . s_tn + s_tn . T s_t-1,n + s_tn . V s_t,n-1 ] + const,    theta_tn = A x_tn + a_n
 
-The schedule goes from frame to frame, and K times over each: even nodes, then odd ones, m <- (1 - g) m + g tanh(u),
-(14)-(15) and (19). Spins of later frames still have the expectation 0, and send nothing. No update raises the free
-energy of the whole grid, as docs/theory/grid.md proves.
+The schedule proceeds frame by frame, and updates each frame K times: even nodes, then odd ones,
+m <- (1 - g) m + g tanh(u), (14)-(15) and (19). Spins of later frames still have the expectation 0, and so send no
+messages. No update raises the free energy of the whole grid, as docs/theory/grid.md proves.
 """
 
 from collections.abc import Sequence
@@ -22,51 +22,51 @@ from deepnmf_cli.inference.schedule import GAMMA_LOGIT
 from deepnmf_cli.kernels.grid_field import FieldKernel
 
 FIELD, BEFORE, NOW = 0, 1, 2
-"""Of a state: theta, expectations of the frame before, and those of this one."""
+"""Indices into a state: theta, expectations of the previous frame, and those of the present one."""
 
 
 @dataclass(frozen=True)
 class GridField(Recurrence[Tensor], Descent[Tensor, Tensor]):
-    """K iterations of mean field for every frame; its state is (3, C, N, B), of many frames (3, C, N, T, B), nodes with
-    even numbers first.
+    """K mean-field iterations for every frame; the state is (3, C, N, B), or (3, C, N, T, B) for many frames, with
+    even-numbered nodes first.
 
-    Evidence is (E N, T B), or (B, E N, T) of whole blocks: number by number, each of all nodes.
+    Evidence is (E N, T B), or (B, E N, T) for whole blocks: one observed value after the other, each for all nodes.
     """
 
     nodes: int
-    """N, at least 2."""
+    """Number of nodes of a frame (N), at least 2."""
     channels: int
-    """Spins of a node (C)."""
+    """Number of spins of a node (C)."""
     observed: int
-    """Numbers that a node observes (E)."""
+    """Number of values that a node observes (E)."""
     shown: int
-    """Binary units of a node that are read out."""
+    """Number of binary units of a node that are read out."""
     symmetric: bool = True
-    """Whether what goes down in frequency goes by V^T, as in a field, or by a matrix of its own."""
+    """Whether messages down in frequency use V^T, as in a field, or a separate matrix."""
     accumulating: bool = False
-    """Whether theta keeps the messages of all iterations, and is read out, as in `GridInference`; in a field those of
-    one iteration take the place of those of the last.
+    """Whether theta accumulates the messages of all iterations, and is read out, as in `GridInference`; in a field, the
+    messages of one iteration replace those of the previous one.
     """
     kernel: FieldKernel | None = None
-    """The same in machine code, or None; equal to rounding."""
+    """The same computation in machine code, equal up to rounding, or None."""
 
     @property
     def even(self) -> int:
-        """Nodes with even numbers."""
+        """Number of even-numbered nodes."""
         return (self.nodes + 1) // 2
 
     def parameters(self, iterations: int) -> dict[str, Parameter]:
-        """Small random couplings between different spins; in time each is coupled to itself, with memories of many
-        lengths.
+        """Return small random couplings between different spins; in time each spin is also coupled to itself, with
+        memories of many lengths.
         """
         c, steps = self.channels, range(iterations)
-        messages = iterations if self.accumulating else 1  # that are added up
+        messages = iterations if self.accumulating else 1  # number of messages that are summed
 
         def couplings(rows: int, columns: int, scale: float = 1.0) -> Tensor:
             return scale * torch.randn(rows, columns) / columns**0.5
 
         def memories() -> Tensor:
-            """Of spins for themselves, half as strong as those with which `GridInference` begins."""
+            """Couplings of spins to themselves, half as strong as those with which `GridInference` starts."""
             return torch.diag(1 - torch.sigmoid(torch.linspace(SLOWEST, FASTEST, c))) / 2
 
         found = {
@@ -83,7 +83,7 @@ class GridField(Recurrence[Tensor], Descent[Tensor, Tensor]):
         return found
 
     def start(self, evidence: Tensor, parameters: Parameters) -> Tensor:
-        """Return the state of frames before which there is none: theta, and expectations of 0."""
+        """Return the state of frames that have no previous frame: theta, and expectations of 0."""
         theta = self._theta(evidence, parameters)
         return self.warm_start((theta,), theta.new_zeros(3, *theta.shape), parameters)
 
@@ -93,12 +93,12 @@ class GridField(Recurrence[Tensor], Descent[Tensor, Tensor]):
         return self._couplings(parameters), columns
 
     def warm_start(self, columns: tuple[Tensor, ...], before: Tensor, parameters: Parameters) -> Tensor:
-        """Return a frame's state before its first iteration: expectations of 0, and those of the frame before."""
+        """Return a frame's state before its first iteration: expectations of 0, and those of the previous frame."""
         (theta,) = columns
         return torch.stack([theta, before[NOW], torch.zeros_like(theta)])
 
     def update(self, constants: tuple, columns: tuple[Tensor, ...], state: Tensor) -> Tensor:
-        """One iteration: even nodes listen to odd ones, then odd nodes to even ones."""
+        """Run one iteration: update even nodes from odd ones, then odd nodes from even ones."""
         time, frequency, schedule = constants
         theta, before, now = state
         even, odd = now.tensor_split([self.even], 1)
@@ -123,9 +123,9 @@ class GridField(Recurrence[Tensor], Descent[Tensor, Tensor]):
         return found[:, :, node // 2 + node % 2 * self.even]
 
     def objective(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
-        """F of a frame given the one before, (T, B) or (B,), for a field: symmetric, not accumulating.
+        """Return F of a frame given the previous one, (T, B) or (B,), for a field: symmetric, not accumulating.
 
-        That of the whole grid differs by what does not change while the frame is updated.
+        F of the whole grid differs from it by terms that do not change while the frame is updated.
         """
         theta, before, now = state
         field = theta + torch.einsum("cd,d...->c...", parameters["time_weight"], before)
@@ -138,7 +138,7 @@ class GridField(Recurrence[Tensor], Descent[Tensor, Tensor]):
         return -(field * now + entropy).sum((0, 1)) - upward
 
     def in_machine_code(self, frames: Tensor, before: Tensor, layers: Sequence[Parameters]) -> Tensor | None:
-        """States of all frames (B, E N, T) after all layers, or None where the kernel does not suit."""
+        """Return the states of all frames (B, E N, T) after all layers, or None if the kernel is not applicable."""
         if self.kernel is None or not self.kernel.suits(before):
             return None
         columns = frames.permute(1, 2, 0)
@@ -150,7 +150,7 @@ class GridField(Recurrence[Tensor], Descent[Tensor, Tensor]):
         return torch.stack(states).permute(0, 4, 3, 1, 2)
 
     def _theta(self, evidence: Tensor, parameters: Parameters) -> Tensor:
-        """(C, N, T B) of (E N, T B)."""
+        """Return theta (C, N, T B) of evidence (E N, T B)."""
         nodes = _evens_first(evidence.unflatten(0, (self.observed, self.nodes)))
         theta = (parameters["observe_weight"] @ nodes.flatten(1)).unflatten(1, nodes.shape[1:])
         return theta + _evens_first(parameters["observe_bias"])[:, :, None]
@@ -168,5 +168,5 @@ def _evens_first(nodes: Tensor) -> Tensor:
 
 
 def _told(frequency: Tensor, below: Tensor, above: Tensor) -> Tensor:
-    """What neighbours (C, n, B) tell a node by couplings (C, 2C) to those below and above."""
+    """Messages to a node from its neighbours below and above, (C, n, B) each, by couplings (C, 2C) to them."""
     return (frequency @ torch.cat([below, above]).flatten(1)).view_as(below)

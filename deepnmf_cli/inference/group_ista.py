@@ -1,10 +1,10 @@
-"""ISTA with a penalty on blocks of atoms beside that on atoms: few blocks, and few atoms in them.
+"""ISTA with a penalty on blocks of atoms in addition to that on atoms: few active blocks, and few active atoms in them.
 
     1/2 |x - D h|^2 + lambda |h|_1 + sum_g mu_g |h_g|_2
 
 The proximal map of both penalties together is that of the first, then that of the second (Friedman, Hastie & Tibshirani
-2010, "sparse group lasso"): a soft threshold, then each block shrunk by mu_g in length, or to nothing. So atoms
-stand for concepts that are present or absent as wholes, here sounds of a source in a band.
+2010, "sparse group lasso"): a soft threshold, then a reduction of the norm of each block by mu_g, or to zero. The atoms
+of a block thus stand for a concept that is present or absent as a whole, here the sounds of a source in a band.
 
 Shapes: evidence x (..., E, T), activations h (..., R, T), dictionary D (E, R).
 """
@@ -20,16 +20,16 @@ from deepnmf_cli.inference.blocks import by_centre, check
 from deepnmf_cli.inference.ista import SparseCoding
 
 SHORTEST = 1e-20
-"""Squared length under which a block counts as this long: the slope of a length is not defined at zero."""
+"""Smallest squared norm of a block; smaller ones are raised to it, since a norm has no gradient at zero."""
 
 
 def lengths(h: Tensor, groups: int) -> Tensor:
-    """Lengths |h_g| of `groups` blocks of neighbouring atoms, (..., G, T), of activations (..., R, T)."""
+    """Return the norms |h_g| of `groups` blocks of neighbouring atoms, (..., G, T), for activations (..., R, T)."""
     return h.unflatten(-2, (groups, -1)).square().sum(-2).clamp_min(SHORTEST).sqrt()
 
 
 def shrink_blocks(h: Tensor, threshold: float | Tensor, groups: int) -> Tensor:
-    """Each block of h (..., R, T) shorter by `threshold` >= 0, which broadcasts to (G, 1), or zero."""
+    """Reduce the norm of each block of h (..., R, T) by `threshold` >= 0, which broadcasts to (G, 1), or to zero."""
     kept = torch.relu(1 - threshold / lengths(h, groups))
     return (h.unflatten(-2, (groups, -1)) * kept.unsqueeze(-2)).flatten(-3, -2)
 
@@ -59,7 +59,7 @@ def infer(
     groups: int,
     signed: bool = False,
 ) -> Tensor:
-    """Return activations (..., R, T) after `iterations` steps of the largest rate from none."""
+    """Return activations (..., R, T) after `iterations` steps of the largest rate from zero."""
     rate, correlation, gram = ista.largest_rate(dictionary), dictionary.mT @ x, dictionary.mT @ dictionary
     h = ista.start(correlation)
     for _ in range(iterations):
@@ -69,21 +69,21 @@ def infer(
 
 @dataclass(frozen=True)
 class GroupIsta(SparseCoding[Tensor], Descent[Tensor, Tensor]):
-    """ISTA with blocks as an algorithm; blocks are those of `deepnmf_cli.inference.blocks`, the state are the
-    activations.
+    """ISTA with blocks as an algorithm; blocks are those of `deepnmf_cli.inference.blocks`, and the activations are the
+    state.
     """
 
     name = "group-ista"
     blocks: int = 8
-    """Of each source."""
+    """Half the number of blocks, which all have the same number of atoms and lie within one source."""
     group_sparsity: float = 0.02
-    """Where penalties mu start."""
+    """Initial value of the penalties mu."""
 
     def __post_init__(self) -> None:
         check(self.atoms, self.blocks)
 
     def parameters(self, iterations: int, dictionary: Tensor) -> dict[str, Parameter]:
-        """For `dictionary` (E, R); penalties mu are one for each block and layer."""
+        """Return the parameters for `dictionary` (E, R), with one penalty mu for each block and layer."""
         found = super().parameters(iterations, by_centre(dictionary, self.atoms, self.bins))
         penalty = torch.full((2 * self.blocks, 1), self.group_sparsity, dtype=dictionary.dtype)
         return found | {"group_penalty": Parameter(range(iterations), lambda _: penalty, "log")}

@@ -1,16 +1,16 @@
-"""HyperLISTA: analytic weights, and three numbers from which each layer takes its parameters for each frame (Chen, Liu,
-Wang & Yin, NeurIPS 2021); HyperLISTA-ABT has thresholds for blocks of atoms (Qian, Wang, Jung, Shi & Zhu, IEEE TGRS
-2024).
+"""HyperLISTA: analytic weights, and three numbers from which each layer computes its parameters for each frame (Chen,
+Liu, Wang & Yin, NeurIPS 2021); HyperLISTA-ABT has thresholds for blocks of atoms (Qian, Wang, Jung, Shi & Zhu, IEEE
+TGRS 2024).
 
 With the pseudo-inverse D^+ and c of `deepnmf_cli.inference.alista`, and e^k = D^+ (D h^k - x), an estimate of h^k - h:
 
     z = h^k - c o e^k + b |h^k|_0 (h^k - h^{k-1}),      h^{k+1} = S_p(z; theta)
     theta = t |e^k|_1,      p = s log(|D^+ x|_1 / |e^k|_1), in [0, 1]
 
-so that steps carry on the further, the more atoms are active, and thresholds fall with the error that is left. S_p is a
-soft threshold which the largest share p of activations pass as they are. t, b and s are trained; p has no slope, so
-that training searches. With blocks, theta and p of an atom come from the norms over its block alone: what is weak in
-one band is not measured by what is strong in another.
+so that the momentum grows with the number of active atoms, and thresholds fall with the remaining error. S_p is a soft
+threshold that the largest share p of activations pass unchanged. t, b and s are trained; p has no gradient, so they are
+trained by search. With blocks, theta and p of an atom are computed from the norms over its block alone, so that weak
+activity in one band is not measured by strong activity in another.
 
 Shapes: evidence x (..., E, T), activations h (..., R, T), dictionary D (E, R).
 """
@@ -27,7 +27,7 @@ from deepnmf_cli.inference.ista import SparseCoding
 from deepnmf_cli.inference.shrinkage import select_support
 
 EXPLAINED = 1e-12
-"""Added to |e|_1 and |D^+ x|_1 before their quotient is taken, for silence and for what is explained exactly."""
+"""Added to |e|_1 and |D^+ x|_1 before division, for frames that are silent or explained exactly."""
 
 State = tuple[Tensor, Tensor, Tensor]
 """h^k, h^{k-1} and D^+ x."""
@@ -40,7 +40,7 @@ Constants = tuple[float | Tensor, float | Tensor, float | Tensor]
 
 
 def start(x: Tensor, inverse: Tensor) -> State:
-    """Return no activations, and D^+ x."""
+    """Return the initial state: activations of zero, and D^+ x."""
     answer = inverse @ x
     return torch.zeros_like(answer), torch.zeros_like(answer), answer
 
@@ -48,14 +48,14 @@ def start(x: Tensor, inverse: Tensor) -> State:
 def step(
     state: State, gram: Tensor | None, scale: Tensor, constants: Constants, blocks: int = 1, signed: bool = False
 ) -> State:
-    """One layer; differentiable in every tensor but s.
+    """Return the state after one layer; differentiable in every tensor but s.
 
     Args:
-        state: of (..., R, T) each; without `gram`, activations are zero.
+        state: tensors of (..., R, T) each; activations are zero if there is no `gram`.
         gram: D^+ D, (R, R).
         scale: c, (R, 1).
         constants: t, b and s >= 0.
-        blocks: of R / blocks neighbouring atoms each.
+        blocks: number of blocks, of R / blocks neighbouring atoms each.
     """
     (h, before, answer), (threshold, momentum, support) = state, constants
     error = -answer if gram is None else gram @ h - answer
@@ -77,7 +77,7 @@ def infer(
     ridge: float = 0.0,
     signed: bool = False,
 ) -> Tensor:
-    """Return activations (..., R, T) after `iterations` steps from none."""
+    """Return activations (..., R, T) after `iterations` steps from zero."""
     inverse = alista.inverse(dictionary, ridge)
     gram, scale = inverse @ dictionary, alista.scales(inverse, dictionary)
     state = start(x, inverse)
@@ -94,11 +94,11 @@ class Hyperlista(SparseCoding[State]):
     over_frequency = False
     ridge: float = 0.0
     threshold: float = 0.03
-    """Where t starts."""
+    """Initial value of t."""
     momentum: float = 0.01
-    """Where b starts."""
+    """Initial value of b."""
     support: float = 0.1
-    """Where s starts."""
+    """Initial value of s."""
 
     @property
     def groups(self) -> int:
@@ -106,7 +106,7 @@ class Hyperlista(SparseCoding[State]):
         return 1
 
     def parameters(self, iterations: int, dictionary: Tensor) -> dict[str, Parameter]:
-        """For `dictionary` (E, R)."""
+        """Return the parameters for `dictionary` (E, R)."""
         inverse = alista.inverse(dictionary, self.ridge)
         gram, scale = inverse @ dictionary, alista.scales(inverse, dictionary)
         steps, like = range(iterations), dictionary.dtype
@@ -135,11 +135,11 @@ class Hyperlista(SparseCoding[State]):
 
 @dataclass(frozen=True)
 class HyperlistaAbt(Hyperlista):
-    """HyperLISTA with adaptive thresholds for blocks of atoms, as `deepnmf_cli.inference.blocks` makes them."""
+    """HyperLISTA with adaptive thresholds for blocks of atoms, those of `deepnmf_cli.inference.blocks`."""
 
     name = "hyperlista-abt"
     blocks: int = 8
-    """Of each source; all have the same number of atoms."""
+    """Half the number of blocks, which all have the same number of atoms and lie within one source."""
 
     def __post_init__(self) -> None:
         check(self.atoms, self.blocks)
@@ -149,5 +149,5 @@ class HyperlistaAbt(Hyperlista):
         return 2 * self.blocks
 
     def parameters(self, iterations: int, dictionary: Tensor) -> dict[str, Parameter]:
-        """For `dictionary` (E, R)."""
+        """Return the parameters for `dictionary` (E, R)."""
         return super().parameters(iterations, by_centre(dictionary, self.atoms, self.bins))

@@ -1,8 +1,8 @@
 """Sparse coding with a fixed dictionary: the few activations h that explain x ~ D h in the squared sense.
 
 ISTA (Daubechies, Defrise & De Mol 2004): a gradient step on the squared error, then the proximal map of the penalty, a
-soft threshold; where h >= 0, as for magnitudes and unless activations are signed, it is one-sided. Written with the
-Gram matrix D^T D and the correlation D^T x, since both serve all iterations.
+soft threshold; where h >= 0, as for magnitudes and unless activations are signed, it is one-sided. It is written with
+the Gram matrix D^T D and the correlation D^T x, since both are the same in all iterations.
 
 Shapes: evidence x (..., E, T), activations h (..., R, T), dictionary D (E, R).
 """
@@ -24,7 +24,7 @@ def largest_rate(dictionary: Tensor) -> Tensor:
 
 
 def start(correlation: Tensor) -> Tensor:
-    """First activations: none, (..., R, T)."""
+    """Return the initial activations, zeros of (..., R, T)."""
     return torch.zeros_like(correlation)
 
 
@@ -75,37 +75,39 @@ FULL_STEP = 2.0
 
 @dataclass(frozen=True)
 class SparseCoding(Algorithm[Tensor, State]):
-    """What algorithms of sparse coding have in common: evidence x (..., E, N), activations (..., R, N), and a
-    dictionary, a rate and a penalty for every layer, where a subclass does not say otherwise.
+    """Base class of sparse-coding algorithms: evidence x (..., E, N), activations (..., R, N), and a dictionary, a rate
+    and a penalty for every layer, unless a subclass says otherwise.
 
     Dictionaries (E, R) have the atoms of speech first. The readout uses the last `bins` rows only, which are those of
-    the present frame where evidence has context; a dictionary of the readout's own is stored as (bins, R).
+    the present frame where evidence has context; a separate dictionary of the readout is stored as (bins, R).
     """
 
     name: ClassVar[str]
-    """Of the algorithm, as recipes have it."""
+    """Name of the algorithm, as used in recipes."""
     sketches: ClassVar[bool] = False
     """Whether `parameters` also takes a sketch."""
     over_frequency: ClassVar[bool] = True
-    """Whether nothing but dictionaries has an axis of frequency, so that `deepnmf_cli.inference.over_frequency` can
-    move it to other frequencies."""
+    """Whether only dictionaries have a frequency axis, so that `deepnmf_cli.inference.over_frequency` can interpolate
+    them to other frequencies."""
     bins: int
     atoms: tuple[int, int]
-    """Atoms of speech and of noise, R in all."""
+    """Numbers of atoms of speech and of noise, R in all."""
     sparsity: float = 0.02
-    """Where penalties lambda start."""
+    """Initial value of the penalties lambda."""
     signed: bool = field(default=False, kw_only=True)
     """Whether activations, and entries of dictionaries, may be negative."""
     mask_power: float = field(default=1.0, kw_only=True)
-    """Power applied to the models of the sources before they share out the mixture."""
+    """Power applied to the models of the sources before the masks are computed from them."""
 
     @property
     def kind(self) -> str:
-        """How dictionaries stay as they must be."""
+        """Parameterisation of the dictionaries: "free" if they are signed, otherwise "log", which keeps them >= 0."""
         return "free" if self.signed else "log"
 
     def parameters(self, iterations: int, dictionary: Tensor) -> dict[str, Parameter]:
-        """All dictionaries start at `dictionary` (E, R), rates at the largest that never raises the objective."""
+        """Return the parameters; dictionaries start at `dictionary` (E, R), rates at the largest one with which the
+        objective never rises.
+        """
         rate = largest_rate(dictionary).reshape(1)
         return {
             "dictionary": nmf.dictionaries(dictionary, self.bins, iterations, self.kind),
@@ -114,7 +116,7 @@ class SparseCoding(Algorithm[Tensor, State]):
         }
 
     def masks(self, activations: Tensor, parameters: Parameters) -> Tensor:
-        """Wiener-like masks (..., 2, bins, N) of the sources' models, by their size where they are signed."""
+        """Wiener-like masks (..., 2, bins, N) of the sources' models, by their absolute values if they are signed."""
         models = nmf.readout(activations, parameters["dictionary"][-self.bins :], self.atoms)
         models = models.abs() if self.signed else models
         return wiener.masks(models if self.mask_power == 1 else models.pow(self.mask_power))
@@ -131,13 +133,13 @@ class SparseCoding(Algorithm[Tensor, State]):
 
 @dataclass(frozen=True)
 class Ista(SparseCoding[Tensor], Descent[Tensor, Tensor], Recurrence[Tensor]):
-    """ISTA as an algorithm; the state are the activations."""
+    """ISTA as an algorithm; the activations are the state."""
 
     name = "ista"
     relaxed: bool = False
     """Whether steps are relaxed, h <- (1 - g) h + g relu(...), by a trained schedule g = sigmoid(V x + c)."""
     recurrent: bool = False
-    """Whether a frame begins where the last one ended, h_t^0 = relu(A h_{t-1}^K)."""
+    """Whether a frame starts from the result of the previous one, h_t^0 = relu(A h_{t-1}^K)."""
 
     def parameters(self, iterations: int, dictionary: Tensor) -> dict[str, Parameter]:
         found, steps, states = super().parameters(iterations, dictionary), range(iterations), sum(self.atoms)

@@ -2,8 +2,8 @@
 
     h^k = S(A h^{k-1} + B x; theta),    classically  B = rate D^T,  A = I - B D,  theta = rate penalty
 
-S is a soft threshold, one-sided unless activations are signed. Nothing ties A to B once they are trained, so that no
-objective is left that every step descends. Shapes are those of `deepnmf_cli.inference.ista`.
+S is a soft threshold, one-sided unless activations are signed. Once A and B are trained, nothing ties them together, so
+there is no longer an objective that every step descends. Shapes are those of `deepnmf_cli.inference.ista`.
 """
 
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from deepnmf_cli.inference.shrinkage import soft_threshold
 def step(
     h: Tensor, x: Tensor, encoder: Tensor, recurrence: Tensor | None, threshold: float | Tensor, signed: bool = False
 ) -> Tensor:
-    """One layer; differentiable in every tensor.
+    """Return the activations after one layer; differentiable in every tensor.
 
     Args:
-        h: activations (..., R, T), which without `recurrence` are zero.
+        h: activations (..., R, T), zero if there is no `recurrence`.
         x: evidence (..., E, T).
         encoder: B, (R, E).
         recurrence: A, (R, R).
@@ -34,13 +34,15 @@ def step(
 
 @dataclass(frozen=True)
 class Lista(SparseCoding[Tensor]):
-    """LISTA as an algorithm; the state are the activations, and only the readout has a dictionary."""
+    """LISTA as an algorithm; the activations are the state, and only the readout has a dictionary."""
 
     name = "lista"
     over_frequency = False
 
     def parameters(self, iterations: int, dictionary: Tensor) -> dict[str, Parameter]:
-        """Where all start from the classical step with `dictionary` (E, R); the first layer has no use for A."""
+        """Return the parameters, which start from the classical step with `dictionary` (E, R); the first layer needs no
+        A.
+        """
         encoder = largest_rate(dictionary) * dictionary.mT
         recurrence = torch.eye(len(encoder), dtype=encoder.dtype) - encoder @ dictionary
         threshold = (largest_rate(dictionary) * self.sparsity).expand(len(encoder), 1)

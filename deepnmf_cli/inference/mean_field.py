@@ -1,6 +1,6 @@
 """Mean field (8)-(17): the posterior approximated by independent variables, q(h) = prod_i q_i(h_i).
 
-Shapes and words are those of `deepnmf_cli.inference.graph`, which also has the start and the readout. The state is the
+Shapes and terms are those of `deepnmf_cli.inference.graph`, which also has the start and the readout. The state is the
 messages, as in `deepnmf_cli.inference.belief`, whose messages with alpha = 0 are these.
 """
 
@@ -33,10 +33,10 @@ def step(
 
     Args:
         messages, evidence, potentials: see `deepnmf_cli.inference.graph`.
-        gamma: how far each message goes, in [0, 1]: a number or (..., 2E).
-        power: exponent of the mean of old and new message: a number or (..., 2E). 0, the geometric mean, makes the
-            free energy fall for every gamma if only the messages to one node (or to nodes without an edge between
-            them) move, all of a node's by the same gamma.
+        gamma: weight of each new message, in [0, 1]: a number or (..., 2E).
+        power: exponent of the power mean of old and new messages: a number or (..., 2E). With 0, the geometric mean,
+            the free energy falls for every gamma if only the messages to one node (or to nodes without an edge between
+            them) are updated, all those to a node with the same gamma.
     """
     return mix(messages, new_messages(messages, evidence, potentials, graph), gamma, power)
 
@@ -44,8 +44,8 @@ def step(
 def free_energy(log_q: Tensor, evidence: Tensor, potentials: Tensor, graph: Graph) -> Tensor:
     """F(q) = -sum_i E_q[theta_i] - sum_(i,j) E_q[psi_ij] - H(q) = KL(q || p) - log Z, the negative of the bound (9).
 
-    log_q (..., V, n) normalised over states. At least -log Z for every q. Shape (...,). A state with evidence -inf must
-    have log_q -inf, as it has after any update, and contributes nothing.
+    log_q (..., V, n) is normalised over states. The result, (...,), is at least -log Z for every q. A state with
+    evidence -inf must have log_q -inf, as it has after any update, and contributes nothing.
     """
     impossible = evidence == -torch.inf
     q = log_q.exp()
@@ -56,7 +56,7 @@ def free_energy(log_q: Tensor, evidence: Tensor, potentials: Tensor, graph: Grap
 
 
 def objective(messages: Tensor, evidence: Tensor, potentials: Tensor, graph: Graph) -> Tensor:
-    """The free energy of the beliefs that the messages make: (...,)."""
+    """Return the free energy of the beliefs that the messages define: (...,)."""
     return free_energy(log_beliefs(messages, evidence, graph), evidence, potentials, graph)
 
 

@@ -1,12 +1,12 @@
 """Sparse NMF with a fixed dictionary: the activations h >= 0 that explain a mixture, m ~ w h (31)-(34).
 
-One iteration is the function `step`. Classical inference repeats it and the unfolded network makes it a layer; both
-call this very function, which is why the untrained network equals the algorithm bit for bit.
+One iteration is the function `step`. Classical inference repeats it, and the unfolded network uses it as a layer. Both
+call the same function, so the untrained network equals the algorithm bit for bit.
 
 Shapes: mixture m (..., F, T), activations h (..., R, T), dictionary w (F, R). Frames are independent of each other, so
-batch dimensions are laid side by side along time before any product: one large matrix product is faster than many
-small ones, several times so in the backward pass. Code that takes many steps gains by folding once with
-`join_frames`, as `infer` does.
+batch entries are concatenated along time before any product: one large matrix product is faster than many small ones,
+several times faster in the backward pass. Code that takes many steps is faster if it calls `join_frames` once, as
+`infer` does.
 """
 
 from collections.abc import Sequence
@@ -22,17 +22,18 @@ from deepnmf_cli.inference.divergence import FLOOR, divergence
 
 BLOCK_FRAMES = 1024
 """Frames updated at once on a CPU: w h, the ratio and both products of a block stay in the cache (measured for 513 bins
-on an idle machine: 512 to 3000 alike with one and with two threads, all 6000 frames at once half as long again)."""
+on an idle machine: blocks of 512 to 3000 frames are equally fast, with one and with two threads; all 6000 frames at
+once take one and a half times as long)."""
 
 INACTIVE = 1e-30
-"""Activations at or below this become exactly 0, where they stay. Unused atoms decay geometrically and would soon be
-denormal numbers, slow on many processors; at 1e-20 of FLOOR their contribution to w h was lost in rounding anyway."""
+"""Activations at or below this become exactly 0 and stay 0. Unused atoms decay geometrically and would soon be denormal
+numbers, which are slow on many processors; at 1e-20 of FLOOR their contribution to w h is lost in rounding anyway."""
 
 
 def exponent(beta: float) -> float:
     """Exponent gamma(beta) of the multiplicative step that never raises the objective (Fevotte & Idier 2011, sec. 4.1).
 
-    1/(2-beta) below 1, 1 within [1, 2], 1/(beta-1) above 2, with the L1 penalty as without: `docs/theory/sparse-nmf.md`
+    1/(2-beta) below 1, 1 within [1, 2], 1/(beta-1) above 2, with or without the L1 penalty: `docs/theory/sparse-nmf.md`
     proves it in four lines.
     """
     if beta < 1:
@@ -41,7 +42,7 @@ def exponent(beta: float) -> float:
 
 
 def join_frames(x: Tensor) -> Tensor:
-    """(..., N, T) -> (N, B T): the frames of all batch entries side by side; a view for two dimensions."""
+    """Concatenate the frames of all batch entries, (..., N, T) -> (N, B T); a view for two dimensions."""
     return x.movedim(-2, 0).reshape(x.shape[-2], -1)
 
 
@@ -51,7 +52,7 @@ def split_frames(x: Tensor, batch: Sequence[int]) -> Tensor:
 
 
 def start(m: Tensor, w: Tensor) -> Tensor:
-    """First activations (..., R, T): in each frame all atoms equally, so that w h has the frame's total magnitude.
+    """Initial activations (..., R, T), equal for all atoms of a frame, so that w h has the frame's total magnitude.
 
     h0[r, t] = sum_f m[f, t] / sum_{f, r} w[f, r], the best constant under KL. Column t depends on frame t only
     (causal), and h0 scales with m. A silent frame starts, and therefore stays, at zero.
@@ -72,11 +73,11 @@ def step(
     Args:
         h: activations >= 0, (..., R, T).
         m: mixture magnitudes >= 0, (..., F, T), batch dimensions broadcast against those of h.
-        w: dictionary >= 0, (F, R), any column norms (the penalty means something for unit norms only).
-        beta: divergence; mu is free of scale for beta = 1 and scales with m^(beta-1) otherwise.
+        w: dictionary >= 0, (F, R), any column norms (the penalty is meaningful for unit norms only).
+        beta: divergence; mu does not depend on scale for beta = 1 and scales with m^(beta-1) otherwise.
         mu: weight of the L1 penalty, >= 0; a number, or a tensor that broadcasts to (R, 1), one weight per atom.
-        column_sums: sum_f w[f, r] as (R, 1), the denominator for beta = 1. Given, it saves a pass over w per call,
-            which counts when T is small.
+        column_sums: sum_f w[f, r] as (R, 1), the denominator for beta = 1. Passing it saves a pass over w per call,
+            which matters when T is small.
 
     Returns: activations of the broadcast shape (..., R, T), in the dtype of the arguments.
     """
@@ -92,8 +93,8 @@ def step(
 
 
 def _in_blocks(x: Tensor) -> Sequence[Tensor]:
-    """Frames (N, T) in blocks that are updated at once."""
-    # A graph that is exported is for any number of frames, and so cannot know the number of blocks.
+    """Split frames (N, T) into the blocks that are updated at once."""
+    # An exported graph serves any number of frames, so its number of blocks cannot be fixed.
     return x.split(BLOCK_FRAMES, -1) if x.device.type == "cpu" and not torch.compiler.is_exporting() else [x]
 
 
@@ -103,9 +104,9 @@ def _step_block(h: Tensor, m: Tensor, w: Tensor, beta: float, mu: float | Tensor
     if beta == 2:
         attract, repel = w.mT @ m, w.mT @ v
     else:
-        v.clamp_min_(FLOOR)  # in place: autograd allows it here, and a fresh large tensor costs more than the clamp
+        v.clamp_min_(FLOOR)  # in place: autograd allows it here, and a new large tensor would cost more than the clamp
         if beta == 1 and column_sums is not None:
-            # in place where it may be
+            # in place where autograd allows it
             quotient = m / v if v.requires_grad or m.requires_grad else torch.div(m, v, out=v)
             attract, repel = w.mT @ quotient, column_sums
         else:
@@ -126,8 +127,8 @@ def objective(h: Tensor, m: Tensor, w: Tensor, beta: float = 1.0, mu: float | Te
 def readout(h: Tensor, w: Tensor, atoms: Sequence[int]) -> Tensor:
     """Models of the sources w^l h^l, the numerators of (34): (..., S, F, T) for S = len(atoms).
 
-    The columns of w, and the rows of h, are the atoms of the first source, then of the second, and so on. Their sum
-    over sources is the model of the mixture, w h; `wiener` makes masks of them.
+    The columns of w, and the rows of h, are the atoms of the first source, then of the second, and so on. The sum of
+    the models over sources is the model of the mixture, w h; `wiener` computes masks from them.
     """
     pairs = zip(w.split(list(atoms), 1), h.split(list(atoms), -2), strict=True)
     models = [split_frames(part_w @ join_frames(part_h), h.shape[:-2]) for part_w, part_h in pairs]
@@ -148,13 +149,13 @@ def infer(m: Tensor, w: Tensor, iterations: int, beta: float = 1.0, mu: float | 
 DICTIONARY = "dictionary"
 
 KEPT = 0.8
-"""Share of the last frame's activations with which recurrent inference begins."""
+"""Share of the previous frame's activations with which recurrent inference starts."""
 
 SPREAD = 0.1
-"""Another share of them, given to all atoms alike: a transition of zero could never be trained."""
+"""Further share of them, distributed equally over all atoms: a transition of zero could never be trained."""
 
 FRESH = 0.1
-"""Share of the classical first activations added to that, so that no atom is lost for ever."""
+"""Share of the classical initial activations that is added, so that no atom is lost permanently."""
 
 
 def dictionaries(dictionary: Tensor, bins: int, iterations: int, kind: str = "log") -> Parameter:
@@ -177,24 +178,24 @@ class SparseNmf(FixedPoint[Tensor], Recurrence[Tensor]):
     """Sparse NMF as an algorithm: evidence m (..., E, N), state h (..., R, N), a dictionary for every layer.
 
     Dictionaries (E, R) have the atoms of speech first. The readout uses the last `bins` rows only, which are those of
-    the present frame where evidence has context; a dictionary of the readout's own is stored as (bins, R).
+    the present frame where evidence has context; a separate dictionary of the readout is stored as (bins, R).
     """
 
     bins: int
     atoms: tuple[int, int]
-    """Atoms of speech and of noise, R in all."""
+    """Numbers of atoms of speech and of noise, R in all."""
     beta: float = 1.0
     sparsity: float = 0.0
     """Weight mu of the L1 penalty, unless it is trained."""
     kind: str = "log"
-    """How dictionaries stay non-negative."""
+    """Parameterisation that keeps the dictionaries non-negative."""
     trained_penalty: bool = False
     """Whether each layer has a penalty of its own for every atom, which starts at `sparsity`."""
     recurrent: bool = False
-    """Whether a frame begins where the last one ended, h_t^0 = A h_{t-1}^K + b o (the classical start)."""
+    """Whether a frame starts from the result of the previous one, h_t^0 = A h_{t-1}^K + b o (the classical start)."""
 
     def parameters(self, iterations: int, dictionary: Tensor) -> dict[str, Parameter]:
-        """`dictionary` (E, R) is where all of them start."""
+        """Return the parameters; all dictionaries start at `dictionary` (E, R)."""
         found, states = {DICTIONARY: dictionaries(dictionary, self.bins, iterations, self.kind)}, sum(self.atoms)
         if self.trained_penalty:
             found["penalty"] = penalties(self.sparsity, dictionary, iterations)
@@ -208,7 +209,7 @@ class SparseNmf(FixedPoint[Tensor], Recurrence[Tensor]):
         return start(evidence, parameters[DICTIONARY])
 
     def step(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
-        """(33)."""
+        """Return the activations after the update (33)."""
         return step(state, evidence, parameters[DICTIONARY], self.beta, self._penalty(parameters))
 
     def readout(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:

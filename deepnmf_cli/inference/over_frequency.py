@@ -1,13 +1,13 @@
-"""Atoms as functions of frequency: stored at some frequencies, and interpolated to others that evidence comes at.
+"""Atoms as functions of frequency: stored at some frequencies, and interpolated to the frequencies of the evidence.
 
 A dictionary D (E, R) holds the values of R functions at E stored frequencies. Evidence at other frequencies g_1, g_2,
-... is explained by the values of the same functions there, between stored frequencies f_e linearly:
+... is explained by the values of the same functions there, interpolated linearly between stored frequencies f_e:
 
     (P D)_{i r} = sum_e P_{i e} D_{e r},      P_{i e} = max(1 - |g_i - f_e| / |f_{e +- 1} - f_e|, 0)
 
-the neighbour being the one on the side of g_i. At the stored frequencies P = I. So one set of weights serves several
-discretisations, as in operators on functions (sparse autoencoder neural operators, 2025). P >= 0, so that atoms of
-spectra stay atoms of spectra.
+where the neighbour is the one on the side of g_i. At the stored frequencies P = I. One set of weights thus serves
+several discretisations, as in operators on functions (sparse autoencoder neural operators, 2025). P >= 0, so that atoms
+of spectra remain atoms of spectra.
 """
 
 from dataclasses import dataclass, replace
@@ -21,8 +21,8 @@ from deepnmf_cli.inference.ista import SparseCoding
 
 
 def interpolation(stored: Tensor, wanted: Tensor) -> Tensor:
-    """Return P (len(wanted), len(stored)) >= 0, whose rows sum to one, for `stored` frequencies that rise, two at
-    least, and `wanted` ones; beyond the stored ones, functions are constant.
+    """Return P (len(wanted), len(stored)) >= 0, whose rows sum to one, for at least two `stored` frequencies in
+    increasing order, and the `wanted` ones. Functions are constant beyond the stored frequencies.
     """
     above = torch.searchsorted(stored, wanted).clamp(1, len(stored) - 1)
     low, high = stored[above - 1], stored[above]
@@ -33,8 +33,8 @@ def interpolation(stored: Tensor, wanted: Tensor) -> Tensor:
 
 
 def interpolated(dictionary: Tensor, matrix: Tensor) -> Tensor:
-    """Atoms (C E', R) at the wanted frequencies, of `dictionary` (C E, R) at the stored ones, whose rows are those of C
-    frames, one after the other; `matrix` is P, (E', E).
+    """Interpolate a `dictionary` (C E, R) at the stored frequencies, whose rows are those of C frames, one after the
+    other, to atoms (C E', R) at the wanted frequencies; `matrix` is P, (E', E).
     """
     frames = dictionary.unflatten(0, (-1, matrix.shape[1]))
     return (matrix @ frames).flatten(0, 1)
@@ -42,18 +42,18 @@ def interpolated(dictionary: Tensor, matrix: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class OverFrequency(Algorithm[Tensor, Any]):
-    """An algorithm of sparse coding whose dictionaries are stored at other frequencies than those of the evidence.
+    """A sparse-coding algorithm whose dictionaries are stored at other frequencies than those of the evidence.
 
-    Its parameters are those of `inner`, by name and shape. Of these, dictionaries alone may have an axis of frequency.
+    Its parameters are those of `inner` at the stored frequencies; only dictionaries may have a frequency axis.
     """
 
     inner: SparseCoding
-    """With as many `bins` as there are wanted frequencies."""
+    """The algorithm, whose `bins` is the number of wanted frequencies."""
     matrix: Tensor
     """P, (wanted, stored)."""
 
     def parameters(self, iterations: int, dictionary: Tensor) -> dict[str, Parameter]:
-        """For `dictionary` (E, R) at the stored frequencies, where bank and steps begin."""
+        """Return the parameters for `dictionary` (E, R) at the stored frequencies, where bank and step sizes start."""
         stored = self.matrix.shape[1]
         return replace(self.inner, bins=stored).parameters(iterations, dictionary)
 

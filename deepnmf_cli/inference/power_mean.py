@@ -1,15 +1,17 @@
 """Weighted power means of log values, M_p(x; w) = (sum_i w_i x_i^p)^(1/p), continuous at p = 0.
 
 p = 1 is the arithmetic, p = 0 the geometric, p = -1 the harmonic mean; p -> infinity the maximum, p -> -infinity the
-minimum. They join messages of mean field and belief propagation (26)-(28) and old with new messages (14)-(17).
+minimum. They connect the messages of mean field with those of belief propagation (26)-(28), and combine old with new
+messages (14)-(17).
 
-Everything stays in the log domain. Written as a quotient by p, the logarithm cancels near p = 0, and its derivative by
-p does so long before. With r = sum_i w_i d_i phi(p d_i), for deviations d = log x - c from any centre c,
+Everything stays in the log domain. Written as a quotient by p, the logarithm suffers from cancellation near p = 0, and
+its derivative with respect to p much earlier. With r = sum_i w_i d_i phi(p d_i), for deviations d = log x - c from any
+centre c, the form
 
     log M_p = c + r psi(p r),      phi(z) = (exp(z) - 1)/z,      psi(s) = log(1 + s)/s
 
-divides by p nowhere. For |p d| <= SMALL phi and psi are polynomials, exact to rounding together with their
-derivatives; beyond, log-sum-exp divided by p loses at most a factor 1/SMALL of precision, in the derivative by p.
+never divides by p. For |p d| <= SMALL phi and psi are polynomials, exact to rounding together with their derivatives;
+beyond, log-sum-exp divided by p loses at most a factor 1/SMALL of precision, in the derivative with respect to p.
 """
 
 import math
@@ -48,8 +50,8 @@ def small_log_mean(weighted: Tensor, exponent: Tensor, power: Tensor) -> Tensor:
 def log_power_mean(log_values: Tensor, log_weights: Tensor, power: Tensor | float) -> Tensor:
     """Log M_p of values exp(`log_values`) with weights proportional to exp(`log_weights`), over the last dimension.
 
-    Never decreases in p, moves with shifts of `log_values`, and is differentiable in all three arguments, any number of
-    times, at p = 0 as elsewhere.
+    It never decreases in p, shifts with `log_values`, and is differentiable in all three arguments, any number of
+    times, also at p = 0.
 
     Args:
         log_values: (..., n), finite.
@@ -64,7 +66,7 @@ def log_power_mean(log_values: Tensor, log_weights: Tensor, power: Tensor | floa
     centre = (weights * log_values).sum(-1).detach()  # any constant would do; this one keeps the deviations small
     deviation = log_values - centre.unsqueeze(-1)
     small = p.abs() * (log_values.amax(-1) - log_values.amin(-1)) <= SMALL
-    # where() hands gradient 0 to the branch not taken, and 0 it stays only if that branch is finite
+    # where() passes gradient 0 to the branch not taken, which remains 0 only if that branch is finite
     p_small, p_large = torch.where(small, p, 0), torch.where(small, 1, p)
     near = small_log_mean(weights * deviation, p_small.unsqueeze(-1) * deviation, p_small)
     far = (log_weights + p_large.unsqueeze(-1) * deviation).logsumexp(-1) / p_large
@@ -75,7 +77,7 @@ def log_power_lerp(old: Tensor, new: Tensor, weight: Tensor | float, power: Tens
     """Log M_p of exp(old) and exp(new) with weights 1 - gamma and gamma: old + log(1 + gamma expm1(p (new - old)))/p.
 
     Equals `old` for gamma = 0 and `new` for gamma = 1, bit for bit, and is differentiable there, also in gamma; where
-    new - old exceeds LARGE/|p| and gamma leaves 0 (or 1), the derivative by gamma saturates at exp(LARGE)/|p|.
+    new - old exceeds LARGE/|p| and gamma leaves 0 (or 1), the derivative in gamma saturates at exp(LARGE)/|p|.
 
     Args:
         old, new: finite log values, broadcastable.

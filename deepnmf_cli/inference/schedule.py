@@ -2,7 +2,7 @@
 
 A schedule is a sequence of weights gamma in [0, 1], one tensor per iteration that broadcasts to (..., 2E): each message
 becomes the power mean of its old value, weighted 1 - gamma, and its new value, weighted gamma. 0 keeps a message, 1
-replaces it. Any list of tensors will do, trained ones too; the functions below make the usual lists.
+replaces it. Any list of tensors can be used, including trained ones; the functions below return the usual lists.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from deepnmf_cli.inference.graph import Graph
 from deepnmf_cli.inference.power_mean import log_power_lerp
 
 GAMMA_LOGIT = 2.0
-"""Where a trained schedule starts: gamma = 0.88."""
+"""Initial logit of a trained schedule: gamma = 0.88."""
 
 
 def mix(old: Tensor, new: Tensor, gamma: Tensor | float, power: Tensor | float) -> Tensor:
@@ -30,7 +30,7 @@ def mix(old: Tensor, new: Tensor, gamma: Tensor | float, power: Tensor | float) 
 
 
 def synchronous(graph: Graph, steps: int, gamma: float = 1.0) -> list[Tensor]:
-    """All messages in every step; with gamma < 1 they are damped."""
+    """Return a schedule that updates all messages in every step; gamma < 1 damps them."""
     return [torch.full((2 * graph.size,), gamma, device=graph.edges.device)] * steps
 
 
@@ -43,6 +43,6 @@ def sequential(graph: Graph, order: Iterable[int] | None = None) -> list[Tensor]
 
 
 def random(graph: Graph, steps: int, share: float = 0.5, generator: torch.Generator | None = None) -> list[Tensor]:
-    """In every step each message is replaced with probability `share`, independently."""
+    """Return a schedule that replaces each message with probability `share` in every step, independently."""
     draws = torch.rand(steps, 2 * graph.size, generator=generator).to(graph.edges.device)
     return list((draws < share).to(torch.float32))

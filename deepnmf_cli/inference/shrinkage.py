@@ -1,8 +1,8 @@
-"""Proximal maps of the L1 penalty: what sparse coding does to activations z (..., R, N) after a gradient step.
+"""Proximal maps of the L1 penalty, which sparse coding applies to activations z (..., R, N) after a gradient step.
 
-The proximal map of theta |h|_1 is the soft threshold sign(z) max(|z| - theta, 0); where h >= 0 is asked for as well, it
-is max(z - theta, 0) (Daubechies, Defrise & De Mol 2004). Both take theta from every activation that survives, large
-ones too. Support selection lets the largest pass as they are (Chen, Liu, Wang & Yin, NeurIPS 2018).
+The proximal map of theta |h|_1 is the soft threshold sign(z) max(|z| - theta, 0); with the constraint h >= 0 it is
+max(z - theta, 0) (Daubechies, Defrise & De Mol 2004). Both reduce every surviving activation by theta, including the
+large ones. Support selection lets the largest pass unchanged (Chen, Liu, Wang & Yin, NeurIPS 2018).
 """
 
 import torch
@@ -18,13 +18,13 @@ def soft_threshold(z: Tensor, threshold: float | Tensor, signed: bool = False) -
 
 
 def select_support(z: Tensor, threshold: float | Tensor, share: Tensor, signed: bool = False) -> Tensor:
-    """`soft_threshold`, but for the largest `share` of the activations of a frame: these pass as they are, as far as
-    they reach the threshold.
+    """Apply `soft_threshold`, except that the largest `share` of the activations of a frame pass unchanged if they
+    reach the threshold.
 
     Args:
         z: activations before the threshold, (..., R, N).
         threshold: >= 0, broadcasts to z.
-        share: in [0, 1], broadcasts to (..., 1, N). floor(share R) activations pass; it has no slope.
+        share: in [0, 1], broadcasts to (..., 1, N). floor(share R) activations pass; it gets no gradient.
         signed: whether activations may be negative, so that size is |z|; otherwise it is z.
     """
     size = z.detach().abs() if signed else z.detach()

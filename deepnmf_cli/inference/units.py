@@ -1,7 +1,7 @@
-"""Layers and fields of units as algorithms: mean field (20), belief propagation (22), (29)-(30), and what lies between.
+"""Layers and fields of units as algorithms: mean field (20), belief propagation (22), (29)-(30), and cases in between.
 
 Evidence is x (N, D). Parameters are named: `couplings`, `evidence` (A), `bias` (c), and, where they are parameters,
-`alpha` and `schedule` (the logit of gamma; absent from layers without one). A state is made of log odds or log beliefs.
+`alpha` and `schedule` (the logit of gamma; absent from layers without one). A state holds log odds or log beliefs.
 """
 
 from abc import abstractmethod
@@ -25,22 +25,22 @@ SCHEDULES = ("synchronous", "layer", "unit")
 
 @dataclass(frozen=True)
 class Exponent:
-    """An exponent alpha of messages that is a parameter of every layer."""
+    """Exponent alpha of the messages as a parameter of every layer."""
 
     initial: float
     trained: bool = True
     shared: bool = False
-    """One for all layers."""
+    """Whether all layers share one value."""
 
 
 @dataclass(frozen=True)
 class UnitMessages(Algorithm[Tensor, Tensor]):
-    """What all of them have in common."""
+    """Base class of the algorithms of this module."""
 
     alpha: float | Exponent
     """Exponent of the messages: 0 is mean field, 1 belief propagation."""
     inputs: int
-    """Numbers that are observed (D)."""
+    """Number of observed values (D)."""
     schedule: str = "synchronous"
     """One of `SCHEDULES`."""
     kernel: UnitKernel | None = None
@@ -50,7 +50,7 @@ class UnitMessages(Algorithm[Tensor, Tensor]):
         return parameters["alpha"] if isinstance(self.alpha, Exponent) else self.alpha
 
     def received(self, log_odds: Tensor, couplings: Tensor, bias: Tensor, parameters: Parameters) -> Tensor:
-        """Log odds (N, I) of units that get messages from others over couplings (I, J)."""
+        """Return the log odds (N, I) of units that receive messages from others over couplings (I, J)."""
         sums = self.kernel.sums if self.kernel is not None and self.kernel.suits(log_odds) else None
         return expectations.field(log_odds, couplings, bias, self.exponent(parameters), sums)
 
@@ -62,7 +62,7 @@ class UnitMessages(Algorithm[Tensor, Tensor]):
 
 
 def _weights(rows: int, columns: int, gain: float) -> Tensor:
-    """Glorot's; a sigmoid has slope 1/4 at zero, and four times the range keeps the spread of signals over depth."""
+    """Glorot weights; a sigmoid has slope 1/4 at zero, so four times the range keeps the signals' spread over depth."""
     return torch.nn.init.xavier_uniform_(torch.empty(rows, columns), gain)
 
 
@@ -73,12 +73,12 @@ def _mixed(old: Tensor, new: Tensor, parameters: Parameters) -> Tensor:
 
 @dataclass(frozen=True)
 class Layers(UnitMessages):
-    """Layers of units, each of which listens to the layer below. A step is a layer, so that there are as many."""
+    """Layers of units, each of which receives messages from the layer below. Steps and layers correspond one to one."""
 
     sizes: tuple[int, ...] = (1,)
-    """Units of every layer, the lowest first."""
+    """Number of units of every layer, the lowest first."""
     every: bool = True
-    """Evidence feeds every layer, not the first only."""
+    """Whether evidence enters every layer, not only the first."""
 
     def parameters(self, iterations: int) -> dict[str, Parameter]:
         if iterations != len(self.sizes):
@@ -86,7 +86,7 @@ class Layers(UnitMessages):
         shapes = [self._shape(k) for k in range(iterations)]
         rows = [torch.Size(shape).numel() for shape in shapes]
 
-        def evidence(k: int) -> Tensor:  # that of the upper layers starts at zero: conventionally
+        def evidence(k: int) -> Tensor:  # that of the upper layers starts at zero, as in a conventional network
             return torch.zeros(rows[k], self.inputs) if k else _weights(rows[0], self.inputs, 1.0)
 
         upper = range(1, iterations)
@@ -102,7 +102,7 @@ class Layers(UnitMessages):
         return self._with_exponent(found, upper)
 
     def start(self, evidence: Tensor, parameters: Parameters) -> Tensor:
-        """q^0 = 0: the beliefs of no units, from which no messages come, (N, 0) or (N, 0, n)."""
+        """Return q^0 = 0: the beliefs of no units, which send no messages, (N, 0) or (N, 0, n)."""
         return evidence.new_zeros(len(evidence), 0, *self._shape(0)[1:])
 
     @abstractmethod
@@ -111,11 +111,11 @@ class Layers(UnitMessages):
 
     @abstractmethod
     def _shape(self, k: int) -> tuple[int, ...]:
-        """Of the biases of layer k."""
+        """Return the shape of the biases of layer k."""
 
     @abstractmethod
     def _as_couplings(self, weights: Tensor, k: int) -> Tensor:
-        """Weights (rows of layer k, rows of the layer below) as this algorithm has its couplings."""
+        """Return weights (rows of layer k, rows of the layer below) in the form of this algorithm's couplings."""
 
     @abstractmethod
     def _scheduled(self, k: int) -> tuple[int, ...]:
@@ -205,25 +205,25 @@ class StateLayers(Layers):
 
 
 MATRIX_ADVANTAGE = 10
-"""A message by itself takes about as long as ten of those that a matrix of couplings makes."""
+"""A message computed by itself takes about as long as ten messages that are computed with a matrix of couplings."""
 
 SILENT = -80.0
-"""Log odds of a unit from which nothing has been heard: its messages are uniform to 35 digits."""
+"""Log odds of a unit that has not sent anything yet: its messages are uniform to 35 digits."""
 
 
 @dataclass(frozen=True)
 class Field(UnitMessages):
-    """One field of V units for all rounds, couplings (E,) on the edges of `graph`; the last `shown` units are read.
+    """One field of V units for all rounds, couplings (E,) on the edges of `graph`; the last `shown` units are read out.
 
-    The state is u (N, V); messages are made from beliefs that contain what came the other way. Such a message is linear
-    in its sender's belief, m(1)/m(0) = 1 + b_j (exp(w) - 1), so the arithmetic mean of old and new ones (25) is the
-    message of the mean belief. There the state is (2, N, V): u, and the log odds of the mean beliefs.
+    The state is u (N, V); messages are computed from beliefs that include the opposite messages. Such a message is
+    linear in its sender's belief, m(1)/m(0) = 1 + b_j (exp(w) - 1), so the arithmetic mean of old and new ones (25) is
+    the message of the mean belief. With this mean, the state is (2, N, V): u, and the log odds of the mean beliefs.
     """
 
     graph: Graph = Graph(1, torch.zeros(2, 0, dtype=torch.int64))
     shown: int = 1
     mean: str = "geometric"
-    """Of old and new messages under a trained schedule: "geometric" (17) or, for alpha = 1, "arithmetic" (25)."""
+    """Mean of old and new messages under a trained schedule: "geometric" (17) or, for alpha = 1, "arithmetic" (25)."""
 
     @property
     def by_edges(self) -> bool:
@@ -232,7 +232,7 @@ class Field(UnitMessages):
 
     def parameters(self, iterations: int) -> dict[str, Parameter]:
         graph, steps = self.graph, range(iterations)
-        spread = (2 * graph.size / graph.nodes) ** -0.5  # of as many neighbours as a unit has on average
+        spread = (2 * graph.size / graph.nodes) ** -0.5  # for the average number of neighbours of a unit
         found = {
             "couplings": Parameter(steps, lambda _: spread * torch.randn(graph.size)),
             "evidence": Parameter(self._evidence_layers(iterations), lambda _: _weights(graph.nodes, self.inputs, 1.0)),
@@ -264,11 +264,11 @@ class Field(UnitMessages):
         return self.mean == "arithmetic"
 
     def _own(self, evidence: Tensor, parameters: Parameters) -> Tensor:
-        """What the observations say about each unit, A x + c (N, V)."""
+        """Return what the observations contribute to the log odds of each unit, A x + c (N, V)."""
         return linear(evidence, parameters["evidence"], parameters["bias"])
 
     def _heard(self, log_odds: Tensor, own: Tensor, parameters: Parameters) -> Tensor:
-        """Log odds (N, V) from what units with beliefs sigmoid(log_odds) send."""
+        """Return the log odds (N, V) of units that receive messages from units with beliefs sigmoid(log_odds)."""
         graph, couplings = self.graph, parameters["couplings"]
         if self.by_edges:
             sending = log_odds[:, graph.sources.to(log_odds.device)]
@@ -285,9 +285,9 @@ class Field(UnitMessages):
 
 @dataclass(frozen=True)
 class ReciprocalField(Field):
-    """The same with messages that leave out what came the other way, (22) and (27): exact on trees for alpha = 1.
+    """A `Field` whose messages exclude the opposite messages, (22) and (27): exact on trees for alpha = 1.
 
-    The state is the messages (N, 2E), as in `deepnmf_cli.inference.graph` but log odds. The readout has evidence and
+    The state is the messages (N, 2E), as in `deepnmf_cli.inference.graph` but as log odds. The readout has evidence and
     biases of its own.
     """
 
@@ -295,12 +295,12 @@ class ReciprocalField(Field):
         return evidence.new_zeros(len(evidence), 2 * self.graph.size)
 
     def step(self, evidence: Tensor, state: Tensor, parameters: Parameters) -> Tensor:
-        """(22) for units in {0, 1}: the message over w from beliefs without what came the other way."""
+        """Update the messages by (22) for units in {0, 1}, over w from beliefs that exclude the opposite messages."""
         alpha = self.exponent(parameters)
         sending = self._fields(evidence, state, parameters)[:, self.graph.sources.to(state.device)]
         against = state.roll(self.graph.size, -1)
         new = message(sending - alpha * against, parameters["couplings"].repeat(2), alpha)
-        if "schedule" in parameters and (logit := parameters["schedule"]).dim():  # that of the unit that listens
+        if "schedule" in parameters and (logit := parameters["schedule"]).dim():  # that of the receiving unit
             parameters = {**parameters, "schedule": logit[self.graph.targets.to(logit.device)]}
         if self.mean == "arithmetic":
             return arithmetic_mean(state, new, torch.sigmoid(parameters["schedule"]))

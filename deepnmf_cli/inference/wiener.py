@@ -1,11 +1,11 @@
-"""From models of the sources to masks that share out the mixture, equation (34)."""
+"""Masks that divide the mixture among the sources, computed from models of the sources, equation (34)."""
 
 import torch
 from torch import Tensor
 
 SILENCE = 1e-10
-"""Model magnitude (-200 dB of full scale) under which a bin counts as silent: nothing is known about its sources, so
-they share it equally. Keeps 0/0 and unbounded gradients out; above it masks do not depend on the level."""
+"""Model magnitude (-200 dB of full scale) below which a bin counts as silent: nothing is known about its sources, so
+they share it equally. This avoids 0/0 and unbounded gradients; above it, masks do not depend on the level."""
 
 
 def masks(parts: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ def _networks() -> dict[str, tuple[type[MaskNetwork], type]]:
 
 
 NETWORKS = _networks()
-"""Name -> (network, its settings), from all modules here."""
+"""Name -> (class of the network, class of its settings), from all modules of this package."""
 
 
 def build(name: str, settings: Any) -> MaskNetwork:

@@ -1,4 +1,4 @@
-"""A network that torch computes, as streaming needs it."""
+"""Backend for streaming that runs a network in PyTorch."""
 
 import copy
 from contextlib import AbstractContextManager
@@ -13,7 +13,7 @@ from deepnmf_cli.networks.noise_atoms import require_atoms, with_noise
 
 
 class TorchBackend:
-    """A `streaming.Backend` on a device of torch."""
+    """A `streaming.Backend` on a PyTorch device."""
 
     def __init__(self, network: MaskNetwork, device: str | torch.device = "cpu") -> None:
         self.network, self.device = network.to(device).eval().requires_grad_(False), device
@@ -39,13 +39,16 @@ class TorchBackend:
         return self.network.depths
 
     def at_depth(self, depth: int) -> "TorchBackend":
-        """The same network, stopped after `depth` layers. Raises UsageError as `MaskNetwork.stop_after` does."""
+        """Return the same network, stopped after `depth` layers. Raises UsageError as `MaskNetwork.stop_after` does."""
         network = copy.deepcopy(self.network)
         network.stop_after(depth)
         return TorchBackend(network, self.device)
 
     def hearing(self, bins: int) -> "TorchBackend":
-        """The same network, of the same weights, after `MaskNetwork.hear`; its states fit no other number of bins."""
+        """Return the same network, with the same weights, after `MaskNetwork.hear`.
+
+        Its states fit no other number of bins.
+        """
         if not self.network.over_hz:
             return self
         network = copy.copy(self.network)
@@ -57,7 +60,10 @@ class TorchBackend:
         require_atoms(self.network)
 
     def with_noise(self, magnitude: np.ndarray) -> "TorchBackend":
-        """The same with atoms for the noise (F, N) that its network takes. Raises UsageError as `with_noise` does."""
+        """Return the same network with atoms for noise, given magnitudes (F, N) as the network takes them.
+
+        Raises UsageError as `with_noise` does.
+        """
         network = with_noise(self.network, torch.from_numpy(magnitude).to(self.device))
         return TorchBackend(network, self.device)
 

@@ -1,4 +1,4 @@
-"""Networks on frequency bands: bins are pooled in front, and masks of bands are spread over bins behind.
+"""Networks on frequency bands: bins are pooled at the input, and masks of bands are spread over bins at the output.
 
 Bands are single bins where harmonics are resolved, and wider bands on the ERB scale above.
 """
@@ -15,8 +15,9 @@ from deepnmf_cli.signal.bands import band_matrix, erb_number
 
 
 def band_sketch(settings: "BandSettings", rows: int) -> Tensor:
-    """Non-negative (rows, bands): wider bands, evenly spaced on the ERB scale, of the bands of a network; rows have
-    unit norm, so that a sketch is about as large as what it is made of.
+    """Return a non-negative matrix (rows, bands) from a network's bands to wider ones, evenly spaced on the ERB scale.
+
+    Rows have unit norm, so that a sketch is about as large as what it is made of.
     """
     s = settings
     bins_of_bands = band_matrix(s.bins, s.single_bands, s.wide_bands, s.rate_hz)
@@ -25,7 +26,7 @@ def band_sketch(settings: "BandSettings", rows: int) -> Tensor:
 
 
 def band_centres(settings: "BandSettings") -> Tensor:
-    """Places (bands,) of the bands of a network on the ERB scale, float64, rising."""
+    """Return the positions (bands,) of a network's bands on the ERB scale, float64, in ascending order."""
     s = settings
     position = erb_number(np.linspace(0, s.rate_hz / 2, s.bins))
     wide = np.linspace(position[s.single_bands], position[-1], s.wide_bands)
@@ -33,15 +34,15 @@ def band_centres(settings: "BandSettings") -> Tensor:
 
 
 def lower_bands(settings: "BandSettings", bins: int) -> "BandSettings":
-    """The bands of a network for the lowest `bins` >= 2 of its bins alone: the same single ones, and above them wide
-    bands as near as possible to the ERB spacing that they had.
+    """Return the bands of a network for the lowest `bins` >= 2 of its bins alone: the same single ones, and above them
+    wide bands whose ERB spacing is as close as possible to the original one.
     """
     s = settings
     single, top_hz = min(s.single_bands, bins - 1), (bins - 1) / (s.bins - 1) * s.rate_hz / 2
     centres = band_centres(s)[s.single_bands :]
     low, high = erb_number(np.array([single / (bins - 1) * top_hz, top_hz]))
     spacing = float(centres[-1] - centres[0]) / max(1, s.wide_bands - 1)
-    # Two hats at least, where there are two bins: a single one would give all of them one mask.
+    # At least two hat functions if there are two bins: a single one would give all of them the same mask.
     wide = 1 if single == bins - 1 else max(2, round(float(high - low) / spacing) + 1)
     return BandSettings(bins, round(2 * top_hz), single, wide)
 
@@ -65,15 +66,15 @@ class BandSettings:
 
     @property
     def bands(self) -> int:
-        """Bands in all."""
+        """Total number of bands."""
         return self.single_bands + self.wide_bands
 
 
 class BandNetwork(MaskNetwork):
     """A `MaskNetwork` whose settings are `BandSettings`.
 
-    `to_bands` (wide bands, bins above the single ones) takes means of magnitudes; `to_bins`, of the transposed shape,
-    takes means of masks, its rows sum to one.
+    `to_bands` (wide bands, bins above the single ones) averages magnitudes; `to_bins`, of the transposed shape,
+    averages masks, and its rows sum to one.
     """
 
     to_bins: Tensor
@@ -88,16 +89,16 @@ class BandNetwork(MaskNetwork):
         self.register_buffer("to_bands", wide / wide.sum(1, keepdim=True), persistent=False)
 
     def pool(self, magnitude: Tensor) -> Tensor:
-        """Magnitudes (..., F, T) of bins as those of bands (..., bands, T)."""
+        """Return the magnitudes (..., bands, T) of bands, pooled from those of bins (..., F, T)."""
         single = self.settings.single_bands
         return torch.cat([magnitude[..., :single, :], self.to_bands @ magnitude[..., single:, :]], -2)
 
     def spread(self, masks: Tensor) -> Tensor:
-        """Masks (..., bands) of bands as those of bins (..., F)."""
+        """Return the masks (..., F) of bins, spread from those of bands (..., bands)."""
         single = self.settings.single_bands
         return torch.cat([masks[..., :single], masks[..., single:] @ self.to_bins.T], -1)
 
     def band_macs(self) -> int:
-        """Multiply-adds per frame into bands and back."""
+        """Return the multiply-adds per frame of the way into bands and back."""
         s = self.settings
         return 2 * (s.bins - s.single_bands) * s.wide_bands

@@ -1,6 +1,6 @@
-"""What every network of the product is: magnitudes in, masks out, a state that carries over from block to block.
+"""Base class of all networks: magnitudes in, masks out, and a state that carries over from block to block.
 
-A network may use phase too. Then `signal.features.phase_features` go in, and masks come out that
+A network may use phase too. It then takes `signal.features.phase_features`, and returns masks that
 `signal.masks.complex_masks` reads.
 """
 
@@ -18,14 +18,14 @@ from deepnmf_cli.unfold.network import Unfolded
 from deepnmf_cli.unfold.nonnegative import NonNegative
 
 BANK = "unfolded.bank."
-"""Where names of tensors in the bank of an unfolded network begin."""
+"""Prefix of the names of tensors in the bank of an unfolded network."""
 
 SPEECH, NOISE = 0, 1
 """Order of the sources in every mask tensor."""
 
 
 class MaskNetwork(nn.Module):
-    """Base of the networks: level normalisation first, so that no network depends on the gain of a recording.
+    """Base class of the networks: it normalises the level first, so that none depends on the gain of a recording.
 
     A subclass implements `masks` and describes itself by `settings`, a frozen dataclass of plain values from which it
     can be built again.
@@ -33,7 +33,7 @@ class MaskNetwork(nn.Module):
 
     name: ClassVar[str]
     description: ClassVar[str]
-    """A line for lists of models."""
+    """One line for lists of models."""
     settings_type: ClassVar[type]
     """The dataclass of its settings."""
     mixed_precision: ClassVar[bool] = True
@@ -41,32 +41,32 @@ class MaskNetwork(nn.Module):
     same_operations: ClassVar[bool] = False
     """Whether every batch takes the same operations on tensors, so that CUDA graphs may replay them."""
     from_dictionary: ClassVar[bool] = False
-    """Whether it is made with a `dictionary` of speech and noise that is learned before training."""
+    """Whether its constructor takes a `dictionary` of speech and noise that is learned before training."""
     learns_noise: ClassVar[bool] = False
-    """Whether `with_noise_atoms` can add to what it knows of noise."""
+    """Whether `with_noise_atoms` can extend its model of noise."""
     names_slots: ClassVar[bool] = False
     """Whether `weights` names tensors of the bank in `unfolded` by their slots."""
     settings: Any
     unfolded: Any
-    """What computes the masks, with a `bank`; not every network has it."""
+    """The module that computes the masks and has a `bank`; not every network has one."""
 
     @property
     def uses_phase(self) -> bool:
-        """Return whether it takes `signal.features.phase_features` in the place of magnitudes."""
+        """Return whether it takes `signal.features.phase_features` in place of magnitudes."""
         return False
 
     def features_of(self, spectrum: Tensor, window_hops: int) -> Tensor:
-        """Return what `forward` takes of the spectra (B, F, T) of whole recordings of one channel, complex, whose
-        windows have `window_hops` hops.
+        """Return the input of `forward` for complex spectra (B, F, T) of whole recordings of one channel, whose windows
+        have `window_hops` hops.
         """
         return features(spectrum[:, None], None, window_hops, self.uses_phase, modulus)
 
     def forward(self, inputs: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """Masks (B, 2, F, T) of magnitudes (B, F, T) >= 0, speech first, summing to one over the sources.
+        """Return masks (B, 2, F, T) for magnitudes (B, F, T) >= 0, speech first, summing to one over the sources.
 
         A network that uses phase takes `signal.features.phase_features` (B, 5, F, T), and may add a third plane to the
-        masks. `state` is None at the start of a recording and otherwise what the previous block returned: blocks of any
-        length give the same masks as the whole recording.
+        masks. The state comes second: `state` is None at the start of a recording and otherwise what the previous block
+        returned, so that blocks of any length give the same masks as the whole recording.
         """
         past, inner = (None, None) if state is None else state
         if self.uses_phase:
@@ -79,26 +79,28 @@ class MaskNetwork(nn.Module):
         return masks, (past, inner)
 
     def masks(self, evidence: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """As `forward`, for magnitudes already divided by their running level, and products by its square."""
+        """Like `forward`, for magnitudes already divided by their running level, and products divided by its square."""
         raise TypeError(f"{type(self).__name__} does not define masks")
 
     def fit(self, frames: Callable[[], Tensor]) -> None:
-        """Take statistics of what its input from level-normalised `frames()` (F, N) of mixtures; most need none."""
+        """Take statistics of the input from level-normalised `frames()` (F, N) of mixtures; most networks need none."""
 
     def evidence_of(self, magnitude: Tensor) -> Tensor:
-        """Return what its dictionaries explain, (B, E, T), of level-normalised magnitudes (B, F, T). Raises TypeError
-        where there are none.
+        """Return the evidence (B, E, T) that its dictionaries explain, for level-normalised magnitudes (B, F, T).
+
+        Raises TypeError if there are no dictionaries.
         """
         raise TypeError(f"{type(self).__name__} has no dictionaries")
 
     @property
     def shares_noise(self) -> bool:
-        """Return whether it is also made with what `shared_by_noise` finds."""
+        """Return whether its constructor also takes what `shared_by_noise` finds."""
         return False
 
     def shared_by_noise(self, noise: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return what stretches of noise, level-normalised magnitudes (1, F, T) of one recording each, have in common,
-        as arguments that it is made with beside its dictionary.
+        """Return what stretches of noise have in common, as arguments of the constructor besides the dictionary.
+
+        The stretches are level-normalised magnitudes (1, F, T), of one recording each.
         """
         return {}
 
@@ -108,18 +110,18 @@ class MaskNetwork(nn.Module):
         return False
 
     def moved(self, tensors: dict[str, Tensor], given: tuple[Any, FrontEnd], own: FrontEnd) -> dict[str, Tensor]:
-        """Return the weights of a network with settings and front end `given` in the places that they have in this one,
-        behind its `own` front end: as they are, unless a kind of network knows better.
+        """Return the weights of a network with settings and front end `given`, converted for this network and its `own`
+        front end: as they are, unless a subclass converts them.
         """
         return tensors
 
     @property
     def speech_atoms(self) -> Tensor:
-        """Atoms of speech (T F, R) that noise can be learned beside. Raises TypeError where there are none."""
+        """Atoms of speech (T F, R), beside which noise can be learned. Raises TypeError if there are none."""
         raise TypeError(f"{type(self).__name__} has no atoms of speech")
 
     def with_noise_atoms(self, atoms: Tensor) -> "MaskNetwork":
-        """Return the same network with further atoms of noise. Raises TypeError for one that has no place for them."""
+        """Return the same network with further atoms of noise. Raises TypeError if it has no place for them."""
         raise TypeError(f"{type(self).__name__} has no atoms of noise")
 
     def accelerate(self) -> bool:
@@ -130,16 +132,16 @@ class MaskNetwork(nn.Module):
         return False
 
     def anneal(self, progress: float) -> None:
-        """Take the settings that a schedule has for this part of the training, 0 at its first step, 1 at its end."""
+        """Apply the settings of a schedule for this point of the training: 0 is its first step, 1 its end."""
 
     @property
     def annealing(self) -> bool:
-        """Return whether a schedule still changes the network: another one will come out."""
+        """Return whether a schedule still changes the network, so that training ends with another one."""
         return False
 
     @property
     def depths(self) -> range:
-        """Return the numbers of layers after which it may be stopped; none where only the last layer has masks."""
+        """Return the numbers of layers after which it may be stopped; none if only the last layer has masks."""
         unfolded = getattr(self, "unfolded", None)
         return range(1, unfolded.iterations + 1) if isinstance(unfolded, Unfolded) else range(0)
 
@@ -159,23 +161,25 @@ class MaskNetwork(nn.Module):
         return False
 
     def hear(self, bins: int) -> None:
-        """Take the lowest `bins` of the F bins for all that there are, as in recordings of a lower sampling rate: what
-        is above is not looked at, and its masks mean nothing. Networks that are not `over_hz` take it for silence.
+        """Use only the lowest `bins` of the F bins, as for recordings at a lower sampling rate.
+
+        The bins above are ignored, and their masks are meaningless. Networks that are not `over_hz` treat these bins as
+        silence.
         """
 
     def macs_per_frame(self) -> int:
-        """Multiply-adds of one frame, of the layers that run."""
+        """Return the multiply-adds per frame of the layers that run."""
         raise TypeError(f"{type(self).__name__} does not count its multiply-adds")
 
     def parameter_counts(self) -> tuple[int, int]:
-        """(all, trained) numbers of scalar weights that inference needs."""
+        """Return the numbers (all, trained) of scalar weights that inference needs."""
         trained = sum(p.numel() for p in self.parameters() if p.requires_grad)
         return sum(t.numel() for t in self.weights().values()), trained
 
     def weights(self) -> dict[str, Tensor]:
-        """Tensors that rebuild this network, which a model file holds: all parameters and persistent buffers.
+        """Return the tensors of a model file, which rebuild this network: all parameters and persistent buffers.
 
-        With `names_slots`, those of the bank are called as its slots, and non-negative ones are plain values.
+        With `names_slots`, those of the bank have the names of its slots, and non-negative ones are plain values.
         """
         held = self.state_dict()
         if not self.names_slots:
@@ -183,24 +187,25 @@ class MaskNetwork(nn.Module):
         return {name: x for name, x in held.items() if not name.startswith(BANK)} | self.unfolded.bank.values()
 
     def unsaved(self) -> list[str]:
-        """Names of the parameters and persistent buffers that `weights` leaves out: none, unless a subclass forgets
-        some.
+        """Return the names of the parameters and persistent buffers that `weights` leaves out.
+
+        There are none, unless a subclass forgets some.
         """
         parts = [name for name, module in self.named_modules() if isinstance(module, NonNegative)]
         saved, left_out = self.weights().keys(), []
         for name in self.state_dict():
-            value = next((part for part in parts if name.startswith(f"{part}.")), name)  # that is computed from it
+            value = next((part for part in parts if name.startswith(f"{part}.")), name)  # the value computed from it
             if not {name, value.removeprefix(BANK)} & saved:
                 left_out.append(name)
         return left_out
 
     def fitting(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return what this network can begin with of another one's weights: those of the same name and shape."""
+        """Return those of another network's weights that this one can start with: those of the same name and shape."""
         own = self.weights()
         return {name: x for name, x in tensors.items() if name in own and own[name].shape == x.shape}
 
     def load_weights(self, tensors: dict[str, Tensor]) -> None:
-        """Take the tensors that `weights` gave. Raises RuntimeError when names or shapes differ."""
+        """Load tensors that `weights` returned. Raises RuntimeError if names or shapes differ."""
         if self.names_slots:
             bank = self.unfolded.bank
             slots = bank.values().keys()

@@ -1,4 +1,4 @@
-"""Deep NMF: sparse-NMF inference on context frames, unfolded, with dictionaries of their own for the last layers."""
+"""Deep NMF: unfolded sparse-NMF inference on context frames, with separate dictionaries for the last layers."""
 
 import copy
 import dataclasses
@@ -18,7 +18,7 @@ from deepnmf_cli.unfold.ties import Ties
 
 @dataclass(frozen=True)
 class DeepNmfSettings:
-    """Shape and algorithm of a `DeepNmf`; the paper's values where the comment says nothing else."""
+    """Shape and algorithm of a `DeepNmf`; the defaults are the paper's values unless a comment says otherwise."""
 
     bins: int = 257
     context: int = 9
@@ -38,8 +38,8 @@ class DeepNmfSettings:
     parameterisation: str = "log"
     """How dictionaries stay non-negative: "log" or "softplus"."""
     gradient: str = "unrolled"
-    """"unrolled", through the iterations; or "implicit", of the activations at which tied iterations settle, (35)-(36)
-    as they stand, for many of them."""
+    """"unrolled", through the iterations; or "implicit", that of the activations to which tied iterations converge,
+    (35)-(36) as they stand, for many iterations."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.trained_layers <= self.iterations + 1:

@@ -1,4 +1,4 @@
-"""The conventional rival: a sigmoid network on context frames of compressed magnitudes that puts out a mask."""
+"""The conventional baseline: a sigmoid network on context frames of compressed magnitudes whose output is a mask."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ class DnnSettings:
     hidden: tuple[int, ...] = (512, 512)
     """Units of each hidden layer."""
     dropout: float = 0.0
-    """Share of the hidden units that are silent in a training step; the others are louder by as much."""
+    """Share of the hidden units that are set to zero in a training step; the others are scaled up to make up for it."""
     compression: str = "log"
-    """What the network sees of magnitudes, one of COMPRESSIONS."""
+    """How magnitudes are compressed for the network, one of COMPRESSIONS."""
 
     def __post_init__(self) -> None:
         if min(self.bins, self.context, *self.hidden) < 1 or not self.hidden:
@@ -35,7 +35,7 @@ class DnnSettings:
 
 
 class Dnn(FrameNetwork):
-    """q^k = sigmoid(W^k q^{k-1} + c^k), the last layer's units being the speech mask.
+    """q^k = sigmoid(W^k q^{k-1} + c^k), where the last layer's units are the speech mask.
 
     This is equation (20) with the evidence feeding only the first layer: unfolded mean-field inference whose structure
     has been forgotten. Baseline of the paper's section 5.

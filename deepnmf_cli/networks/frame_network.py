@@ -1,4 +1,4 @@
-"""Networks for which every frame with its context is a case of its own: nothing else is remembered."""
+"""Networks that treat every frame with its context independently: nothing else is remembered."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ LOG_FLOOR = 1e-2
 
 @dataclass(frozen=True)
 class Compression:
-    """How magnitudes become features, and what these are like over all bins together."""
+    """How magnitudes become features, and typical statistics of these over all bins together."""
 
     function: Callable[[Tensor], Tensor]
     mean: float
     deviation: float
     smallest_deviation: float
-    """Of a bin in which nothing ever happens: what comes there later must not become huge."""
+    """Lower limit of a bin's deviation: what comes later where nothing ever happened must not become huge."""
 
 
 # Functions with names, so that a network which holds them can be pickled.
@@ -55,12 +55,12 @@ class CompressedFeatures(nn.Module):
     def __init__(self, bins: int, compression: str = "log") -> None:
         super().__init__()
         self.compression = COMPRESSIONS[compression]
-        # Typical of all bins together, for networks that are not fitted.
+        # Typical values over all bins together, for networks that are not fitted.
         self.register_buffer("mean", torch.full((bins, 1), self.compression.mean))
         self.register_buffer("deviation", torch.full((bins, 1), self.compression.deviation))
 
     def forward(self, stacked: Tensor) -> Tensor:
-        """Features of stacked frames (context F, N), of the same shape."""
+        """Return the features of stacked frames (context F, N), of the same shape."""
         frames = self.compression.function(stacked).unflatten(0, (-1, len(self.mean)))
         return ((frames - self.mean) / self.deviation).flatten(0, 1)
 
@@ -73,10 +73,10 @@ class CompressedFeatures(nn.Module):
 
 
 class FrameNetwork(MaskNetwork):
-    """A subclass implements `frame_masks`; its settings have `context`, the number of frames stacked.
+    """Base class of networks on frames with context, which are independent of each other.
 
-    Training may then draw single frames from many mixtures, and keep for each what layers that are not trained make of
-    it.
+    A subclass implements `frame_masks`; its settings have `context`, the number of frames stacked. Training may then
+    draw single frames from many mixtures, and store for each the output of the layers that are not trained.
     """
 
     def masks(self, evidence: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -86,20 +86,20 @@ class FrameNetwork(MaskNetwork):
         return masks.unflatten(-1, (len(evidence), -1)).movedim(-2, 0), state
 
     def frame_masks(self, stacked: Tensor, fixed: Any = None) -> Tensor:
-        """Masks (2, F, N), speech first, of N stacked frames (context F, N) of level-normalised magnitudes, the oldest
-        frame on top. `fixed` may be what `fixed_state` gave for the same frames.
+        """Return masks (2, F, N), speech first, for N stacked frames (context F, N) of level-normalised magnitudes, the
+        oldest frame on top. `fixed` may be what `fixed_state` returned for the same frames.
         """
         raise TypeError(f"{type(self).__name__} does not define frame_masks")
 
     @property
     def fixed_layers(self) -> int:
-        """Return how many layers, from the input on, training does not change."""
+        """Return the number of layers, from the input on, that training does not change."""
         return 0
 
     def fixed_state(self, stacked: Tensor, layers: int = 0, known: Any = None) -> Any:
-        """Return what the fixed layers make of the frames; `known` is what the first `layers` of them made. Without
-        gradient.
+        """Return the output of the fixed layers for the frames, without gradient; `known` is that of the first `layers`
+        of them.
 
-        Raises TypeError when there are none.
+        Raises TypeError if there are none.
         """
         raise TypeError(f"{type(self).__name__} has no fixed layers")

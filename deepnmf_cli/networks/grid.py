@@ -1,10 +1,10 @@
-"""The grid network: relaxed steps of mean field along time and along frequency, unfolded; few weights, many messages.
+"""The grid network: unfolded relaxed steps of mean field along time and along frequency; few weights, many messages.
 
-Every frame has nodes along frequency, each for a few bands and with C spins in +-1. What runs is `inference.grid`: in
-layer k messages go forward in time (causal), then both ways along frequency, as far as a trained schedule says that
-depends on the data. Each chain by itself is scheduled mean field, (14)-(15); the whole is wired like inference on a
-grid, and no grid-shaped field is solved by it (docs/theory/grid.md). Weights are shared by all nodes of a layer, and
-untied between layers.
+Every frame has nodes along frequency, each for a few bands and with C spins in +-1. The algorithm is `inference.grid`:
+in layer k, messages go forward in time (causal) and then both ways along frequency, and a trained schedule that depends
+on the data says how far each update goes. Each chain by itself is scheduled mean field, (14)-(15); the whole is wired
+like inference on a grid, but does not solve a grid-shaped field (docs/theory/grid.md). Weights are shared by all nodes
+of a layer, and untied between layers unless `tied` is set.
 """
 
 from dataclasses import replace
@@ -28,7 +28,8 @@ from deepnmf_cli.unfold.network import Bank, Unfolded
 
 
 class GridWiring(BandNetwork):
-    """Bands in front, nodes that observe a few of them each, layers on these, and masks of bands spread over bins.
+    """Base class for grids: pooled bands, nodes that each observe a few of them, layers on these nodes, and masks of
+    bands spread over bins.
 
     A subclass implements `beginning` and `infer`; its settings are a `GridShape`.
     """
@@ -49,28 +50,28 @@ class GridWiring(BandNetwork):
         return torch.stack([planes[0], 1 - planes[0], *planes[1:]], 1).transpose(-1, -2), (past, ended)
 
     def beginning(self, observed: Tensor) -> tuple:
-        """Return what each layer begins with in time, for evidence (T, B, N, E)."""
+        """Return the state with which each layer begins in time, for evidence (T, B, N, E)."""
         raise TypeError(f"{type(self).__name__} does not define beginning")
 
     def infer(self, evidence: GridEvidence) -> tuple[tuple[Tensor, Tensor | None], tuple]:
-        """Return what `GridInference.readout` returns, and what each layer ended with in time; of one that did not run,
-        what it began with.
+        """Return what `GridInference.readout` returns, and the state with which each layer ended in time, or began if
+        it did not run.
         """
         raise TypeError(f"{type(self).__name__} does not define infer")
 
     def _observe(self, stacked: Tensor) -> Tensor:
-        """Evidence (T, B, N, E) of stacked bands (B, context * bands, T): each node's bands and their neighbours."""
+        """Return evidence (T, B, N, E) of stacked bands (B, context * bands, T): nodes' bands and their neighbours."""
         return self._windows(stacked.unflatten(1, (self.settings.context, -1)))
 
     def _windows(self, bands: Tensor) -> Tensor:
-        """Return what nodes see (T, B, N', P window) of P values in each band (B, P, N' bands per node, T)."""
+        """Return what nodes observe (T, B, N', P window) of P values in each band (B, P, N' bands per node, T)."""
         s = self.settings
         windows = pad(bands.movedim(-1, 0), (NEIGHBOURS, NEIGHBOURS)).unfold(-1, s.window, s.bands_per_node)
         return windows.transpose(2, 3).flatten(3)
 
     def _turned(self, speech: Tensor, turn: Tensor) -> list[Tensor]:
-        """Real and imaginary part (B, T, F) of the mask `speech` (B, T, F) plus `turn` (T, B, N', 2 bands per node) in
-        the single bands, of modulus 1 at most: no bin is amplified.
+        """Return real and imaginary part (B, T, F) of the mask `speech` (B, T, F) plus `turn` (T, B, N', 2 bands per
+        node) in the single bands, with a modulus of 1 at most, so that no bin is amplified.
         """
         s = self.settings
         real, imaginary = turn.unflatten(3, (s.bands_per_node, 2)).flatten(2, 3).transpose(0, 1).unbind(-1)
@@ -86,7 +87,7 @@ class Grid(GridWiring):
     name = "grid"
     description = "Relaxed steps of mean field along time and along frequency, shared weights"
     settings_type = GridSettings
-    mixed_precision = False  # products of a few columns wait for memory, and conversions add to that
+    mixed_precision = False  # products of few columns are limited by memory, and conversions add to that
     same_operations = True
     names_slots = True
     gated: ClassVar[bool] = True
@@ -159,11 +160,11 @@ class FixedGrid(Grid):
     gated = False
 
     def fitting(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        return GridWiring.fitting(self, tensors)  # `widened` knows spins with couplings to their schedules only
+        return GridWiring.fitting(self, tensors)  # `widened` supports only spins with couplings to their schedules
 
 
 def _compressed(products: Tensor) -> Tensor:
-    """Real and imaginary parts (B, 4, F, T) of two products with moduli to the power COMPRESSION."""
+    """Return real and imaginary parts (B, 4, F, T) of two products with moduli raised to the power COMPRESSION."""
     pairs = products.unflatten(1, (2, 2))
     power = pairs.square().sum(2, keepdim=True)
     return (pairs * power.clamp_min(QUIET).pow((COMPRESSION - 1) / 2)).flatten(1, 2)

@@ -1,4 +1,4 @@
-"""The grid that is mean field: one field on the time-frequency plane, one pass forward in time, F never rises."""
+"""Mean field on the grid: one field on the time-frequency plane, one pass forward in time, and F never rises."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from deepnmf_cli.unfold.recurrent import RecurrentUnfolded
 
 
 class GridFieldNetwork(GridWiring):
-    """Mean field on the grid in front of masks, see `inference.grid_field` and docs/theory/grid.md."""
+    """A network whose masks come from mean field on the grid, see `inference.grid_field` and docs/theory/grid.md."""
 
     name = "grid-field"
     description = "Mean field in one field on the grid, whose free energy never rises"
@@ -42,7 +42,7 @@ class GridFieldNetwork(GridWiring):
         observed, before, _ = evidence
         inputs, unfolded = (observed.permute(1, 3, 2, 0).flatten(1, 2), before), self.unfolded
         layers = [unfolded.bank.layer(k) for k in range(unfolded.depth)]
-        # What is to be remembered of each layer, or disturbed between them, is not there in machine code.
+        # The machine code cannot remember the state after each layer, or disturb states between layers.
         states = unfolded.algorithm.in_machine_code(*inputs, layers) if unfolded.path is None else None
         if states is None:
             marginals, last = unfolded.infer(inputs)

@@ -9,7 +9,7 @@ from deepnmf_cli.signal.bands import NEIGHBOURS
 
 @dataclass(frozen=True)
 class GridShape(BandSettings):
-    """What all of them have, whatever their cells are."""
+    """Settings of all grid networks, whatever their cells are."""
 
     bands_per_node: int = 2
     """Neighbouring bands that a node stands for."""
@@ -53,7 +53,7 @@ class GridSettings(GridShape):
     frame_spins: int = 0
     """Spins per frame and layer that are coupled to all nodes of the frame (S)."""
     frame_channels: int = 3
-    """What they have to do with a node: the rank of the coupling (P)."""
+    """Rank of their coupling to a node (P)."""
     phase: bool = False
     """Whether nodes of single bands use phase differences and say how to turn the phase."""
 
@@ -74,7 +74,7 @@ class GridFieldSettings(GridShape):
     tied: bool = True
     """One set of weights for all iterations."""
     symmetric: bool = True
-    """Whether what goes back along an edge is the transpose, see `inference.grid_field.GridField`."""
+    """Whether messages back along an edge use the transposed weights, see `inference.grid_field.GridField`."""
     accumulating: bool = False
     """Whether messages of all iterations add up."""
 

@@ -1,4 +1,4 @@
-"""More spins for the frames of a trained grid, which leave what it computes as it is until they are trained."""
+"""More spins for the frames of a trained grid, which do not change what it computes until they are trained."""
 
 import torch
 from torch import Tensor
@@ -7,12 +7,12 @@ Weights = dict[str, Tensor]
 
 
 def widened(own: Weights, given: Weights) -> Weights:
-    """Weights of frames: `given` in the place of `own`, where there are at least as many spins and channels.
+    """Return the weights of frames in `own`, replaced by those in `given` if it has no more spins and channels.
 
-    New spins (S) receive everything at random, and new channels (P) send the nodes nothing; old spins receive nothing
-    from new channels, and old channels tell nothing from new spins. So the grid of `own` does what that of `given`
-    does, and every new weight has a gradient as soon as those that are zero have moved. Empty unless layers and nodes
-    agree.
+    New spins (S) receive everything with random weights, and new channels (P) send nothing to the nodes; old spins
+    receive nothing from new channels, and old channels pass on nothing from new spins. The grid of `own` thus computes
+    what that of `given` does, and every new weight has a gradient as soon as those that are zero have moved. Empty
+    unless layers and nodes agree.
     """
     layers = [name.rsplit("_", 1)[1] for name in own if name.startswith("frame_send_")]
     grown = {}
@@ -29,14 +29,14 @@ def widened(own: Weights, given: Weights) -> Weights:
 
 
 def _none(mine: Weights, part: str) -> Tensor:
-    """The weights of no spins and no channels."""
+    """Return the weights of no spins and no channels."""
     channels = mine["send"].shape[1]
     shapes = {"send": (0, channels), "weight": (0, 0), "bias": (0,), "spread": (0, 0), "receive": (channels, 0)}
     return torch.zeros(shapes[part])
 
 
 def _layer(mine: Weights, theirs: Weights) -> Weights | None:
-    """One layer of `widened`; None where it does not fit."""
+    """Return one layer of `widened`, or None if it does not fit."""
     (p, c), s = theirs["send"].shape, len(theirs["bias"]) // 2
     (channels, width), spins = mine["send"].shape, len(mine["bias"]) // 2
     nodes = len(mine["spread"]) // channels

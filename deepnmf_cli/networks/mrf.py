@@ -43,17 +43,17 @@ class MrfNetwork(FrameNetwork):
     def _bank(self, algorithm: Layers | Field, iterations: int) -> Bank:
         s, ties = self.settings, {}
         if isinstance(algorithm, ReciprocalField) and not s.tied:
-            # The readout takes what the last step takes.
+            # The readout has the parameters of the last step.
             shared = Ties((*range(iterations), iterations - 1), frozenset(range(iterations)))
             ties = {"evidence": shared, "bias": shared}
         return Bank.declared(algorithm.parameters(iterations), iterations, s.tied, ties)
 
     @torch.no_grad()
     def _centre(self, algorithm: Layers) -> None:
-        """Biases against what messages add to those of mean field, so that units start as undecided as sigmoids do.
+        """Set biases against what messages add to those of mean field, so that units start as undecided as sigmoids.
 
-        Without them all units of an untrained network of 256 would be sure to be 1, since means of exponentials exceed
-        exponentials of means.
+        Without them, all units of an untrained network of 256 would be certain to be 1, since means of exponentials
+        exceed exponentials of means.
         """
         bank = self.unfolded.bank
         for k in range(1, self.unfolded.iterations):
@@ -100,7 +100,10 @@ class MrfNetwork(FrameNetwork):
         return range(0) if self.settings.graph == "layers" else super().depths  # lower layers have units of their own
 
     def macs_per_frame(self) -> int:
-        """Of the layers that run. Couplings count as `MACS_PER_MESSAGE` says, in a field in both directions."""
+        """Return the multiply-adds per frame of the layers that run.
+
+        Couplings count as `MACS_PER_MESSAGE` says, in a field in both directions.
+        """
         bank, algorithm = self.unfolded.bank, self.unfolded.algorithm
         total, per_coupling = 0, MACS_PER_MESSAGE[algorithm.alpha == 0] * (2 if isinstance(algorithm, Field) else 1)
         for k in range(self.unfolded.depth):
@@ -146,7 +149,7 @@ class PowerMean(MrfNetwork):
 
     @property
     def alphas(self) -> list[float]:
-        """The exponents of the layers that get messages, from below."""
+        """The exponents of the layers that receive messages, the lowest layer first."""
         bank = self.unfolded.bank
         return [bank.value("alpha", slot).item() for slot in range(bank.ties["alpha"].count)]
 
@@ -164,7 +167,9 @@ class PowerMean(MrfNetwork):
 
 
 def _graph(s: MeanFieldSettings) -> Graph:
-    """Hidden units first, then those of the mask; in a grid the frames one after the other, the present one last."""
+    """Return the graph of a field: hidden units come first, then those of the mask; in a grid, the frames follow one
+    after the other, the present one last.
+    """
     if s.graph == "complete":
         return Graph.complete(s.units)
     if s.graph == "edges":

@@ -11,7 +11,7 @@ MEANS = ("geometric", "arithmetic")
 
 @dataclass(frozen=True)
 class MeanFieldSettings:
-    """Units, who sends messages to whom, and what is trained; the other models' settings have the same keys."""
+    """Units, the graph of their messages, and what is trained; the other models' settings have the same keys."""
 
     bins: int = 257
     context: int = 9
@@ -28,15 +28,15 @@ class MeanFieldSettings:
     evidence: str = "every"
     """Layers that the evidence feeds: "every" (20) or "first", which makes a conventional network."""
     states: int = 2
-    """Of a hidden unit. The mask's units have two: noise or speech dominates."""
+    """Number of states of a hidden unit. The mask's units have two: noise or speech dominates."""
     schedule: str = "synchronous"
     """gamma of (17): 1, or trained for every "layer" or every "unit" where a layer has the units of the one below."""
     iterations: int = 5
-    """Rounds of messages in a field; in layers their number is that of the layers."""
+    """Rounds of messages in a field; with layers, there are as many as layers."""
     tied: bool = False
     """In a field, the same parameters for all rounds."""
     reach: int = 1
-    """Bins up to which a mask's unit has neighbours in the graph "bands"."""
+    """Distance in bins up to which a mask's unit has neighbours in the graph "bands"."""
 
     def __post_init__(self) -> None:
         if min(self.bins, self.context, self.iterations, self.reach, *self.hidden, 1) < 1 or self.reach >= self.bins:
@@ -80,20 +80,22 @@ class MeanFieldSettings:
 
     @property
     def scheduled(self) -> list[bool]:
-        """Layer by layer, whether its units are those of the layer below and may keep some of their beliefs."""
+        """For each hidden layer above the first, whether its units are those of the layer below and may keep some of
+        their beliefs.
+        """
         return [a == b for a, b in pairwise(self.hidden)]
 
 
 @dataclass(frozen=True)
 class BeliefPropagationSettings(MeanFieldSettings):
-    """As for mean field, and the kind of message."""
+    """Settings of mean field, and the kind of message."""
 
     temperature: float = 1.0
     """1 is sum-product, with units like softmaxout (29); 0 max-product, with units like maxout (30)."""
     reciprocal: bool = False
-    """Leave out of each message what came the other way, as (22) has it; in a field. Exact on trees."""
+    """Leave out of each message what came the other way, as in (22); for a field. Exact on trees."""
     mean: str = "geometric"
-    """Of old and new messages under a trained schedule, in a field: "geometric" (17) or "arithmetic" (25)."""
+    """Mean of old and new messages under a trained schedule, in a field: "geometric" (17) or "arithmetic" (25)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -111,14 +113,14 @@ class BeliefPropagationSettings(MeanFieldSettings):
 
 @dataclass(frozen=True)
 class PowerMeanSettings(MeanFieldSettings):
-    """As for mean field, and the exponent of the messages."""
+    """Settings of mean field, and the exponent of the messages."""
 
     alpha: float = 0.5
-    """Exponent of (27): 0 is mean field, 1 belief propagation. Where it starts, unless it is fixed."""
+    """Exponent of (27): 0 is mean field, 1 belief propagation. Its initial value, unless it is fixed."""
     alphas: str = "trained"
     """"fixed", "trained" for every layer, or "annealed" for all layers together while training goes on."""
     anneal_to: float = 1.0
-    """Where an annealed alpha ends."""
+    """Final value of an annealed alpha."""
     anneal_part: float = 0.5
     """Part of the training during which an annealed alpha changes, in (0, 1]."""
     reciprocal: bool = False

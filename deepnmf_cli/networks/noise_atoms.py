@@ -1,9 +1,9 @@
-"""Noise that was not in a model's training: atoms for it, learned from a stretch of nothing but noise.
+"""Atoms for noise that was not in a model's training, learned from a stretch of nothing but noise.
 
-The model's speech atoms, fixed, take part in explaining the stretch, so that the new atoms learn what speech cannot
-explain: NMF with one part of the dictionary fixed (Smaragdis, Raj & Shashanka, "Supervised and semi-supervised
-separation of sounds from single-channel mixtures", 2007). In every layer of the network the new atoms then join the
-noise side. A network without atoms has no place for such knowledge.
+The model's speech atoms, kept fixed, take part in explaining the stretch, so that the new atoms learn what speech
+cannot explain: NMF with one part of the dictionary fixed (Smaragdis, Raj & Shashanka, "Supervised and semi-supervised
+separation of sounds from single-channel mixtures", 2007). The new atoms then join the noise side in every layer of the
+network. A network without atoms has no place for them.
 """
 
 import torch
@@ -15,20 +15,21 @@ from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.signal.level import SILENCE, normalise_level, stack_context
 
 ATOMS = 16
-"""Atoms at most for a profile."""
+"""Largest number of atoms for a profile."""
 
 FRAMES_PER_ATOM = 2
-"""A stretch of few frames gets fewer atoms: with as many atoms as frames each would remember one frame."""
+"""Least number of frames per atom, so that a stretch of few frames gets fewer atoms: with as many atoms as frames, each
+would remember one frame."""
 
 MIN_FRAMES = 8
-"""Frames, with all their context, that a stretch must hold."""
+"""Least number of frames, with all their context, that a stretch must hold."""
 
 ROUNDS, STEPS = 10, 10
-"""Updates of the atoms, and of the activations before each."""
+"""Number of updates of the atoms, and of the activations before each of these."""
 
 
 def with_noise(network: MaskNetwork, magnitude: Tensor) -> MaskNetwork:
-    """The network with additional noise atoms for the noise in `magnitude` (F, N), N frames without speech.
+    """Return the network with additional noise atoms for the noise in `magnitude` (F, N), N frames without speech.
 
     Raises UsageError for a network without atoms, and AudioError for a stretch that is too short or silent.
     """
@@ -46,7 +47,10 @@ def require_atoms(network: MaskNetwork) -> None:
 
 @torch.no_grad()
 def noise_atoms(network: MaskNetwork, magnitude: Tensor, atoms: int = ATOMS) -> Tensor:
-    """Atoms (T F, E) of unit norm, E <= `atoms`, for noise magnitudes (F, N). Raises AudioError as `with_noise`."""
+    """Return atoms (T F, E) of unit norm, E <= `atoms`, for noise magnitudes (F, N).
+
+    Raises AudioError as `with_noise` does.
+    """
     settings = network.settings
     sounding = magnitude[:, magnitude.square().mean(0) > SILENCE**2]
     expected = f"at least {MIN_FRAMES + settings.context - 1} frames of 16 ms in which there is noise"

@@ -1,4 +1,4 @@
-"""A trained grid on another front: nodes at other frequencies, windows of another length."""
+"""A trained grid with another front end: nodes at other frequencies, windows of another length."""
 
 import numpy as np
 import torch
@@ -11,16 +11,16 @@ from deepnmf_cli.signal.stft import FrontEnd
 Weights = dict[str, Tensor]
 
 OF_NODES = ("observe_bias", "time_bias", "frequency_bias", "frame_spread")
-"""Beginnings of the names of weights whose rows belong to nodes, unless they are vectors that all nodes share."""
+"""Prefixes of the names of weights whose rows belong to nodes, unless they are vectors that all nodes share."""
 
 
 def relocated(given: Weights, old: tuple[GridSettings, FrontEnd], new: tuple[GridSettings, FrontEnd]) -> Weights:
-    """The weights of a grid in their places on another front; unchanged where nodes have other numbers of bands.
+    """Return the weights of a grid for another front end; unchanged if nodes have another number of bands.
 
-    Weights that every node has of its own are functions of frequency, and read off at the frequencies of the new nodes,
-    on straight lines between the old ones. What the spins of a frame receive is a sum over nodes, so a new node's share
-    is the number of old ones that it stands for. With other windows the phase difference of neighbouring bins turns by
-    a constant angle, and the weights for it turn with it. All other weights are shared by all nodes, and stay.
+    Weights that every node has of its own are functions of frequency: they are interpolated linearly to the frequencies
+    of the new nodes. What the spins of a frame receive is a sum over nodes, so a new node's share is the number of old
+    ones that it stands for. With other windows, the phase difference of neighbouring bins turns by a constant angle,
+    and the weights for it turn with it. All other weights are shared by all nodes, and stay as they are.
     """
     before, after = old[0], new[0]
     if after.bands_per_node != before.bands_per_node:
@@ -42,7 +42,7 @@ def relocated(given: Weights, old: tuple[GridSettings, FrontEnd], new: tuple[Gri
 
 
 def node_frequencies(settings: GridSettings) -> np.ndarray:
-    """Mean frequency in Hz of each node's bands, (N,) float64."""
+    """Return the mean frequency in Hz of each node's bands, (N,) float64."""
     s = settings
     bands = band_matrix(s.bins, s.single_bands, s.wide_bands, s.rate_hz).astype(np.float64)
     centres = bands @ np.linspace(0, s.rate_hz / 2, s.bins) / bands.sum(1)
@@ -50,13 +50,13 @@ def node_frequencies(settings: GridSettings) -> np.ndarray:
 
 
 def middle(front_end: FrontEnd) -> float:
-    """Angle of the mean X_f conj(X_f+1) of white noise: where in the window the middle of its energy lies."""
+    """Return the angle of the mean X_f conj(X_f+1) of white noise: where in the window its energy is centred."""
     window = front_end.pair(front_end.rate_hz).window
     return float(np.angle((window**2) @ np.exp(2j * np.pi * np.arange(len(window)) / len(window))))
 
 
 def _turned(weight: Tensor, angle: float) -> Tensor:
-    """Weights (C, 4 E) of phase for differences in frequency turned by `angle` that act as before."""
+    """Return phase weights (C, 4 E) that act as before if differences in frequency are turned by `angle`."""
     turned = weight.reshape(len(weight), 4, -1).clone()
     real, imaginary = turned[:, 2].clone(), turned[:, 3].clone()
     turned[:, 2] = np.cos(angle) * real - np.sin(angle) * imaginary

@@ -1,6 +1,6 @@
-"""Conventional recurrent rivals: GRU and LSTM over the whole spectrum, and in the wiring of the grid.
+"""Conventional recurrent baselines: GRU and LSTM over the whole spectrum, and in the wiring of the grid.
 
-They have what the unfolded networks have - the same bands, level and masks - except for the cell, so that cells can be
+They have the same bands, level and masks as the unfolded networks and differ only in the cell, so that cells can be
 compared at equal size.
 """
 
@@ -66,7 +66,7 @@ class Rnn(BandNetwork):
 
 @dataclass(frozen=True)
 class GridRnnSettings(GridShape):
-    """Shape of a `GridRnn`: that of a grid, and the cell in its place."""
+    """Shape of a `GridRnn`: that of a grid, and the kind of cell."""
 
     channels: int = 16
     cell: str = "gru"
@@ -78,7 +78,9 @@ class GridRnnSettings(GridShape):
 
 
 class _CellLayers(nn.Module):
-    """Evidence (T, B, N, E) and the states of cells in, marginals (T, B, N, bands per node) and later states out."""
+    """Layers of cells, from evidence (T, B, N, E) and states of the cells to marginals (T, B, N, bands per node) and
+    later states.
+    """
 
     def __init__(self, s: GridRnnSettings) -> None:
         super().__init__()

@@ -1,10 +1,11 @@
-"""Sparse coding and NMF on frequency bands, unfolded, and a Wiener filter of the models of speech and noise.
+"""Unfolded sparse coding and NMF on frequency bands, and a Wiener filter of the models of speech and noise.
 
-* `sparse-coding`: K iterations of an algorithm that recipes name, such as "ista" or "alista", on every frame. It begins
-  with dictionaries of speech and noise that are learned before.
-* `recurrent-ista`: ISTA whose iteration of a frame begins where that of the last frame ended, also relaxed,
+* `sparse-coding`: K iterations of an algorithm that recipes name, such as "ista" or "alista", on every frame. It starts
+  with dictionaries of speech and noise that are learned beforehand.
+* `recurrent-ista`: ISTA in which the iterations for a frame begin where those for the last frame ended, also relaxed,
   h <- (1 - g) h + g relu(.), with a trained schedule g that depends on the frame.
-* `recurrent-nmf`: multiplicative updates (33) of Kullback-Leibler NMF that begin so, a non-negative dynamical system.
+* `recurrent-nmf`: multiplicative updates (33) of Kullback-Leibler NMF that begin in the same way, a non-negative
+  dynamical system.
 
 With tied, untrained weights and without recurrence they are the classical algorithms.
 """
@@ -30,7 +31,7 @@ ALGORITHMS: dict[str, type[SparseCoding]] = algorithms(SparseCoding)
 """Names of `sparse-coding`'s algorithms -> the algorithms."""
 
 ROUND = 1e-3
-"""Added to a covariance matrix, as a share of its mean eigenvalue: a short stretch does not fill all directions."""
+"""Added to a covariance matrix, as a share of its mean eigenvalue: a short stretch does not span all directions."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +73,15 @@ class SparseCodingSettings(CodingSettings):
     mask_power: float = 1.0
     """Power applied to the models of the sources before they share out the mixture."""
     ridge: float = 0.0
-    """Of analytic weights: how much they avoid large entries."""
+    """For analytic weights: how much they avoid large entries."""
     support_growth: float = 0.012
-    """Of "alista"."""
+    """For "alista", see `inference.alista.Alista`."""
     threshold: float = 0.03
-    """Where the first constant of "hyperlista" starts."""
+    """Initial value of the first constant of "hyperlista"."""
     momentum: float = 0.01
-    """Where the second one starts."""
+    """Initial value of the second one."""
     support: float = 0.1
-    """Where the third one starts."""
+    """Initial value of the third one."""
     blocks: int = 8
     """Blocks of atoms in each source, in "hyperlista-abt" and "group-ista"."""
     group_sparsity: float = 0.02
@@ -151,7 +152,7 @@ class IstaSettings(CodingSettings):
 
 
 class _BandCoder(BandNetwork):
-    """What these networks have in common: bands in front, masks of bands spread over bins behind."""
+    """Base class of these networks: bands at the input, masks of bands spread over bins at the output."""
 
     names_slots = True
     compression: ClassVar[float]
@@ -160,8 +161,8 @@ class _BandCoder(BandNetwork):
     def __init__(
         self, settings: CodingSettings | None = None, dictionary: Tensor | None = None, sketch: Tensor | None = None
     ) -> None:
-        """`dictionary` (context * bands, 2R): where training starts, atoms of speech first; random by default. `sketch`
-        (sketch_bands, bands), of a frame, for networks whose algorithm has one; ERB bands by default.
+        """`dictionary` (context * bands, 2R): the initial one, atoms of speech first; random by default. `sketch`
+        (sketch_bands, bands): that of a frame, for networks whose algorithm has one; ERB bands by default.
         """
         super().__init__(self.settings_type() if settings is None else settings)
         s = self.settings
@@ -177,7 +178,7 @@ class _BandCoder(BandNetwork):
         return stack_context(self._observed(magnitude), self.settings.context)[0]
 
     def _observed(self, magnitude: Tensor) -> Tensor:
-        """Bands (B, bands, T) of magnitudes (B, F, T), compressed."""
+        """Return compressed bands (B, bands, T) of magnitudes (B, F, T)."""
         bands = self.pool(magnitude)
         return bands.pow(self.compression) if self.compression != 1 else bands
 
@@ -194,11 +195,13 @@ class _BandCoder(BandNetwork):
         return torch.stack([speech, 1 - speech], 1), (past, before)
 
     def _infer(self, stacked: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Masks (B, 2, bands, T), and what the next block begins with."""
+        """Return masks (B, 2, bands, T), and the state with which the next block begins."""
         raise TypeError(f"{type(self).__name__} has no algorithm")
 
     def macs_per_frame(self) -> int:
-        """Into bands and back, the readout, and the transition and iterations of the subclass."""
+        """Return the multiply-adds per frame: into bands and back, the readout, and the transition and iterations of
+        the subclass.
+        """
         s = self.settings
         return self.band_macs() + s.bands * 2 * s.atoms + self._iteration_macs()
 
@@ -216,8 +219,8 @@ class SparseCodingNetwork(_BandCoder):
     compression = 0.3
     unfolded: Unfolded[Tensor, Any, SparseCoding]
     lower: tuple[BandNetwork, Unfolded] | None = None
-    """Bands, and layers over the same bank, for the bins that are heard where these are not all. A tuple, since modules
-    would count among the parts of the network."""
+    """Bands, and layers over the same bank, for the bins that `hear` selects, if these are not all. A tuple, since
+    modules would be registered as parts of the network."""
 
     @property
     def over_hz(self) -> bool:
@@ -249,7 +252,7 @@ class SparseCodingNetwork(_BandCoder):
 
     def shared_by_noise(self, noise: Sequence[Tensor]) -> dict[str, Tensor]:
         frames = [self._observed(magnitude)[0] for magnitude in noise]
-        # About zero, since evidence is explained with its mean.
+        # Moments about zero, since the evidence is explained including its mean.
         moments = torch.stack([x @ x.mT / x.shape[1] for x in (frame.double() for frame in frames)])
         floor = ROUND * moments.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
         covariances = moments + floor * torch.eye(moments.shape[1], dtype=moments.dtype)
@@ -275,7 +278,7 @@ class SparseCodingNetwork(_BandCoder):
 
 
 class _RecurrentCoder(_BandCoder):
-    """What begins a frame, where its settings say so, where the last one ended."""
+    """Base class of networks that, if their settings say so, begin each frame where the last one ended."""
 
     def _algorithm(self) -> Ista | SparseNmf:
         raise TypeError(f"{type(self).__name__} has no algorithm")

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run: scores over steps, and what the network makes of three dev recordings."""
+"""TensorBoard log of a run: scores over steps, and the network's output for three dev recordings."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,25 +11,26 @@ from deepnmf_cli.signal.spectrogram import spectrogram_db
 from deepnmf_cli.training.dev import Pair
 
 SHOWN = 3
-"""Dev recordings."""
+"""Number of dev recordings that are logged."""
 
 LONGEST_S = 10.0
-"""So much of each is written at every score."""
+"""Longest part of each recording, in seconds, that is written at every score."""
 
 
 class Board:
-    """Event files in a folder, to which every dev score appends: a log, which has no use for atomic writing."""
+    """Event files in a folder, to which every dev score appends; a log needs no atomic writing."""
 
     def __init__(self, folder: Path, rate_hz: int, step: int = 0) -> None:
-        """Begin, or go on from `step`: what a former process wrote of later steps is not shown any more."""
+        """Start, or continue from `step`: what an earlier process wrote for later steps is no longer shown."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
         self._rate_hz, self._begun = rate_hz, False
 
     def add(self, row: Mapping[str, float], dev: Sequence[Pair], enhance: Callable[[Samples], Samples]) -> None:
-        """Append the numbers of a row of the history, and what `enhance` makes of the same three dev recordings each
-        time, which are written themselves first.
+        """Append the numbers in a row of the history, and the output of `enhance` for three dev recordings.
+
+        The recordings are the same ones each time; the first call also writes their clean and noisy versions.
         """
         step = int(row["step"])
         for name, value in row.items():

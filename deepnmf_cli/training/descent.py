@@ -1,4 +1,4 @@
-"""How one batch changes the weights: what every optimiser offers the trainer, and descent along the gradient.
+"""Optimisation steps on single batches: the interface of all optimisers to the trainer, and gradient descent.
 
 On a GPU a step can be one CUDA graph: its thousands of operations are launched as one, and none waits for Python.
 """
@@ -17,7 +17,7 @@ from deepnmf_cli.training.objectives import ObjectiveSettings, objective
 from deepnmf_cli.training.processes import Processes
 
 State = dict[int, dict[str, Tensor]]
-"""What an optimiser remembers, by number of the trained tensor and by name; of constraints under CONSTRAINTS."""
+"""State of an optimiser, by number of the trained tensor and by name; that of constraints is under CONSTRAINTS."""
 
 CONSTRAINTS = -1
 
@@ -26,29 +26,31 @@ REMEMBERED = {
     torch.optim.Muon: {"momentum_buffer"},
     torch.optim.SGD: {"momentum_buffer"},
 }
-"""Names of what the optimisers of PyTorch remember of a tensor."""
+"""Names of the state tensors that PyTorch's optimisers keep for each trained tensor."""
 
 
 class Optimiser(Protocol):
-    """Changes the weights of one network."""
+    """Interface of an optimiser, which changes the weights of one network."""
 
     def step(self, batch: Batch | FrameBatch, learning_rate: float) -> float:
-        """One step; returns the loss before it."""
+        """Take one step and return the loss before it."""
 
     def state(self) -> State:
-        """Return what a continued run needs to go on bit for bit."""
+        """Return the state that a resumed run needs to continue bit for bit."""
 
     def load_state(self, state: State) -> None:
-        """Take what `state` gave."""
+        """Restore a state that `state` returned."""
 
 
 class GradientDescent:
-    """Adam on the objective's gradient with respect to the parameters as the network has them; or Muon for those that
-    are matrices, and Adam for the others; or plain descent with momentum, v <- rho v + gradient, x <- x - rate v.
+    """Gradient descent on the objective with respect to the parameters as the network stores them.
+
+    The method is Adam; or Muon for parameters that are matrices, and Adam for the others; or plain descent with
+    momentum, v <- rho v + gradient, x <- x - rate v.
 
     Muon (Jordan et al., 2024) moves a matrix along the orthogonal factor of its gradient's running mean, so that all
-    directions are learned at one speed, not those first that a batch says most about. It is scaled such that entries
-    move about as far as under Adam, and one learning rate serves both.
+    directions are learned at the same speed, instead of those first about which a batch says most. Its steps are scaled
+    such that entries move about as far as with Adam, and one learning rate serves both.
     """
 
     def __init__(
@@ -65,11 +67,11 @@ class GradientDescent:
         plain_momentum: float | None = None,
         processes: Processes = Processes(),
     ) -> None:
-        """Gradients are scaled down to `clip_norm`; `mixed_precision` means bfloat16 matrix products on CUDA;
-        `captured` that steps are launched as CUDA graphs, see `CapturedStep`, which `terms` of layers do not allow.
-        Each step of Adam and Muon also multiplies weights by 1 - `weight_decay` times the learning rate (Loshchilov &
-        Hutter, "Decoupled weight decay regularization", 2019). `plain_momentum` is the rho of plain descent, which
-        takes Adam's place. `processes` average their gradients, and the loss.
+        """Gradients are scaled down to the norm `clip_norm`. `mixed_precision` stands for bfloat16 matrix products on
+        CUDA, `captured` for steps that are launched as CUDA graphs, see `CapturedStep`; `terms` of layers do not allow
+        these. Each step of Adam and Muon also multiplies weights by 1 - `weight_decay` times the learning rate
+        (Loshchilov & Hutter, "Decoupled weight decay regularization", 2019). `plain_momentum` is the rho of plain
+        descent, which replaces Adam if it is given. `processes` average their gradients and the loss.
         """
         self.network, self.front_end, self.settings = network, front_end, settings
         self.clip_norm, self.mixed_precision, self.terms = clip_norm, mixed_precision, terms
@@ -78,7 +80,7 @@ class GradientDescent:
         matrices = [i for i, p in enumerate(self.trained) if muon and p.dim() == 2 and min(p.shape) > 1]
         others = [i for i in range(len(self.trained)) if i not in matrices]
         self.parts: list[tuple[list[int], torch.optim.Optimizer]] = []
-        """Numbers of the trained tensors, and what changes them."""
+        """Numbers of trained tensors, and the PyTorch optimiser that changes them."""
         if others:
             given = [self.trained[i] for i in others]
             if plain_momentum is None:
@@ -96,7 +98,7 @@ class GradientDescent:
         self._captured = CapturedStep(lambda batch: self._change(batch, 1.0), self.trained) if captured else None
 
     def step(self, batch: Batch | FrameBatch, learning_rate: float) -> float:
-        """One gradient step; returns the loss before it."""
+        """Take one gradient step and return the loss before it."""
         change = self._captured or self._change
         return float(change(batch, learning_rate))
 
@@ -125,13 +127,13 @@ class GradientDescent:
         return loss
 
     def state(self) -> State:
-        """Running moments and step counts; multipliers of constraints."""
+        """Return running moments and step counts, and the multipliers of constraints."""
         states = [(numbers, optimiser.state_dict()["state"]) for numbers, optimiser in self.parts]
         found = {numbers[i]: held for numbers, state in states for i, held in state.items()}
         return found if self.terms is None else found | {CONSTRAINTS: self.terms.state()}
 
     def load_state(self, state: State) -> None:
-        """Take what `state` gave. Raises ValueError when that is of other weights, or of another optimiser."""
+        """Restore a state that `state` returned. Raises ValueError if it is of other weights or another optimiser."""
         if self.terms is not None:
             state = dict(state)
             self.terms.load_state(state.pop(CONSTRAINTS))
@@ -146,12 +148,15 @@ class GradientDescent:
 
 
 WARM_UP_STEPS = 3
-"""Steps that run one operation at a time, as PyTorch asks for: libraries and optimisers take what memory they need."""
+"""Steps that run one operation at a time before the capture, as PyTorch requires: libraries and optimisers allocate the
+memory that they need."""
 
 
 class CapturedStep:
-    """Changes weights by `change(batch) -> loss`, which moves them by an amount proportional to a learning rate, for a
-    rate of 1, and does the same operations whatever is in a batch. All batches have one shape.
+    """A training step that is captured as a CUDA graph and replayed for every batch; all batches have the same shape.
+
+    `change(batch) -> loss` changes the weights with a learning rate of 1. The change must be proportional to the
+    learning rate, and the operations the same whatever a batch contains.
     """
 
     def __init__(self, change: Callable[[Batch], Tensor], weights: Sequence[Tensor]) -> None:
@@ -163,7 +168,7 @@ class CapturedStep:
         self._loss: Tensor | None = None
 
     def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
-        """One step; returns the loss before it, which the next step overwrites."""
+        """Take one step and return the loss before it, a tensor that the next step overwrites."""
         with torch.no_grad():
             torch._foreach_copy_(self._before, self._weights)
         if self._warm_up:
@@ -172,13 +177,13 @@ class CapturedStep:
         else:
             self._replay(batch)
         with torch.no_grad():
-            # Rates change from step to step, a graph does not: it goes all the way, of which the rate's share is kept.
+            # A graph cannot follow the changing learning rate: it steps with a rate of 1, of which a share is kept.
             torch._foreach_lerp_(self._before, self._weights, learning_rate)
             torch._foreach_copy_(self._weights, self._before)
         return self._loss
 
     def _run(self, batch: Batch) -> None:
-        """On the stream where the graph will be captured."""
+        """Run the step on the stream on which the graph will be captured."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             self._loss = self._change(batch)
@@ -187,7 +192,7 @@ class CapturedStep:
     def _replay(self, batch: Batch) -> None:
         if self._batch is None:
             self._batch = Batch(batch.waveforms.clone(), batch.spectra.clone(), batch.window_hops)
-            # Only what this thread does may break a capture: another one pins memory for the mixtures that come.
+            # Only calls of this thread may invalidate the capture: another one pins memory for the next mixtures.
             with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._loss = self._change(self._batch)
         self._batch.waveforms.copy_(batch.waveforms)

@@ -26,7 +26,8 @@ SCORES = ("si-sdr", "si-sdr+pesq")
 """Names of `training.score`."""
 
 DB_PER_PESQ = 10.0
-"""0.1 of PESQ counts as 1 dB of SI-SDR: about how both differ between the published denoisers of similar size."""
+"""0.1 of PESQ counts as 1 dB of SI-SDR, about the ratio of their differences between published denoisers of similar
+size."""
 
 PESQ_PAIRS = 60
 """PESQ is computed for this many of the dev pairs, always the same ones: it takes as long as enhancing them."""
@@ -34,8 +35,9 @@ PESQ_PAIRS = 60
 
 @dataclass(frozen=True)
 class DevScore:
-    """Mean SI-SDR in dB over all dev pairs, and mean PESQ over `PESQ_PAIRS` of them, or None if not asked for: by the
-    package `pesq`, or without it as `estimated_pesq` says.
+    """Mean SI-SDR in dB over all dev pairs, and mean PESQ over `PESQ_PAIRS` of them, None if it was not asked for.
+
+    PESQ is computed by the package `pesq`, or without it by `estimated_pesq`.
     """
 
     si_sdr: float
@@ -44,20 +46,21 @@ class DevScore:
 
     @property
     def value(self) -> float:
-        """Return what runs are compared by: SI-SDR + DB_PER_PESQ * PESQ, in dB."""
+        """Return the score by which runs are compared: SI-SDR + DB_PER_PESQ * PESQ, in dB."""
         return self.si_sdr + DB_PER_PESQ * (self.pesq or self.pesq_estimated or 0.0)
 
 
 LONGEST_DEV_S = 120.0
-"""A dev recording is enhanced as one block, in memory that grows with its length; longer ones are worth a word."""
+"""Seconds above which a dev recording causes a warning: it is enhanced as one block, in memory that grows with its
+length."""
 
 SHORTEST_PESQ_S = 0.25
 
 
 def check_dev(pairs: Sequence[Pair], rate_hz: int, score: str = SCORES[0]) -> list[str]:
-    """Return what will be wrong with every dev score, said before the first step: one sentence for each kind of fault.
+    """Return warnings about faults that every dev score will have, before the first step: one sentence for each kind.
 
-    Raises CorpusError where no score is possible: no pair can be scored, or the two recordings of one differ in length.
+    Raises CorpusError if no score is possible: no pair can be scored, or the two recordings of a pair differ in length.
     """
     found: dict[str, list[int]] = {}
     for number, (clean, noisy) in enumerate(pairs, start=1):
@@ -102,14 +105,14 @@ def _fault(clean: Samples, noisy: Samples, rate_hz: int, score: str) -> str | No
 def dev_score(
     network: MaskNetwork, front_end: FrontEnd, pairs: Sequence[Pair], device: str = "cpu", score: str = SCORES[0]
 ) -> DevScore:
-    """The score of the network on pairs of clean and noisy recordings; PESQ is estimated where it is not installed."""
+    """Return the network's score on pairs of clean and noisy recordings; PESQ is estimated if it is not installed."""
     found = _score(lambda noisy: enhanced(network, front_end, noisy, device), pairs, front_end.rate_hz, score)
     network.train()
     return found
 
 
 def noisy_score(pairs: Sequence[Pair], rate_hz: int, score: str = SCORES[0]) -> DevScore:
-    """The score of the noisy recordings as they are."""
+    """Return the score of the noisy recordings as they are."""
     return _score(lambda noisy: noisy, pairs, rate_hz, score)
 
 
@@ -119,7 +122,7 @@ def _score(enhance: Callable[[Samples], Samples], pairs: Sequence[Pair], rate_hz
     si_sdr, pesq = [], []
     for index, (clean, noisy) in enumerate(pairs):
         signals = clean.astype(np.float64), enhance(noisy).astype(np.float64), rate_hz
-        # A recording without speech has no score, and so every time.
+        # A recording without speech has no score; that is the same every time, so means stay comparable.
         with suppress(NoScore):
             si_sdr.append(METRICS["SI-SDR"].compute(*signals))
         if index in heard:
@@ -134,10 +137,12 @@ def _score(enhance: Callable[[Samples], Samples], pairs: Sequence[Pair], rate_hz
 
 
 def estimated_pesq(clean: np.ndarray, speech: np.ndarray, rate_hz: int) -> float:
-    """PESQ of an estimate (N,), about 1 to 4.6, as the hearing model of the objective has it (`hearing.points_lost`):
-    4.5 less the points lost, mapped as P.862.2 maps the points of wideband speech. Raises NoScore for a silent `clean`.
+    """Return the PESQ of an estimate (N,), about 1 to 4.6, by the objective's hearing model (`hearing.points_lost`).
 
-    It is meant for comparing states of one run; it does not align in time, and says so of no other model.
+    It is 4.5 less the points lost, mapped as P.862.2 maps the points of wideband speech. Raises NoScore for a
+    `clean` that is silent or shorter than 32 ms.
+
+    It is meant for comparing states of one run: unlike PESQ, it does not align the signals in time.
     """
     size = float(np.sqrt(np.mean(clean**2)))
     if size == 0 or len(clean) < window_samples(rate_hz):
@@ -149,7 +154,7 @@ def estimated_pesq(clean: np.ndarray, speech: np.ndarray, rate_hz: int) -> float
 
 
 def enhanced(network: MaskNetwork, front_end: FrontEnd, noisy: Samples, device: str = "cpu") -> Samples:
-    """Return what a user would hear of a recording (N,) at the front end's rate: (N,), by the path of all enhancement.
+    """Return a recording (N,) at the front end's rate as enhanced for users, (N,), by the code of all enhancement.
 
     The network is left in evaluation mode.
     """
@@ -158,13 +163,16 @@ def enhanced(network: MaskNetwork, front_end: FrontEnd, noisy: Samples, device: 
 
 
 class _InTraining(TorchBackend):
-    """A network that stays as it is: its weights go on being trained."""
+    """Backend that leaves its network as it is, since training of the weights continues."""
 
     def __init__(self, network: MaskNetwork, device: str) -> None:
         self.network, self.device = network, device
 
     def running(self) -> AbstractContextManager:
-        """Record no gradients. Tensors of inference mode, were some kept, could not be used by the next step."""
+        """Return a context that records no gradients.
+
+        It is not inference mode, since tensors made in that mode, if any were kept, could not be used by the next step.
+        """
         return torch.no_grad()
 
 
@@ -173,5 +181,8 @@ def _with_pesq(score: str) -> bool:
 
 
 def _pesq_subset(count: int) -> set[int]:
-    """Return which pairs PESQ hears. Not every n-th: corpora tend to repeat their SNRs with some period."""
+    """Return the indices of the pairs for which PESQ is computed.
+
+    These are not every n-th pair, since corpora tend to repeat their SNRs with some period.
+    """
     return set(np.random.default_rng(0).permutation(count)[:PESQ_PAIRS].tolist())

@@ -1,15 +1,15 @@
-"""What hearing minds about an estimate, as terms of the objective with a gradient: after PESQ, and after ESTOI.
+"""Perceptual terms of the objective that have a gradient, after PESQ and after ESTOI.
 
 `points_lost` follows ITU-T P.862, and P.862.2 for wideband speech, without the alignment in time, which training does
-not need, and with formulas in the place of the standard's tables of bands and of the threshold of hearing. It minds two
-things: how much the loudness differs, and once more what of it was added, because added noise disturbs more than
+not need, and with formulas in place of the standard's tables of bands and of the threshold of hearing. Two things
+count: how much the loudness differs, and, once more, how much of it was added, because added noise disturbs more than
 missing speech.
 
-`intelligibility_lost` says how well the estimate's envelopes follow the target's: Jensen & Taal, "An algorithm for
+`intelligibility_lost` measures how well the estimate's envelopes follow the target's: Jensen & Taal, "An algorithm for
 predicting the intelligibility of speech masked by modulated noise maskers", 2016; in frames of 32 ms every 16 ms, where
 the original has 25.6 and 12.8 ms at 10 kHz.
 
-Both take power spectra of waveforms in windows of their own, whatever the front end.
+Both take power spectra of waveforms, computed with windows of their own whatever the front end.
 """
 
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ import torch
 from torch import Tensor
 
 WINDOW_S = 0.032
-"""Hann windows of this length overlap by half."""
+"""Length of the Hann windows in seconds; they overlap by half."""
 
 TINY = 1e-8
 
 
 def window_samples(rate_hz: int) -> int:
-    """An even number of samples."""
+    """Return the length of the windows in samples, an even number."""
     return 2 * round(WINDOW_S * rate_hz / 2)
 
 
 def frequencies(rate_hz: int) -> Tensor:
-    """Of the bins, (F,) float64 in Hz."""
+    """Return the frequencies of the bins in Hz, (F,) float64."""
     size = window_samples(rate_hz)
     return torch.arange(size // 2 + 1, dtype=torch.float64) * rate_hz / size
 
@@ -42,7 +42,7 @@ def share_of_mean_square(rate_hz: int) -> float:
 
 
 def power_spectra(waveforms: Tensor, rate_hz: int) -> Tensor:
-    """(B, F, T) of waveforms (B, N), N at least 32 ms; what is left over at the end is left out."""
+    """Return power spectra (B, F, T) of waveforms (B, N), N at least 32 ms; a remainder at the end is left out."""
     size = window_samples(rate_hz)
     window = torch.hann_window(size, device=waveforms.device)
     spectra = torch.stft(waveforms, size, size // 2, window=window, center=False, return_complex=True)
@@ -52,17 +52,17 @@ def power_spectra(waveforms: Tensor, rate_hz: int) -> Tensor:
 BARK_BANDS = 49
 HIGHEST_HZ = 8000.0
 MEAN_SQUARE = 1e7
-"""To which both signals are scaled, of what they have between 325 and 3250 Hz."""
+"""Mean square between 325 and 3250 Hz to which both signals are scaled."""
 
 DENSITY = 35.0
-"""Densities of signals so scaled, in units of 0 dB SPL per band: chosen so that points agree with the package
+"""Scale of the densities of such signals, in units of 0 dB SPL per band: chosen so that points agree with the package
 `pesq`."""
 
 SOME_SPEECH = 1e-4
-"""Mean square of a target, for mixtures whose magnitudes are scaled to 1, below which there is nothing to hear."""
+"""Mean square below which a target counts as silent, for mixtures whose magnitudes are scaled to 1."""
 
 SYMMETRIC, ASYMMETRIC = 0.1, 0.0309
-"""Points, of the scale from -0.5 to 4.5, that a disturbance of 1 costs."""
+"""Points on the scale from -0.5 to 4.5 that a disturbance of 1 costs."""
 
 
 @dataclass(frozen=True)
@@ -70,27 +70,27 @@ class Ear:
     """The hearing model for windows of 32 ms at one sampling rate."""
 
     bands: Tensor
-    """(BARK_BANDS, F): powers of bins as densities in bands of equal width on the Bark scale."""
+    """(BARK_BANDS, F): matrix from powers of bins to densities in bands of equal width on the Bark scale."""
     width: float
-    """Of a band, in Bark."""
+    """Width of a band, in Bark."""
     voice: Tensor
-    """(F,): powers of bins as the mean square between 325 and 3250 Hz."""
+    """(F,): weights of the powers of bins in the mean square between 325 and 3250 Hz."""
     threshold: Tensor
-    """(BARK_BANDS, 1): of hearing, as a density."""
+    """(BARK_BANDS, 1): threshold of hearing, as a density."""
     exponent: Tensor
-    """(BARK_BANDS, 1): of loudness, Zwicker's 0.23 and more below 4 Bark."""
+    """(BARK_BANDS, 1): exponent of loudness, Zwicker's 0.23, and more below 4 Bark."""
 
     def densities(self, power: Tensor) -> Tensor:
-        """(B, BARK_BANDS, T) of power spectra (B, F, T), whatever their level."""
+        """Return densities (B, BARK_BANDS, T) of power spectra (B, F, T), whatever their level."""
         level = (self.voice @ power).mean(-1)
         return self.bands @ power * (MEAN_SQUARE / (level + TINY))[:, None, None]
 
     def audible(self, density: Tensor, factor: float) -> Tensor:
-        """The density where it is `factor` times the threshold, zero elsewhere."""
+        """Return the density where it is above `factor` times the threshold, zero elsewhere."""
         return torch.where(density > factor * self.threshold, density, 0)
 
     def loudness(self, density: Tensor) -> Tensor:
-        """Zwicker's law, in Sone per Bark."""
+        """Return the loudness by Zwicker's law, in Sone per Bark."""
         scale = 0.1866 * (2 * self.threshold) ** self.exponent
         return torch.where(
             density > self.threshold, scale * ((0.5 + 0.5 * density / self.threshold) ** self.exponent - 1), 0
@@ -98,8 +98,9 @@ class Ear:
 
 
 def points_lost(estimate: Tensor, target: Tensor, rate_hz: int) -> Tensor:
-    """Return what the disturbances cost on PESQ's scale from -0.5 to 4.5, (B,), of `power_spectra` (B, F, T); 0 for a
-    silent target.
+    """Return the points that the disturbances cost on PESQ's scale from -0.5 to 4.5, (B,).
+
+    Estimate and target are `power_spectra` (B, F, T); 0 for a silent target.
     """
     symmetric, asymmetric = disturbances(estimate, target, rate_hz)
     mean_square = target.sum(1).mean(1) * share_of_mean_square(rate_hz)
@@ -107,7 +108,7 @@ def points_lost(estimate: Tensor, target: Tensor, rate_hz: int) -> Tensor:
 
 
 def disturbances(estimate: Tensor, target: Tensor, rate_hz: int) -> tuple[Tensor, Tensor]:
-    """Symmetric and asymmetric disturbance, (B,) each, of power spectra (B, F, T). P.862, 10.2."""
+    """Return the symmetric and the asymmetric disturbance, (B,) each, of power spectra (B, F, T). P.862, 10.2."""
     ear = hearing(rate_hz, str(estimate.device))
     degraded, true = ear.densities(estimate), ear.densities(target)
     # A steady difference in colour counts for little: the target takes on the mean spectrum of the estimate.
@@ -132,7 +133,9 @@ def disturbances(estimate: Tensor, target: Tensor, rate_hz: int) -> tuple[Tensor
 
 
 def _over_time(disturbance: Tensor) -> Tensor:
-    """(B,) of disturbances (B, T): the loudest within 0.3 s decides, and of these stretches the mean square."""
+    """Return an average (B,) of disturbances (B, T) over time: the loudest within 0.3 s decides, and these stretches
+    are averaged in the mean square.
+    """
     frames = disturbance.shape[1]
     length, step = min(20, frames), max(1, min(20, frames) // 2)
     disturbance = disturbance.clamp(TINY, 45)
@@ -145,18 +148,18 @@ def _over_time(disturbance: Tensor) -> Tensor:
 
 @cache
 def hearing(rate_hz: int, device: str = "cpu") -> Ear:
-    """The `Ear` for a sampling rate; above 8 kHz it hears nothing."""
+    """Return the `Ear` for a sampling rate; it hears nothing above 8 kHz."""
     frequency, bin_share = frequencies(rate_hz), share_of_mean_square(rate_hz)
     spacing = float(frequency[1])
     highest = _bark(torch.tensor(min(rate_hz / 2, HIGHEST_HZ), dtype=torch.float64))
     edges = torch.arange(BARK_BANDS + 1) * (highest / BARK_BANDS)
-    # Bins are spread over the bands that they reach into.
+    # Bins are shared among the bands that they overlap.
     low, high = _bark((frequency - spacing / 2).clamp_min(0)), _bark(frequency + spacing / 2)
     overlap = torch.minimum(high, edges[1:, None]) - torch.maximum(low, edges[:-1, None])
     share = overlap.clamp_min(0) / (high - low)
     centre = (share * frequency).sum(1) / share.sum(1)
 
-    # In front of the ear P.862.2 has a filter that passes what is above 100 Hz.
+    # P.862.2 has a high-pass filter at 100 Hz in front of the ear.
     z = torch.exp(-2j * torch.pi * frequency / rate_hz)
     passed = (2.740826 * (1 - 2 * z + z**2) / (1 - 1.9444777 * z + 0.94597794 * z**2)).abs().square()
     voice = (frequency >= 325) & (frequency <= 3250)
@@ -182,18 +185,18 @@ def _threshold_db(frequency_hz: Tensor) -> Tensor:
 
 LOWEST_HZ = 150.0
 THIRD_OCTAVES = 15
-"""Third octaves from LOWEST_HZ, the centre of the first, to 3.8 kHz."""
+"""Number of third-octave bands, with centres from LOWEST_HZ to 3.8 kHz."""
 
 STRETCH_FRAMES = 24
-"""384 ms, over which envelopes are compared."""
+"""Frames over which envelopes are compared: 384 ms."""
 
 RANGE_DB = 40.0
-"""Frames so far below the loudest one of the target hold no speech and are left out."""
+"""Frames this far below the loudest one of the target hold no speech and are left out."""
 
 
 def intelligibility_lost(estimate: Tensor, target: Tensor, rate_hz: int) -> Tensor:
-    """1 - ESTOI, (B,), between 0 and about 1, of `power_spectra` (B, F, T); 0 where the target has less
-    than 0.4 s of speech.
+    """Return 1 - ESTOI, (B,), between 0 and about 1, of `power_spectra` (B, F, T); 0 where the target has less than
+    0.4 s of speech.
     """
     if target.shape[-1] < STRETCH_FRAMES:
         return estimate.new_zeros(len(estimate))
@@ -214,7 +217,7 @@ def intelligibility_lost(estimate: Tensor, target: Tensor, rate_hz: int) -> Tens
 
 
 def _normalised(envelopes: Tensor) -> Tensor:
-    """Envelopes (..., bands, frames) with rows, then columns, of mean zero and length one."""
+    """Return envelopes (..., bands, frames) with rows, and then columns, normalised to mean zero and unit norm."""
     for axis in (-1, -2):
         envelopes = envelopes - envelopes.mean(axis, keepdim=True)
         envelopes = envelopes / (envelopes.square().sum(axis, keepdim=True) + TINY).sqrt()
@@ -223,7 +226,10 @@ def _normalised(envelopes: Tensor) -> Tensor:
 
 @cache
 def third_octaves(rate_hz: int, device: str = "cpu") -> Tensor:
-    """(THIRD_OCTAVES, F): which bins of the hearing model's windows belong to which band; none above half the rate."""
+    """Return (THIRD_OCTAVES, F) of 0 and 1: which bins of the hearing model's windows belong to which band.
+
+    No bin belongs to a band above half the rate.
+    """
     frequency = frequencies(rate_hz)
     centre = LOWEST_HZ * 2 ** (torch.arange(THIRD_OCTAVES, dtype=torch.float64) / 3)
     low, high = centre * 2 ** (-1 / 6), centre * 2 ** (1 / 6)

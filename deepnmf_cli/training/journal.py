@@ -30,43 +30,45 @@ except ImportError:  # Windows, where nothing keeps two processes out of one fol
     fcntl = None
 
 CHANGEABLE = {"training.steps", "training.score_every", "training.patience"}
-"""What a resumed run may have set differently: it lasts longer or shorter, on the learning rate's new schedule."""
+"""Settings that may differ in a resumed run: it lasts longer or shorter, on the learning rate's new schedule."""
 
 _RECIPE = "recipe of the run"
-"""Key of the recipe in a resume file; under the key of a model file it would be taken for one."""
+"""Key of the recipe in a resume file, which would be taken for a model file if it used the key of one."""
 
 COLUMNS = (
     "step", "hours", "loss", "dev_score", "dev_si_sdr", "dev_pesq", "dev_pesq_estimated", "learning_rate", "seconds"
 )  # fmt: skip
 OPTIONAL = ("loss", "dev_pesq", "dev_pesq_estimated")
-"""Columns that may have no number."""
+"""Columns in which the number may be missing."""
 
 CONSTRAINT_COLUMNS = ("step", "layer", "multiplier", "slack", "dev_slack")
-"""Slack is c_k <= 0 where layer k descends as it has to: `slack` the mean over the training batches since the last dev
-score, `dev_slack` that of the averaged weights on dev pairs."""
+"""The slack of layer k is c_k, which is <= 0 if the layer descends as required: `slack` is its mean over the training
+batches since the last dev score, `dev_slack` that of the averaged weights on dev pairs."""
 
 
 class Journal:
     """The folder of one run.
 
-    `resume.safetensors` says what the run is and how far it has come, and is written before anything that follows from
-    it: best.safetensors, history.csv and curves.png are made again from it. So there are three states, whatever ended a
-    process: a folder without it or a model, where a run can begin (recipe.json alone says that one is preparing); one
-    with it, where the run goes on; and one with a model only, which is no run of this version and is left alone.
+    `resume.safetensors` records what the run is and how far it has come, and is written before anything that is derived
+    from it: best.safetensors, history.csv and curves.png are made again from it. However a process ended, the folder is
+    therefore in one of three states: with neither this file nor a model, a run can begin (recipe.json alone says that
+    one is preparing); with this file, the run can continue; with a model only, the folder is no run of this version and
+    is left alone.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.rows: list[dict[str, float]] = []
         self.constraints: list[dict[str, float]] = []
-        """A row for each layer and dev score of a run with constraints, of CONSTRAINT_COLUMNS."""
+        """Rows of CONSTRAINT_COLUMNS, one for each layer and dev score of a run with constraints."""
         self.recipe: dict[str, Any] = {}
         self.material: dict[str, Any] | None = None
-        """What the run learns from, as `check` found it in a run to resume; None in those of earlier versions."""
+        """Material of the run, see `describe_material`, as `check` found it in a run to resume; None in runs of earlier
+        versions."""
         self.noisy: float | None = None
-        """Dev score of the noisy recordings; None as long as nobody has asked."""
+        """Dev score of the noisy recordings; None until it has been computed."""
         self.best_row = 0
-        """Which of the rows is that of the best model."""
+        """Index of the best model's row in `rows`."""
 
     @property
     def best_path(self) -> Path:
@@ -75,7 +77,7 @@ class Journal:
 
     @property
     def last_path(self) -> Path:
-        """The model of the weights at which the run was stopped."""
+        """The model with the weights at which the run was stopped."""
         return self.folder / "last.safetensors"
 
     @property
@@ -85,14 +87,15 @@ class Journal:
 
     @property
     def resume_path(self) -> Path:
-        """Everything a continued run needs."""
+        """The file with everything that a resumed run needs."""
         return self.folder / "resume.safetensors"
 
     def check(self, recipe: Mapping[str, Any], resume: bool, complete: Callable[[dict], dict] = dict) -> None:
-        """Find out, without writing, whether the run can begin or be resumed with this recipe.
+        """Check, without writing, whether the run can begin or be resumed with this recipe.
 
-        A resumed recipe may differ in what is CHANGEABLE; `complete` gives a recipe written by an earlier version the
-        settings that have been added since. Raises UsageError naming what is in the way.
+        The recipe of a resumed run may differ in the CHANGEABLE settings; `complete` adds to a recipe that an earlier
+        version wrote the settings introduced since. Raises UsageError naming what is in the way, and ModelError for a
+        damaged resume point.
         """
         if not resume:
             if self.resume_path.exists():
@@ -126,7 +129,7 @@ class Journal:
             raise UsageError(self.recipe_path, found, "the recipe that the run began with", remedy)
 
     def _written_recipe(self, complete: Callable[[dict], dict]) -> dict:
-        """recipe.json, with the settings that it lacks. Raises UsageError or RecipeError when it is none."""
+        """Read recipe.json and add the settings that it lacks. Raises UsageError or RecipeError if it is no recipe."""
         try:
             return complete(json.loads(self.recipe_path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -135,9 +138,9 @@ class Journal:
 
     @contextmanager
     def begin(self, recipe: Mapping[str, Any], material: Mapping[str, Any] | None = None) -> Iterator[None]:
-        """Make the folder, keep other processes out of it while the context lasts, and write the recipe.
+        """Create the folder, lock it against other processes while the context lasts, and write the recipe.
 
-        Raises UsageError when the folder cannot be made, or another process trains in it.
+        Raises UsageError if the folder cannot be created, or if another process trains in it.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -153,8 +156,9 @@ class Journal:
             yield
 
     def write_history(self) -> None:
-        """Write the rows to history.csv, and draw loss and dev score over hours of audio into curves.png; those of
-        constraints to constraints.csv and constraints.png. Figures need matplotlib, and are left out without it.
+        """Write the rows to history.csv, and plot loss and dev score over hours of audio in curves.png.
+
+        Rows of constraints go to constraints.csv and constraints.png. Figures are left out without matplotlib.
         """
         self._write_table("history.csv", COLUMNS, self.rows)
         self._write_figure("curves.png", self._draw)
@@ -215,9 +219,7 @@ class Journal:
     def save_resume(
         self, model: dict[str, Tensor], average: dict[str, Tensor], optimiser: dict, progress: dict
     ) -> None:
-        """Write weights, their average, the optimiser's state, the progress, and what the run is, to the resume
-        file.
-        """
+        """Write the resume file: weights, their average, the optimiser's state, the progress, and what the run is."""
         tensors = {f"model.{k}": v for k, v in model.items()} | {f"average.{k}": v for k, v in average.items()}
         for index, held in optimiser.items():
             tensors |= {f"optimiser.{index}.{k}": torch.as_tensor(v) for k, v in held.items()}
@@ -229,10 +231,10 @@ class Journal:
         checkpoint.save(self.resume_path, tensors, meta | {"checksum": _checksum(tensors, meta)})
 
     def load_resume(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[int, dict[str, Tensor]], dict]:
-        """(model, average, optimiser state, progress) as saved; the history is restored.
+        """Return (model, average, optimiser state, progress) as saved, and restore the history.
 
-        Raises ModelError when the file is none, or is not as it was written; KeyError, TypeError, ValueError or
-        AttributeError when a file without a checksum holds something else.
+        Raises ModelError if the file is no resume file, or is not as it was written; KeyError, TypeError, ValueError or
+        AttributeError if a file without a checksum holds something else.
         """
         tensors, meta = self._load()
         # Histories of earlier versions have no estimates.
@@ -274,7 +276,7 @@ class Journal:
         return tensors, meta
 
     def damaged(self, found: object) -> ModelError:
-        """The error of a resume file that cannot be what the run wrote."""
+        """Return the error for a resume file that cannot be what the run wrote."""
         remedy = f"Restore it, or begin a run in another folder with --init {self.best_path}."
         lines = str(found).splitlines() or [type(found).__name__]
         return ModelError(self.resume_path, f"a damaged resume point ({lines[0]})", "one that a run wrote", remedy)
@@ -282,8 +284,9 @@ class Journal:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Lock the folder: a second process would take turns with this one in overwriting its files. The lock ends with the
-    process, however that ends. Raises UsageError when another one has it.
+    """Lock the folder, since this process and a second one would overwrite each other's files.
+
+    The lock ends with the process, however that ends. Raises UsageError if another process holds it.
     """
     if fcntl is None:
         yield
@@ -303,7 +306,7 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 def require(holds: bool, found: str) -> None:
-    """Raise ValueError, which names what was found, unless a condition holds."""
+    """Raise ValueError, naming what was found, unless a condition holds."""
     if not holds:
         raise ValueError(found)
 
@@ -314,7 +317,7 @@ def _require_numbers(values: Iterable[Any]) -> None:
 
 
 def _checksum(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
-    """Of what a resume file holds, as it will be read again."""
+    """Return the checksum of what a resume file holds, as it will be read again."""
     found = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -324,17 +327,17 @@ def _checksum(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Names of the settings that differ, beside those that may."""
+    """Return the names of the settings that differ, except for those that may."""
     before, now = (json.loads(json.dumps(recipe)) for recipe in (before, now))
     return [key for key in _differences(before, now) if key not in CHANGEABLE]
 
 
 MOST_NAMED = 5
-"""Settings that an error names; all are counted."""
+"""Number of settings that an error names; the others are counted."""
 
 
 def _listed(changed: list[str]) -> str:
-    """Names of settings for a sentence: `model` alone where it is among them, as it changes most of the others."""
+    """Return names of settings for a sentence: `model` alone if it is among them, as it changes most of the others."""
     named = ["model"] if "model" in changed else changed[:MOST_NAMED]
     more = len(changed) - len(named)
     return ", ".join(named) + (f" and {counted(more, 'other setting')}" if more else "")
@@ -348,14 +351,15 @@ def _differences(before: Any, now: Any, prefix: str = "") -> list[str]:
 
 
 EXAMPLES = 2
-"""Mixtures that stand for all: they change with every file that is added, removed or exchanged, but rarely."""
+"""Number of mixtures that represent all of them: these change, with rare exceptions, with every file that is added,
+removed or exchanged."""
 
 SAME = 1e-3
-"""Relative difference of energies that decoders of different versions and processors stay below."""
+"""Relative tolerance for energies: those of decoders of different versions and processors differ by less."""
 
 
 def describe_material(source: ExampleSource, dev: Sequence[Pair], init: Path | None) -> dict[str, Any]:
-    """Outlines of the training mixtures and of the dev pairs, and the SHA-256 of the model whose weights come first."""
+    """Return outlines of training mixtures and dev pairs, and the SHA-256 of the model with the initial weights."""
     return {
         "training": _outline(source[i] for i in range(EXAMPLES)),
         "dev": _outline(dev),
@@ -364,10 +368,11 @@ def describe_material(source: ExampleSource, dev: Sequence[Pair], init: Path | N
 
 
 def compare_material(journal: Journal, now: dict[str, Any]) -> Iterator[str]:
-    """Return what to say about a run that is resumed with other recordings than it began with.
+    """Yield notes about a run that is resumed with other recordings than those that it began with.
 
-    Raises UsageError when its scores could not be compared with the former ones, or with another initial model;
-    ModelError when the journal holds no outlines. Journals of earlier versions hold none, and are not compared.
+    Raises UsageError if its scores could not be compared with the earlier ones, or if the initial model is another one;
+    ModelError if the material in the journal holds no outlines. Journals of earlier versions hold no material, and are
+    not compared.
     """
     before = journal.material
     if before is None:
@@ -390,7 +395,7 @@ def compare_material(journal: Journal, now: dict[str, Any]) -> Iterator[str]:
 
 
 def _outline(pairs: Iterable[tuple[Samples, Samples]]) -> list[float]:
-    """Number of pairs, samples, and the energies of both parts."""
+    """Return the number of pairs, the number of samples, and the energies of both parts, over all pairs."""
     found = [
         [1, len(one), *(float(np.square(x, dtype=np.float64).sum()) for x in (one, other))] for one, other in pairs
     ]

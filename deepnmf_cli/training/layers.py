@@ -1,4 +1,4 @@
-"""What training asks of the layers below the last: that each is good, that each descends, and that noise does no harm.
+"""Training terms for layers below the last: each is to be good, to descend, and to suffer no harm from noise.
 
 * Deep supervision (Lee et al., "Deeply-supervised nets", AISTATS 2015): the objective after every layer.
 * Self-distillation (Zhang et al., "Be your own teacher", ICCV 2019): the last layer's estimate as a target.
@@ -27,20 +27,20 @@ from deepnmf_cli.unfold.network import Path
 from deepnmf_cli.unfold.recurrent import RecurrentUnfolded
 
 POWER = 0.5
-"""Of the magnitudes between which distances are measured, as in the term `compressed_half` of the objective."""
+"""Power of the magnitudes between which distances are measured, as in the objective's term `compressed_half`."""
 
 STEPS_PER_SEED = 1 << 32
-"""Seeds of noise: one for each step of each run."""
+"""Number of noise seeds per seed of a run, so that each step of each run has its own."""
 
 LARGEST_SEED = 1 << 63
 
 Masks = Callable[[], Tensor]
-"""Gives the network's masks of one batch."""
+"""A function that returns the network's masks for one batch."""
 
 
 @dataclass(frozen=True)
 class DepthSettings:
-    """Weights by which training looks at every layer, so that the network may be stopped there; none by default."""
+    """Weights of training terms for every layer, so that the network may be stopped there; none by default."""
 
     supervision: tuple[float, ...] = ()
     """Weight of the objective after each layer but the last: a number for each, or one for all of them."""
@@ -57,8 +57,9 @@ class DepthSettings:
         return any(self.supervision) or any(self.distillation)
 
     def weights(self, layers: int) -> list[tuple[float, float]]:
-        """Return (supervision, distillation) of layers 1 .. `layers` - 1. Raises ValueError for other numbers of
-        them.
+        """Return (supervision, distillation) of layers 1 .. `layers` - 1.
+
+        Raises ValueError if the number of weights does not fit that of the layers.
         """
         rows = []
         for name in ("supervision", "distillation"):
@@ -72,7 +73,7 @@ class DepthSettings:
 def require_support(
     network: MaskNetwork, depth: DepthSettings, constraints: ConstraintSettings, where: str = "recipe"
 ) -> None:
-    """Raise RecipeError for what a network cannot be asked for."""
+    """Raise RecipeError if these settings cannot be used with a network."""
     place = f"{where} [{'depth' if depth.wanted else 'constraints'}]"
     if not network.depths:
         expected, remedy = "one that gives masks after every layer, such as grid", "Leave the section out."
@@ -97,25 +98,25 @@ def require_support(
 
 @dataclass(frozen=True)
 class LayerNoise:
-    """Gaussian noise on what layers get from each other, a disturbance of `Unfolded`."""
+    """Gaussian noise on the states that layers pass to each other, a disturbance for `Unfolded`."""
 
     layers: int
-    """Of the network: behind the last one there is none."""
+    """Number of layers of the network; there is no noise after the last one."""
     size_after: Callable[[int], float]
-    """Standard deviation behind a layer, relative to the root mean square of each tensor there."""
+    """Standard deviation after a layer, relative to the root mean square of each tensor there."""
     generator: torch.Generator
 
     def __call__(self, layer: int, state: Any) -> Any:
-        """Return what the next layer gets of a state."""
+        """Return the state that the next layer gets instead."""
         size = self.size_after(layer)
         if layer == self.layers or not size:
             return state
-        if isinstance(state, tuple):  # what is deeper inside is carried through time
+        if isinstance(state, tuple):  # nested tuples are carried through time
             return tuple(self._noisy(x, size) if isinstance(x, Tensor) else x for x in state)
         return self._noisy(state, size)
 
     def _noisy(self, x: Tensor, size: float) -> Tensor:
-        """Tensors that are nowhere negative stay so: what they hold may not make sense otherwise."""
+        """Return x with noise; if x is nowhere negative it stays so, as negative values may make no sense there."""
         noise = torch.randn(x.shape, generator=self.generator, device=x.device, dtype=x.dtype)
         noisy = x + size * x.detach().square().mean().sqrt() * noise
         return torch.where((x >= 0).all(), noisy.clamp_min(0), noisy)
@@ -133,7 +134,7 @@ class LayerTerms:
         self._weights = depth.weights(network.unfolded.iterations) if depth.wanted else []
         unfolded = network.unfolded
         self._layers = range(unfolded.fixed_layers, unfolded.iterations + 1)
-        """The state before the first trained layer, and those after each."""
+        """Numbers of the state before the first trained layer, and of those after each trained layer."""
         self.constrained = constraints.kind != "none"
         device = next(network.parameters()).device
         count = len(self._layers) - 1 if self.constrained else 0
@@ -141,15 +142,17 @@ class LayerTerms:
         self.multipliers = Multipliers(count, constraints.dual_rate, device)
         self._slack, self._steps, self._since = torch.zeros(count, device=device), 0, 0
         self._reference: dict[str, Tensor] = {}
-        """Parameters of the algorithm from which training started: layers that are trained apart share no objective."""
+        """The algorithm's parameters at the start of training, since layers that are trained separately have no common
+        objective."""
         if constraints.kind in ("objective", "gradient"):
             self._reference = {name: x.detach().clone() for name, x in unfolded.bank.layer(0).items()}
 
     def total(
         self, batch: Batch | FrameBatch, masks: Masks, objective: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Return the Lagrangian to descend on, and the objective of the whole network, its noise included; multipliers
-        go up where layers fell short.
+        """Return the Lagrangian to minimise, and the objective of the whole network, its noise included.
+
+        The multipliers of layers that fell short are increased.
         """
         noise = None
         if self.constraints.noise:
@@ -192,8 +195,8 @@ class LayerTerms:
         return bool((found <= self.constraints.tolerance).all())
 
     def report(self, judged: Tensor) -> list[dict[str, float]]:
-        """Return for each layer its multiplier, the mean slack in training since the last report, and that which was
-        judged.
+        """Return for each layer its multiplier, its mean slack in training since the last report, and its slack in
+        `judged`.
         """
         trained = self._slack / max(1, self._since)
         self._slack, self._since = torch.zeros_like(self._slack), 0
@@ -202,13 +205,13 @@ class LayerTerms:
         return [dict(zip(("layer", "multiplier", "slack", "dev_slack"), row, strict=True)) for row in rows]
 
     def state(self) -> dict[str, Tensor]:
-        """Return what a continued run needs to go on bit for bit."""
+        """Return the state that a resumed run needs to continue bit for bit."""
         counts = torch.tensor([self._steps, self._since])
         held = {"multipliers": self.multipliers.values, "slack": self._slack, "counts": counts}
         return held | {f"reference.{name}": x for name, x in self._reference.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take what `state` gave. Raises ValueError when that is of other constraints."""
+        """Restore a state that `state` returned. Raises ValueError if it is that of other constraints."""
         own = self.state()
         if {k: x.shape for k, x in own.items()} != {k: x.shape for k, x in state.items()}:
             raise ValueError("multipliers of other constraints")
@@ -218,7 +221,7 @@ class LayerTerms:
         self._reference = {name: moved[f"reference.{name}"] for name in self._reference}
 
     def _measures(self, batch: Batch | FrameBatch, path: Path, masks: Masks) -> Tensor:
-        """m_0 .. m_K (K + 1,) of the constraint's kind."""
+        """Return the measures m_0 .. m_K (K + 1,) of the constraint's kind."""
         kind, algorithm = self.constraints.kind, self.network.unfolded.algorithm
         found = []
         for layer in self._layers:
@@ -234,7 +237,7 @@ class LayerTerms:
         return torch.stack(found)
 
     def _after(self, layer: int, masks: Masks) -> Tensor:
-        """The masks after a layer that has run."""
+        """Return the masks after a layer that has already run."""
         with _stopped(self.network, layer):
             return masks()
 
@@ -250,8 +253,9 @@ def _stopped(network: MaskNetwork, layer: int) -> Iterator[None]:
 
 
 def _estimates(batch: Batch | FrameBatch, masks: Tensor, other: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Magnitudes (B, F, T) of the speech that masks estimate, and of that which `other` masks estimate, or else of true
-    speech; at the level of the mixtures.
+    """Return magnitudes (B, F, T) of the speech estimated by `masks`, and of that estimated by `other` masks.
+
+    Without `other`, the second ones are those of true speech. All are at the level of the mixtures.
     """
     magnitude = modulus(batch.spectra.sum(1))
     gain = gain_to_unit_level(magnitude)

@@ -1,4 +1,4 @@
-"""What one step of training learns from: whole mixtures, or single frames of many of them."""
+"""Batches for one step of training: whole mixtures, or single frames of many of them."""
 
 import dataclasses
 import hashlib
@@ -25,8 +25,8 @@ from deepnmf_cli.training.objectives import ObjectiveSettings
 
 @dataclass(frozen=True)
 class Batch:
-    """True speech and noise of mixtures: waveforms (B, 2, N) and spectra (B, 2, F, T), complex, of windows of so many
-    hops.
+    """True speech and noise of mixtures: waveforms (B, 2, N), and complex spectra (B, 2, F, T) of windows of
+    `window_hops` hops.
     """
 
     waveforms: Tensor
@@ -34,26 +34,28 @@ class Batch:
     window_hops: int
 
     def masks(self, network: MaskNetwork) -> Tensor:
-        """Return what the network says to the mixtures."""
+        """Return the network's masks for the mixtures."""
         return network(network.features_of(self.spectra.sum(1), self.window_hops))[0]
 
     def stacked(self, network: FrameNetwork) -> tuple[Tensor, None]:
-        """The evidence of a network of context frames, (context F, B T); nothing is known about its layers."""
+        """Return the evidence (context F, B T) of a network of context frames, and None: nothing is known about the
+        output of its fixed layers.
+        """
         return self.evidence(network.settings.context, slice(None)), None
 
     def evidence(self, context: int, chosen: slice) -> Tensor:
-        """Stacked frames (context F, N) of level-normalised magnitudes: of every mixture the `chosen` frames."""
+        """Return stacked frames (context F, N) of level-normalised magnitudes, the `chosen` ones of every mixture."""
         stacked, _ = stack_context(normalised_magnitudes(self.spectra.sum(1)), context)
         return join_frames(stacked[..., chosen])
 
 
 CHEAP_LAYERS = 4
-"""This many fixed layers are run at every visit before a state nearer to the trained ones is kept as well: networks
-that differ in the number of trained layers can then share one folder."""
+"""Up to this many fixed layers are run again at every visit; above it, a state nearer to the trained layers is stored
+as well. Networks that differ in the number of trained layers can then share one folder."""
 
 
 def require_support(network: type, objective: ObjectiveSettings, where: str = "recipe") -> None:
-    """Raises RecipeError for networks and objectives that need whole mixtures."""
+    """Raise RecipeError for networks and objectives that need whole mixtures."""
     place = f"{where} training.frame_stride"
     if not issubclass(network, FrameNetwork):
         raise RecipeError(place, f"single frames for {network.name}", "a network of context frames", "Set it to 1.")
@@ -64,8 +66,8 @@ def require_support(network: type, objective: ObjectiveSettings, where: str = "r
 
 @dataclass(frozen=True)
 class FrameBatch:
-    """Every n-th frame of B mixtures: evidence (context F, B N), spectra (B, 2, F, N) of true speech and noise, and
-    what the fixed layers of a network make of the evidence, None where there are none.
+    """Every n-th frame of B mixtures: evidence (context F, B N), spectra (B, 2, F, N) of true speech and noise, and the
+    output of a network's fixed layers for the evidence, None if it has none.
     """
 
     evidence: Tensor
@@ -74,25 +76,25 @@ class FrameBatch:
     waveforms: None = None
 
     def masks(self, network: FrameNetwork) -> Tensor:
-        """(B, 2, F, N), speech first."""
+        """Return the network's masks (B, 2, F, N), speech first."""
         masks = network.frame_masks(self.evidence, self.fixed)
         return masks.unflatten(-1, (len(self.spectra), -1)).movedim(-2, 0)
 
     def stacked(self, network: FrameNetwork) -> tuple[Tensor, Any]:
-        """The evidence and what the fixed layers make of it."""
+        """Return the evidence, and the output of the fixed layers for it."""
         return self.evidence, self.fixed
 
 
 LARGEST_STATE_BYTES = 1 << 20
-"""States of a batch that are larger are computed at every visit: a thousand of them would fill a disk."""
+"""Larger states of a batch are not stored but computed at every visit: a thousand of them would fill a disk."""
 
 KEPT_CONTEXT = 9
-"""Frames are kept with at least so much context: networks that look back less far read the last rows of the same files.
+"""Frames are stored with at least this much context: networks with a shorter one read the last rows of the same files.
 """
 
 
 class FrameStore:
-    """Frame batches by number, read from a folder where they have been made before."""
+    """Frame batches by number, read from a folder if they have been made before."""
 
     def __init__(
         self,
@@ -104,8 +106,8 @@ class FrameStore:
         folder: Path | None = None,
         key: str = "",
     ) -> None:
-        """Batches of `mixtures` examples and every `stride`-th frame. `key` names what `source` holds: batches of equal
-        keys are taken to be equal. Without a folder nothing is kept.
+        """Each batch has every `stride`-th frame of `mixtures` examples. `key` identifies what `source` holds: batches
+        with equal keys are taken to be equal. Without a folder, nothing is stored.
         """
         self.source, self.network, self.mixtures, self.stride, self.folder = source, network, mixtures, stride, folder
         self.pair = front_end.pair(front_end.rate_hz)
@@ -115,7 +117,7 @@ class FrameStore:
         self.fixed_key = digest(self.frames_key, *self._fixed_weights()) if network.fixed_layers else ""
 
     def __getitem__(self, index: int) -> FrameBatch:
-        """Batch `index` of mixtures index * mixtures ..., on the device of the network."""
+        """Return batch `index`, of mixtures index * mixtures ..., on the network's device."""
         device = next(self.network.parameters()).device
         held = kept(self._path(f"frames-{self.frames_key}", str(index)), lambda: self._frames(index))
         evidence = held["evidence"][-self.rows :].to(device)  # the present frame is the last one
@@ -123,7 +125,7 @@ class FrameStore:
         return FrameBatch(evidence, spectra, self._fixed(index, evidence) if self.network.fixed_layers else None)
 
     def batches(self, indices: range, distinct: int = 0) -> Iterator[FrameBatch]:
-        """Batches of these numbers, repeated after `distinct` if that is not 0."""
+        """Yield the batches with these numbers, which repeat after `distinct` batches if that is not 0."""
         for index in indices:
             yield self[index % distinct if distinct else index]
 
@@ -133,14 +135,14 @@ class FrameStore:
         waveforms = torch.from_numpy(np.stack([np.stack(e) for e in examples]))
         batch = Batch(waveforms, self.pair.analysis(waveforms), self.pair.window_hops)
         chosen = slice(self.stride - 1, None, self.stride)  # the first ones lack context
-        # Laid out as they are read again: the order of sums, and so rounding, depends on it.
+        # With the memory layout of tensors read from a file: the order of sums, and so rounding, depends on it.
         return {
             "evidence": batch.evidence(self.context, chosen).contiguous(),
             "spectra": torch.view_as_real(batch.spectra[..., chosen]).contiguous(),
         }
 
     def _fixed(self, index: int, evidence: Tensor) -> Tensor:
-        """The state above the fixed layers, from the nearest one that has been kept."""
+        """Return the state above the fixed layers, computed from the nearest one that has been stored."""
         wanted, place = self.network.fixed_layers, f"fixed-{self.fixed_key}"
         found = (self.folder / place).glob(f"{index}-*.safetensors") if self.folder else ()
         layers = max((k for p in found if (k := int(p.stem.partition("-")[2])) <= wanted), default=0)
@@ -156,7 +158,7 @@ class FrameStore:
         return kept(self._path(place, f"{index}-{wanted}") if worth_keeping else None, state)["state"]
 
     def _fixed_weights(self) -> list[Any]:
-        """The settings and the parameters on which fixed states depend."""
+        """Return the settings, and hashes of the parameters, on which fixed states depend."""
         bank, algorithm = self.network.unfolded.bank, self.network.unfolded.algorithm
         below = range(self.network.fixed_layers)
         slots = {name: sorted({table.slots[k] for k in below} - {None}) for name, table in bank.ties.items()}
@@ -168,11 +170,11 @@ class FrameStore:
 
 
 def kept(path: Path | None, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors in the file, which is made if it does not exist; None keeps nothing."""
+    """Return the tensors in the file, which is made if it does not exist; with None, nothing is stored."""
     if path and path.is_file():
         return checkpoint.load(path)[0]
     if path:
-        path.parent.mkdir(parents=True, exist_ok=True)  # before what may take an hour
+        path.parent.mkdir(parents=True, exist_ok=True)  # before `make`, which may take an hour
         checkpoint.remove_leftovers(path.parent)
     made = make()
     if path:
@@ -181,13 +183,14 @@ def kept(path: Path | None, make: Callable[[], dict[str, Tensor]]) -> dict[str, 
 
 
 def digest(*parts: Any) -> str:
-    """A short name for a combination of plain values."""
+    """Return a short name for a combination of plain values."""
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
 
 
 def changed(settings: Any) -> dict[str, Any]:
-    """Return what differs from the defaults of a dataclass: later versions add settings, and what is kept stays
-    valid.
+    """Return the settings that differ from the defaults of their dataclass.
+
+    What is stored thus stays valid when later versions add settings.
     """
     values = {f.name: (getattr(settings, f.name), f.default) for f in dataclasses.fields(settings)}
     return {name: value for name, (value, default) in values.items() if value != default}

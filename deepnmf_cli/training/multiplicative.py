@@ -22,24 +22,24 @@ from deepnmf_cli.unfold.split import Parts, split_gradient, wiener_parts
 RULES = ("multiplicative", "exponentiated", "exponentiated-entries")
 
 SMALLEST_PART = 1e-30
-"""Added to both parts: where both vanish, as for atoms that are never used, weights stay."""
+"""Added to both parts, so that weights stay where both vanish, as for atoms that are never used."""
 
 LARGEST_STEP = math.exp(5)
-"""By which a step multiplies at most: a part that vanishes alone would make a weight zero for ever."""
+"""Largest factor of one step: otherwise a part that vanishes alone would make a weight zero for ever."""
 
 LARGEST_RELATIVE_STEP = 3.0
 """No entry's logarithm changes by more than this times the learning rate under `exponentiated`: quotients have heavy
 tails, and with momentum a few large ones made training diverge."""
 
 SQUARE_DECAY = 0.99
-"""Of the running mean square that scales the steps of `exponentiated-entries`."""
+"""Decay of the running mean square that scales the steps of `exponentiated-entries`."""
 
 LARGEST_EXPONENT = 1e4
-"""Logarithms of quotients that are this much smaller than the learning rate are rounding errors of the parts."""
+"""Logarithms of quotients that are smaller than the learning rate by this factor are rounding errors of the parts."""
 
 
 def require_support(network: object, objective: ObjectiveSettings, optimizer: str, where: str = "recipe") -> None:
-    """Raises RecipeError for networks and objectives that the multiplicative rules are not made for."""
+    """Raise RecipeError for networks and objectives that the multiplicative rules do not support."""
     place, remedy = f"{where} training.optimizer", "Set training.optimizer=adam."
     if not hasattr(network, "parameterisation"):
         raise RecipeError(place, f"{optimizer!r} for another network", "deep-nmf or dnmf", remedy)
@@ -57,10 +57,10 @@ def require_support(network: object, objective: ObjectiveSettings, optimizer: st
 
 
 class MultiplicativeDescent:
-    """The rules for the trained dictionaries W of a `DeepNmf`, P and N being the parts of dE/dW for a batch.
+    """Rules for the trained dictionaries W of a `DeepNmf`, where P and N are the parts of dE/dW for a batch.
 
-    multiplicative: W <- A / B, with A <- rho A + W o N and B <- rho B + P. rho = 0 is (38), W <- W o N / P. Kept are
-        the dictionaries that earlier batches wanted, W o N / P, weighted by P. Has no learning rate.
+    multiplicative: W <- A / B, with A <- rho A + W o N and B <- rho B + P. rho = 0 is (38), W <- W o N / P. This keeps
+        the dictionaries that earlier batches asked for, W o N / P, weighted by P. There is no learning rate.
     exponentiated: W <- W o exp(eta m), m <- rho m + (1 - rho) log(N / P), with eta such that the entries of each
         dictionary change by the learning rate on average, in the logarithm.
     exponentiated-entries: the same with an eta for every entry: the learning rate over the root of the running mean
@@ -76,7 +76,7 @@ class MultiplicativeDescent:
 
     @torch.no_grad()
     def step(self, batch: Batch | FrameBatch, learning_rate: float) -> float:
-        """One step; returns the loss before it."""
+        """Take one step and return the loss before it."""
         parts, loss = self.parts(batch)
         for index, slot in enumerate(self.slots):
             held, pair = getattr(self.network.unfolded.bank, f"{DICTIONARY}_{slot}"), parts[f"{DICTIONARY}_{slot}"]
@@ -91,7 +91,7 @@ class MultiplicativeDescent:
         return loss
 
     def parts(self, batch: Batch | FrameBatch) -> tuple[dict[str, Parts], float]:
-        """Parts of the gradient of the objective with respect to each trained dictionary, and its value."""
+        """Return the parts of the objective's gradient with respect to each trained dictionary, and its value."""
         s = self.network.settings
         evidence, fixed = batch.stacked(self.network)
         mixture, targets, weights = _targets(self.settings, batch)
@@ -110,16 +110,16 @@ class MultiplicativeDescent:
         return split_gradient(self.network.unfolded, evidence, readout, fixed), losses[0]
 
     def state(self) -> State:
-        """Running sums of parts, or the running mean of logarithms."""
+        """Return the running sums of parts, or the running mean of logarithms."""
         return self.kept
 
     def load_state(self, state: State) -> None:
-        """Take what `state` gave."""
+        """Restore a state that `state` returned."""
         device = next(self.network.parameters()).device
         self.kept = {i: {name: x.to(device) for name, x in held.items()} for i, held in state.items()}
 
     def _multiplied(self, index: int, w: Tensor, parts: Parts) -> Tensor:
-        """W o N / P, equation (38); with momentum A / B."""
+        """Return W o N / P, equation (38); with momentum, A / B."""
         wanted, certainty = w * parts.negative, parts.positive
         if index in self.kept:
             wanted = wanted + self.momentum * self.kept[index]["wanted"]
@@ -148,14 +148,14 @@ class MultiplicativeDescent:
 
 
 def _log_quotient(parts: Parts) -> Tensor:
-    """log(N / P)."""
+    """Return log(N / P)."""
     step = torch.log((parts.negative + SMALLEST_PART) / (parts.positive + SMALLEST_PART))
     return step.clamp(-math.log(LARGEST_STEP), math.log(LARGEST_STEP))
 
 
 def _targets(settings: ObjectiveSettings, batch: Batch | FrameBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """Mixture (F, B T), targets (2, F, B T) and weights (2, 1, B T), frames side by side, such that the objective is
-    the weighted sum of divergences (37).
+    """Return the mixture (F, B T), targets (2, F, B T) and weights (2, 1, B T), frames side by side, such that the
+    objective is the weighted sum of divergences (37).
     """
     mixture = batch.spectra.sum(1)
     level = mixture.abs().square().mean((-1, -2)).sqrt().clamp_min(TINY)[:, None, None]

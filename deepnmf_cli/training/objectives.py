@@ -1,4 +1,4 @@
-"""What training minimises: weighted terms on masked magnitudes and on the synthesised waveform.
+"""The training objective: weighted terms on masked magnitudes and on the synthesised waveform.
 
 Each term is divided by the energy of its target, so that loud and quiet mixtures count alike.
 """
@@ -25,14 +25,15 @@ COMPRESSION_FLOOR = 1e-4
 
 PAUSE_BELOW_MEAN_DB = 45.0
 PAUSE_BELOW_MIXTURE_DB = 15.0
-"""A frame holds no speech if the clean one lies this far below the mean of all frames, and below the mixture's."""
+"""A frame holds no speech if clean speech lies this far below its mean over all frames, and this far below the mixture
+in the frame."""
 
 PAUSE_MARGIN = 3
 """Frames on either side of speech that do not count as pauses: quiet ends of words and the tails of windows."""
 
 PAUSE_FLOOR = 3e-4
-"""Share of the mixture's power below which nothing more is asked for, -35 dB: residues below are masked in hearing, and
-deeper attenuation cost quiet ends of words."""
+"""Share of the mixture's power, -35 dB, below which no more attenuation is asked for: residues below are masked in
+hearing, and deeper attenuation cost quiet ends of words."""
 
 WAVEFORM_TERMS = ("snr", "si_sdr", "pesq", "estoi")
 TERMS = ("magnitude", "compressed_half", "compressed_third", "pauses", *WAVEFORM_TERMS)
@@ -48,7 +49,7 @@ class ObjectiveSettings:
     magnitude_beta: float = 2.0
     """Divergence of `magnitude` (beta2): 2 squared error, 1 Kullback-Leibler, 0 Itakura-Saito."""
     noise_weight: float = 0.0
-    """gamma of the noise estimate in (37), beside 1 for speech."""
+    """Weight gamma of the noise estimate in (37); that of speech is 1."""
     phase_sensitive: bool = False
     """In `magnitude`, use the target |S| max(0, cos(angle(S) - angle(M))) in place of |S|."""
     compressed_half: float = 1.0
@@ -82,17 +83,17 @@ class ObjectiveSettings:
 def objective(
     settings: ObjectiveSettings, masks: Tensor, spectra: Tensor, waveforms: Tensor | None, front_end: FrontEnd
 ) -> Tensor:
-    """The mean loss of a batch.
+    """Return the mean loss of a batch.
 
     masks (B, 2 or 3, F, T) of the mixture, see `signal.masks.complex_masks`; spectra (B, 2, F, T) complex of the true
-    speech and noise, which sum to the mixture's; waveforms (B, 2, N) of the same, None where no term needs them. Source
-    of the default weights: chosen by the dev score.
+    speech and noise, which sum to the mixture's; waveforms (B, 2, N) of the same, None if no term needs them. The
+    default weights were chosen by the dev score.
     """
     mixture = spectra.sum(1)
     magnitude = modulus(mixture)
     gain = gain_to_unit_level(magnitude)
     mixture, magnitude = mixture * gain, magnitude * gain
-    sources = NOISE + 1 if settings.noise_weight else SPEECH + 1  # noise is not looked at where it does not count
+    sources = NOISE + 1 if settings.noise_weight else SPEECH + 1  # noise without weight is left out
     masks, spectra = complex_masks(masks)[:, :sources], spectra[:, :sources] * gain[:, None]
     estimates, truth = mask_size(masks) * magnitude[:, None], modulus(spectra)
     loss = magnitude.new_zeros(())
@@ -118,7 +119,7 @@ def objective(
 
 
 def _waveform_terms(settings: ObjectiveSettings, estimate: Tensor, target: Tensor, rate_hz: int) -> Tensor:
-    """The terms on waveforms (B, N) at the level of the mixtures."""
+    """Return the weighted sum of the terms on waveforms (B, N) at the level of the mixtures."""
     loss = estimate.new_zeros(())
     for weight, term in ((-settings.snr, snr_db), (-settings.si_sdr, si_sdr_db)):
         if weight:
@@ -132,17 +133,17 @@ def _waveform_terms(settings: ObjectiveSettings, estimate: Tensor, target: Tenso
 
 
 def gain_to_unit_level(magnitude: Tensor) -> Tensor:
-    """The gain (B, 1, 1) that brings mixtures of magnitude (B, F, T) to a mean square of one."""
+    """Return the gain (B, 1, 1) that brings mixtures of magnitude (B, F, T) to a mean square of one."""
     return 1 / magnitude.square().mean((-1, -2)).sqrt().clamp_min(TINY)[:, None, None]
 
 
 def mask_size(masks: Tensor) -> Tensor:
-    """|M| of real or complex masks; TINY^2 keeps the slope of a complex one finite at zero."""
+    """Return |M| of real or complex masks; TINY^2 keeps the slope of a complex one finite at zero."""
     return torch.view_as_real(masks).square().sum(-1).add(TINY**2).sqrt() if masks.is_complex() else masks
 
 
 def phase_sensitive(spectra: Tensor, mixture: Tensor) -> Tensor:
-    """|S| cos(angle(S) - angle(M)), clipped at zero: what a non-negative mask can at best recover, (B, 2, F, T)."""
+    """|S| cos(angle(S) - angle(M)), clipped at zero: the best that a non-negative mask can recover, (B, 2, F, T)."""
     return ((spectra * mixture[:, None].conj()).real / mixture.abs()[:, None].clamp_min(TINY)).clamp_min(0)
 
 
@@ -181,7 +182,7 @@ def residue_db(estimate: Tensor, target: Tensor, mixture: Tensor) -> Tensor:
 
 
 def pauses(clean: Tensor, noisy: Tensor) -> Tensor:
-    """Which frames hold no speech, (B, T) of 0 and 1, by the power (B, T) of clean speech and of the mixture."""
+    """Return which frames hold no speech, (B, T) of 0 and 1, given the powers (B, T) of clean speech and mixture."""
     below_mean = clean < 10 ** (-PAUSE_BELOW_MEAN_DB / 10) * clean.mean(-1, keepdim=True)
     speech = ~(below_mean & (clean < 10 ** (-PAUSE_BELOW_MIXTURE_DB / 10) * noisy))
     near = max_pool1d(speech.to(clean.dtype)[:, None], 2 * PAUSE_MARGIN + 1, 1, PAUSE_MARGIN)[:, 0]

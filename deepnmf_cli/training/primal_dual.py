@@ -1,13 +1,15 @@
-"""Descent constraints: every layer has to bring a measure of the state down, on average, by a share of what it was.
+"""Descent constraints: on average, every layer has to lower a measure of the state by a share of its value.
 
     minimise loss  subject to  c_k = (m_k - m_{k-1}) / max(|m_{k-1}|, floor) + epsilon <= 0,  k = 1 .. K,
 
-for means m_k over examples of, say, the distance to the target after layer k. For m > 0 that is m_k / m_{k-1} <= 1 -
-epsilon; a product of K such ratios is what remains in the end. Solved by descent on the Lagrangian in the weights and
-ascent in the multipliers, after Hadou, NaderiAlizadeh & Ribeiro, "Robust Stochastically-Descending Unrolled Networks",
-arXiv:2312.15788, who take means of ratios. A ratio of means stays finite where single examples have arrived.
+where m_k is the mean over examples of, say, the distance to the target after layer k. For m > 0 this means
+m_k / m_{k-1} <= 1 - epsilon; the product of K such ratios is what remains in the end. The problem is solved by descent
+on the Lagrangian in the weights and ascent in the multipliers, after Hadou, NaderiAlizadeh & Ribeiro, "Robust
+Stochastically-Descending Unrolled Networks", arXiv:2312.15788, who take means of ratios. A ratio of means stays finite
+where single examples have converged.
 
-A mean over a sample and no theorem about each input: what is met holds on average, for inputs like those of training.
+The constraints concern a mean over a sample and are no theorem about each input: if they are met, they hold on average,
+for inputs like those of training.
 """
 
 from dataclasses import dataclass
@@ -22,12 +24,12 @@ SCHEDULES = ("constant", "falling")
 """Names of `constraints.noise_schedule`."""
 
 ARRIVED = 1e-3
-"""The floor, as a share of where the measure begins: what lies below need not fall any further."""
+"""The floor, as a share of where the measure begins: below it a layer must only not raise the measure."""
 
 
 @dataclass(frozen=True)
 class ConstraintSettings:
-    """What layers have to do beside lowering the loss; nothing by default."""
+    """What layers have to do besides lowering the loss; nothing by default."""
 
     kind: str = "none"
     """What has to fall from layer to layer: the distance of the estimate from the "target"; the "objective" of the
@@ -36,15 +38,15 @@ class ConstraintSettings:
     epsilon: float = 0.0
     """Share by which each layer lowers it, in [0, 1)."""
     total: float = 0.0
-    """Share of it that is to be left after the last layer, in (0, 1): epsilon is 1 - total^(1/K) then. 0: epsilon
-    decides."""
+    """Share of it that is to be left after the last layer, in (0, 1), which makes epsilon 1 - total^(1/K); with 0,
+    `epsilon` itself is used."""
     dual_rate: float = 0.01
-    """By how much a violation raises its multiplier at every step, above 0."""
+    """Rate at which a violation raises its multiplier at every step, above 0."""
     tolerance: float = 0.02
     """Violation on dev up to which the averaged weights count as feasible."""
     noise: float = 0.0
-    """Standard deviation of Gaussian noise on what layers get from each other in training, relative to the root mean
-    square of that. Needs no kind."""
+    """Standard deviation of Gaussian noise on the states that layers pass to each other in training, relative to the
+    root mean square of these. Needs no kind."""
     noise_schedule: str = "constant"
     """Noise behind layer k: "constant", or "falling" as 1/k."""
 
@@ -64,11 +66,11 @@ class ConstraintSettings:
 
     @property
     def wanted(self) -> bool:
-        """Return whether there is anything to do."""
+        """Return whether there are constraints or noise."""
         return self.kind != "none" or self.noise > 0
 
     def share(self, layers: int) -> float:
-        """Return epsilon for so many layers."""
+        """Return epsilon for this number of layers."""
         return 1 - self.total ** (1 / layers) if self.total else self.epsilon
 
     def noise_after(self, layer: int) -> float:
@@ -77,33 +79,34 @@ class ConstraintSettings:
 
 
 def slack(measures: Tensor, epsilon: float) -> Tensor:
-    """c_1 .. c_K (K,) of the means m_0 .. m_K (K + 1,): positive where a layer falls short."""
+    """Return c_1 .. c_K (K,) of the means m_0 .. m_K (K + 1,), positive where a layer falls short."""
     before, after = measures[:-1], measures[1:]
     floor = (ARRIVED * measures[0].detach().abs()).clamp_min(torch.finfo(measures.dtype).tiny)
-    return (after - before) / before.abs().maximum(floor) + epsilon
+    asked = epsilon * (before.abs() > floor)
+    return (after - before) / before.abs().maximum(floor) + asked
 
 
 class Multipliers:
-    """lambda >= 0, one for each constraint, which begin at zero."""
+    """Lagrange multipliers lambda >= 0, one for each constraint, which start at zero."""
 
     def __init__(self, count: int, rate: float, device: str | torch.device = "cpu") -> None:
         self.values, self.rate = torch.zeros(count, device=device), rate
 
     @property
     def active(self) -> bool:
-        """Return whether any constraint counts at present."""
+        """Return whether any multiplier is above zero at present."""
         return bool(self.values.any())
 
     def lagrangian(self, loss: Tensor, slack: Tensor) -> Tensor:
         """Return loss + sum_k lambda_k c_k: the loss itself, to the last bit, while all multipliers are zero.
 
         An optimiser that clips gradients has to clip that of the whole sum. This scales loss and constraints alike, so
-        that the points where it vanishes and the multipliers there stay; clipping the part of the loss alone would make
-        them multipliers of another problem. Clipped steps along the plain gradient are slower than the multipliers,
-        which then swing; those of Adam and Muon do not depend on the scale of the gradient.
+        that the points where the gradient vanishes, and the multipliers there, stay the same; clipping the part of the
+        loss alone would make them multipliers of another problem. Clipped steps along the plain gradient are slower
+        than the multipliers, which then oscillate; steps of Adam and Muon do not depend on the scale of the gradient.
         """
         return loss + (self.values * slack).sum() if self.active else loss
 
     def ascend(self, slack: Tensor) -> None:
-        """Go up where a constraint is violated: lambda <- max(0, lambda + rate c)."""
+        """Raise the multipliers of violated constraints: lambda <- max(0, lambda + rate c)."""
         self.values = (self.values + self.rate * slack.detach()).clamp_min(0)

@@ -1,7 +1,7 @@
-"""Several processes that train one network, each on its share of every batch: those that torchrun starts.
+"""Training of one network by several processes, each on its share of every batch: those that torchrun starts.
 
-Gradients are averaged over all processes before each step, so that a step is that of one process on the whole batch, to
-rounding. How many there are changes how long a run takes and nothing else.
+Gradients are averaged over all processes before each step, so that a step equals that of one process on the whole
+batch, to rounding. The number of processes changes how long a run takes and nothing else.
 """
 
 import os
@@ -21,12 +21,13 @@ from deepnmf_cli.errors import DeepnmfError, UsageError
 Given = TypeVar("Given")
 
 LONGEST_WAIT = timedelta(days=1)
-"""For another process, which may score dev recordings or draw figures. torchrun ends all when one fails."""
+"""Longest wait for another process, which may score dev recordings or draw figures. torchrun ends all processes when
+one fails."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Of one run; without others by default."""
+    """The processes of one run, as seen by one of them; by default it is alone."""
 
     rank: int = 0
     """Number of this process. The first one, 0, scores, reports, and writes all files."""
@@ -37,7 +38,7 @@ class Processes:
         return self.count == 1
 
     def average(self, tensors: Sequence[Tensor]) -> None:
-        """Put means over all processes in the places of tensors that have the same shapes in each."""
+        """Replace tensors, which have the same shapes in each process, by their means over all processes, in place."""
         if self.alone:
             return
         joined = torch.cat([x.flatten() for x in tensors])
@@ -46,7 +47,7 @@ class Processes:
         torch._foreach_copy_(list(tensors), [mean.view_as(x) for mean, x in zip(means, tensors, strict=True)])
 
     def share(self, tensors: Sequence[Tensor]) -> None:
-        """Put the tensors of the first process in the places of those of all others."""
+        """Replace the tensors of all other processes by those of the first one, in place."""
         if not self.alone:
             for tensor in tensors:
                 distributed.broadcast(tensor, 0)
@@ -75,7 +76,7 @@ class Processes:
         return found[0]
 
     def part(self, batch: int) -> int:
-        """Return how many mixtures of a batch are this process's. Raises UsageError where it cannot be divided."""
+        """Return the number of mixtures per process in a batch. Raises UsageError if they cannot be divided equally."""
         if batch % self.count:
             remedy = "Set training.batch to a multiple of the number of processes."
             raise UsageError("training.batch", f"{batch}", f"a number that {self.count} processes can share", remedy)
@@ -83,7 +84,7 @@ class Processes:
 
 
 class Share:
-    """One process's examples: of every batch its part."""
+    """The examples of one process: its part of every batch."""
 
     def __init__(self, source: ExampleSource, processes: Processes, batch: int) -> None:
         """`batch` is the size of the batches of all processes together."""
@@ -93,16 +94,16 @@ class Share:
         self.length, self.cache = source.length, source.cache
 
     def __getitem__(self, index: int) -> tuple[Samples, Samples]:
-        """Example `index` of this process, whose batches are those of all divided by their number."""
+        """Return example `index` of this process, whose batches are those of all processes divided by their number."""
         number, place = divmod(index, self._size)
         return self._source[number * self._batch + self._first + place]
 
 
 @contextmanager
 def joined(device: str) -> Iterator[tuple[Processes, str]]:
-    """Join the processes that torchrun has started, if it has; yields them, and the device of this one.
+    """Join the processes that torchrun has started, if any, and yield them and the device of this one.
 
-    Raises DeepnmfError where the others cannot be reached.
+    Raises DeepnmfError if the others cannot be reached.
     """
     if not distributed.is_torchelastic_launched():
         yield Processes(), device

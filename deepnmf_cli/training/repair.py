@@ -1,7 +1,7 @@
-"""Training of repair: layers of consistent projection, on clean speech that is damaged while it is read.
+"""Training of repair models: layers of consistent projection, on clean speech that is damaged while it is read.
 
-The loss is the mean of -10 log10 |x|^2 / |x - y|^2 over examples, taken over the samples that are made anew: decibels
-of the signal-to-noise ratio there, so that loud examples count no more than others.
+The loss is the mean of -10 log10 |x|^2 / |x - y|^2 over examples, taken over the samples that are reconstructed. This
+is minus the signal-to-noise ratio there in decibels, so that loud examples count no more than others.
 """
 
 import dataclasses
@@ -28,8 +28,9 @@ from deepnmf_cli.settings import refuse_unknown, section
 from deepnmf_cli.signal.formats import scan
 
 BEST, LAST = "best.safetensors", "last.safetensors"
-QUIET = 1e-3
-"""Mean power of a part that is damaged, over that of its clip, below which it is not: nobody hears a gap in a pause."""
+QUIET = 1e-3**0.5
+"""Damage in parts whose mean power is below this share of that of the clip (-15 dB) is not learned from: nobody hears a
+gap in a pause."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class DamageSettings:
     gap_ms: tuple[float, ...] = (5.0, 10.0, 20.0, 40.0)
     """Lengths of gaps; each example has one gap, in its middle."""
     sdr_db: tuple[float, float] = (1.0, 15.0)
-    """For clipping: range of the input's ratio."""
+    """For clipping: range of the input's signal-to-distortion ratio."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,9 @@ class ScheduleSettings:
     """How a model is trained."""
 
     examples: int = 4000
-    """Made once, by seed."""
+    """Number of training examples, made once from the seed."""
     held_out: int = 200
-    """More of them, of other speakers, which score the model."""
+    """Number of further examples, of other speakers, that score the model."""
     batch: int = 16
     steps: int = 2000
     learning_rate: float = 0.02
@@ -61,18 +62,18 @@ class ScheduleSettings:
 
 @dataclass(frozen=True)
 class RepairRecipe:
-    """An experiment of repair."""
+    """Recipe of a repair model."""
 
     repair: RepairSettings = dataclasses.field(default_factory=RepairSettings)
     start: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Where the thresholds of the first and the last layer begin: highest and lowest; and the momentum
-    of all layers."""
+    """Initial thresholds of the first and the last layer, `highest` and `lowest`, and initial `momentum` of all
+    layers."""
     damage: DamageSettings = dataclasses.field(default_factory=DamageSettings)
     training: ScheduleSettings = dataclasses.field(default_factory=ScheduleSettings)
 
 
 def read_recipe(path: Path, overrides: tuple[str, ...] = ()) -> RepairRecipe:
-    """The recipe in a TOML file, with "section.key=value" on top. Raises RecipeError."""
+    """Read the recipe in a TOML file and apply overrides "section.key=value". Raises RecipeError."""
     try:
         table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
@@ -94,27 +95,27 @@ def read_recipe(path: Path, overrides: tuple[str, ...] = ()) -> RepairRecipe:
 
 @dataclass(frozen=True)
 class Examples:
-    """Damaged segments: clean samples (B, N) at the level of the network, and the problem it is given."""
+    """Damaged segments: clean samples (B, N) at the level of the network, and the problem that it is given."""
 
     clean: Tensor
     problem: Problem
 
     def part(self, rows: Tensor | slice) -> "Examples":
-        """Some of them."""
+        """Return some of the examples."""
         old = self.problem
         observed = Observation(*(getattr(old.observation, f.name)[rows] for f in dataclasses.fields(Observation)))
         picked = dataclasses.replace(old, observation=observed, lost=old.lost[rows], start=old.start[rows])
         return Examples(self.clean[rows], picked)
 
     def snr_db(self, estimate: Tensor) -> Tensor:
-        """Ratio of each example over its missing samples."""
+        """Return the signal-to-noise ratio in dB of each example over its missing samples."""
         missing = self.problem.observation.missing
         error = ((self.clean - estimate).square() * missing).sum(-1)
         return 10 * torch.log10((self.clean.square() * missing).sum(-1) / (error + 1e-9))
 
 
 def clip_level(samples: np.ndarray, sdr_db: float) -> float:
-    """The level at which clipping leaves this ratio, by bisection."""
+    """Return the level at which clipping leaves this signal-to-distortion ratio, found by bisection."""
     low, high = 0.0, float(np.abs(samples).max())
     power = (samples**2).sum()
     for _ in range(30):
@@ -125,7 +126,7 @@ def clip_level(samples: np.ndarray, sdr_db: float) -> float:
 
 
 def clipped_at(samples: np.ndarray, level: np.ndarray | float) -> Observation:
-    """What is known of samples (..., N) after clipping at +-level: those that reach it are bounded on one side."""
+    """Return what is known of samples (..., N) clipped at +-level: those that reach it are bounded on one side."""
     above, below = samples >= level, samples <= -np.asarray(level)
     lower = np.where(above, level, -np.inf)
     upper = np.where(below, -np.asarray(level), np.inf)
@@ -133,13 +134,16 @@ def clipped_at(samples: np.ndarray, level: np.ndarray | float) -> Observation:
 
 
 def gap_at(samples: np.ndarray, missing: np.ndarray) -> Observation:
-    """What is known of samples (..., N) beside gaps."""
+    """Return what is known of samples (..., N) outside gaps."""
     infinite = np.full_like(samples, np.inf)
     return Observation(np.where(missing, 0, samples), missing, -infinite, infinite)
 
 
 def make_examples(paths: list[Path], recipe: RepairRecipe, count: int, stream: int) -> Examples:
-    """`count` examples of the clips, speakers in turn; `stream` tells one drawing from another."""
+    """Return `count` examples of speakers and clips drawn at random; `stream` tells one drawing from another.
+
+    Raises CorpusError if too few segments are neither too short nor too quiet.
+    """
     made, damage = recipe.repair, recipe.damage
     draw, cache = np.random.default_rng([recipe.training.seed, stream]), ClipCache(damage.rate_hz)
     size = round(damage.segment_s * damage.rate_hz)
@@ -163,7 +167,7 @@ def make_examples(paths: list[Path], recipe: RepairRecipe, count: int, stream: i
             observed = gap_at(segment, missing)
         else:
             observed = clipped_at(segment, clip_level(segment, draw.uniform(*damage.sdr_db)))
-        if observed.missing.any() and (segment[observed.missing] ** 2).mean() > QUIET**0.5 * whole + 1e-9:
+        if observed.missing.any() and (segment[observed.missing] ** 2).mean() > QUIET * whole + 1e-9:
             clean.append(segment)
             known.append(observed)
     if len(clean) < count:
@@ -187,7 +191,7 @@ def train(
     progress: Callable[[dict], object] = lambda report: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Train into the folder `output`; returns whether the last step was reached.
+    """Train a model into the folder `output`; returns whether the last step was reached.
 
     The folder gets recipe.json, history.csv, the best model by its score on held-out speakers, and a resume point.
     Raises UsageError for a folder that holds another run.
@@ -239,7 +243,7 @@ def train(
         keep(None, time.process_time())
     losses = []
     while step < schedule.steps and not stop():
-        for group in optimizer.param_groups:  # falls to nothing along a cosine
+        for group in optimizer.param_groups:  # falls to zero along a cosine
             group["lr"] = schedule.learning_rate * (0.5 + 0.5 * np.cos(np.pi * step / schedule.steps))
         rows = np.random.default_rng([schedule.seed, 2, step]).integers(schedule.examples, size=schedule.batch)
         batch = examples.part(torch.from_numpy(rows))

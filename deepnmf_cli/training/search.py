@@ -1,6 +1,7 @@
-"""Training by search, without back-propagation: for networks of a few trained numbers, some of which have no slope.
+"""Training by search, without back-propagation: for networks of few trained numbers, some of which have no gradient.
 
-Nelder & Mead's simplex (SciPy's) descends from batch to batch: each batch measures its corners anew, and then moves it.
+Nelder & Mead's simplex (SciPy's) is carried from batch to batch: each batch evaluates its corners anew and then moves
+it.
 """
 
 import numpy as np
@@ -16,17 +17,20 @@ from deepnmf_cli.training.minibatch import Batch, FrameBatch
 from deepnmf_cli.training.objectives import ObjectiveSettings, objective
 
 MOST_NUMBERS = 30
-"""That a simplex still moves: a batch is measured as often as there are numbers, and once or twice more."""
+"""Most numbers that a simplex searches: of n numbers, each batch is evaluated n + 2 or n + 3 times, and n times more
+where the simplex shrinks."""
 
 EDGE = 0.5
-"""First length of the simplex along each number: of a logarithm, two thirds more."""
+"""Initial length of the simplex along each number; for a logarithm this is two thirds more."""
 
 MOVES = 2
-"""Of the simplex per batch."""
+"""SciPy's limit of iterations, of which the simplex itself is the first: one move per batch."""
 
 
 class SimplexSearch:
-    """Nelder-Mead on the trained numbers of a network, as they are stored: logarithms of ratios where not negative."""
+    """Nelder-Mead search over the trained numbers of a network, as they are stored: logarithms of ratios if they are
+    non-negative.
+    """
 
     def __init__(self, network: MaskNetwork, front_end: FrontEnd, settings: ObjectiveSettings) -> None:
         """Raises RecipeError for a network of more than MOST_NUMBERS trained numbers."""
@@ -41,7 +45,7 @@ class SimplexSearch:
 
     @torch.no_grad()
     def step(self, batch: Batch | FrameBatch, learning_rate: float) -> float:
-        """Move the simplex; returns the loss of its best corner before. There is no learning rate."""
+        """Move the simplex and return the loss of its best corner before the move. There is no learning rate."""
         from scipy.optimize import minimize
 
         losses: list[float] = []
@@ -63,11 +67,11 @@ class SimplexSearch:
         vector_to_parameters(numbers.to(self.trained[0]), self.trained)
 
     def state(self) -> State:
-        """The corners of the simplex."""
+        """Return the corners of the simplex."""
         return {0: {"simplex": self.simplex}}
 
     def load_state(self, state: State) -> None:
-        """Take what `state` gave. Raises ValueError when that is of another optimiser, or of other weights."""
+        """Restore a state that `state` returned. Raises ValueError if it is of another optimiser or other weights."""
         simplex = state.get(0, {}).get("simplex")
         if simplex is None or simplex.shape != self.simplex.shape:
             raise ValueError("no simplex of as many numbers")

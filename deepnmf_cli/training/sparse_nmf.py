@@ -1,4 +1,4 @@
-"""Dictionaries of speech and of noise, learned separately on the training material: where NMF networks start."""
+"""Dictionaries of speech and noise, learned separately on the training material: the initial ones of NMF networks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ from deepnmf_cli.signal.level import normalised_magnitudes, stack_context
 from deepnmf_cli.signal.stft import FrontEnd
 
 INAUDIBLE = 1e-8
-"""Power, relative to the running level's, of context frames that are left out: at -80 dB there is only coding noise."""
+"""Power, relative to that of the running level, below which context frames are left out: at -80 dB there is only coding
+noise."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,10 @@ def learn_source_dictionaries(
     seed: int,
     progress: Callable[[dict], None] = lambda row: None,
 ) -> Tensor:
-    """Unit-norm dictionary (E, 2R), speech atoms first, from the clean speech and the noise of training mixtures, for
-    what `network` makes of them; its own weights play no part.
+    """Return a unit-norm dictionary (E, 2R), speech atoms first, of the clean speech and noise of training mixtures.
 
-    Raises RecipeError when mini-batches are too small to draw the first atoms from.
+    It is learned from what `network` makes of these as evidence; its own weights play no part. Raises RecipeError if
+    mini-batches are too small to draw the first atoms from.
     """
     shape = network.settings
     if settings.batch_frames < 2 * shape.atoms:  # half of the frames may be inaudible pauses
@@ -84,8 +85,8 @@ def learn_source_dictionaries(
 def context_frames(
     source: ExampleSource, index: int, batch: int, count: int, network: MaskNetwork, front_end: FrontEnd
 ) -> Tensor:
-    """Mini-batch `batch` of frames (E, count) of the speech (index 0) or noise (1) of mixtures, as the dictionaries of
-    `network` explain them.
+    """Return mini-batch `batch` of frames (E, count) of the speech (index 0) or noise (1) of mixtures, in the form that
+    the dictionaries of `network` explain.
 
     A few frames are taken from each of many segments: neighbouring frames share most of their context, and a mini-batch
     should hold many voices.
@@ -105,14 +106,14 @@ def context_frames(
 
 
 def noises(source: ExampleSource, front_end: FrontEnd, examples: int) -> list[Tensor]:
-    """The noise of the first mixtures that has sound, divided by its running level, (1, F, T) each."""
+    """Return the noise of the first mixtures, divided by its running level, (1, F, T) each, without silent ones."""
     pair = front_end.pair(front_end.rate_hz)
     heard = [torch.from_numpy(source[i][1]) for i in range(examples)]
     return [normalised_magnitudes(pair.analysis(samples)[None]) for samples in heard if samples.any()]
 
 
 def mixture_frames(source: ExampleSource, front_end: FrontEnd, examples: int) -> Tensor:
-    """All frames (F, N) of the first mixtures, divided by their running level."""
+    """Return all frames (F, N) of the first mixtures, divided by their running level."""
     pair = front_end.pair(front_end.rate_hz)
     mixtures = [torch.from_numpy(sum(source[i])) for i in range(examples)]
     return torch.cat([normalised_magnitudes(pair.analysis(m)[None])[0] for m in mixtures], 1)

@@ -61,14 +61,14 @@ class TrainingSettings:
     other weights; "sgd", plain descent with momentum; "search" for a few numbers, without back-propagation; or one of
     multiplicative.RULES."""
     momentum: float = 0.9
-    """Of "sgd" and the multiplicative optimisers: share of what earlier batches said that is kept, in [0, 1)."""
+    """For "sgd" and the multiplicative optimisers: share of earlier batches' contribution that is kept, in [0, 1)."""
     learning_rate: float = 1e-3
     warmup_steps: int = 100
     schedule: str = "cosine"
     """Learning rate after the warm-up: "cosine" (to one hundredth at the last step) or "constant"."""
     weight_decay: float = 0.0
-    """Of Adam and Muon: a step shrinks each weight by this times the learning rate, in the parameterisation of the
-    network; dictionaries go back to where they began."""
+    """For Adam and Muon: a step shrinks each weight by this times the learning rate, in the parameterisation of the
+    network; dictionaries return towards their initial values."""
     clip_norm: float = 5.0
     """Gradients are scaled down to this norm."""
     average: float = 0.999
@@ -110,7 +110,7 @@ JUDGED_PAIRS = 16
 """Dev pairs on which constraints are judged."""
 
 RESUME_EVERY_S = 120
-"""Seconds between resume points: what a crash costs at most."""
+"""Seconds between resume points: the most that a crash costs."""
 
 TIMED_RESUME_EVERY_S = 60
 """The same for runs with a time limit, whose machine may be taken away."""
@@ -133,10 +133,10 @@ class Trainer:
         constraints: ConstraintSettings = ConstraintSettings(),
         processes: Processes = Processes(),
     ) -> None:
-        """`describe(path, network, step, dev score)` gives a model file, which may have no score;
-        `frames` the batches where `settings.frame_stride` is not 1; `depth` and `constraints` what the optimisers that
-        descend along the gradient ask of every layer. Each of the `processes` has a trainer, of which the first one
-        scores, and writes the journal.
+        """`describe(path, network, step, dev score)` returns a model file, which may have no score. `frames` provides
+        the batches if `settings.frame_stride` is not 1. `depth` and `constraints` are what optimisers that descend
+        along the gradient require of every layer. Each of the `processes` has a trainer; the first one scores, and
+        writes the journal.
         """
         self.network, self.front_end, self.settings, self.journal = network.to(device), front_end, settings, journal
         self.describe, self.device, self.frames, self.processes = describe, device, frames, processes
@@ -177,13 +177,13 @@ class Trainer:
         self.average = [p.detach().clone() for p in self.trained]
         self.step, self.best, self.seconds, self.since_best = 0, -math.inf, 0.0, 0
         self.feasible = not self._constrained
-        """Whether the best model meets its constraints: one that does comes before all that do not."""
+        """Whether the best model meets its constraints: one that does is preferred to all that do not."""
         self.losses: list[float] = []
         self._scoring_s: float | None = None
         self.began: dict[str, float] = {}
-        """Dev scores of what the run began with, by name, to compare its best with."""
+        """Dev scores of the models that the run began with, by name, for comparison with its best."""
         self.board: Board | None = None
-        """What writes for TensorBoard at every dev score."""
+        """Writer for TensorBoard, called at every dev score."""
 
     def train(
         self,
@@ -194,12 +194,12 @@ class Trainer:
         stop: Callable[[], bool] = lambda: False,
         limit: TimeLimit | None = None,
     ) -> bool:
-        """Run until the last step; returns False when `stop` or the limit ended it before, True when it is complete.
+        """Train until the last step; returns False if `stop` or the limit ended the run before, True if it is complete.
 
         A time limit ends the run early enough for a last dev score, but not before one step has been made.
 
         The journal gets a resume point at the beginning, at every dev score, every `RESUME_EVERY_S` seconds and when
-        stopped, always between two steps, so that a resumed run repeats the uninterrupted one. `stop` is asked after
+        stopped, always between two steps, so that a resumed run repeats the uninterrupted one. `stop` is called after
         every step, and while a batch is awaited or a network is scored.
         """
 
@@ -257,7 +257,7 @@ class Trainer:
 
         saved, first = time.monotonic(), self.step
         learning, since = 0.0, saved
-        # Processes that learn together decide between two steps, all at once.
+        # Processes that train together decide between two steps, all at once.
         with closing(self._batches(source, workers, in_time if self.processes.alone else lambda: None)) as stream:
             for batch in stream:
                 came = time.monotonic()
@@ -295,7 +295,7 @@ class Trainer:
     def _unscored(self) -> bool:
         """Return whether a dev score is due and missing."""
         s, last = self.settings, self.journal.rows[-1]["step"] if self.journal.rows else -1
-        if not self.trained:  # complete as it is made
+        if not self.trained:  # complete without training
             return last < 0
         return self.step > max(0, last) and (self.step % s.score_every == 0 or self.step == s.steps)
 
@@ -326,7 +326,7 @@ class Trainer:
         return bool(rows) and self.settings.score == SCORES[1] and (rows[-1]["dev_pesq"] is None) == extras.has("pesq")
 
     def _batches(self, source: ExampleSource, workers: int, pause: Callable[[], None]) -> Iterator[Batch | FrameBatch]:
-        """Return what the remaining steps learn from."""
+        """Yield the batches of the remaining steps."""
         s = self.settings
         try:
             if self.frames:
@@ -342,17 +342,17 @@ class Trainer:
 
     @torch.no_grad()
     def batch(self, waveforms: Tensor) -> Batch:
-        """(B, 2, N) true speech and noise as a batch."""
+        """Return true speech and noise (B, 2, N) as a batch."""
         waveforms = waveforms.to(self.device, non_blocking=True)
         return Batch(waveforms, self.pair.analysis(waveforms), self.pair.window_hops)
 
     def update(self, batch: Batch | FrameBatch) -> float:
-        """One step of the optimiser; returns the loss before it."""
+        """Take one step of the optimiser and return the loss before it."""
         if self.settings.greedy:
             layers = self.network.settings.trained_layers
             self.network.train_last(1 + self.step * layers // self.settings.steps)
         self.network.anneal(self.step / self.settings.steps)
-        # The same units drop out of a resumed run.
+        # Seeded by step, so that the same units drop out in a resumed run.
         torch.manual_seed((self.settings.seed + self.processes.rank + (self.step << 32)) % (1 << 63))
         loss = self.optimiser.step(batch, self._learning_rate())
         with torch.no_grad():
@@ -371,7 +371,7 @@ class Trainer:
         return s.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * part)))
 
     def _dev_score(self, dev: Sequence[Pair], pause: Callable[[], None]) -> DevScore:
-        """Of the averaged weights."""
+        """Return the dev score of the averaged weights."""
         began = time.monotonic()
         with self._averaged():
             pairs = _Paused(dev, pause)
@@ -430,7 +430,7 @@ class Trainer:
         return self.terms.feasible(slack)
 
     def _publish(self) -> None:
-        """Write what follows from the resume point: the best model where it is the present one, history and curves."""
+        """Write what is derived from the resume point: the best model if it is the present one, history and curves."""
         if not self.journal.rows or self.processes.rank:
             return
         last = self.journal.rows[-1]
@@ -442,7 +442,7 @@ class Trainer:
         self.journal.write_history()
 
     def _leave(self) -> None:
-        """Keep what there is between two steps: a resume point, and the present weights as a model."""
+        """Save the state between two steps: a resume point, and the present weights as a model."""
         if self.processes.rank:
             return
         self._save()
@@ -451,7 +451,7 @@ class Trainer:
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """The network with the running mean of its weights."""
+        """Give the network the running mean of its weights while the context lasts."""
         own = [p.detach().clone() for p in self.trained]
         self._take(self.average)
         try:
@@ -477,15 +477,15 @@ class Trainer:
 
 
 class _TimeIsUp(Exception):
-    """Ends a wait, or a run between two steps: the time limit has come."""
+    """Raised to end a wait, or a run between two steps, because the time limit is reached."""
 
 
 class _Stopped(Exception):
-    """Ends a wait: the run has been asked to stop."""
+    """Raised to end a wait because the run has been asked to stop."""
 
 
 class _Paused(Sequence):
-    """The dev pairs; `pause` is called before each."""
+    """The dev pairs; `pause` is called before each one is read."""
 
     def __init__(self, pairs: Sequence[Pair], pause: Callable[[], None]) -> None:
         self._pairs, self._pause = pairs, pause

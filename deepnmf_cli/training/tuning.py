@@ -1,4 +1,4 @@
-"""Fine-tuning: a trained network learns one's own noise and is held to what it did elsewhere."""
+"""Fine-tuning: a trained network learns the user's own noise and is held to its former behaviour elsewhere."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -26,10 +26,10 @@ class TuningSettings:
     """How a trained network is adapted; not at all by default."""
 
     own_share: float = 1.0
-    """Share of the examples with one's own noise. The others have general noise, and the initial model's output as
+    """Share of the examples with the user's own noise. The others have general noise, and the initial model's output as
     target. 1 is ordinary training."""
     lost_db: float = 0.1
-    """What may be lost of the SI-SDR on general noise, in dB."""
+    """Largest loss of SI-SDR on general noise that is allowed, in dB."""
 
     def __post_init__(self) -> None:
         if not 0 < self.own_share <= 1 or self.lost_db < 0:
@@ -37,9 +37,9 @@ class TuningSettings:
 
 
 class Taught:
-    """Examples with one's own noise, and between them general ones whose speech is what a teacher makes of them.
+    """Examples with the user's own noise, interspersed with general ones whose speech is a teacher's output for them.
 
-    So the network is asked to keep what it does elsewhere, not to relearn it ("learning without forgetting", Li and
+    The network is thus asked to keep its behaviour elsewhere, not to relearn it ("learning without forgetting", Li and
     Hoiem, 2016).
     """
 
@@ -51,11 +51,11 @@ class Taught:
         self.length, self.cache = own.length, own.cache
 
     def is_own(self, index: int) -> bool:
-        """Return whether the example has one's own noise: evenly spread, `own_share` of all."""
+        """Return whether the example has the user's own noise, as `own_share` of all examples have, evenly spread."""
         return int((index + 1) * self.own_share) > int(index * self.own_share)
 
     def __getitem__(self, index: int) -> tuple[Samples, Samples]:
-        """Example `index` as (speech, noise), each (samples,)."""
+        """Return example `index` as (speech, noise), each (samples,)."""
         if self.is_own(index):
             return self.own[index]
         mixture = sum(self.general[index])
@@ -65,7 +65,7 @@ class Taught:
 
 @dataclass(frozen=True)
 class Step:
-    """Where one is on the way from the initial weights to the tuned ones, and the mean SI-SDR there in dB."""
+    """A point on the way from the initial weights to the tuned ones, and the mean SI-SDR there in dB."""
 
     share: float
     own_si_sdr: float
@@ -81,9 +81,9 @@ def way(
     general: Sequence[Pair],
     device: str = "cpu",
 ) -> Iterator[Step]:
-    """Scores on the straight way between two networks' weights, which are loaded into `network` one after the other.
+    """Yield scores on the straight line between two networks' weights; each point's are loaded into `network` in turn.
 
-    Fine-tuning gains early on that way and loses late (Wortsman et al., CVPR 2022).
+    Fine-tuning gains early on that line and loses late (Wortsman et al., CVPR 2022).
     """
     for share in SHARES:
         network.load_weights(blended(initial, tuned, share))
@@ -92,7 +92,9 @@ def way(
 
 
 def best_step(steps: Sequence[Step], lost_db: float) -> Step:
-    """The best one on one's own noise of those that lose at most `lost_db` of the general score of the first."""
+    """Return the best step on the user's own noise among those whose general score is at most `lost_db` below the first
+    one's.
+    """
     allowed = [step for step in steps if step.general_si_sdr >= steps[0].general_si_sdr - lost_db]
     return max(allowed, key=lambda step: step.own_si_sdr)
 
@@ -106,7 +108,7 @@ def write(path: Path, steps: Sequence[Step]) -> None:
 
 
 def blended(initial: Weights, tuned: Weights, share: float) -> Weights:
-    """Weights at a share of the way from the initial to the tuned ones."""
+    """Return the weights at a share of the way from the initial to the tuned ones."""
     return {
         name: torch.lerp(initial[name], x, share) if x.is_floating_point() else x.clone() for name, x in tuned.items()
     }

@@ -1,11 +1,12 @@
-"""Layers run until they settle, and the gradient of what they settle at: implicit differentiation of a fixed point.
+"""Implicit differentiation of a fixed point: layers run until they converge, and the gradient of the converged state.
 
-Where phi = f_theta(x, phi), the gradient of E(phi) with respect to theta needs none of the iterations that led there:
+At a fixed point phi = f_theta(x, phi), the gradient of E(phi) with respect to theta needs none of the iterations that
+led there:
 
     dE/dtheta = (df/dtheta)^T lambda,       lambda = dE/dphi + J^T lambda,       J = df/dphi
 
-The linear equation is solved with products by J^T alone, which autograd makes from one recorded step. Memory is that of
-this one step, whatever K is. `docs/theory/deep-nmf.md` derives it for sparse NMF.
+The linear equation is solved using only products by J^T, which autograd computes from one recorded step. Memory is that
+of this one step, whatever K is. `docs/theory/deep-nmf.md` derives it for sparse NMF.
 """
 
 from collections.abc import Callable
@@ -18,10 +19,10 @@ from deepnmf_cli.inference.algorithm import FixedPoint, Parameters
 from deepnmf_cli.unfold.network import Unfolded
 
 TOLERANCE = 1e-2
-"""Of the residual of the adjoint equation, over its right-hand side."""
+"""Tolerance of the residual of the adjoint equation, relative to its right-hand side."""
 
 ITERATIONS = 25
-"""Of the adjoint equation at most, each a product by J^T."""
+"""Largest number of iterations for the adjoint equation, each with one product by J^T."""
 
 
 def solve_adjoint(
@@ -33,10 +34,10 @@ def solve_adjoint(
 ) -> Tensor:
     """Return lambda (R, N) with lambda = gradient + J^T lambda, for columns that are independent of each other.
 
-    Conjugate gradients in the inner product <a, b> = sum_r metric_r a_r b_r, in which I - J^T is symmetric and not
-    negative. The plain iteration of the equation converges as slowly as the forward one does; this takes about the root
-    of its number of steps. A column rests when its residual is `tolerance` of its gradient in that norm, or when a
-    direction is found along which the cost has no curvature.
+    It uses conjugate gradients in the inner product <a, b> = sum_r metric_r a_r b_r, in which I - J^T is symmetric and
+    positive semi-definite. The plain iteration of the equation converges as slowly as the forward one does; this takes
+    about the square root of its number of steps. A column stops when its residual is `tolerance` times its gradient in
+    that norm, or when a direction is found along which the cost has no curvature.
 
     Args:
         pull: a -> J^T a.
@@ -69,9 +70,10 @@ def settled(
     tolerance: float = TOLERANCE,
     iterations: int = ITERATIONS,
 ) -> Tensor:
-    """The state (R, N) at rest after one more step, with the gradient of the fixed point for tensors in `parameters`.
+    """Return the converged state (R, N) after one more step, with the gradient of the fixed point for tensors in
+    `parameters`.
 
-    `state` is what the steps settled at. Evidence gets the gradient of that one step alone.
+    `state` is the state to which the steps converged. Evidence gets the gradient of that one step alone.
     """
     state = state.detach()
     with torch.no_grad():
@@ -93,9 +95,9 @@ def settled(
 
 
 class Settled(Unfolded[Tensor, Tensor, FixedPoint[Tensor]]):
-    """K layers with the same parameters whose gradient is that of the state at which they settle: K must be large.
+    """K layers with the same parameters whose gradient is that of the state to which they converge: K must be large.
 
-    What it computes equals `Unfolded` bit for bit.
+    The results equal those of `Unfolded` bit for bit.
     """
 
     def infer(self, evidence: Tensor, fixed: Tensor | None = None, depth: int | None = None) -> tuple[Any, Tensor]:

@@ -26,8 +26,9 @@ Disturb = Callable[[int, Any], Any]
 
 @dataclass
 class Path:
-    """What the layers made of one evidence: the state after each layer that ran, by its number, before any
-    disturbance of it.
+    """States of the layers for one evidence: the state after each layer that ran, by the number of the layer.
+
+    `Unfolded` remembers them before any disturbance, recurrent networks after it.
     """
 
     evidence: Any = None
@@ -37,7 +38,7 @@ class Path:
 class Bank(nn.Module):
     """The parameters of all layers: for each name a tie table and one value per slot.
 
-    Trained slots are `NonNegative` modules, plain nn.Parameters, or modules that an algorithm brings; fixed tensors are
+    Trained slots are `NonNegative` modules, plain nn.Parameters, or modules supplied by an algorithm; fixed tensors are
     buffers, so that autograd records nothing in layers below the first trained one.
     """
 
@@ -63,9 +64,11 @@ class Bank(nn.Module):
         ties: Mapping[str, Ties] = {},
         last: int | None = None,
     ) -> "Bank":
-        """The bank for what an algorithm declares: a slot for every layer that uses a parameter, or with `tied`, and
-        where it is shared, one for all of them. With `last`, only the last layers are trained, so many of them, the
-        readout included, and those below share what they can. `ties` are tables that stand in the place of these.
+        """Return the bank for the parameters that an algorithm declares.
+
+        A parameter has a slot for every layer that uses it, or, with `tied` or where it is shared, one slot for all of
+        them. With `last`, only the last `last` layers are trained, the readout included, and the layers below share
+        what they can. `ties` are tables that replace these.
         """
         used = {name: p for name, p in parameters.items() if p.layers}
         layers = iterations + 1
@@ -93,7 +96,7 @@ class Bank(nn.Module):
             self.add_module(key, NonNegative(value, kind))
 
     def value(self, name: str, slot: int) -> Any:
-        """Return what `name` holds in `slot`: a tensor, or a module that an algorithm brought."""
+        """Return the value of `name` in `slot`: a tensor, or a module supplied by an algorithm."""
         held = getattr(self, f"{name}_{slot}")
         return held() if isinstance(held, NonNegative) else held
 
@@ -103,8 +106,8 @@ class Bank(nn.Module):
         return {name: self.value(name, slot) for name, slot in slots if slot is not None}
 
     def values(self) -> dict[str, Tensor]:
-        """Return all slots as plain tensors, named `<name>_<slot>`, of modules `<name>_<slot>.<its own name>`: what a
-        model file holds.
+        """Return all slots as plain tensors, as stored in a model file: named `<name>_<slot>`, or for tensors of
+        modules `<name>_<slot>.<its own name>`.
         """
         found: dict[str, Tensor] = {}
         for name, table in self.ties.items():
@@ -139,11 +142,11 @@ class Unfolded(nn.Module, Generic[Evidence, State, Method]):
     """
 
     depth: int
-    """Layers that run unless a call says otherwise: all K, or fewer for a network that is stopped early."""
+    """Number of layers that run unless a call says otherwise: all K, or fewer for a network that is stopped early."""
     disturb: Disturb | None = None
-    """What changes states between layers unless a call says otherwise."""
+    """Function that changes states between layers unless a call says otherwise."""
     path: Path | None = None
-    """What is remembered of the present evidence, see `remembered`."""
+    """States kept for the present evidence; see `remembered`."""
 
     def __init__(self, algorithm: Method, iterations: int, bank: Bank) -> None:
         super().__init__()
@@ -162,7 +165,7 @@ class Unfolded(nn.Module, Generic[Evidence, State, Method]):
     ) -> Iterator[State]:
         """Yield phi^(first + 1), phi^(first + 2), ... phi^K from `state` = phi^first: the one loop over layers.
 
-        `disturb` may change what the next layer gets, for example by noise; what is yielded is what it gets.
+        `disturb` may change the input of the next layer, for example by noise; the changed states are yielded.
         """
         disturb = disturb or self.disturb
         for k in range(first, self.iterations):
@@ -178,15 +181,18 @@ class Unfolded(nn.Module, Generic[Evidence, State, Method]):
         return self.algorithm.readout(evidence, state, self.bank.layer(self.iterations))
 
     def trajectory(self, evidence: Evidence, depth: int | None = None, disturb: Disturb | None = None) -> list[State]:
-        """Return [phi^0, ..., phi^depth]: the starting state and the state after each layer, up to `self.depth`."""
+        """Return [phi^0, ..., phi^depth]: the starting state and the state after each layer.
+
+        `depth` is at most K, and `self.depth` by default.
+        """
         state = self.start(evidence)
         return [state, *islice(self.states(evidence, state, disturb=disturb), self._depth(depth))]
 
     def infer(self, evidence: Evidence, fixed: State | None = None, depth: int | None = None) -> tuple[Any, State]:
-        """Return y = g(x, phi^depth), and phi^depth for whoever continues from it.
+        """Return y = g(x, phi^depth), and phi^depth, from which the caller may continue.
 
         `depth` is at most K, and `self.depth` by default: a network may be stopped after any layer. `fixed` is
-        `fixed_state(evidence)` if at hand.
+        `fixed_state(evidence)` if it has been computed already.
         """
         depth = self._depth(depth)
         if self.path is not None and depth in self.path.states:
@@ -203,10 +209,10 @@ class Unfolded(nn.Module, Generic[Evidence, State, Method]):
 
     @contextmanager
     def remembered(self, disturb: Disturb | None = None) -> Iterator[Path]:
-        """Keep the states of one evidence while the context lasts, so that all layers are read out at the cost of one
-        pass: `infer` at full depth runs them, and at a lower depth takes what it left.
+        """Keep the states of one evidence while the context lasts, so that all layers can be read out at the cost of
+        one pass: `infer` at full depth runs the layers, and at a lower depth reuses their states.
 
-        `disturb` changes what the next layer gets, as in `states`.
+        `disturb` changes the input of the next layer, as in `states`.
         """
         self.path, self.disturb = Path(), disturb
         try:
@@ -220,7 +226,7 @@ class Unfolded(nn.Module, Generic[Evidence, State, Method]):
 
     @property
     def fixed_layers(self) -> int:
-        """Layers below the lowest trained one; none if layer 0 is trained, on which phi^0 depends."""
+        """Number of layers below the lowest trained one; 0 if layer 0 is trained, on which phi^0 depends."""
         trained = [
             k
             for table in self.bank.ties.values()
@@ -231,7 +237,7 @@ class Unfolded(nn.Module, Generic[Evidence, State, Method]):
 
     @torch.no_grad()
     def fixed_state(self, evidence: Evidence, layers: int = 0, known: State | None = None) -> State:
-        """Return the state above the fixed layers, which training does not change; `known` is phi^layers if at hand."""
+        """Return the state after the fixed layers, which training does not change; `known` is phi^layers if given."""
         state = self.start(evidence) if known is None else known
         return self._advance(evidence, state, layers, self.fixed_layers)
 

@@ -1,8 +1,8 @@
-"""Non-negative parameters that an unconstrained optimiser may train, exact where training starts.
+"""Non-negative parameters that an unconstrained optimiser can train, exact at the start of training.
 
-A parameter is w = r * ratio(v) with a fixed reference r >= 0 (where training started), a free v of the same shape, and
-ratio(0) = 1. So an untrained network holds r itself, bit for bit, and entries that are zero stay zero, as they do under
-multiplicative updates.
+A parameter is w = r * ratio(v) with a fixed reference r >= 0 (its value at the start of training), a free v of the same
+shape, and ratio(0) = 1. An untrained network therefore holds r itself, bit for bit, and entries that are zero stay
+zero, as they do under multiplicative updates.
 """
 
 import torch
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 SMALLEST_REFERENCE = 1e-6
-"""Entries below this are treated as this size by the softplus ratio, whose slope would otherwise explode."""
+"""Entries below this are treated as equal to it by the softplus ratio, whose slope would otherwise explode."""
 
 
 class NonNegative(nn.Module):
-    """A trained non-negative tensor: `forward()` gives its value, `reference` where it started."""
+    """A trained non-negative tensor: `forward()` returns its value, `reference` is its value at the start."""
 
     reference: Tensor
 
@@ -42,7 +42,7 @@ class NonNegative(nn.Module):
 
     @torch.no_grad()
     def become(self, value: Tensor) -> None:
-        """Take a new value where the reference is above zero; the reference stays. For the kind "log"."""
+        """Set a new value where the reference is above zero, and keep the reference. For the kind "log"."""
         if self.kind != "log":
             raise ValueError("only a parameter of the kind log can take a value as it is")
         present = self.reference > 0

@@ -1,6 +1,6 @@
-"""Unfolded inference over frames in sequence: the iteration of a frame begins where that of the last frame ended.
+"""Unfolded inference over a sequence of frames: the iteration of a frame starts where that of the previous one ended.
 
-Without recurrence all frames begin alike and are computed at once, as in `Unfolded`.
+Without recurrence all frames start in the same way and are computed at once, as in `Unfolded`.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from deepnmf_cli.inference.algorithm import Recurrence
 from deepnmf_cli.unfold.network import Bank, Disturb, Unfolded
 
 Frames = tuple[Tensor, Tensor | None]
-"""Evidence (B, E, T), and phi^K (R, B) of the frame before it, None for nothing."""
+"""Evidence (B, E, T), and phi^K (R, B) of the frame before it, or None if there is none."""
 
 
 class RecurrentUnfolded(Unfolded[Any, Tensor, Recurrence[Tensor]]):
@@ -27,8 +27,10 @@ class RecurrentUnfolded(Unfolded[Any, Tensor, Recurrence[Tensor]]):
         self.recurrent = recurrent
 
     def trajectory(self, evidence: Frames, depth: int | None = None, disturb: Disturb | None = None) -> list[Tensor]:
-        """Return [phi^0, ..., phi^depth] of all frames, (R, T, B) each; with recurrence a frame begins where the one
-        before ended, after `depth` steps. `disturb` gets the states of one frame (R, B) then.
+        """Return [phi^0, ..., phi^depth] of all frames, (R, T, B) each.
+
+        With recurrence a frame starts where the previous one ended, after `depth` steps, and `disturb` gets the states
+        of one frame (R, B).
         """
         frames, before = evidence
         if self.recurrent:
@@ -42,7 +44,7 @@ class RecurrentUnfolded(Unfolded[Any, Tensor, Recurrence[Tensor]]):
         return self.algorithm.readout(evidence[0], state.movedim(-1, 0), self.bank.layer(self.iterations))
 
     def infer(self, evidence: Frames, fixed: Tensor | None = None, depth: int | None = None) -> tuple[Any, Tensor]:
-        """Return y of all frames, and phi^depth (R, B) of the last one, with which the next block begins.
+        """Return y of all frames, and phi^depth (R, B) of the last one, from which the next block starts.
 
         Every frame runs all layers, so that `fixed` is not used. States that are `remembered` include a disturbance.
         """

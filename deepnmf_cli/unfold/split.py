@@ -1,10 +1,10 @@
 """Split back-propagation: the positive and the negative part of a gradient, carried side by side; equations (39)-(45).
 
-A gradient G is held as a pair of non-negative tensors (P, N) with G = P - N. An operation with Jacobian J turns the
-pair of its output into the pair of its input: J^T P and J^T N, each sorted by sign. Where an operation rises with its
-argument the parts keep their places, where it falls they change places; for networks of non-negative numbers
-every operation does one or the other. This needs no more than the operations that autograd recorded, so that any
-network can be split, and the split is of the very network that runs.
+A gradient G is stored as a pair of non-negative tensors (P, N) with G = P - N. An operation with Jacobian J turns the
+pair of its output into the pair of its input: J^T P and J^T N, each sorted by sign. Where an operation increases with
+its argument the parts keep their places, where it decreases they are swapped; for networks of non-negative numbers
+every operation does one or the other. This needs only the operations that autograd recorded, so any network can be
+split, and what is split is the very network that runs.
 """
 
 from collections import Counter
@@ -39,9 +39,9 @@ class Parts:
 
 
 def sort_by_sign(p: Tensor, n: Tensor) -> Parts:
-    """Parts of p - n for tensors of any sign: what is negative in one is positive in the other.
+    """Return the parts of p - n for tensors of any sign: what is negative in one is positive in the other.
 
-    All of one sign is the normal case in non-negative networks, and the cheap one.
+    Tensors with entries of one sign are the normal case in non-negative networks, and the cheap one.
     """
     if min(p.min().item(), n.min().item()) >= 0:
         return Parts(p, n)
@@ -106,8 +106,8 @@ def _uses(root: Node) -> Counter:
 
 
 def _images(node: Node, held: dict[int, Parts]) -> list[Parts | None]:
-    """The parts that one operation hands to each of its arguments, None for arguments without a gradient."""
-    run = cast(Callable[..., Any], node)  # torch declares no call of it
+    """Return the parts that one operation passes to each of its arguments, None for arguments without a gradient."""
+    run = cast(Callable[..., Any], node)  # torch does not declare that it can be called
     given = [held.get(place) for place in range(len(node._input_metadata))]
     sides = [run(*(pair and getattr(pair, side) for pair in given)) for side in ("positive", "negative")]
     rows = zip(*(s if isinstance(s, tuple) else (s,) for s in sides), node.next_functions, strict=True)
@@ -130,7 +130,7 @@ def split_gradient(
 ) -> dict[str, Parts]:
     """Parts of dE/dtheta for every trained slot of the bank, named `<name>_<slot>`; tied slots get sums over layers.
 
-    `fixed` is `network.fixed_state(evidence)` if it is at hand.
+    `fixed` is `network.fixed_state(evidence)` if it has been computed already.
 
     For algorithms whose state is one tensor. All layers run once without recording; then the layers from the output
     down to the lowest trained one run again, recorded, one at a time. Memory: the states of those layers and the record
@@ -177,18 +177,18 @@ def wiener_parts(
 ) -> Parts:
     """Parts of dE/d(models) for E = sum_l gamma_l D_beta(S^l | S~^l), S~^l = A^l / B o M: (37) of (34), summed.
 
-    The quotient A^l / B with B = sum_l A^l is taken as one operation, which rises with A^l and falls with every other
-    model; quotient and sum apart would leave 1/B and A^l / B^2 uncancelled in the parts, and steps would be smaller.
-    For beta = 2 and speech alone the parts are M^2 A Abar / B^3 and M S Abar / B^2 for its models, M S A / B^2 and
-    M^2 A^2 / B^3 for those of the noise, Abar = B - A.
+    The quotient A^l / B with B = sum_l A^l is treated as one operation, which increases with A^l and decreases with
+    every other model. Treated separately, quotient and sum would leave 1/B and A^l / B^2 uncancelled in the parts, and
+    steps would be smaller. For beta = 2 and speech alone the parts are M^2 A Abar / B^3 and M S Abar / B^2 for its
+    models, M S A / B^2 and M^2 A^2 / B^3 for those of the noise, Abar = B - A.
 
     Args:
         models: A >= 0, (..., S, F, T).
         mixture: M >= 0, (..., F, T).
         targets: S >= 0, like `models`.
         weights: gamma >= 0, broadcast to `targets`.
-        beta: divergence of the reconstruction (beta2). For others than 2, targets and estimates are raised to FLOOR,
-            as in `divergence`.
+        beta: divergence of the reconstruction (beta2). For values other than 2, targets and estimates are raised to
+            FLOOR, as in `divergence`.
         offset: added to targets and estimates, for divergences that are unbounded at an estimate of zero.
     """
     total = models.sum(-3, keepdim=True)
