@@ -56,7 +56,7 @@ def readme() -> None:
 
 
 def with_intervals(summary: dict, sign: str = "") -> list[str]:
-    """Mean of each score, and the ends of its confidence interval."""
+    """Return the mean of each score, with the ends of its confidence interval, as text."""
     cells = []
     for name, digits in DIGITS.items():
         mean, low, high = (f"{x:{sign}.{digits}f}" for x in (summary[name]["mean"], *summary[name]["interval"]))
@@ -65,12 +65,12 @@ def with_intervals(summary: dict, sign: str = "") -> list[str]:
 
 
 def mean(scored: dict, name: str) -> str:
-    """The mean of a score over what has a summary: all files of a system, or those of one input SNR."""
+    """Return the mean of a score from a summary: over all files of a system, or over those of one input SNR."""
     return f"{scored['summary'][name]['mean']:.{DIGITS[name]}f}"
 
 
 def replaced(text: str, pattern: str, by: str) -> str:
-    """The text with its one match of the pattern replaced."""
+    """Return the text with the only match of the pattern replaced."""
     new, count = re.subn(pattern, by, text, flags=re.MULTILINE)
     if count != 1:
         raise SystemExit(f"{pattern}: {count} matches in place of one")

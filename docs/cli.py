@@ -1,7 +1,7 @@
 """Write the usage, examples and options of every command into docs/cli.md: python docs/cli.py
 
-What lies between `<!-- options of NAME -->` and `<!-- end of options -->` is made from the commands themselves; all
-else on the page is prose, and stays. A command that the page does not have yet gets a section before the exit codes.
+The text between `<!-- options of NAME -->` and `<!-- end of options -->` is made from the commands themselves; the rest
+of the page is prose and is kept. A command that the page does not have yet gets a section before the exit codes.
 """
 
 import re
@@ -18,7 +18,7 @@ NEXT = "## Exit codes"
 
 
 def page(text: str) -> str:
-    """The page with all blocks as the commands are now."""
+    """Return the page with all blocks replaced by those of the present commands."""
     context = main.make_context("deepnmf", [], resilient_parsing=True)
     for name in ("", *sorted(COMMANDS)):
         command = main.get_command(context, name) if name else main
@@ -32,7 +32,7 @@ def page(text: str) -> str:
 
 
 def described(command: click.Command, context: click.Context) -> str:
-    """Usage and examples as a block of code, and a table of options."""
+    """Return the usage and examples of a command as a block of code, and a table of its options."""
     usage = " ".join(command.get_usage(context).removeprefix("Usage: ").split())
     records = [p.get_help_record(context) for p in command.get_params(context) if isinstance(p, click.Option)]
     rows = [f"| `{cell(names)}` | {prose(text)} |\n" for names, text in filter(None, records)]
@@ -46,18 +46,18 @@ def table(of: str, rows: list[str]) -> str:
 
 
 def examples(command: click.Command) -> list[str]:
-    """The lines below "Try:" or "Examples:" in the help of a command."""
+    """Return the lines below "Try:" or "Examples:" in the help of a command."""
     shown = re.search(r"^\s*(?:Try|Examples):\n((?:.*\S.*\n?)+)", command.help or "", re.MULTILINE)
     return ["", *map(str.strip, shown[1].strip().splitlines())] if shown else []
 
 
 def cell(text: str) -> str:
-    """Text that a table of Markdown can hold."""
+    """Return the text in a form that a Markdown table can hold."""
     return " ".join(text.split()).replace("|", "\\|")
 
 
 def prose(text: str) -> str:
-    """The same outside of code, where brackets would be links."""
+    """Return the same for text outside of code, where brackets would be links."""
     return cell(text).replace("[", "\\[")
 
 

@@ -1,8 +1,8 @@
-"""What the site needs beside the pages of this folder; MkDocs calls these functions.
+"""Hooks for MkDocs that add what the site needs beside the pages of this folder.
 
-Pages that lie elsewhere in the project, such as the models' cards, come to the site below `project/`, and links between
-all pages are led there. The two recordings to listen to are the demo and what the program makes of it when the site is
-built. A link to a file that is not on the site becomes plain text.
+Pages elsewhere in the project, such as the models' cards, are placed below `project/` on the site, and links between
+all pages are adapted to that. The recordings to listen to are the demo, noisy and clean, and what the program makes of
+it when the site is built. A link to a file that is not on the site becomes plain text.
 """
 
 import os
@@ -54,12 +54,12 @@ def on_post_template(output_content, template_name, config):
 
 
 def without_network(html: str, depth: int) -> str:
-    """The theme would load a few lines for pages on a disk from another host; the site has its own."""
+    """Replace the script for pages on a disk that the theme would load from another host by the site's own."""
     return html.replace("https://unpkg.com/iframe-worker/shim", f"{'../' * depth}assets/search-on-disk.js")
 
 
 def lead(match, folder, file, files) -> str:
-    """A link of a page in `folder` of the project, as it must be on the site."""
+    """Return a link of a page in `folder` of the project as it must be on the site."""
     text, target = match.groups()
     name, hash_, fragment = target.partition("#")
     if "://" in target or not name:
@@ -75,12 +75,12 @@ def lead(match, folder, file, files) -> str:
 
 
 def origin(file) -> Path:
-    """Where the source of a page lies in the project."""
+    """Return the path of a page's source in the project."""
     return Path(file.abs_src_path).resolve()
 
 
 def enhanced() -> bytes:
-    """The demo as the default model enhances it, a WAV file."""
+    """Return the demo enhanced by the default model, as the content of a WAV file."""
     from deepnmf_cli import zoo
     from deepnmf_cli.signal.rewrite import rewrite
 

@@ -1,6 +1,6 @@
-"""Augmentation: what happens to which mixtures, as settings of a recipe and as steps of making one mixture.
+"""Augmentation of mixtures: the settings of a recipe, and the steps applied while one mixture is made.
 
-Every draw comes from a generator of its own for each example, so that mixtures without augmentation stay the same
+The draws for each example come from a generator of their own, so that mixtures without augmentation stay the same
 whatever is added here, and a mixture is still a function of seed and index.
 """
 
@@ -16,23 +16,23 @@ STREAM = 1
 """Third number of the seed of an example's augmentation; its mixture is drawn from the first two alone."""
 
 Segment = Callable[[np.random.Generator], Samples]
-"""Draws a segment of speech or of noise, (n,)."""
+"""Function that draws a segment of speech or of noise, (n,)."""
 
 PACKAGES = {
     "librosa": ("slow",),
     "scipy": ("colour", "equalizer", "band_limit", "rumble", "small_room"),
     "soxr": ("speed", "noise_speed", "coding"),
 }
-"""Package -> what it is needed for, beside NumPy and soundfile."""
+"""Package -> the effects that need it, in addition to NumPy and soundfile."""
 
 SMALLEST_SHARE = 0.1
-"""A pause that would leave less than this share of the speech's amplitude is not made: nothing would be left to scale
-errors by."""
+"""Smallest share of the speech's amplitude that a pause or a mute may leave. One that would leave less is not made,
+because nothing would remain to scale errors by."""
 
 
 @dataclass(frozen=True)
 class AugmentationSettings:
-    """What happens to which share of the mixtures; nothing by default."""
+    """The share of the mixtures to which each augmentation is applied, and its ranges; none is applied by default."""
 
     speed_probability: float = 0.0
     """Share of the mixtures whose speech is faster and higher, or slower and lower."""
@@ -49,20 +49,20 @@ class AugmentationSettings:
     held_s: tuple[float, float] = (1.0, 3.8)
     """Range of the time for which it is held."""
     colour_probability: float = 0.0
-    """Share whose speech goes through a random filter; noise likewise, independently, through another."""
+    """Share whose speech passes through a random filter; noise likewise, independently, through another one."""
     babble_probability: float = 0.0
     """Share whose noise is other speakers of the training material."""
     babble_speakers: tuple[int, int] = (2, 8)
     synthetic_noise_probability: float = 0.0
     """Share whose noise is stationary and synthetic."""
     noise_slope_db: tuple[float, float] = (-9.0, 3.0)
-    """Slope of its spectrum per octave."""
+    """Range of the slope of its spectrum per octave."""
     splice_probability: float = 0.0
     """Share whose noise has the low frequencies of one recording and the high ones of another."""
     reverse_probability: float = 0.0
     """Share whose noise runs backwards."""
     reshape_probability: float = 0.0
-    """Share whose noise goes through a random smooth filter, by several dB per octave."""
+    """Share whose noise passes through a random smooth filter, which changes it by several dB per octave."""
     swell_probability: float = 0.0
     """Share whose noise grows louder and softer."""
     hum_probability: float = 0.0
@@ -70,13 +70,13 @@ class AugmentationSettings:
     click_probability: float = 0.0
     """Share whose noise has clicks added to it."""
     added_snr_db: tuple[float, float] = (-5.0, 20.0)
-    """Range of the noise above hum, or above clicks."""
+    """Range of the level of the noise above that of hum, or of clicks."""
     rumble_probability: float = 0.0
     """Share whose noise has thuds below 80 Hz added to it."""
     rumble_snr_db: tuple[float, float] = (-15.0, 5.0)
-    """Range of the noise above rumble, which is louder than it sounds."""
+    """Range of the level of the noise above that of rumble, which is louder than it sounds."""
     small_room_probability: float = 0.0
-    """Share whose speech is heard in a simulated small room, before responses of `--rir` are drawn for the others."""
+    """Share whose speech is heard in a simulated small room; responses of `--rir` are drawn for the others only."""
     pause_probability: float = 0.0
     """Share whose speech is interrupted once while the noise goes on."""
     pause_share: tuple[float, float] = (0.2, 0.8)
@@ -90,14 +90,14 @@ class AugmentationSettings:
     band_limit_probability: float = 0.0
     """Share whose mixture has lost its high frequencies."""
     band_limits_hz: tuple[float, ...] = (3400.0, 4000.0, 8000.0)
-    """Where its band may end; half of those ending at the first one begin at 300 Hz, as on the telephone."""
+    """Frequencies at which its band may end; half of those ending at the first begin at 300 Hz, as on the telephone."""
     coding_probability: float = 0.0
     """Share whose mixture has been through a lossy coder."""
     codecs: tuple[str, ...] = ("mp3", "vorbis", "opus")
     compression: tuple[float, float] = (0.3, 0.95)
-    """Range from 0 (best) to 1 (smallest)."""
+    """Range of the compression, from 0 (best) to 1 (smallest)."""
     mute_probability: float = 0.0
-    """Share of which a stretch is digitally silent, speech and noise."""
+    """Share with a stretch of digital silence, in speech and noise alike."""
     mute_s: tuple[float, float] = (0.05, 1.0)
     """Range of its length."""
 
@@ -126,7 +126,7 @@ class AugmentationSettings:
 
 
 def packages(settings: AugmentationSettings) -> Iterator[tuple[str, str]]:
-    """(package, setting that needs it) for what the settings ask for."""
+    """Yield (package, setting that needs it) for each augmentation that the settings ask for."""
     for package, effects_of_it in PACKAGES.items():
         for name in effects_of_it:
             if getattr(settings, f"{name}_probability"):
@@ -134,7 +134,7 @@ def packages(settings: AugmentationSettings) -> Iterator[tuple[str, str]]:
 
 
 class Augmentation:
-    """The augmentation of one example: each method is one step, called in the order in which they stand here."""
+    """The augmentation of one example: each method is one step, called in the order of `MixtureDataset`."""
 
     def __init__(self, settings: AugmentationSettings, seed: int, index: int, rate_hz: int) -> None:
         self.settings, self.rate_hz = settings, rate_hz
@@ -145,15 +145,15 @@ class Augmentation:
         return probability > 0 and self.draw.random() < probability
 
     def speech_speed(self) -> float:
-        """Factor by which speech is to be faster."""
+        """Return the factor by which to speed up speech."""
         return self.draw.uniform(*self.settings.speed) if self._happens("speed") else 1.0
 
     def noise_speed(self) -> float:
-        """Factor by which noise is to be faster."""
+        """Return the factor by which to speed up noise."""
         return self.draw.uniform(*self.settings.noise_speed) if self._happens("noise_speed") else 1.0
 
     def speech(self, speech: Samples) -> Samples:
-        """Dry speech (n,), perhaps slow, perhaps with a held vowel, perhaps coloured."""
+        """Return dry speech (n,), possibly slowed, possibly with a held vowel, possibly coloured."""
         if self._happens("slow"):
             speech = effects.slowed(speech, self.draw.uniform(*self.settings.slow))
         if self._happens("held"):
@@ -161,11 +161,14 @@ class Augmentation:
         return self._coloured(speech)
 
     def response(self) -> Samples | None:
-        """A simulated room response, or None where none is to be used."""
+        """Return a simulated room response, or None if none is to be used."""
         return effects.small_room(self.draw, self.rate_hz) if self._happens("small_room") else None
 
     def noise(self, noise: Samples, other_speech: Segment, other_noise: Segment) -> Samples:
-        """Noise (n,), or babble or synthetic noise in its place; perhaps changed, with hum, clicks and rumble."""
+        """Return noise (n,), or babble or synthetic noise in its place.
+
+        It is possibly modified, and possibly has hum, clicks or rumble added.
+        """
         s = self.settings
         if self._happens("babble"):
             speakers = self.draw.integers(s.babble_speakers[0], s.babble_speakers[1] + 1)
@@ -186,7 +189,7 @@ class Augmentation:
         return noise
 
     def _varied(self, noise: Samples, other: Segment) -> Samples:
-        """A noise (n,) that was perhaps never recorded, made of recorded ones."""
+        """Return a noise (n,) made from recorded ones, possibly one that was never recorded."""
         if self._happens("splice"):
             noise = effects.spliced(noise, other(self.draw), self.draw, self.rate_hz)
         if self._happens("reverse"):
@@ -199,7 +202,7 @@ class Augmentation:
         return effects.filtered(samples, effects.colour(self.draw)) if self._happens("colour") else samples
 
     def pause(self, wet: Samples, target: Samples) -> tuple[Samples, Samples]:
-        """Speech as heard (n,), and the part of it that is the target, perhaps with a pause in both."""
+        """Return speech as heard (n,) and the part of it that is the target, possibly with a pause in both."""
         if not self._happens("pause"):
             return wet, target
         open_ = self._gap(len(wet), self.draw.uniform(*self.settings.pause_share) * len(wet), fade_s=0.01)
@@ -207,10 +210,10 @@ class Augmentation:
         return (wet * open_, paused) if rms(paused) > SMALLEST_SHARE * rms(target) else (wet, target)
 
     def channel(self, target: Samples, noise: Samples) -> tuple[Samples, Samples]:
-        """Target and noise (n,) of one mixture as a microphone, a converter, a line and a file leave them.
+        """Return target and noise (n,) of one mixture after a microphone, a converter, a line and a file.
 
-        The sum of the results is what becomes of the sum. Filters do the same to both. What clipping and coding make of
-        them is said in `effects.clip`, and below.
+        The sum of the results is the mixture after the same steps. Filters act on both alike. What clipping and coding
+        do to each is explained in `effects.clip`, and below.
         """
         s, both = self.settings, np.stack([target, noise])
         if self._happens("equalizer"):
@@ -224,7 +227,7 @@ class Augmentation:
         target, noise = both
         if self._happens("coding"):
             codec, compression = str(self.draw.choice(s.codecs)), self.draw.uniform(*s.compression)
-            # The target is speech that went through the coder alone: its band and its blurring are not to be undone.
+            # The target is speech that went through the coder alone: the coder's band and blur are not to be undone.
             coded = effects.code(target + noise, self.rate_hz, codec, compression)
             target = effects.code(target, self.rate_hz, codec, compression)
             noise = coded - target
@@ -235,7 +238,7 @@ class Augmentation:
         return target, noise
 
     def _gap(self, length: int, silent: float, fade_s: float) -> Samples:
-        """A gain (length,) of one, and of zero for `silent` samples somewhere, faded in and out."""
+        """Return a gain (length,) of 1, and of 0 for `silent` samples at a random place, faded in and out."""
         first = self.draw.uniform(0, max(0.0, length - silent))
         fade = max(1.0, fade_s * self.rate_hz)
         outside = np.maximum(first - np.arange(length), np.arange(length) - (first + silent))

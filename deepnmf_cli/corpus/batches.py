@@ -1,6 +1,4 @@
-"""Batches of mixtures, made ahead of the training loop: by a thread, or by processes where a GPU learns faster than
-that.
-"""
+"""Batches of mixtures, made ahead of the training loop: by a thread, or by processes where a GPU outpaces a thread."""
 
 import math
 import multiprocessing
@@ -23,13 +21,13 @@ from deepnmf_cli.workers import interrupts_held, shared_memory
 if TYPE_CHECKING:
     from torch import Tensor
 
-# torch is imported where tensors are made: the processes that mix do without, and begin the sooner.
+# torch is imported only where tensors are made: the processes that mix do not need it, and start faster without it.
 
 AHEAD = 2
-"""Batches that are ready for each thread or process."""
+"""Number of batches kept ready for each thread or process."""
 
 PATIENCE_S = 0.1
-"""Seconds between two looks at whether a wait shall end."""
+"""Seconds between two checks of whether a wait is to end."""
 
 Batch = tuple["Tensor", "Tensor"]
 """Speech and noise, (size, samples) each."""
@@ -46,11 +44,11 @@ def batches(
     distinct: int = 0,
     waiting: Callable[[], None] = lambda: None,
 ) -> Iterator[Batch]:
-    """Batches `first`..`last` - 1 as (speech, noise), each (size, samples), made by one thread or several processes.
+    """Yield batches `first` to `last` - 1 as (speech, noise), each (size, samples), made by a thread or by processes.
 
-    Batch b holds the examples b * size .. (b + 1) * size - 1, whatever the number of workers. With `distinct` batch b
+    Batch b holds the examples b * size .. (b + 1) * size - 1, whatever the number of workers. With `distinct`, batch b
     equals batch b modulo `distinct`. `waiting` is called every `PATIENCE_S` while no batch is ready, and ends the wait
-    by raising. Raises the error that made a batch fail, in its turn, and DeepnmfError when a process has ended.
+    by raising. If a batch fails, its error is raised when its turn comes. Raises DeepnmfError if a process has ended.
     """
     made, numbers = _Batches(source, size, distinct), range(first, last)
     if workers == 1:
@@ -61,11 +59,11 @@ def batches(
 
 
 FAREWELL_S = 3.0
-"""Longer than a batch takes."""
+"""Seconds given to the thread to finish its batch at the end: longer than a batch takes."""
 
 
 class _Batches:
-    """Batch by number."""
+    """The batches of a source, by number."""
 
     def __init__(self, source: ExampleSource, size: int, distinct: int) -> None:
         self.source, self.size, self.distinct = source, size, distinct
@@ -77,9 +75,10 @@ class _Batches:
 
 
 def _ahead(make: Callable[[int], Arrays], numbers: range, count: int, waiting: Callable[[], None]) -> Iterator[Batch]:
-    """Return what `make` gives for each number, up to `count` of them ahead, as tensors. At the end the thread gets
-    FAREWELL_S for its batch, since a process that ends while it is in a library may be aborted; a file that cannot be
-    read to its end must not hold up the program for longer.
+    """Yield what `make` returns for each number, as tensors, made by a thread up to `count` numbers ahead.
+
+    At the end the thread gets FAREWELL_S to finish its batch, since a process that exits inside a library call may be
+    aborted. A file that cannot be read to its end must not hold up the program for longer.
     """
     ready: Queue[Batch | Exception] = Queue(count)
     ended = Event()
@@ -115,7 +114,7 @@ def _ahead(make: Callable[[int], Arrays], numbers: range, count: int, waiting: C
 
 
 def _tensor(part: np.ndarray) -> "Tensor":
-    """In memory that reaches a GPU, where there is one, without waiting for it."""
+    """Return the array as a tensor; if there is a GPU, in pinned memory, which is copied to it without waiting."""
     import torch
 
     given = torch.from_numpy(part)
@@ -124,11 +123,11 @@ def _tensor(part: np.ndarray) -> "Tensor":
 
 @contextmanager
 def _processes(made: _Batches, numbers: range, count: int) -> Iterator[Callable[[int], Arrays]]:
-    """Processes that make the numbers in turn; yields what gives the batch of a number.
+    """Start `count` processes that make the numbers in turn; yield a function that returns the batch of a number.
 
-    Batches come through shared memory, or where there is little of it, as in containers, through pipes, which cost the
-    receiving process seven times the work. The processes are spawned and not forked, so that nothing but the pipe holds
-    them and they hold nothing; they end with it, and leave no files.
+    Batches arrive through shared memory or, where there is little of it, as in containers, through pipes, which cost
+    the receiving process seven times the work. The processes are spawned, not forked, so that they hold nothing of
+    this process and are held by nothing but the pipe; they end with it, and leave no files.
     """
     spawn, connections, processes = multiprocessing.get_context("spawn"), [], []
 
@@ -166,27 +165,28 @@ def _processes(made: _Batches, numbers: range, count: int) -> Iterator[Callable[
 
 
 class _Slots:
-    """Room for AHEAD batches of one process in a file that is mapped into memory: a batch takes the place of the last
-    but one, once that has been taken out.
+    """Room for AHEAD batches of one process in a memory-mapped file.
+
+    A batch overwrites the last but one, once that has been taken out.
     """
 
     def __init__(self, file: Path, shape: tuple[int, ...]) -> None:
-        """`shape` is that of the batches, (2, size, samples)."""
+        """`shape` is the shape of a batch, (2, size, samples)."""
         self.file, self.shape = file, shape
         self._batches = np.memmap(file, np.float32, "r+" if file.exists() else "w+", shape=(AHEAD, *shape))
 
     def __reduce__(self) -> tuple:
-        """For another process: it maps the file itself."""
+        """Pickle the name of the file and the shape; another process maps the file itself."""
         return _Slots, (self.file, self.shape)
 
     def batch(self, turn: int) -> np.ndarray:
-        """The place of the process's batch `turn`, from 0."""
+        """Return the place of the process's batch number `turn`, counted from 0."""
         return self._batches[turn % AHEAD]
 
 
 @contextmanager
 def _slots(made: _Batches, count: int) -> Iterator[list[_Slots | None]]:
-    """For each process its slots, or None where there is no shared memory for them."""
+    """Yield the slots of each process, or None for each if there is no shared memory for them."""
     shape = (2, made.size, made.source.length)
     folder = shared_memory(count * AHEAD * 4 * math.prod(shape))
     if folder is None:
@@ -197,7 +197,7 @@ def _slots(made: _Batches, count: int) -> Iterator[list[_Slots | None]]:
 
 
 def _serve(connection: Connection, made: _Batches, numbers: range, count: int, slots: _Slots | None) -> None:
-    """The life of one process of `count`: sends its batches in turn, or the error of the first that fails."""
+    """Run one of `count` processes: send its batches in turn, or the error of the first that fails."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training loop ends its processes itself
     made.source.cache.capacity_bytes //= count
     with suppress(OSError, EOFError):  # nobody listens any more

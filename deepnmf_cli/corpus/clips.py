@@ -20,19 +20,19 @@ from deepnmf_cli.signal.formats import is_seekable
 from deepnmf_cli.workers import available_cpus
 
 CACHE_BYTES = 4 << 30
-"""Decoded audio kept in memory, as 16-bit samples: 37 hours at 16 kHz. What is used least recently goes first."""
+"""Bytes of decoded audio kept in memory, as 16-bit samples: 37 hours at 16 kHz. The least recently used goes first."""
 
 LONG_S = 600.0
-"""Longer recordings are not decoded as a whole where their format says where each sample lies."""
+"""Longer recordings are not decoded as a whole if their format tells where each sample lies."""
 
 MARGIN_S = 0.1
-"""Read on both sides of a piece before it is resampled: longer than the resampler's filter."""
+"""Margin read on both sides of a piece before it is resampled, longer than the resampler's filter."""
 
 READ_SAMPLES = 1 << 19
-"""Samples of all channels that are decoded at once: 2 MiB."""
+"""Number of samples, of all channels together, that are decoded at once: 2 MiB."""
 
 CANCELLED_DB = 12.0
-"""An average that is this much weaker than the loudest channel has lost the sound: channels are of opposite sign."""
+"""If the average of the channels is this much weaker than the loudest, the sound is lost: their signs are opposite."""
 
 BLOCK_S = 0.1
 """Resolution of `ClipCache.audible_starts`."""
@@ -55,11 +55,11 @@ class Unpacked:
         self._samples = np.memmap(file, np.int16, "r")
 
     def __reduce__(self) -> tuple:
-        """For another process: it maps the file itself."""
+        """Pickle the name of the file and the places; another process maps the file itself."""
         return Unpacked, (self.file, self.places)
 
     def clip(self, path: Path) -> tuple[np.ndarray, np.float32] | None:
-        """The clip as 16-bit integers and the size of one step; None for one that is not there."""
+        """Return the clip as 16-bit integers and the size of one step, or None if the clip is not there."""
         if path not in self.places:
             return None
         first, end, step = self.places[path]
@@ -67,8 +67,9 @@ class Unpacked:
 
 
 def unpack(paths: Iterable[Path], rate_hz: int, file: Path, first_channel: bool = False) -> Unpacked:
-    """Decode clips, several at a time, into `file`. Raises CorpusError for one that cannot be read, OSError without
-    room on the disk.
+    """Decode clips into `file`, several at a time.
+
+    Raises CorpusError for a clip that cannot be read, and OSError if the disk is full.
     """
     places, end = {}, 0
     with ThreadPoolExecutor(available_cpus()) as pool, file.open("wb") as out:
@@ -84,8 +85,8 @@ def unpack(paths: Iterable[Path], rate_hz: int, file: Path, first_channel: bool 
 class ClipCache:
     """Clips of one channel at one sampling rate, kept as 16-bit samples up to a number of bytes.
 
-    Of recordings beyond `LONG_S` in a format that `formats.is_seekable` names only what is asked for is decoded, each
-    time anew; it equals the same part of the whole to the rounding of the resampler.
+    Recordings longer than `LONG_S`, in a format for which `formats.is_seekable` holds, are not kept: only the part that
+    is asked for is decoded, anew each time. It equals the same part of the whole up to the rounding of the resampler.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class ClipCache:
         first_channel: bool = False,
         unpacked: Unpacked | None = None,
     ) -> None:
-        """With `first_channel` the others are not listened to; else see `one_channel`. Clips that are `unpacked` are
+        """With `first_channel`, the other channels are ignored; otherwise see `one_channel`. Clips in `unpacked` are
         taken from there.
         """
         self.rate_hz, self.capacity_bytes, self.first_channel = rate_hz, capacity_bytes, first_channel
@@ -107,7 +108,7 @@ class ClipCache:
         self._lock = Lock()
 
     def __getstate__(self) -> dict:
-        """For another process, which fills a cache of its own."""
+        """Pickle the settings alone, for another process, which fills a cache of its own."""
         given = ("rate_hz", "capacity_bytes", "first_channel", "unpacked")
         return {name: getattr(self, name) for name in given}
 
@@ -115,21 +116,21 @@ class ClipCache:
         self.__init__(**state)
 
     def length(self, path: Path, like: Path | None = None) -> int:
-        """Samples of the clip."""
+        """Return the number of samples of the clip."""
         long = self._as_long(path)
         return long.length if long else len(self._clip(path, like)[0])
 
     def read(self, path: Path, start: int = 0, stop: int | None = None, like: Path | None = None) -> Samples:
-        """Samples start..stop of the clip as float32; of several channels the one that `like` would be heard by."""
+        """Return samples start..stop of the clip as float32; `like` decides which channel is used, as in `decode`."""
         if long := self._as_long(path):
             return self._piece(path, long, start, long.length if stop is None else min(stop, long.length), like)
         integers, step = self._clip(path, like)
         return integers[start:stop] * step
 
     def audible_starts(self, path: Path, length: int) -> NDArray[np.int64]:
-        """Return where segments of `length` samples that are probably not silent begin, every `BLOCK_S`, ascending.
+        """Return the starts, every `BLOCK_S`, of segments of `length` samples that are probably not silent, ascending.
 
-        A clip that is shorter has at most one, 0.
+        A clip shorter than `length` has at most one start, 0.
         """
         block = round(BLOCK_S * self.rate_hz)
         if path not in self._energies:
@@ -143,7 +144,7 @@ class ClipCache:
         return np.unique(starts[energy >= length * SILENT_RMS**2])
 
     def _block_energies(self, path: Path, block: int) -> NDArray[np.float32]:
-        """Sum of squares of each block of the clip, the last one perhaps shorter."""
+        """Return the sum of squares of each block of the clip; the last block may be shorter."""
         total, step, found = self.length(path), block * 600, []
         for start in range(0, total, step):
             piece = self.read(path, start, start + step).astype(np.float64)
@@ -170,7 +171,7 @@ class ClipCache:
         return decoded[start - first * up : stop - first * up]
 
     def _clip(self, path: Path, like: Path | None) -> tuple[np.ndarray, np.float32]:
-        """The clip as 16-bit integers and the size of one step: 2^-15, or more where the recording exceeds 1."""
+        """The clip as 16-bit integers and the size of one step: 1/32767, or more where the recording exceeds 1."""
         if self.unpacked and (found := self.unpacked.clip(path)):
             return found
         with self._lock:
@@ -188,7 +189,7 @@ class ClipCache:
 
 
 class Excerpts(ClipCache):
-    """A cache for which some recordings consist of a part of themselves: from and to a share of their length."""
+    """A cache in which some recordings are cut to a part of themselves, between two shares of their length."""
 
     def __init__(self, rate_hz: int, parts: dict[Path, tuple[float, float]]) -> None:
         super().__init__(rate_hz)
@@ -226,11 +227,11 @@ def decode(
     start: int = 0,
     frames: int | None = None,
 ) -> Samples:
-    """A file, or `frames` frames of it from `start` on, as float32 (samples,) at `rate_hz`.
+    """Return a file, or `frames` frames of it from `start` on, as float32 (samples,) at `rate_hz`.
 
-    Here, and nowhere else, several channels become one: their average, or the one of `one_channel`. `like` is the file,
-    of as many frames, by which that is decided, so that both files of a pair use the same channel. Raises CorpusError
-    naming the file.
+    This is the only place where several channels become one: their average, or the one that `one_channel` returns.
+    `like` is the file, with as many frames, by which that is decided, so that both files of a pair use the same
+    channel. Raises CorpusError naming the file.
     """
     channel = 0 if first_channel else one_channel(like or path, start, frames)
     pieces, resampler = [], None
@@ -249,9 +250,10 @@ def decode(
 
 
 def one_channel(path: Path, start: int = 0, frames: int | None = None) -> int | None:
-    """The loudest channel of a recording where the average of all is weaker by `CANCELLED_DB`, else None.
+    """Return the loudest channel of a recording if the average of all is weaker by `CANCELLED_DB`, else None.
 
-    Stereo of opposite sign would become silence. A single silent channel takes 6 dB, and is no reason.
+    Averaging would turn stereo of opposite sign into silence. A single silent channel costs the average 6 dB, which is
+    no reason not to average.
     """
     with _opened(path) as file:
         if file.info.channels == 1:
@@ -267,7 +269,7 @@ def one_channel(path: Path, start: int = 0, frames: int | None = None) -> int | 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[AudioReader]:
-    """The file, whose faults become those of the corpus. Raises CorpusError."""
+    """Yield the open file; its faults are raised as CorpusError."""
     try:
         with AudioReader(path) as file:
             yield file
@@ -276,7 +278,7 @@ def _opened(path: Path) -> Iterator[AudioReader]:
 
 
 def _read(path: Path, start: int, frames: int | None) -> Iterator[tuple[NDArray[np.float32], int]]:
-    """Blocks (n, channels) and the file's own sampling rate."""
+    """Yield blocks (n, channels) and the file's own sampling rate."""
     with _opened(path) as file:
         block = max(1, READ_SAMPLES // file.info.channels)
         end = None if frames is None else start + frames

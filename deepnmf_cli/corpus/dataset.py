@@ -1,4 +1,4 @@
-"""Mixtures on the fly: example i of a seed is a pure function of both, so any run can be resumed exactly."""
+"""Mixtures made on the fly: example i is a pure function of i and the seed, so any run can be resumed exactly."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ from deepnmf_cli.errors import CorpusError
 Item = TypeVar("Item")
 
 ROOM_CACHE_BYTES = 1 << 28
-"""Room responses kept in memory."""
+"""Bytes of room responses kept in memory."""
 
 ATTEMPTS = 20
-"""Draws that may be silent. After them the recordings are searched for what is audible."""
+"""Number of draws that may be silent before the recordings are searched for audible segments."""
 
 SEARCHED_STARTS = 3
-"""Segments of one recording that are looked at then."""
+"""Largest number of segments of one recording that this search examines."""
 
 Segment = tuple[Samples, Path]
-"""Samples, and a file that they are from."""
+"""Samples, and one of the files that they are from."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class MixingSettings:
     clean_probability: float = 0.03
     """Share of the mixtures with noise 40 dB below speech, so that clean input stays clean."""
     material_share: float = 1.0
-    """Share of the speakers, and of the clips of noise, that are used at all: how much less material would do."""
+    """Share of the speakers, and of the noise clips, that are used at all, to see how much less material would do."""
 
     def __post_init__(self) -> None:
         if not self.segment_s >= 0.1:
@@ -61,7 +61,7 @@ class MixingSettings:
 
 
 class ExampleSource(Protocol):
-    """Anything that gives example `index` as (speech, noise), each (samples,) float32, the mixture being their sum."""
+    """Anything that returns example `index` as (speech, noise), each (samples,) float32; the mixture is their sum."""
 
     length: int
     """Samples per example."""
@@ -72,10 +72,10 @@ class ExampleSource(Protocol):
 
 
 class MixtureDataset:
-    """Speech of a random speaker in a random noise: speakers are drawn evenly, noises by their duration.
+    """Speech of a random speaker in a random noise: speakers are drawn uniformly, noises in proportion to duration.
 
-    Clips differ a hundredfold in number per speaker and in length per noise; drawing files evenly would let the largest
-    folder and the shortest noises dominate.
+    Speakers differ a hundredfold in their number of clips, and noises in their length; drawing files uniformly would
+    let the largest folder and the shortest noises dominate.
     """
 
     def __init__(
@@ -100,11 +100,11 @@ class MixtureDataset:
         self._noise = _Drawing(_some(noise, settings.material_share))
         self._paths = [clip.path for clip in (*speech, *noise)]
         self.bytes = round(2 * rate_hz * sum(clip.seconds for clip in (*speech, *noise)))
-        """Of all clips as 16-bit samples."""
+        """Size of all clips as 16-bit samples."""
         self._rooms, self._room_cache = list(rooms), ClipCache(rate_hz, ROOM_CACHE_BYTES, first_channel=True)
 
     def __getitem__(self, index: int) -> tuple[Samples, Samples]:
-        """Example `index` as (speech, noise), each float32 (segment,)."""
+        """Return example `index` as (speech, noise), each float32 (segment,)."""
         draw = np.random.default_rng([self.seed, index])
         change = Augmentation(self.augmentation, self.seed, index, self.rate_hz)
         s = self.settings
@@ -119,7 +119,7 @@ class MixtureDataset:
         noise = change.noise(self._noises(draw, change.noise_speed()), self.speech, self.noise)
         noise = scale_to_snr(wet, noise, snr_db)
         wet, target = change.pause(wet, target)
-        # What is not the target is noise: the mixture stays the sum of both, late reverberation included.
+        # All that is not target counts as noise, late reverberation included, so that the mixture stays their sum.
         target, noise = change.channel(target, noise + (wet - target))
         return scale_to_level((target, noise), draw.uniform(*s.level_db))
 
@@ -128,14 +128,14 @@ class MixtureDataset:
         self.cache.unpacked = unpack(self._paths, self.rate_hz, file)
 
     def _response(self, path: Path) -> Samples:
-        """A room response (m,): of several microphones the first. Raises CorpusError where there is nothing in it."""
+        """Return a room response (m,), that of the first microphone. Raises CorpusError if it is all zeros."""
         response = self._room_cache.read(path)
         if not response.any():
             raise CorpusError(path, "digital silence", "a room response", "Remove it.")
         return response
 
     def speech(self, draw: np.random.Generator, speed: float = 1.0) -> Samples:
-        """A segment of one speaker (segment,), utterances joined where one is too short."""
+        """Return a segment of one speaker (segment,), with utterances joined if one is too short."""
 
         def segment(length: int) -> Segment:
             speaker = self._speakers[draw.integers(len(self._speakers))]
@@ -150,7 +150,7 @@ class MixtureDataset:
         return self._at_speed(segment, audible, speed, "speech")
 
     def noise(self, draw: np.random.Generator, speed: float = 1.0) -> Samples:
-        """A segment of one noise (segment,), repeated where the clip is too short."""
+        """Return a segment of one noise (segment,), repeated if the clip is too short."""
 
         def segment(length: int) -> Segment:
             path = self._noise.clip(draw).path
@@ -163,7 +163,7 @@ class MixtureDataset:
         return self._at_speed(segment, audible, speed, "noise")
 
     def _noises(self, draw: np.random.Generator, speed: float) -> Samples:
-        """One noise or two (segment,)."""
+        """Return one noise, or the sum of two (segment,)."""
         noise = self.noise(draw, speed)
         if draw.random() < self.settings.second_noise_probability:
             noise = noise + scale_to_snr(noise, self.noise(draw, speed), draw.uniform(-6, 6))
@@ -178,7 +178,7 @@ class MixtureDataset:
         return drawn(self.length) if speed == 1 else change_speed(drawn, self.length, speed)
 
     def _fill(self, next_path: Callable[[], Path], draw: np.random.Generator, length: int) -> Segment:
-        """One segment (length,), and the last of the files it is made of."""
+        """Return one segment (length,) and the last of the files that it is made of."""
         pieces, missing = [], length
         while missing > 0:
             path = next_path()
@@ -192,7 +192,7 @@ class MixtureDataset:
     def _audible(
         self, path: Path, next_path: Callable[[], Path], draw: np.random.Generator, length: int
     ) -> Iterator[Segment]:
-        """Segments (length,) that begin in the file where it is audible; the rest of a short one as in `_fill`."""
+        """Yield segments (length,) that begin where the file is audible; a short one is completed as in `_fill`."""
         starts = self.cache.audible_starts(path, length)
         for start in draw.permutation(starts)[:SEARCHED_STARTS]:
             piece = self.cache.read(path, int(start), int(start) + length)
@@ -201,7 +201,7 @@ class MixtureDataset:
 
 
 def _some(items: Sequence[Item], share: float) -> list[Item]:
-    """A share of the items, the same for every seed; a smaller share is part of a larger one."""
+    """Return a share of the items, the same for every seed; a smaller share is a subset of a larger one."""
     order = np.random.default_rng(0).permutation(len(items))
     return [items[i] for i in sorted(order[: max(1, round(share * len(items)))])]
 
@@ -214,7 +214,7 @@ class _Drawing:
         self._ends = np.cumsum([c.seconds for c in clips])
 
     def all(self, draw: np.random.Generator) -> list[Clip]:
-        """All of them, in an order in which long ones tend to come early."""
+        """Return all clips in a random order in which long ones tend to come early."""
         order = np.argsort(draw.exponential(size=len(self._clips)) / [c.seconds for c in self._clips])
         return [self._clips[i] for i in order]
 
@@ -223,7 +223,7 @@ class _Drawing:
 
 
 class PairDataset:
-    """Segments of ready pairs: the noise is what the noisy recording has beyond the clean one."""
+    """Segments of ready pairs; the noise is the difference between the noisy and the clean recording."""
 
     def __init__(self, pairs: Sequence[tuple[Path, Path]], segment_s: float, rate_hz: int, seed: int) -> None:
         self._pairs, self.seed = list(pairs), seed
@@ -248,15 +248,15 @@ class PairDataset:
         return speech, noise
 
     def _at(self, pair: tuple[Path, Path], start: int) -> Segment:
-        """(speech, noise) from `start` on, (2, length), and the clean file."""
+        """Return (speech, noise) from `start` on, (2, length), and the clean file."""
         clean, noisy = (self.cache.read(path, start, start + self.length, like=pair[0]) for path in pair)
         return np.pad(np.stack([clean, noisy - clean]), ((0, 0), (0, self.length - len(clean)))), pair[0]
 
 
 def _not_silent(segment: Callable[[], Segment], audible: Iterable[Segment], what: str) -> Samples:
-    """The first of `ATTEMPTS` segments that is not silent, or else of those in `audible`.
+    """Return the first of `ATTEMPTS` segments that is not silent, or else the first such segment in `audible`.
 
-    So recordings that are silent for the most part give the segments that endless attempts would find.
+    Recordings that are mostly silent thus give the segments that endless attempts would find.
     """
     for _ in range(ATTEMPTS):
         samples, path = segment()

@@ -1,11 +1,11 @@
 """What can happen to sound between a mouth and a file, as functions of samples and a random generator.
 
-Signals are float32, (n,) or (channels, n) with the same thing happening to all channels. Linear effects are the same
-for a sum as for its parts, so that speech and noise may be filtered apart; `clip` and `code` see the sum.
+Signals are float32, (n,) or (channels, n), and all channels are treated alike. Linear effects on a sum equal the sum of
+the effects on its parts, so that speech and noise may be filtered separately; `clip` and `code` depend on the sum.
 
-Speech may also hold a vowel (`held`): read speech has no voiced sound that is sung, called or hesitated on for seconds,
-and a network that never met one takes it for a hum. A short stretch of recorded voice is prolonged by
-pitch-synchronous overlap-add (Moulines and Charpentier, Speech Communication 9, 1990): windows of two pitch periods,
+Speech may also hold a vowel (`held`): read speech has no voiced sound that is held for seconds, as in singing, calling
+and hesitating, and a network that has never met one takes it for a hum. A short stretch of recorded voice is prolonged
+by pitch-synchronous overlap-add (Moulines and Charpentier, Speech Communication 9, 1990): windows of two pitch periods,
 taken from places that wander to and fro in the stretch, are added at the periods of a new pitch contour.
 """
 
@@ -25,13 +25,13 @@ TELEPHONE_LOW_HZ = 300.0
 """Lower end of the telephone band; its upper end, 3400 Hz, is one of the limits that a recipe may name."""
 
 BAND_ORDER = 8
-"""Of the Butterworth filters that limit bands: 48 dB per octave."""
+"""Order of the Butterworth filters that limit bands: 48 dB per octave."""
 
 REFLECTIONS = 4000
-"""Up to about this many reflections are drawn one by one; later they are as dense as noise."""
+"""Up to about this many reflections are drawn one by one; later ones are as dense as noise."""
 
 FIRST_REFLECTION_S = 5e-4
-"""A reflection takes this much longer than the direct sound, 17 cm, or more."""
+"""A reflection arrives at least this much later than the direct sound, which is a detour of 17 cm."""
 
 CODECS = {"mp3": ("MP3", "MPEG_LAYER_III"), "vorbis": ("OGG", "VORBIS"), "opus": ("OGG", "OPUS")}
 """Name -> container and coding as libsndfile calls them."""
@@ -40,20 +40,20 @@ CODED_HZ = {
     "mp3": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
     "opus": (8000, 12000, 16000, 24000, 48000),
 }
-"""Rates that a coder knows, where it does not know all; what has another one is coded at the highest."""
+"""Sampling rates of the coders that do not support all; sound at another rate is coded at the highest."""
 
 LARGEST_MP3_COMPRESSION = 0.999
-"""At 1 libsndfile finds no constant bit rate."""
+"""Largest compression for MP3: at 1 libsndfile finds no constant bit rate."""
 
 SHAPE_FROM_HZ = 60.0
-"""Lowest frequency at which `reshaped` draws a gain; what lies below has the same."""
+"""Lowest frequency at which `reshaped` draws a gain; frequencies below it have the same gain."""
 
 MP3_DELAY = 1105
 """Samples by which encoder (576) and decoder (529) delay an MP3 without a LAME tag, which low bit rates leave out."""
 
 
 def change_speed(read: Callable[[int], Samples], length: int, factor: float) -> Samples:
-    """`length` samples of what `read(n)` gives, played `factor` times as fast and as high."""
+    """Return `length` samples of what `read(n)` returns, played `factor` times as fast and as high."""
     import soxr
 
     samples = read(int(np.ceil(length * factor)) + 2)
@@ -61,7 +61,7 @@ def change_speed(read: Callable[[int], Samples], length: int, factor: float) -> 
 
 
 def slowed(samples: Samples, factor: float) -> Samples:
-    """Return the beginning of samples (n,), made as long as all of them and no deeper, for a factor in (0, 1]."""
+    """Return the beginning of samples (n,), stretched to n samples at the same pitch, for a factor in (0, 1]."""
     import librosa
 
     part = samples[: max(1, round(len(samples) * factor))]
@@ -69,23 +69,23 @@ def slowed(samples: Samples, factor: float) -> Samples:
 
 
 def colour(draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Numerator and denominator of a random filter of second order, coefficients in +-3/8.
+    """Return numerator and denominator of a random second-order filter with coefficients in +-3/8.
 
-    As J.-M. Valin drew them to make RNNoise independent of microphones, IEEE MMSP 2018.
+    J.-M. Valin drew such filters to make RNNoise independent of microphones, IEEE MMSP 2018.
     """
     b1, b2, a1, a2 = draw.uniform(-3 / 8, 3 / 8, 4)
     return np.array([1, b1, b2]), np.array([1, a1, a2])
 
 
 def filtered(samples: Samples, coefficients: tuple[np.ndarray, np.ndarray]) -> Samples:
-    """Samples through a filter as `colour` draws it."""
+    """Return samples passed through a filter as drawn by `colour`."""
     from scipy.signal import lfilter
 
     return lfilter(*coefficients, samples).astype(np.float32)
 
 
 def limit_band(samples: Samples, highest_hz: float, lowest_hz: float, rate_hz: int) -> Samples:
-    """Samples without what lies above `highest_hz`, and below `lowest_hz` unless that is 0."""
+    """Return samples without the frequencies above `highest_hz`, and below `lowest_hz` unless that is 0."""
     from scipy.signal import butter, sosfilt
 
     if highest_hz < rate_hz / 2:
@@ -98,8 +98,8 @@ def limit_band(samples: Samples, highest_hz: float, lowest_hz: float, rate_hz: i
 def clip(target: Samples, noise: Samples, depth_db: float) -> tuple[Samples, Samples]:
     """Return target and noise (n,) of a mixture that is clipped `depth_db` below its peak.
 
-    The target stays as it was, so that what clipping takes from speech is to be restored; the distortion is noise. The
-    sum of both is the clipped mixture.
+    The target is unchanged, so that what clipping takes from speech is to be restored; the distortion counts as noise.
+    The sum of both is the clipped mixture.
     """
     mixture = target + noise
     highest = np.abs(mixture).max(initial=0) * np.float32(10 ** (-depth_db / 20))
@@ -107,7 +107,7 @@ def clip(target: Samples, noise: Samples, depth_db: float) -> tuple[Samples, Sam
 
 
 def code(samples: Samples, rate_hz: int, codec: str, compression: float) -> Samples:
-    """Samples (n,) after lossy coding, aligned with the original. `compression` 0 (best) .. 1 (smallest)."""
+    """Return samples (n,) after lossy coding, aligned with the original. `compression` is 0 (best) to 1 (smallest)."""
     if rate_hz not in (known := CODED_HZ.get(codec, (rate_hz,))):
         import soxr
 
@@ -130,12 +130,12 @@ def code(samples: Samples, rate_hz: int, codec: str, compression: float) -> Samp
 
 
 def _fitted(samples: Samples, length: int) -> Samples:
-    """The first `length` samples, zeros at the end where there are fewer."""
+    """Return the first `length` samples, padded with zeros at the end if there are fewer."""
     return np.pad(samples, (0, max(0, length - len(samples))))[:length]
 
 
 def coloured_noise(length: int, draw: np.random.Generator, slope_db: float) -> Samples:
-    """Stationary noise (length,) of RMS 1 whose spectrum changes by `slope_db` per octave."""
+    """Return stationary noise (length,) of RMS 1 whose spectrum changes by `slope_db` per octave."""
     bins = length // 2 + 1
     frequency = np.maximum(np.arange(bins), 1) / bins
     shape = (frequency ** (slope_db / 20 / np.log10(2))).astype(np.float32)
@@ -146,13 +146,13 @@ def coloured_noise(length: int, draw: np.random.Generator, slope_db: float) -> S
 
 
 def hum(length: int, draw: np.random.Generator, rate_hz: int) -> Samples:
-    """The mains (length,), RMS 1: 50 or 60 Hz and harmonics, of random strength."""
+    """Return mains hum (length,) of RMS 1: 50 or 60 Hz and harmonics, of random strength."""
     base = draw.choice([50.0, 60.0]) * draw.uniform(0.998, 1.002)
     harmonics = np.arange(1, 1 + draw.integers(3, 25))
     harmonics = harmonics[harmonics * base < rate_hz / 2]
     strength = draw.exponential(1.0, len(harmonics)) / harmonics ** draw.uniform(0.3, 1.5)
     phase = 2 * np.pi * (base / rate_hz * np.arange(length) + draw.random())
-    # Powers of one rotation: a sine per harmonic would cost ten times as much.
+    # Harmonics are powers of one rotation, because a sine for each would cost ten times as much.
     rotation = np.exp(1j * phase).astype(np.complex64)
     weights = (strength * np.exp(2j * np.pi * draw.random(len(harmonics)))).astype(np.complex64)
     total = np.zeros(length, np.complex64)
@@ -162,7 +162,7 @@ def hum(length: int, draw: np.random.Generator, rate_hz: int) -> Samples:
 
 
 def clicks(length: int, draw: np.random.Generator, rate_hz: int) -> Samples:
-    """Clicks (length,), RMS 1, at random times and of random size, each a decaying burst of 0.1 to 3 ms."""
+    """Return clicks (length,) of RMS 1, at random times and of random size, each a decaying burst of 0.1 to 3 ms."""
     count = 1 + draw.poisson(draw.uniform(0.5, 15) * length / rate_hz)
     burst = draw.uniform(1e-4, 3e-3) * rate_hz
     shape = np.exp(-np.arange(int(5 * burst) + 1) / burst) * draw.standard_normal(int(5 * burst) + 1)
@@ -174,8 +174,9 @@ def clicks(length: int, draw: np.random.Generator, rate_hz: int) -> Samples:
 
 
 def rumble(length: int, draw: np.random.Generator, rate_hz: int) -> Samples:
-    """Return what wind, steps and knocks leave below 20 to 80 Hz (length,), RMS 1: thuds that are felt more than
-    heard.
+    """Return what wind, steps and knocks leave below 20 to 80 Hz (length,), of RMS 1.
+
+    These are thuds that are felt more than heard.
     """
     from scipy.signal import butter, sosfilt
 
@@ -188,14 +189,14 @@ def rumble(length: int, draw: np.random.Generator, rate_hz: int) -> Samples:
 
 
 def _in_lines(points: np.ndarray, length: int) -> np.ndarray:
-    """Straight lines (length,) through equally spaced points, the first and the last at the ends."""
+    """Return straight lines (length,) through equally spaced points, the first and the last at the ends."""
     return np.interp(np.linspace(0, len(points) - 1, length), np.arange(len(points)), points)
 
 
 def reshaped(samples: Samples, draw: np.random.Generator, rate_hz: int) -> Samples:
-    """Samples (n,) through a random smooth filter: gains with a deviation of 6 dB at one point per octave.
+    """Return samples (n,) after a random smooth filter: gains with a deviation of 6 dB at one point per octave.
 
-    It delays nothing and is circular: what rings beyond one end comes in at the other, which noise does not mind.
+    The filter has no delay and is circular: what rings beyond one end comes in at the other, which does noise no harm.
     """
     octaves = draw.normal(0.0, 6.0, 2 + int(np.log2(rate_hz / 2 / SHAPE_FROM_HZ)))
     octave = np.log2(np.maximum(np.fft.rfftfreq(len(samples), 1 / rate_hz), SHAPE_FROM_HZ) / SHAPE_FROM_HZ)
@@ -204,23 +205,25 @@ def reshaped(samples: Samples, draw: np.random.Generator, rate_hz: int) -> Sampl
 
 
 def swelling(samples: Samples, draw: np.random.Generator, rate_hz: int) -> Samples:
-    """Samples (n,) that grow louder and softer by several dB, over times between a tenth of a second and two."""
+    """Return samples (n,) that grow louder and softer by several dB, over times from a tenth of a second to some
+    seconds.
+    """
     points = draw.normal(0.0, draw.uniform(0.0, 8.0), 2 + int(len(samples) / rate_hz / draw.uniform(0.1, 3.0)))
     return samples * (10 ** (_in_lines(points, len(samples)) / 20)).astype(np.float32)
 
 
 def spliced(low: Samples, high: Samples, draw: np.random.Generator, rate_hz: int) -> Samples:
-    """The low frequencies of one noise (n,) and the high ones of another: a third that was never recorded.
+    """Return the low frequencies of one noise (n,) and the high ones of another: a third that was never recorded.
 
-    They meet between 200 Hz and half the Nyquist frequency, within an octave, where they are equally loud. Both filters
-    are circular, as that of `reshaped`.
+    They cross over within an octave, between 200 Hz and half the Nyquist frequency, where they are equally loud. Both
+    filters are circular, as is that of `reshaped`.
     """
     spectra = np.fft.rfft(np.stack([low, high]))
     octave = np.log2(np.maximum(np.fft.rfftfreq(len(low), 1 / rate_hz), 1e-3))
     crossing = draw.uniform(np.log2(200.0), np.log2(rate_hz / 4))
     near = np.abs(octave - crossing) < 0.5
     loudness = np.sqrt((np.abs(spectra[:, near]) ** 2).mean(1)) + 1e-12
-    if loudness.max() > 1e3 * loudness.min():  # one of them has nothing there to be joined at
+    if loudness.max() > 1e3 * loudness.min():  # one of them has nothing there to join to the other
         return low
     share = np.clip(octave - crossing + 0.5, 0, 1)  # of the high one
     joined = (1 - share) * spectra[0] + share * spectra[1] * (loudness[0] / loudness[1])
@@ -228,11 +231,11 @@ def spliced(low: Samples, high: Samples, draw: np.random.Generator, rate_hz: int
 
 
 def small_room(draw: np.random.Generator, rate_hz: int) -> Samples:
-    """The response of a room of 15 to 250 cubic metres from a source 0.3 to 3 m away, (n,), the direct sound first.
+    """Return the response (n,) of a room of 15 to 250 cubic metres to a source 0.3 to 3 m away, direct sound first.
 
-    J.-D. Polack's stochastic model: reflections arrive at random with a density of 4 pi c^3 t^2 / V, as the images of a
-    source in a box do on average, each with the loss of its way, 1 / (c t), and of the walls, 60 dB per reverberation
-    time. High frequencies are lost sooner. What comes after the first reflections is noise of the same power.
+    This is J.-D. Polack's stochastic model: reflections arrive at random with a density of 4 pi c^3 t^2 / V, as the
+    images of a source in a box do on average. Each is attenuated by its path, 1 / (c t), and by the walls, 60 dB per
+    reverberation time. High frequencies decay sooner. After the first reflections comes noise of the same power.
     """
     from scipy.signal import lfilter
 
@@ -243,7 +246,7 @@ def small_room(draw: np.random.Generator, rate_hz: int) -> Samples:
     rate = 4 * np.pi * SOUND_M_S**3 / (3 * volume)  # reflections before t: rate t^3
     length = int((first_s + decay_s) * rate_hz)
     time = first_s + np.arange(length) / rate_hz
-    # Reflections one by one: times whose cubes are evenly distributed.
+    # Reflections one by one, at times whose cubes are uniformly distributed.
     until = min(time[-1], (begin + REFLECTIONS / rate) ** (1 / 3))
     arrivals = draw.uniform(begin, until**3, draw.poisson(rate * (until**3 - begin))) ** (1 / 3)
     response = np.zeros(length)
@@ -254,7 +257,7 @@ def small_room(draw: np.random.Generator, rate_hz: int) -> Samples:
     spread = np.sqrt(3 * rate * time[later] ** 2 / rate_hz) / (SOUND_M_S * time[later])
     response[later] += draw.standard_normal(later.sum()) * spread
     response *= 10 ** (-3 * (time - first_s) / decay_s)
-    # The walls' losses grow with frequency and with the number of reflections, so with time.
+    # The walls' losses grow with frequency and with the number of reflections, and so with time.
     dull = lfilter([0.4], [1, -0.6], response)
     share = np.clip((time - first_s) / decay_s * draw.uniform(0.5, 2), 0, 1)
     response = (1 - share) * response + share * dull
@@ -263,27 +266,27 @@ def small_room(draw: np.random.Generator, rate_hz: int) -> Samples:
 
 
 PITCH_HZ = (70.0, 400.0)
-"""Fundamental frequencies that are looked for."""
+"""Range of the fundamental frequencies that are searched for."""
 
 FRAME_S, HOP_S = 0.04, 0.01
 
 VOICED = 0.8
-"""Least normalised autocorrelation at the pitch period of a frame that counts as voiced."""
+"""Above this normalised autocorrelation at its pitch period, a frame counts as voiced."""
 
 QUIETEST_DB = -20.0
 """A voiced frame that is held is at most this far below the loudest frame."""
 
 STRETCH_S = 0.04
-"""On either side of the chosen place, how far the sound is taken from, as long as it is voiced."""
+"""How far the stretch reaches on either side of the chosen place, as long as the sound is voiced."""
 
 CROSSFADE_S = 0.01
 
 
 def held(speech: Samples, draw: np.random.Generator, rate_hz: int, held_s: tuple[float, float]) -> Samples:
-    """Return speech (n,) in which one voiced sound is held for a time from the range `held_s`, what follows moved back.
+    """Return speech (n,) in which one voiced sound is held for a time from the range `held_s`, delaying the rest.
 
-    The pitch glides by up to a tenth of an octave and has vibrato, the level swells by a few dB. Speech without a
-    voiced frame is returned as it is.
+    The pitch glides by up to a tenth of an octave and has vibrato; the level swells by a few dB. Speech without a
+    voiced frame is returned unchanged.
     """
     place = _voiced_stretch(speech, draw, rate_hz)
     if place is None:
@@ -295,14 +298,14 @@ def held(speech: Samples, draw: np.random.Generator, rate_hz: int, held_s: tuple
 
 
 def _joined(before: Samples, after: Samples, fade: int) -> Samples:
-    """The one (n,) after the other (m,), `fade` samples of both overlapping: (n + m - fade,)."""
+    """Return `after` (m,) joined to `before` (n,) with `fade` samples of both overlapping: (n + m - fade,)."""
     rise = np.linspace(0, 1, fade, dtype=np.float32)
     crossing = before[-fade:] * (1 - rise) + after[:fade] * rise
     return np.concatenate([before[:-fade], crossing, after[fade:]])
 
 
 def _voiced_stretch(speech: Samples, draw: np.random.Generator, rate_hz: int) -> tuple[int, int, float] | None:
-    """First sample, end and pitch period in samples of a voiced stretch, or None where nothing is voiced."""
+    """Return first sample, end and pitch period in samples of a voiced stretch, or None if nothing is voiced."""
     frame, hop = round(FRAME_S * rate_hz), round(HOP_S * rate_hz)
     if len(speech) < 2 * frame:
         return None
@@ -330,10 +333,10 @@ def _voiced_stretch(speech: Samples, draw: np.random.Generator, rate_hz: int) ->
 
 
 def _prolonged(stretch: Samples, period: float, length: int, draw: np.random.Generator, rate_hz: int) -> Samples:
-    """A voiced stretch (m,) of a pitch period, held for `length` samples; its mean power is that of the stretch."""
+    """Return a voiced stretch (m,) with the given pitch period, held for `length` samples at its mean power."""
     half = round(period)
     window = np.hanning(2 * half + 1)[:-1].astype(np.float32)
-    room = len(stretch) - 2 * half  # more than none: a frame has more than two of the longest periods
+    room = len(stretch) - 2 * half  # above 0: a frame is longer than two of the longest periods
     time = np.arange(length) / rate_hz
     octaves = draw.uniform(-0.1, 0.1) * time / time[-1] + draw.uniform(0, 0.03) * np.sin(
         2 * np.pi * draw.uniform(3.0, 7.0) * time + draw.uniform(0, 2 * np.pi)
@@ -342,7 +345,7 @@ def _prolonged(stretch: Samples, period: float, length: int, draw: np.random.Gen
     place, speed, at = draw.uniform(0, room), draw.uniform(0.05, 0.3), 0.0
     while at < length + half:
         centre = half + int(place) if room > half else half
-        # Of the places within a period the one in phase with the first grain: else the sum would cancel.
+        # Take the place within a period that is in phase with the first grain; otherwise the sum would cancel.
         grain, reference = _aligned(stretch, centre, half, reference)
         vowel[int(at) : int(at) + 2 * half] += window * grain
         step = period / 2 ** octaves[min(int(at), length - 1)]
@@ -357,7 +360,7 @@ def _prolonged(stretch: Samples, period: float, length: int, draw: np.random.Gen
 
 
 def _aligned(samples: Samples, centre: int, half: int, reference: Samples | None) -> tuple[Samples, Samples]:
-    """The window (2 half,) nearest to `centre`, within half a period, that resembles the reference most."""
+    """Return the window (2 half,) within half a period of `centre` that is most like the reference, and the latter."""
     last = len(samples) - 2 * half
     if reference is None:
         first = min(max(centre - half, 0), last)

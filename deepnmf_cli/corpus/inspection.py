@@ -1,4 +1,4 @@
-"""What a corpus holds, and what looks wrong with it, as sentences for whoever trains on it."""
+"""Sentences on what a corpus holds, and on what looks wrong with it, for whoever trains on it."""
 
 import hashlib
 from collections import defaultdict
@@ -14,29 +14,29 @@ from deepnmf_cli.corpus.mixing import Samples, rms
 from deepnmf_cli.signal import audio
 
 LOOKED_AT = 20
-"""Pairs, and room responses, that are looked at, spread over all."""
+"""Largest number of pairs, and of room responses, that are examined, spread over all."""
 
 EXCERPT_S = 10.0
-"""Of a pair, from where its clean side is audible."""
+"""Length of the part of a pair that is examined, from where its clean side is audible."""
 
 EQUAL_DB = -60.0
-"""A difference that is this far below the noisy recording is none."""
+"""A difference that is this far below the noisy recording counts as none."""
 
 FOUND = 12.0
-"""How far the peak of a correlation must rise above its mean size to say when speech comes."""
+"""How far the peak of a correlation must rise above its mean size to tell when speech comes."""
 
 GAIN_DB = 1.5
-"""A gain that differs from 1 by less may be chance: noise resembles speech a little."""
+"""A gain that differs from 1 by less may be due to chance, as noise resembles speech a little."""
 
 LONG_DELAY_S = 0.05
-"""A room response whose direct sound comes later has a delay that is worth a word."""
+"""If the direct sound of a room response comes later than this, its delay is worth mentioning."""
 
 COMPARED_BYTES = 4096
-"""Read from the middle of two files of equal size before they are compared as a whole."""
+"""Number of bytes read from the middle of two files of equal size before the files are compared as a whole."""
 
 
 def listing(what: str, clips: Sequence[Clip], group: str) -> str:
-    """Files, groups and hours, such as "speech: 120 files, 8 speakers, 2.1 hours"."""
+    """Return files, groups and hours in words, such as "speech: 120 files, 8 speakers, 2.1 hours"."""
     kinds = len({clip.group for clip in clips})
     alone = ", each taken for one of its own" if kinds == len(clips) > 1 else ""
     length = duration(sum(clip.seconds for clip in clips))
@@ -44,9 +44,9 @@ def listing(what: str, clips: Sequence[Clip], group: str) -> str:
 
 
 def rooms_listing(rooms: Sequence[Clip]) -> str:
-    """Number of room responses, and what is done with those of several microphones or with a long delay.
+    """Return the number of room responses, and what is done with those of several microphones or with a long delay.
 
-    Raises AudioError for one that cannot be read.
+    Raises AudioError for a response that cannot be read.
     """
     several, late, looked = 0, 0, spread(rooms)
     for clip in looked:
@@ -63,7 +63,7 @@ def rooms_listing(rooms: Sequence[Clip]) -> str:
 
 
 def suspicious_pairs(pairs: Sequence[tuple[Path, Path]], rate_hz: int) -> Iterator[str]:
-    """Sentences on pairs whose noisy side is not the clean one and noise: one for each kind of fault."""
+    """Yield sentences on pairs whose noisy side is not the clean side plus noise, one for each kind of fault."""
     looked, found = spread(pairs), defaultdict(list)
     for clean_path, noisy_path in looked:
         cache = ClipCache(rate_hz)
@@ -78,7 +78,7 @@ def suspicious_pairs(pairs: Sequence[tuple[Path, Path]], rate_hz: int) -> Iterat
 
 
 def shared_files(train: Iterable[Path], dev: Iterable[Path]) -> list[Path]:
-    """Files of `dev` that are also in `train`, whatever their names."""
+    """Return the files of `dev` that are also in `train`, whatever their names."""
     sized, shared = defaultdict(list), []
     for path in dev:
         sized[path.stat().st_size].append(path)
@@ -90,18 +90,18 @@ def shared_files(train: Iterable[Path], dev: Iterable[Path]) -> list[Path]:
 
 
 def shared_groups(train: Iterable[Clip], dev: Iterable[Clip]) -> list[str]:
-    """Names of groups in both; a file that is a group of its own has no such name."""
+    """Return the names of groups in both; a file that is a group of its own has no such name."""
     one, two = ({clip.group for clip in clips if clip.group != clip.path.stem} for clips in (train, dev))
     return sorted(one & two)
 
 
 def spread(items: Sequence) -> list:
-    """At most `LOOKED_AT` of the items, evenly spread."""
+    """Return at most `LOOKED_AT` of the items, evenly spread."""
     return list(items[:: -(-len(items) // LOOKED_AT)]) if items else []
 
 
 def _fault(clean: Samples, noisy: Samples, rate_hz: int) -> tuple[str, str]:
-    """(what is wrong with a pair, what was measured); empty where nothing is."""
+    """Return (what is wrong with a pair, what was measured), both empty if nothing is wrong."""
     if not clean.any() or not noisy.any():
         return "have a silent side", ""
     if rms(noisy - clean) < 10 ** (EQUAL_DB / 20) * rms(noisy):
@@ -122,8 +122,10 @@ def _fault(clean: Samples, noisy: Samples, rate_hz: int) -> tuple[str, str]:
 
 
 def _lag(clean: Samples, noisy: Samples) -> tuple[int, float]:
-    """Samples by which speech comes later in the noisy recording, and how far that peak of the correlation of their
-    phases (Knapp and Carter, 1976) rises above the mean size of all others.
+    """Return the number of samples by which speech comes later in the noisy recording, and how clear that is.
+
+    The latter is how far this peak of the correlation of the phases of both (Knapp and Carter, 1976) rises above the
+    root mean square of the correlation.
     """
     size = 1 << (2 * len(clean) - 1).bit_length()
     cross = np.fft.rfft(noisy, size) * np.fft.rfft(clean, size).conj()
@@ -133,10 +135,10 @@ def _lag(clean: Samples, noisy: Samples) -> tuple[int, float]:
 
 
 def _gain(clean: Samples, noisy: Samples) -> tuple[float, bool]:
-    """Gain in dB of the clean recording in the noisy one, and whether rather the clean one is the noisy one and noise.
+    """Return the gain in dB of the clean recording in the noisy one, and whether the clean one is the noisy plus noise.
 
-    Bins count by the inverse of the noisy power, as for noise of any colour; what is left of the right hypothesis is
-    uncorrelated with speech in every one of them.
+    Bins are weighted by the inverse of the power of both, as for noise of any colour; the residual of the right
+    hypothesis is uncorrelated with speech in each of them.
     """
     size = 512
     frames = [x[: len(x) // size * size].reshape(-1, size) * np.hanning(size) for x in (clean, noisy)]

@@ -14,15 +14,15 @@ from deepnmf_cli.signal.formats import AudioInfo
 from deepnmf_cli.tables import misspelt, read_rows
 
 SMALLEST_CORPUS = 6
-"""Clips of speech, or pairs, below which training cannot mean anything."""
+"""Number of speech clips, or of pairs, below which training cannot mean anything."""
 
 ROLES = ("speech", "noise", "rir")
 SPLITS = ("train", "dev", "test")
 COLUMNS = ("path", "role", "speaker", "split")
-"""Those of a manifest that are used."""
+"""Columns of a manifest that are used."""
 
 NAMED = 10
-"""Files of a folder that are named when they cannot be read; all are counted."""
+"""Largest number of files of a folder that are named if they cannot be read; all are counted."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Clip:
 
 
 def audio_files(folder: str | Path, smallest: int = 1) -> list[Path]:
-    """All audio files below `folder`, hidden ones left out, in a stable order. Links to folders are followed.
+    """Return all audio files below `folder` except hidden ones, in a stable order. Links to folders are followed.
 
-    Raises CorpusError when there is no such folder, or fewer than `smallest` files in it.
+    Raises CorpusError if there is no such folder, or if it holds fewer than `smallest` files.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -50,10 +50,10 @@ def audio_files(folder: str | Path, smallest: int = 1) -> list[Path]:
 
 
 def scan(folder: str | Path, smallest: int = 1) -> list[Clip]:
-    """The clips below `folder`, grouped by the folder that holds them: `speech/<speaker>/*.flac`.
+    """Return the clips below `folder`, grouped by the folder that holds them: `speech/<speaker>/*.flac`.
 
     In a folder without subfolders each file is a group of its own, since nothing is known about who speaks.
-    Raises CorpusError when there are fewer than `smallest` clips.
+    Raises CorpusError for a missing folder, fewer than `smallest` files, and a file that cannot be read.
     """
     files = audio_files(folder, smallest)
     flat = all(p.parent == Path(folder) for p in files)
@@ -61,7 +61,7 @@ def scan(folder: str | Path, smallest: int = 1) -> list[Clip]:
 
 
 def read_manifest(path: str | Path) -> dict[tuple[str, str], list[Clip]]:
-    """Clips of a CSV with the columns path, role, speaker, split, by (role, split).
+    """Return the clips of a CSV file with the columns path, role, speaker and split, by (role, split).
 
     `role` is speech, noise or rir; `split` is train (also when empty), dev or test; `speaker` (any kind of group) may
     be empty. Paths are relative to the manifest. Raises CorpusError naming the line of the first fault.
@@ -85,10 +85,10 @@ def read_manifest(path: str | Path) -> dict[tuple[str, str], list[Clip]]:
 
 
 def remarks_on(source: str | Path) -> Iterator[str]:
-    """What there is to say of a source of recordings, sentence by sentence: of a folder, which media in it cannot be
-    read and are left out; of a manifest, which columns look like one that is used, and are not.
+    """Yield remarks on a source of recordings, sentence by sentence.
 
-    Raises CorpusError when a manifest cannot be read.
+    For a folder, they say which media in it cannot be read and are left out; for a manifest, which columns look like
+    one that is used, but are not. Raises CorpusError if a manifest cannot be read.
     """
     source = Path(source)
     if source.is_file():
@@ -99,9 +99,9 @@ def remarks_on(source: str | Path) -> Iterator[str]:
 
 
 def pair_folders(clean: str | Path, noisy: str | Path) -> list[tuple[Path, Path]]:
-    """(clean, noisy) files with equal names in two folders, as VoiceBank+DEMAND comes.
+    """Return the (clean, noisy) files with equal names in two folders, the layout of VoiceBank+DEMAND.
 
-    Raises CorpusError when the folders do not pair, when a file cannot be read, and when two files of a pair differ in
+    Raises CorpusError if the folders do not pair, if a file cannot be read, and if two files of a pair differ in
     sampling rate or length.
     """
     names = [formats.by_name(audio_files(folder), folder) for folder in (clean, noisy)]
@@ -113,7 +113,7 @@ def pair_folders(clean: str | Path, noisy: str | Path) -> list[tuple[Path, Path]
 
 
 def pair_files(pairs: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
-    """The same (clean, noisy) files; raises CorpusError when two of a pair differ in sampling rate or length."""
+    """Return the same (clean, noisy) files; raises CorpusError if two of a pair differ in sampling rate or length."""
     with ThreadPoolExecutor() as pool:
         headers = list(pool.map(_header, [path for pair in pairs for path in pair]))
     for pair, clean, noisy in zip(pairs, headers[::2], headers[1::2], strict=True):
@@ -128,19 +128,19 @@ def pair_files(pairs: list[tuple[Path, Path]]) -> list[tuple[Path, Path]]:
 
 
 def find_pairs(folder: str | Path) -> list[tuple[Path, Path]]:
-    """The pairs in `folder`/clean and `folder`/noisy."""
+    """Return the pairs in `folder`/clean and `folder`/noisy."""
     return pair_folders(Path(folder) / "clean", Path(folder) / "noisy")
 
 
 def _with_lengths(clips: Sequence[tuple[Path, str]]) -> list[Clip]:
-    """Read the headers in parallel; an unreadable file is a fault of the corpus and named."""
+    """Read the headers in parallel. Raises CorpusError naming a file that cannot be read."""
     with ThreadPoolExecutor() as pool:
         measured = pool.map(lambda clip: Clip(clip[0], clip[1], _header(clip[0]).seconds), clips)
         return [clip for clip in measured if clip.seconds > 0]
 
 
 def _header(path: Path) -> AudioInfo:
-    """Rate and length of a file. Raises CorpusError naming it."""
+    """Return rate and length of a file. Raises CorpusError naming the file."""
     try:
         return audio.info(path)
     except AudioError as error:
@@ -152,7 +152,7 @@ CHIME_SETS = {"train": "si_tr_s", "dev": "si_dt_05", "test": "si_et_05"}
 """Folders of the sets below both trees; copies that hold a single set have none of them."""
 
 SNR_FOLDER = re.compile(r"m?\d+dB")
-"""Of the SNRs -6, -3, 0, 3, 6, 9 dB: m6dB, m3dB, 0dB, 3dB, 6dB, 9dB."""
+"""Names of the folders for SNRs of -6, -3, 0, 3, 6, 9 dB: m6dB, m3dB, 0dB, 3dB, 6dB, 9dB."""
 
 
 def is_chime(folder: Path) -> bool:
@@ -161,11 +161,11 @@ def is_chime(folder: Path) -> bool:
 
 
 def chime_pairs(folder: Path, split: str) -> list[tuple[Path, Path]]:
-    """(clean, noisy) files of the split "train", "dev" or "test".
+    """Return the (clean, noisy) files of the split "train", "dev" or "test".
 
-    The reference of `isolated/<set>/<SNR>/<name>` is `scaled/<set>/<SNR>/<name>`, or where references are kept once for
-    all SNRs `scaled/<set>/<name>`. A copy without folders of sets is its training split. `reverberated/` is no
-    reference: mixture minus unscaled speech is not the noise. Raises CorpusError when a file has no partner, or one of
+    The reference of `isolated/<set>/<SNR>/<name>` is `scaled/<set>/<SNR>/<name>` or, where references are kept once for
+    all SNRs, `scaled/<set>/<name>`. A copy without folders of sets is the training split. `reverberated/` cannot serve
+    as reference: mixture minus unscaled speech is not the noise. Raises CorpusError if a file has no partner, or one of
     another rate or length.
     """
     if not (folder / CHIME_REFERENCE).is_dir():

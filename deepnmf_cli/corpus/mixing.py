@@ -13,7 +13,7 @@ EARLY_S = 0.05
 
 
 def rms(samples: Samples) -> float:
-    """Root mean square of samples of any shape."""
+    """Return the root mean square of samples of any shape."""
     return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
 
 
@@ -23,7 +23,7 @@ def is_silent(samples: Samples) -> bool:
 
 
 def scale_to_snr(speech: Samples, noise: Samples, snr_db: float) -> Samples:
-    """Noise scaled so that 10 log10(power(speech) / power(noise)) equals `snr_db`; neither may be silent."""
+    """Return noise scaled so that 10 log10(power(speech) / power(noise)) equals `snr_db`; neither may be silent."""
     return noise * np.float32(rms(speech) / rms(noise) * 10 ** (-snr_db / 20))
 
 
@@ -34,9 +34,9 @@ def scale_to_level(signals: tuple[Samples, ...], level_db: float) -> tuple[Sampl
 
 
 def in_room(dry: Samples, response: Samples, rate_hz: int, early_only: bool = False) -> Samples:
-    """Speech (n,) as heard through a room response (m,), aligned with the dry speech and of its length and power.
+    """Return speech (n,) as heard through a room response (m,), aligned with `dry` and of its length and power.
 
-    The direct sound, the response's largest peak, is moved to time zero. With `early_only` what arrives later than
+    The direct sound, the response's largest peak, is moved to time zero. With `early_only`, what arrives later than
     `EARLY_S` after it is left out; both versions have the same gain, so that their difference is late reverberation.
     """
     start = int(np.argmax(np.abs(response)))

@@ -1,4 +1,4 @@
-"""A pack: recordings of a corpus as coded pieces, so many as fit into a number of bytes, with an index.
+"""A pack: recordings of a corpus as coded pieces, as many as fit into a number of bytes, with an index.
 
 A pack is a folder:
 
@@ -9,9 +9,9 @@ A pack is a folder:
     dev/clean/ and dev/noisy/   pairs in FLAC, which must stay as they are for scores to be compared
     SHA256SUMS       checksums of all files, as `sha256sum` writes them
 
-At 24 kbit/s Opus leaves speech nearly transparent, Vorbis does not; of noise Opus loses 3 to 5 dB above 4 kHz, where
-Vorbis stays within 2 dB. Both keep the number of samples and, Opus at one of its own sampling rates, their places: a
-decoder drops what the encoder put before them (RFC 7845, pre-skip).
+At 24 kbit/s Opus is nearly transparent for speech, and Vorbis is not; in noise Opus loses 3 to 5 dB above 4 kHz, where
+Vorbis stays within 2 dB. Both keep the number of samples and their places, Opus the latter at one of its own sampling
+rates: a decoder drops what the encoder put before them (RFC 7845, pre-skip).
 """
 
 import csv
@@ -42,27 +42,27 @@ from deepnmf_cli.workers import available_cpus
 INDEX, SUMS = "index.csv", "SHA256SUMS"
 
 COLUMNS = ("path", "role", "speaker", "split", "source", "start_s", "seconds")
-"""Of the index: those of a manifest, and where a piece is from."""
+"""Columns of the index: those of a manifest, and where a piece is from."""
 
 PIECE_S = 15.0
-"""Longest piece: longer recordings give several, so that one does not fill the pack."""
+"""Length of the longest piece. Longer recordings are cut into several, so that a single one does not fill the pack."""
 
 SHORTEST_S = 0.3
-"""What is left of a recording at its end is left out where it is shorter."""
+"""The remainder at the end of a recording is left out if it is shorter."""
 
 CODINGS = {
     "speech": (".opus", {"format": "OGG", "subtype": "OPUS", "compression_level": 0.93}),
     "noise": (".ogg", {"format": "OGG", "subtype": "VORBIS", "compression_level": 0.9}),
     "rir": (".flac", {"format": "FLAC", "subtype": "PCM_16"}),
 }
-"""Role -> suffix, and what libsndfile is told: 22 to 24 and 25 to 31 kbit/s at 16 kHz for speech and noise."""
+"""Role -> suffix, and settings of libsndfile: 22 to 24 and 25 to 31 kbit/s at 16 kHz for speech and noise."""
 
 SHARES = {"speech": 0.6, "noise": 0.4}
-"""Of the bytes that rooms and dev pairs leave: speech differs by speaker, of which there are many more than kinds of
-noise. What one cannot fill the other gets."""
+"""Shares of the bytes that rooms and dev pairs leave. Speech gets more: it differs by speaker, of which there are many
+more than kinds of noise. What one role cannot fill goes to the other."""
 
 ROOMS_SHARE, DEV_SHARE = 0.05, 0.15
-"""Most of the bytes that room responses and dev pairs may have."""
+"""Largest shares of the bytes that room responses and dev pairs may take."""
 
 ROOM_FOLDERS = ("rooms", "rir")
 
@@ -72,7 +72,7 @@ Say = Callable[[str, bool], None]
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of a recording: its role, its group, and from where to where, in seconds."""
+    """A stretch of a recording: its role, its group, and its start and end in seconds."""
 
     role: str
     clip: Clip
@@ -81,23 +81,23 @@ class Piece:
 
     @property
     def seconds(self) -> float:
-        """Length."""
+        """Length of the piece in seconds."""
         return self.end_s - self.start_s
 
 
 @dataclass
 class Packed:
-    """What has been written."""
+    """What has been written to a pack."""
 
     lines: list[str] = field(default_factory=list)
-    """Of the index."""
+    """Lines of the index."""
     bytes: int = 0
-    """Of all files, index and checksums included."""
+    """Size of all files, including index and checksums."""
     pieces: dict[str, list[Piece]] = field(default_factory=lambda: {role: [] for role in ROLES})
-    """By role."""
+    """Pieces by role."""
     pairs: int = 0
     full: bool = False
-    """Whether there was more than fits."""
+    """Whether there was more material than fits."""
 
 
 def pack(
@@ -112,12 +112,13 @@ def pack(
 ) -> Packed:
     """Write a pack of at most `max_bytes` with pieces of all corpora; see `find_clips` for what a corpus is.
 
-    Speakers take turns, and so do kinds of noise, with one piece each, so that all of them are in before one has a
-    second piece; of (i, n) = `part` only every n-th recording is taken, from the i-th on, for n packs that have none in
-    common. Pairs of the folder `dev` are chosen evenly, whatever the part. `progress` gets the bytes that have been
-    written.
+    Speakers take turns with one piece each, and so do kinds of noise, so that all of them are in before any has a
+    second piece. With `part` = (i, n), only every n-th recording is taken, from the i-th on, for n packs that have no
+    recording in common. Pairs of the folder `dev` are chosen evenly, whatever the part. `progress` is called with the
+    number of bytes written so far.
 
-    Raises UsageError when the folder `output` is not empty, or when `max_bytes` is too small for a pack to train on;
+    Raises UsageError when the folder `output` is not empty or its parent is missing, when Opus does not have the rate,
+    or when `max_bytes` is too small for a pack to train on;
     CorpusError when there is no speech or no noise, or when a recording cannot be read;
     DeepnmfError when the disk is full.
     """
@@ -158,8 +159,10 @@ def pack(
 
 
 def find_clips(corpora: Iterable[Path], say: Say) -> dict[str, list[Clip]]:
-    """Role (speech, noise, rir) -> clips of all corpora: of folders with speech/, noise/, and rooms/ or rir/, and of
-    the training rows of manifests. Says what is left out. Raises CorpusError for what is neither.
+    """Return role (speech, noise, rir) -> clips of all corpora, calling `say` for what is left out.
+
+    A corpus is a folder with speech/, noise/, and rooms/ or rir/, or a manifest, whose training rows are used. Raises
+    CorpusError for anything that is neither.
     """
     clips: dict[str, list[Clip]] = {"speech": [], "noise": [], "rir": []}
     for corpus in corpora:
@@ -182,14 +185,14 @@ def find_clips(corpora: Iterable[Path], say: Say) -> dict[str, list[Clip]]:
 
 
 def write_sums(folder: Path) -> None:
-    """Write the checksums of all files of a pack, which is complete."""
+    """Write the checksums of all files of a complete pack."""
     paths = sorted(folder.rglob("*.*"))
     sums = [_sum_line(checkpoint.file_hash(path), path.relative_to(folder)) for path in paths]
     (folder / SUMS).write_text("".join(sums), encoding="utf-8")
 
 
 def verify(folder: Path) -> Path:
-    """Return the index of a pack whose files are all there as they were written. Raises CorpusError."""
+    """Return the index of a pack. Raises CorpusError unless all its files are there as they were written."""
     sums, again = folder / SUMS, "Copy the pack again, or make it anew with `deepnmf pack`."
     if not (folder / INDEX).is_file() or not sums.is_file():
         found = f"no {SUMS if (folder / INDEX).is_file() else INDEX}" if folder.is_dir() else "no folder"
@@ -232,13 +235,13 @@ def _warn_of_shared(clips: dict[str, list[Clip]], pairs: Sequence[tuple[Path, Pa
 
 
 def _of_part(clips: Sequence[Clip], part: tuple[int, int]) -> list[Clip]:
-    """Every n-th clip from the i-th on, in the order of groups and of names, so that groups are shared out, too."""
+    """Return every n-th clip from the i-th on, in the order of groups and names, so that groups are divided up too."""
     first, step = part
     return sorted(clips, key=lambda clip: (clip.group, clip.path))[first - 1 :: step]
 
 
 def _turns(role: str, clips: Sequence[Clip]) -> Iterator[Piece]:
-    """Pieces in the order in which they go in: groups take turns, and in a group its clips, with a piece each."""
+    """Yield pieces in the order of packing: groups take turns with a piece each, and so do the clips of a group."""
     groups: dict[str, list[Clip]] = {}
     for clip in clips:
         groups.setdefault(clip.group, []).append(clip)
@@ -252,12 +255,12 @@ def _turns(role: str, clips: Sequence[Clip]) -> Iterator[Piece]:
 
 
 def _shuffled(clips: Sequence[Clip]) -> list[Clip]:
-    """In an order that has nothing to do with their names, since neighbours are alike, and is the same every time."""
+    """Return the clips in an order unrelated to their names, since neighbours are alike, but the same every time."""
     return sorted(clips, key=lambda clip: hashlib.sha256(clip.path.name.encode()).digest())
 
 
 def _pieces(role: str, clips: Sequence[Clip]) -> Iterator[Piece]:
-    """The first piece of each clip, then the second ones, and so on."""
+    """Yield the first piece of each clip, then the second ones, and so on."""
     for start in (PIECE_S * number for number in itertools.count()):
         left = [clip for clip in clips if clip.seconds - start >= (SHORTEST_S if start else 0)]
         if not left:
@@ -266,14 +269,14 @@ def _pieces(role: str, clips: Sequence[Clip]) -> Iterator[Piece]:
 
 
 def _decoded(piece: Piece, rate_hz: int) -> Samples:
-    """The samples (n,) of a piece. Raises CorpusError."""
+    """Return the samples (n,) of a piece. Raises CorpusError if it cannot be read."""
     own_hz = audio.info(piece.clip.path).rate_hz
     first, end = round(piece.start_s * own_hz), round(piece.end_s * own_hz)
     return decode(piece.clip.path, rate_hz, first_channel=piece.role == "rir", start=first, frames=end - first)
 
 
 def _coded(piece: Piece, rate_hz: int) -> bytes | None:
-    """A piece as its role is coded; None for silence. Raises CorpusError for what cannot be read."""
+    """Return a piece in the coding of its role; None for silence. Raises CorpusError if it cannot be read."""
     samples = _decoded(piece, rate_hz)
     if not len(samples) or (is_silent(samples) if piece.role in SHARES else not samples.any()):
         return None
@@ -284,7 +287,7 @@ def _coded(piece: Piece, rate_hz: int) -> bytes | None:
 
 
 def _ahead(pieces: Iterator[Piece], rate_hz: int, pool: ThreadPoolExecutor) -> Iterator[tuple[Piece, bytes | None]]:
-    """(piece, what `_coded` gives) in their order, coded ahead by the threads of the pool."""
+    """Yield (piece, result of `_coded`) in the order of the pieces, coded ahead by the threads of the pool."""
     waiting: deque[tuple[Piece, Future[bytes | None]]] = deque()
     try:
         while True:
@@ -300,10 +303,10 @@ def _ahead(pieces: Iterator[Piece], rate_hz: int, pool: ThreadPoolExecutor) -> I
 
 
 def _pack_dev(pairs: Sequence[tuple[Path, Path]], folder: Path, most: float, packed: Packed) -> None:
-    """So many of the pairs as fit, evenly spread, as they are."""
+    """Copy as many of the pairs as fit, evenly spread, without changing them."""
 
     def files(number: int) -> list[tuple[Path, Path]]:
-        """(from, to) of so many pairs."""
+        """Return (source, target) of the files of `number` pairs."""
         chosen = [(i, pairs[i]) for i in (k * len(pairs) // number for k in range(number))]
         kinds = ("clean", "noisy")
         return [
@@ -320,7 +323,7 @@ def _pack_dev(pairs: Sequence[tuple[Path, Path]], folder: Path, most: float, pac
 
 
 def _pack_rooms(rooms: Sequence[Clip], folder: Path, most: float, rate_hz: int, packed: Packed) -> None:
-    """So many of the room responses as fit, short ones first: most rooms are small."""
+    """Write as many of the room responses as fit, short ones first, because most rooms are small."""
     used = 0
     for clip in sorted(rooms, key=lambda clip: (clip.seconds, clip.path)):
         content = _coded(piece := Piece("rir", clip, 0.0, clip.seconds), rate_hz)
@@ -339,7 +342,7 @@ def _pack_pieces(
     packed: Packed,
     progress: Callable[[int], None],
 ) -> None:
-    """Pieces of speech and of noise, such that their bytes grow by their shares, until the next one is too many."""
+    """Write pieces of speech and noise, in bytes proportional to their shares, until the next piece does not fit."""
     ways = {role: _ahead(_turns(role, clips[role]), rate_hz, pool) for role in SHARES}
     used = dict.fromkeys(SHARES, 0)
     with closing(ways["speech"]), closing(ways["noise"]):
@@ -359,7 +362,7 @@ def _pack_pieces(
 
 
 def _entry(piece: Piece, packed: Packed) -> tuple[Path, str]:
-    """The path of the next piece of a role inside the pack, and its line of the index."""
+    """Return the path of the next piece of a role inside the pack, and its line of the index."""
     number, suffix = len(packed.pieces[piece.role]), CODINGS[piece.role][0]
     path = (
         Path(piece.role if piece.role in SHARES else ROOM_FOLDERS[0])
@@ -370,7 +373,7 @@ def _entry(piece: Piece, packed: Packed) -> tuple[Path, str]:
 
 
 def _entry_bytes(piece: Piece, packed: Packed) -> int:
-    """Bytes of what index and checksums say of a piece."""
+    """Return the number of bytes that a piece takes in the index and the checksums."""
     path, line = _entry(piece, packed)
     return len(line.encode()) + len(_sum_line("0" * 64, path))
 
@@ -396,17 +399,17 @@ def _line(cells: Iterable[object]) -> str:
 
 
 def _sum_line(digest: str, path: Path) -> str:
-    """A line of SHA256SUMS."""
+    """Return a line of SHA256SUMS."""
     return f"{digest}  {path.as_posix()}\n"
 
 
 def _plain(name: str) -> str:
-    """A name of letters, digits and a few signs, which every file system and every tool takes."""
+    """Return a name of letters, digits and a few signs, which every file system and every tool accepts."""
     return re.sub(r"[^A-Za-z0-9.+-]+", "-", name)[:40]
 
 
 def _require_enough(packed: Packed, corpora: Sequence[Path], max_bytes: int) -> None:
-    """Raise UsageError, or where it is not the size CorpusError, for a pack that nothing could be trained on."""
+    """Raise UsageError, or CorpusError if the size is not the reason, for a pack that nothing could be trained on."""
     speech, noise = (len(packed.pieces[role]) for role in SHARES)
     if speech >= SMALLEST_CORPUS and noise:
         return

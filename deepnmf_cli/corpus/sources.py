@@ -1,4 +1,4 @@
-"""From folders, manifests and pairs to what training needs: a source of examples, and recordings to score on."""
+"""What training needs, from folders, manifests and pairs: a source of examples, and recordings to score on."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -13,19 +13,19 @@ from deepnmf_cli.corpus.mixing import Samples
 from deepnmf_cli.errors import CorpusError, UsageError, are, count
 
 HELD_OUT_EVERY = 20
-"""Without a dev folder every 20th speaker and noise is held out for dev mixtures, where there are that many."""
+"""Without a dev folder, every 20th speaker and noise is held out for dev mixtures, if there are that many."""
 
 HELD_OUT_PAIRS = 120
 """At most this many pairs are held out: each is enhanced for every dev score."""
 
 HELD_OUT_MIXTURES = 40
-"""Dev mixtures made from what is held out: about three minutes."""
+"""Number of dev mixtures made from what is held out: about three minutes."""
 
 HELD_OUT_PART = 0.8
-"""Where in every noise recording of one's own the part begins that is held out, if there are too few recordings."""
+"""Share of every noise recording of one's own after which the held-out part begins, if there are too few recordings."""
 
 BABBLE_SHARE = 0.4
-"""Share of babble among the general noises where no recordings of them are given; the others are synthetic."""
+"""Share of babble among the general noises if no recordings of them are given; the others are synthetic."""
 
 Pair = tuple[Samples, Samples]
 """A clean and a noisy recording of equal length."""
@@ -36,7 +36,7 @@ Say = Callable[[str, bool], None]
 
 @dataclass(frozen=True)
 class Recordings:
-    """Where the material of a run lies: folders of speech and noise, a manifest, or ready pairs; and what helps."""
+    """Paths to the material of a run: folders of speech and noise, a manifest, or ready pairs; and supplements."""
 
     speech: Path | None = None
     noise: Path | None = None
@@ -50,7 +50,7 @@ class Recordings:
 
 @dataclass(frozen=True)
 class Mixtures:
-    """How examples are made of recordings."""
+    """How examples are made from recordings."""
 
     mixing: MixingSettings
     augmentation: AugmentationSettings
@@ -65,12 +65,12 @@ class Material:
     source: ExampleSource
     dev: list[Pair]
     general: ExampleSource | None = None
-    """In fine-tuning, mixtures with other noise than one's own."""
+    """In fine-tuning, mixtures with noise other than one's own."""
     general_dev: tuple[Pair, ...] = ()
 
 
 def from_pairs(recordings: Recordings, made: Mixtures, say: Say) -> Material:
-    """Segments of ready pairs, CHiME-2 included. Raises CorpusError when there are too few."""
+    """Return segments of ready pairs, CHiME-2 included, as material. Raises CorpusError if there are too few pairs."""
     folder = recordings.pairs
     in_sets = is_chime(folder)
     pairs = chime_pairs(folder, "train") if in_sets else find_pairs(folder)
@@ -91,7 +91,7 @@ def from_pairs(recordings: Recordings, made: Mixtures, say: Say) -> Material:
 
 
 def from_clips(recordings: Recordings, made: Mixtures, say: Say) -> Material:
-    """Mixtures on the fly. Raises CorpusError when there is too little of something."""
+    """Return mixtures made on the fly as material. Raises CorpusError if there is too little of something."""
     clips = _clips(recordings)
     _say_what_there_is(clips, say)
     cache = ClipCache(made.rate_hz)
@@ -106,10 +106,11 @@ def from_clips(recordings: Recordings, made: Mixtures, say: Say) -> Material:
 
 
 def for_tuning(recordings: Recordings, made: Mixtures, say: Say) -> Material:
-    """Mixtures with the noise given, as it is, and beside them general ones: with the recordings of `general_noise`, or
-    with babble and synthetic noise. Both are scored, on speech and noise that are not trained on.
+    """Return, as material for fine-tuning, mixtures with the given noise as it is, and general mixtures beside them.
 
-    The last fifth of every noise recording is held out where there are too few recordings to spare one.
+    General mixtures are made with the recordings of `general_noise`, or else with babble and synthetic noise. Both
+    kinds are scored, on speech and noise that are not trained on if there are 20 speakers and kinds. The last fifth of
+    every noise recording is held out if there are too few recordings to spare one.
     """
     if recordings.pairs is not None:
         found, remedy = "--pairs", "Give speech and your noise apart, or choose another recipe."
@@ -150,7 +151,7 @@ def for_tuning(recordings: Recordings, made: Mixtures, say: Say) -> Material:
 
 
 def load(pairs: Iterable[tuple[Path, Path]], rate_hz: int) -> list[Pair]:
-    """The recordings of (clean, noisy) files."""
+    """Return the recordings of (clean, noisy) files."""
     return [(decode(clean, rate_hz), decode(noisy, rate_hz, like=clean)) for clean, noisy in pairs]
 
 
@@ -167,13 +168,16 @@ def _fixed(
     cache: ClipCache,
     augmentation: AugmentationSettings = AugmentationSettings(),
 ) -> list[Pair]:
-    """Dev mixtures. Settings and seed of their own: scores of different runs on the same recordings can be compared."""
+    """Return dev mixtures.
+
+    They have settings and a seed of their own, so that scores of different runs on the same recordings can be compared.
+    """
     made = MixtureDataset(speech, noise, [], MixingSettings(), rate_hz, 0, cache, augmentation)
     return [(s, s + n) for s, n in (made[i] for i in range(HELD_OUT_MIXTURES))]
 
 
 def _dev(recordings: Recordings, clips: "_Clips", made: Mixtures, say: Say) -> list[Pair]:
-    """The pairs of the dev folder."""
+    """Return the pairs of the dev folder."""
     pairs = find_pairs(recordings.dev)
     say(f"dev: {count(len(pairs), 'pair')}", False)
     given = [clip.path for clip in (*clips.speech, *clips.noise)]
@@ -193,7 +197,7 @@ class _Clips:
 
 
 def _clips(recordings: Recordings) -> _Clips:
-    """The clips of the folders, or of the manifest, which may name speech and noise of its own for the dev mixtures."""
+    """Return the clips of the folders, or of the manifest, which may list its own speech and noise for dev mixtures."""
     if recordings.manifest is not None:
         by_role = read_manifest(recordings.manifest)
         keys = [("speech", "train"), ("noise", "train"), ("rir", "train"), ("speech", "dev"), ("noise", "dev")]
@@ -236,7 +240,7 @@ def _require(where: Path, count: int, what: str) -> None:
 
 
 def _split(clips: list[Clip], dev: list[Clip], what: str, say: Say) -> tuple[list[Clip], list[Clip]]:
-    """(to train on, for the dev score): as given, or by holding out."""
+    """Return (clips to train on, clips for the dev score): as given, or by holding some out."""
     kept, dev = (clips, dev) if dev else _hold_out(clips)
     if dev is kept:
         say(f"fewer than {HELD_OUT_EVERY} {what}: none is held out, and the dev score flatters", True)
@@ -244,7 +248,7 @@ def _split(clips: list[Clip], dev: list[Clip], what: str, say: Say) -> tuple[lis
 
 
 def _hold_out(clips: list[Clip]) -> tuple[list[Clip], list[Clip]]:
-    """(kept, held out) by group; too few groups to spare one serve both purposes, and come back twice."""
+    """Return (kept, held out), split by group; if there are too few groups to spare one, both hold all clips."""
     held = set(sorted({c.group for c in clips})[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY])
     if not held:
         return clips, clips

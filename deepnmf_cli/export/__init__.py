@@ -1,1 +1,1 @@
-"""From a network of torch to an ONNX file that computes the same."""
+"""From a network to an ONNX file, or a C library, that computes the same."""

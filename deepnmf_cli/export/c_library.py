@@ -1,6 +1,6 @@
-"""A network of the grid family as a library in C: one source file, its header, and the weights as arrays.
+"""Export of a network of the grid family as a C library: one source file, its header, and the weights as arrays.
 
-The source, `native/c/deepnmf.c`, is the same for all models; `deepnmf_model.h` is made here of `native.model`.
+The source, `native/c/deepnmf.c`, is the same for all models; `deepnmf_model.h` is written here, from `native.model`.
 """
 
 import dataclasses
@@ -26,9 +26,10 @@ LARGEST_INT8 = 127
 
 
 def write(network: MaskNetwork, front_end: FrontEnd, name: str, folder: Path, weights: str = "float32") -> list[Path]:
-    """Write the library for a network into a folder; returns the files. `weights` "int8" stores matrices as whole
-    numbers with a scale for every output. All files appear, or none. Raises UsageError for other networks than grids
-    with messages of mean field.
+    """Write the C library for a network into a folder and return the paths of its files. All files appear, or none.
+
+    `weights` "int8" stores matrices as integers with a scale for every output. Raises UsageError for networks other
+    than grids with mean-field messages.
     """
     try:
         arrays = {key: tensor.detach().numpy() for key, tensor in network.weights().items()}
@@ -47,7 +48,7 @@ def write(network: MaskNetwork, front_end: FrontEnd, name: str, folder: Path, we
 
 
 def _header(packed: model.NativeModel, name: str, int8: bool) -> Iterator[str]:
-    """Lines of the file that holds a model: its arrays, and DEEPNMF_MODEL, what a `deepnmf_model` begins with."""
+    """Yield the lines of a model's file: its arrays, and DEEPNMF_MODEL, which initialises a `deepnmf_model`."""
     yield f"/* The model {name}, written by deepnmf {__version__}. */"
     yield "#ifndef DEEPNMF_MODEL_H\n#define DEEPNMF_MODEL_H\n"
     yield "#if defined(__GNUC__)\n#define DEEPNMF_ALIGNED __attribute__((aligned(32)))\n#else"
@@ -71,7 +72,7 @@ def _header(packed: model.NativeModel, name: str, int8: bool) -> Iterator[str]:
 
 
 def quantised(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whole numbers (K, inputs, outputs) int8 and scales (K, outputs) of a matrix: their product is next to it."""
+    """Return integers (K, inputs, outputs) int8 and scales (K, outputs), whose product approximates a matrix."""
     scales = abs(matrix).max(1, initial=0, keepdims=True) / LARGEST_INT8
     numbers = np.rint(matrix / np.where(scales > 0, scales, 1)).astype(np.int8)
     return numbers, scales[:, 0].astype(np.float32)
@@ -82,7 +83,7 @@ def _pointer(name: str, array: np.ndarray) -> str:
 
 
 def _array(name: str, array: np.ndarray) -> Iterator[str]:
-    """A definition in C of an array, which lies in a row, with as many digits as single precision needs."""
+    """Yield the C definition of an array, flattened, with as many digits as single precision needs."""
     kinds = {np.dtype(np.int32): "int", np.dtype(np.int8): "signed char", np.dtype(np.float32): "float"}
     if array.size:
         values = ",".join(_numbers(array.ravel()))

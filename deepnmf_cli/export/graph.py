@@ -1,4 +1,4 @@
-"""A network of torch as an ONNX file: magnitudes, or features with phase, and states in, masks and next states out."""
+"""Export of a torch network to ONNX: from magnitudes, or features with phase, and states to masks and next states."""
 
 import io
 import json
@@ -34,24 +34,24 @@ from deepnmf_cli.signal.features import PLANES
 from deepnmf_cli.unfold.network import Bank
 
 OPSET = 18
-"""Version of ONNX's operations: the newest that all runtimes of the last years know."""
+"""Version of the ONNX operator set: the newest that all runtimes of recent years support."""
 
 IR_VERSION = 8
-"""Version of the file format that came with OPSET: ONNX Runtime reads it from 1.14 on."""
+"""Version of the file format that came with OPSET; ONNX Runtime reads it from version 1.14 on."""
 
 FORMAT_OF_MAGNITUDES = 1
-"""The newest layout whose readers run graphs that do not use phase."""
+"""Version of the layout for graphs that do not use phase, so that older readers run them."""
 
 TOLERANCE = 1e-5
-"""Largest difference of a mask between torch and the exported graph; more is refused. Weights of fewer bits differ by
-more, which is stated and not refused."""
+"""Largest difference of a mask between torch and the exported graph that is accepted. Weights of fewer bits differ by
+more, which is reported and not refused."""
 
 EXAMPLE_FRAMES = 7
-"""Frames of the example by which torch follows the network; any number but 0 and 1, which torch takes for constants."""
+"""Number of frames in torch's example input: any number but 0 and 1, which torch would take for constants."""
 
 
 class _Flat(nn.Module):
-    """A network whose state is a list of tensors."""
+    """A network whose state is a flat list of tensors."""
 
     def __init__(self, network: MaskNetwork, spec: Any) -> None:
         super().__init__()
@@ -74,13 +74,14 @@ def export(
     """Write `path`, atomically, and return the largest difference of its masks from those of `network` (see `verify`).
 
     The graph takes MAGNITUDE (1, F, T) >= 0, or FEATURES (1, 5, F, T) for a network that uses phase, and states. It
-    gives MASKS (1, 2, F, T), of three planes with phase (`signal.masks.complex_masks`), and the next states, all
-    float32. T is any number >= 1, or 1 for `single_frames`, which is quicker for sound that arrives frame by frame. A
-    recording begins with states of zeros. `meta`, of plain values, is stored as JSON. Matrices are stored as `weights`,
-    one of `weights.WEIGHTS`; of float32, those that the model file `shared` in the same folder holds are left there.
-    `network` is changed: its parameters become constants.
+    returns MASKS (1, 2, F, T), with three planes if it uses phase (`signal.masks.complex_masks`), and the next states,
+    all float32. T is any number >= 1, or 1 with `single_frames`, which is faster for sound that arrives frame by frame.
+    A recording starts with states of zeros. `meta`, which holds plain values, is stored as JSON. Matrices are stored as
+    `weights`, one of `weights.WEIGHTS`; float32 weights that the model file `shared` in the same folder contains are
+    left there. `network` is modified: its parameters become constants.
 
-    Raises ModelError when the graph does not compute the same.
+    Raises ModelError if the network cannot be exported or the graph does not compute the same, and UsageError where
+    `verify` does.
     """
     import onnx
 
@@ -94,7 +95,7 @@ def export(
     states, spec = trees.tree_flatten(network(example)[1])
     states = [torch.zeros_like(state) for state in states]
     names = [str(i) for i in range(len(states))]
-    # AUTO: what torch cannot prove for every number of frames, `verify` tries.
+    # AUTO, because `verify` tests what torch cannot prove for every number of frames.
     frames = None if single_frames else {len(form): torch.export.Dim.AUTO}
     try:
         with _silence(), torch.no_grad():
@@ -109,7 +110,7 @@ def export(
                 output_names=[MASKS, *(NEXT_STATE + name for name in names)],
                 verbose=False,
             ).model_proto
-    except Exception as error:  # of many types, none of which torch documents
+    except Exception as error:  # torch raises many types, and documents none of them
         because = (
             "since they depend on values" if "data-dependent" in str(error) else f"{type(error).__name__} in torch"
         )
@@ -136,9 +137,10 @@ def export(
 
 
 def verify(network: MaskNetwork, bins: int, path: Path, single_frames: bool, tolerance: float = TOLERANCE) -> float:
-    """Largest difference of a mask between `network` and the graph in `path`, over two recordings in several blocks.
+    """Return the largest difference of a mask between `network` and the graph in `path`.
 
-    Raises ModelError when it exceeds `tolerance`, and UsageError when the graph is for one number of frames only.
+    They are compared on two recordings in several blocks. Raises ModelError if the difference exceeds `tolerance`, and
+    UsageError if the graph works for one number of frames only.
     """
     draw = np.random.default_rng(0)
     graph, largest = ExportedGraph(path), 0.0
@@ -150,13 +152,13 @@ def verify(network: MaskNetwork, bins: int, path: Path, single_frames: bool, tol
             inputs = network.features_of(spectrum, window_hops=2)  # any number: phases are random
             try:
                 masks, states = graph(inputs.numpy(), states)
-            except Exception as error:  # ONNX Runtime's own types have no other ancestor
+            except Exception as error:  # ONNX Runtime's own types have no other base class
                 found, expected = "a loop over frames", "a network that computes many frames at once"
                 remedy = "Add --streaming, for a graph of single frames."
                 raise UsageError(network.name, found, expected, remedy) from error
             with torch.no_grad():
                 expected, known = network(inputs, known)
-            largest = np.maximum(largest, np.abs(masks - expected.numpy()).max())  # which keeps a NaN
+            largest = np.maximum(largest, np.abs(masks - expected.numpy()).max())  # keeps a NaN
     if not largest <= tolerance:
         found = f"masks that differ by {largest:.1g} from those of the model"
         raise ModelError(path, found, f"at most {tolerance:g}", "Report it with the model.")
@@ -165,8 +167,8 @@ def verify(network: MaskNetwork, bins: int, path: Path, single_frames: bool, tol
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Without what torch says of its own future, and of graphs that it cannot make, and ONNX Script of every constant
-    that it leaves as it is.
+    """Suppress what torch prints about its own future and about graphs that it cannot make, and what ONNX Script prints
+    about every constant that it leaves as it is.
     """
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -189,14 +191,14 @@ def _name_frames(model: Any) -> None:
 
 
 def _strip(graph: Any) -> None:
-    """Take out where in the source each operation comes from: half of a small file, and paths of this machine."""
+    """Remove where in the source each operation comes from: half of a small file, and paths of this machine."""
     for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         part.doc_string = ""
         del part.metadata_props[:]
 
 
 def _fold_parameters(network: MaskNetwork) -> None:
-    """Store the values of parameters in the place of what they are computed from."""
+    """Replace the tensors from which parameters are computed by the values of the parameters."""
     for bank in (module for module in network.modules() if isinstance(module, Bank)):
         for name, value in bank.values().items():
             delattr(bank, name)

@@ -1,5 +1,6 @@
-"""How an ONNX graph holds its weights: in fewer bits, or in the model file beside it. All computation stays in
-float32.
+"""Storage of the weights of an ONNX graph: in fewer bits, or in the model file beside it.
+
+All computation stays in float32.
 """
 
 import json
@@ -12,10 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 WEIGHTS = ("float32", "float16", "int8")
 
 SMALLEST = 512
-"""Tensors of fewer numbers are not stored in fewer bits: biases and the like."""
+"""Tensors with fewer elements, such as biases, are not stored in fewer bits."""
 
 SMALLEST_SHARED = 32
-"""Tensors of fewer numbers stay in the graph: to name where they lie would take as much room."""
+"""Tensors with fewer elements stay in the graph, because a reference to their place would take as much space."""
 
 
 def shrink(model: onnx.ModelProto, weights: str) -> None:
@@ -45,9 +46,9 @@ def shrink(model: onnx.ModelProto, weights: str) -> None:
 
 
 def share(model: onnx.ModelProto, file: Path) -> None:
-    """Leave out of `model` the weights that the model file `file` holds, as they are or transposed.
+    """Remove from `model` the weights that the model file `file` contains, as they are or transposed.
 
-    They become external data at their places in that file, which must lie beside the graph. ONNX Runtime transposes
+    They become external data at their offsets in that file, which must lie beside the graph. ONNX Runtime transposes
     them when it opens the graph.
     """
     content = file.read_bytes()
@@ -82,7 +83,7 @@ def share(model: onnx.ModelProto, file: Path) -> None:
 
 
 def _external(name: str, shape: tuple[int, ...], location: str, offset: int) -> TensorProto:
-    """A float32 tensor whose numbers lie at `offset` in the file `location`."""
+    """Return a float32 tensor whose values lie at the byte `offset` in the file `location`."""
     tensor = TensorProto(name=name, dims=shape, data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
     entries = {"location": location, "offset": offset, "length": 4 * int(np.prod(shape))}
     for key, value in entries.items():
@@ -91,7 +92,7 @@ def _external(name: str, shape: tuple[int, ...], location: str, offset: int) -> 
 
 
 def _replace(graph: onnx.GraphProto, initialisers: list[TensorProto], nodes: list[onnx.NodeProto]) -> None:
-    """Give the graph other initialisers, and these nodes before its own."""
+    """Replace the initialisers of the graph, and insert `nodes` before its own nodes."""
     del graph.initializer[:]
     graph.initializer.extend(initialisers)
     nodes = [*nodes, *graph.node]

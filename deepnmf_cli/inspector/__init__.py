@@ -1,1 +1,1 @@
-"""What is in a recording, and what a model makes of it layer by layer: numbers, pictures and sounds to look into."""
+"""Inspection of a recording, and of what a model makes of it layer by layer, in numbers, pictures and sounds."""

@@ -1,4 +1,4 @@
-"""A model from inside: its estimate after every layer, the atoms of its dictionaries, and what its units follow."""
+"""Inspection of a model: its estimate after every layer, the atoms of its dictionaries, and what its units follow."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,45 +20,45 @@ from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.unfold.network import Unfolded
 
 MOST_LAYERS = 8
-"""Layers that are shown, the first and the last among them."""
+"""Largest number of layers that are shown, including the first and the last."""
 
 MOST_UNITS = 6
-"""Units of the grid that are shown as pictures."""
+"""Largest number of units of the grid that are shown as pictures."""
 
 ATOM_RANGE_DB = 40.0
 DICTIONARY = "dictionary"
-"""Name of the parameter of all algorithms with atoms."""
+"""Name of the dictionary in the parameters of all algorithms with atoms."""
 
 
 @dataclass(frozen=True)
 class Inspected:
-    """A network behind its front end."""
+    """A network and its front end."""
 
     network: MaskNetwork
     front_end: FrontEnd
 
     @property
     def enhancer(self) -> Enhancer:
-        """With all layers, on the CPU."""
+        """The enhancer with all layers, on the CPU."""
         return Enhancer(TorchBackend(self.network), self.front_end)
 
     @property
     def highest_hz(self) -> float:
-        """Where its band ends."""
+        """Highest frequency of the network's band in Hz."""
         return self.front_end.rate_hz / 2
 
 
 def chosen_layers(depths: range) -> list[int]:
-    """Return at most MOST_LAYERS of the depths, evenly, with the first and the last."""
+    """Return at most MOST_LAYERS of the depths, evenly spaced, including the first and the last."""
     if len(depths) <= MOST_LAYERS:
         return list(depths)
     return sorted({round(place) for place in np.linspace(depths[0], depths[-1], MOST_LAYERS)})
 
 
 def layers(model: Inspected, whole: Heard, rate_hz: int) -> Section | None:
-    """Return what the network gives of a recording when it is stopped after each layer; None where it cannot be.
+    """Return a section with the results of stopping the network after each layer; None if it cannot be stopped.
 
-    `whole` is what it gives with all of them.
+    `whole` is the result with all layers.
     """
     if len(model.network.depths) < 2:
         return None
@@ -101,10 +101,10 @@ def _unfolded(network: MaskNetwork) -> Unfolded | None:
 
 
 def atoms(model: Inspected) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the spectra (F, R) of the atoms of speech and of noise in the first layer, each of a peak of 1 and sorted
-    by where its energy lies; None for a network without dictionaries.
+    """Return the spectra (F, R) of the atoms of speech and of noise in the first layer; None without dictionaries.
 
-    Of atoms over several frames it is the mean over these.
+    Each spectrum has a peak of 1, and they are sorted by the centres of their energy. The spectrum of an atom over
+    several frames is the mean over these.
     """
     network, unfolded = model.network, _unfolded(model.network)
     if unfolded is None or DICTIONARY not in unfolded.bank.ties:
@@ -119,7 +119,7 @@ def atoms(model: Inspected) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _sorted(spectra: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Spectra (F, R) in the order of their centres of energy, and that order."""
+    """Return the spectra (F, R) in the order of their centres of energy, and that order."""
     power = spectra**2
     centre = (np.arange(len(power))[:, None] * power).sum(0) / power.sum(0).clip(1e-30)
     order = np.argsort(centre, kind="stable")
@@ -127,7 +127,7 @@ def _sorted(spectra: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def atom_section(model: Inspected) -> Section | None:
-    """Return pictures of the atoms, sorted; None where there are none."""
+    """Return a section with pictures of the sorted atoms; None if there are none."""
     if (found := atoms(model)) is None:
         return None
     panels = [
@@ -141,7 +141,7 @@ def atom_section(model: Inspected) -> Section | None:
 
 @torch.inference_mode()
 def activations(model: Inspected, heard: Heard) -> Section | None:
-    """Return how strongly each atom is used over time after the last layer, atoms in the order of `atom_section`."""
+    """Return a section on the use of each atom over time after the last layer, in the order of `atom_section`."""
     found, unfolded = atoms(model), _unfolded(model.network)
     if found is None or unfolded is None:
         return None
@@ -167,7 +167,7 @@ def activations(model: Inspected, heard: Heard) -> Section | None:
 
 
 def _states(network: MaskNetwork, heard: Heard) -> dict[int, Any]:
-    """States after each layer, by its number, of all that the network took, as one block."""
+    """Return the state after each layer, by its number, for the network's whole input as one block."""
     unfolded = _unfolded(network)
     assert unfolded is not None
     with unfolded.remembered() as path:
@@ -176,14 +176,16 @@ def _states(network: MaskNetwork, heard: Heard) -> dict[int, Any]:
 
 
 FOLLOWED = ("level", "speech", "noise", "mask", "onset", "peak in frequency")
-"""What units are compared with: levels of recording, estimate and what was removed; the mask; the rise of the level
-since the last frame; and how far the level is above that of the neighbouring nodes."""
+"""Quantities that units are compared with: levels of the recording, of the estimate and of what was removed; the mask;
+the rise of the level since the last frame; and how far the level is above that of the neighbouring nodes."""
 
 
 @torch.inference_mode()
 def units(model: Inspected, heard: Heard) -> Section | None:
-    """Return what the spins of a grid follow after its last layer: expectations tanh(u) of the field u, and their
-    correlations over frames and nodes with what is known of the sound; None for other networks.
+    """Return a section on what the spins of a grid follow after its last layer; None for other networks.
+
+    It has expectations tanh(u) of the field u, and their correlations over frames and nodes with what is known of the
+    sound.
     """
     network, unfolded = model.network, _unfolded(model.network)
     if unfolded is None or not isinstance(network, GridWiring):
@@ -217,7 +219,7 @@ def units(model: Inspected, heard: Heard) -> Section | None:
 
 
 def _followed(network: GridWiring, magnitude: np.ndarray, mask: np.ndarray) -> list[np.ndarray]:
-    """What units may follow: FOLLOWED, each (T, N)."""
+    """Return the quantities of FOLLOWED, which units may follow, each (T, N)."""
     normalised = normalise_level(torch.from_numpy(magnitude)[None], None)[0][0].numpy()
     mixture, speech, noise = (_at_nodes(network, m * normalised) for m in (1.0, mask, (1 - mask).clip(0)))
     level, speech, noise = (20 * np.log10(values + 1e-3) for values in (mixture, speech, noise))
@@ -227,7 +229,7 @@ def _followed(network: GridWiring, magnitude: np.ndarray, mask: np.ndarray) -> l
 
 
 def _at_nodes(network: GridWiring, values: np.ndarray) -> np.ndarray:
-    """Means (T, N) over the bands of each node of values (F, T)."""
+    """Return the means (T, N) of values (F, T) over the bands of each node."""
     bands = network.pool(torch.from_numpy(np.asarray(values, np.float32)))
     return bands.unflatten(0, (-1, network.settings.bands_per_node)).mean(1).T.numpy()
 
@@ -239,7 +241,7 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def facts(model: Inspected) -> dict[str, str]:
-    """What is known of a model, by name."""
+    """Return facts about a model as text, by name."""
     network, front_end = model.network, model.front_end
     macs_per_s = network.macs_per_frame() * front_end.frames_per_s
     return {

@@ -1,4 +1,4 @@
-"""What an inspection shows, and how it becomes one HTML page or one PNG."""
+"""The content of an inspection, and its rendering as one HTML page or one PNG."""
 
 import io
 from collections.abc import Sequence
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 4
-"""Panels beside each other in a PNG."""
+"""Number of panels side by side in a PNG."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture of values (F, T), the first row at the bottom, with what is to be heard of it."""
+    """A picture of values (F, T), the first row at the bottom, and the sound that can be played with it."""
 
     title: str
     values: np.ndarray
     lowest: float
     highest: float
     top: str = ""
-    """What the upper end of the vertical axis is."""
+    """Label of the upper end of the vertical axis."""
     end: str = ""
-    """What the right end of the horizontal axis is."""
+    """Label of the right end of the horizontal axis."""
     colours: str = "magma"
     text: str = ""
     samples: np.ndarray | None = None
-    """(C, N) in [-1, 1]."""
+    """(C, N); full scale is 1, and louder sounds are scaled down to it."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class Section:
     lines: Lines | None = None
     table: tuple[Sequence[str], Sequence[Sequence[str]]] | None = None
     rate_hz: int = 0
-    """Of the samples of its panels."""
+    """Sampling rate of the samples of the panels."""
     seconds: float = 0.0
-    """Length of these."""
+    """Length of these samples."""
 
 
 def html(title: str, sections: Sequence[Section]) -> str:
-    """Return the page; sounds beyond full scale are turned down by one factor within a section."""
+    """Return the HTML page; the sounds of a section are turned down by one factor if any exceeds full scale."""
     return render("inspect.html", title=title, version=__version__, sections=[_filled(section) for section in sections])
 
 
@@ -109,7 +109,7 @@ def _saved(figure: "Figure") -> bytes:
 
 
 def _filled(section: Section) -> dict[str, Any]:
-    """What the template shows of a section."""
+    """Return the values that the template shows for a section."""
     heard = [panel.samples for panel in section.panels if panel.samples is not None]
     gain = 1 / max([1.0, *(float(np.abs(samples).max(initial=0)) for samples in heard)])
     signals = [

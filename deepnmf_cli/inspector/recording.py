@@ -1,4 +1,4 @@
-"""A recording and what an enhancer makes of it: spectrograms, mask, levels, and what can be told from numbers."""
+"""Inspection of a recording and its enhancement: spectrograms, mask, levels, and what can be measured."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ from deepnmf_cli.signal.spectrogram import spectrogram_db
 from deepnmf_cli.streaming import Backend, Hearing
 
 FRAME_S = 0.05
-"""Of levels over time."""
+"""Length in seconds of the frames for levels over time."""
 
 QUIETEST_DB = -120.0
 
 SHORTEST_FLAT_TOP = 3
-"""Equal samples at the peak, one after the other, that are taken for clipping."""
+"""Smallest number of consecutive equal samples at the peak that counts as clipping."""
 
 BAND_RANGE_DB = 70.0
-"""A frequency belongs to the band of a recording when its loud moments are at most so far below the loudest."""
+"""A frequency belongs to the band of a recording if its loud moments are less than this far below the loudest."""
 
 BAND_WINDOW_S = 0.064
-"""Of spectra that show where a band ends."""
+"""Length in seconds of the windows of spectra that show where a band ends."""
 
 LOUD_SHARE = 95.0
 """Percentile of the levels of a frequency that stands for its loud moments."""
@@ -34,19 +34,19 @@ LOUD_SHARE = 95.0
 
 @dataclass(frozen=True)
 class Heard:
-    """What an enhancer makes of samples (C, N)."""
+    """The result of enhancing samples (C, N)."""
 
     samples: np.ndarray
     speech: np.ndarray
-    """(C, N)."""
+    """Enhanced samples (C, N)."""
     mask: np.ndarray
-    """Moduli (F, T) of what the network gives, up to its highest frequency."""
+    """Moduli (F, T) of the network's speech mask, up to its highest frequency."""
     inputs: np.ndarray
-    """What it takes: magnitudes (F, T), or features (5, F, T)."""
+    """Input of the network: magnitudes (F, T), or features (5, F, T)."""
 
 
 class Watched:
-    """A `Backend` that keeps what goes through it."""
+    """A `Backend` that records the inputs and masks of the backend inside it."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -64,7 +64,7 @@ class Watched:
         return masks, state
 
     def hearing(self, bins: int) -> "Watched":
-        """This one, round what its backend is for so many bins."""
+        """Return this object, with its backend replaced by that for the lowest `bins` frequencies if it has one."""
         if isinstance(self._backend, Hearing):
             self._backend = self._backend.hearing(bins)
         return self
@@ -80,7 +80,7 @@ class Watched:
 
 
 def hear(enhancer: Enhancer, samples: np.ndarray, rate_hz: int) -> Heard:
-    """Enhance samples (C, N) float32, and keep what the network took and gave."""
+    """Enhance samples (C, N) float32 and return the result with the network's inputs and masks."""
     watched = Watched(enhancer.backend)
     speech = Enhancer(watched, enhancer.front_end).enhance(samples, rate_hz)
     return Heard(samples, speech, np.concatenate(watched.masks, -1), np.concatenate(watched.inputs, -1))
@@ -109,7 +109,7 @@ def section(heard: Heard, rate_hz: int, highest_hz: float, title: str, facts: di
 
 
 def measured(heard: Heard, rate_hz: int) -> dict[str, str]:
-    """What can be told of a recording, by name, as text with units."""
+    """Return measurements of a recording, by name, as text with units."""
     samples = heard.samples
     level = level_db(samples, rate_hz)
     low_hz, high_hz = band_hz(samples, rate_hz)
@@ -128,7 +128,10 @@ def measured(heard: Heard, rate_hz: int) -> dict[str, str]:
 
 
 def estimated_snr_db(heard: Heard) -> float:
-    """Return the energy of the enhanced sound over that of what was removed: the SNR, if the model were right."""
+    """Return the energy of the enhanced sound over that of the removed sound in dB: the SNR if the model were right.
+
+    NaN if either is silent.
+    """
     removed = float(np.square(heard.samples - heard.speech, dtype=np.float64).sum())
     speech = float(np.square(heard.speech, dtype=np.float64).sum())
     return 10 * np.log10(speech / removed) if speech and removed else float("nan")
@@ -144,7 +147,7 @@ def level_db(samples: np.ndarray, rate_hz: int) -> np.ndarray:
 
 
 def decibels(power: Any) -> Any:
-    """Return 10 log10 of powers, QUIETEST_DB at least."""
+    """Return 10 log10 of powers, at least QUIETEST_DB."""
     return np.maximum(10 * np.log10(np.maximum(power, 1e-30)), QUIETEST_DB)
 
 
@@ -161,13 +164,14 @@ def clipped(samples: np.ndarray) -> int:
 
 
 def band_hz(samples: np.ndarray, rate_hz: int) -> tuple[float, float]:
-    """Return between which frequencies samples (C, N) have their sound; a recording that came by telephone ends at
-    3.4 kHz whatever its rate. (0, 0) for silence.
+    """Return the lowest and the highest frequency in Hz of the sound in samples (C, N); (0, 0) for silence.
+
+    The band of a recording that came by telephone ends at 3.4 kHz, whatever its sampling rate.
     """
     size = max(2, round(BAND_WINDOW_S * rate_hz))
     padded = np.pad(samples, ((0, 0), (0, size)))
     frames = np.lib.stride_tricks.sliding_window_view(padded, size, axis=1)[:, : samples.shape[1] : max(1, size // 2)]
-    spectra = np.fft.rfft(frames * np.blackman(size))  # what leaks of a band is 70 dB down within 80 Hz
+    spectra = np.fft.rfft(frames * np.blackman(size))  # the leakage of a band is 70 dB down within 80 Hz
     loud = decibels(np.percentile(np.square(np.abs(spectra)).mean(0) / size**2, LOUD_SHARE, axis=0))
     if loud.max() <= QUIETEST_DB:
         return 0.0, 0.0
@@ -176,5 +180,5 @@ def band_hz(samples: np.ndarray, rate_hz: int) -> tuple[float, float]:
 
 
 def hertz(frequency_hz: float) -> str:
-    """Return a frequency in words."""
+    """Return a frequency as text."""
     return f"{frequency_hz / 1000:g} kHz"

@@ -7,5 +7,5 @@
 | C++ | `grid_layer`, `grid_field`, `unit_sums` | whole layers, in training on a CPU with a compiler (`machine_code`) |
 | ONNX operators | `onnx_operators` | in exported graphs |
 
-All of them are compared with the loop, and the loop with its definition, in `tests/kernels/`.
+`tests/kernels/` compares every form with the loop, and the loop with its definition.
 """

@@ -1,7 +1,7 @@
-"""Mean field on the grid in machine code, for training on a CPU: compiled when a run starts, where there is a compiler.
+"""Mean field on the grid in machine code, for training on a CPU: compiled when a run starts, if there is a compiler.
 
-What a frame does depends on what the one before has done, so that PyTorch would run thousands of small operations.
-Values agree with those of `GridField.update` to rounding, and a test says so.
+Each frame depends on the result of the frame before, so PyTorch would run thousands of small operations. Values agree
+with those of `GridField.update` to rounding, which a test checks.
 """
 
 import ctypes
@@ -31,16 +31,16 @@ class FieldKernel:
         self._backward.argtypes, self._backward.restype = [ctypes.c_void_p] * 14 + sizes, None
 
     def suits(self, state: Tensor) -> bool:
-        """Return whether a state is of the kind that the functions take."""
+        """Return whether the functions can process a state of this dtype on this device."""
         return state.dtype == torch.float32 and state.device.type == "cpu"
 
     def infer(
         self, theta: Tensor, start: Tensor, weights: Sequence[Tensor], accumulating: bool
     ) -> tuple[Tensor, Tensor]:
-        """Expectations of all frames, and theta with all messages where they accumulate, both (T, B, N, C), nodes with
-        even numbers first; `start` (B, N, C) are expectations before.
+        """Return the expectations of all frames, and theta with all messages added if they accumulate.
 
-        `weights` of all iterations: time (K, C, C), frequency (K, C, 2C), schedule (K, C) in [0, 1].
+        Both are (T, B, N, C), nodes with even numbers first. `start` (B, N, C) holds the expectations before the first
+        frame. `weights` of all iterations: time (K, C, C), frequency (K, C, 2C), schedule (K, C) in [0, 1].
         """
         return _Infer.apply(self, accumulating, theta, start, *weights)
 
@@ -60,7 +60,7 @@ class FieldKernel:
 
     @torch.no_grad()
     def backward(self, accumulating: bool, saved: Sequence[Tensor], to_path: Tensor, to_fields: Tensor) -> list[Tensor]:
-        """Gradients of theta, of `start`, and of the weights."""
+        """Return the gradients of theta, of `start`, and of the weights."""
         theta, start, path, *weights = saved
         time, frequency, schedule = weights
         shared = [x.contiguous() for x in (time.mT, frequency.mT, schedule, time, frequency)]
@@ -106,7 +106,7 @@ class _Infer(torch.autograd.Function):
 
 @cache
 def compile_kernel(channels: int) -> FieldKernel | None:
-    """The functions for `channels`, or None where that number does not suit or no compiler makes them."""
+    """Return the functions for `channels`; None if that number is not supported or they cannot be compiled."""
     if channels % LANES:
         return None
     library = compile_library(SOURCE, f"-DCHANNELS={channels}")

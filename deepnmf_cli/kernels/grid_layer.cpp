@@ -1,5 +1,5 @@
 // One layer of the grid and its gradient, for one example: grid.py's `step` in machine code.
-// Compiled by grid_kernel.py with -DCHANNELS=C, a multiple of 8. All tensors are float32.
+// Compiled by grid_layer.py with -DCHANNELS=C, a multiple of 8. All tensors are float32.
 //
 // A frame of one example, (nodes, C), passes through the whole layer while it is in the processor's first cache; in
 // between only the field and the spins in time go to memory. The gradient computes the rest again.

@@ -1,8 +1,8 @@
-"""A layer of the grid in machine code, for training on a CPU: compiled when a run starts, where there is a compiler.
+"""A layer of the grid in machine code, for training on a CPU: compiled when a run starts, if there is a compiler.
 
-PyTorch runs a layer as dozens of operations, each of which takes all activations from memory and puts them back. Here a
-frame of one example passes through the whole layer at once, and the gradient computes again what would have to be
-stored. Values agree with those of `GridInference.step` to rounding, and a test says so.
+PyTorch runs a layer as dozens of operations, each of which reads all activations from memory and writes them back. Here
+a frame of one example passes through the whole layer at once, and the gradient recomputes what would otherwise have to
+be stored. Values agree with those of `GridInference.step` to rounding, which a test checks.
 """
 
 import ctypes
@@ -20,10 +20,10 @@ from deepnmf_cli.kernels.machine_code import compile_library, for_each
 SOURCE = Path(__file__).with_suffix(".cpp")
 
 LANES = 8
-"""Channels must be a multiple of it."""
+"""The number of channels must be a multiple of this."""
 
 FORWARD_ROOM, BACKWARD_ROOM = 4, 9
-"""Floats of working memory per node and channel."""
+"""Working memory in floats per node and channel."""
 
 
 class GridKernel:
@@ -37,12 +37,12 @@ class GridKernel:
         self._backward.argtypes, self._backward.restype = [ctypes.c_void_p] * 15 + sizes, None
 
     def suits(self, field: Tensor) -> bool:
-        """Return whether the field (T, B, N, C) is of the kind that the functions take."""
+        """Return whether the functions can process the field (T, B, N, C)."""
         single = field.dtype == torch.float32 and field.device.type == "cpu"
         return single and field.shape[-1] == self.channels and not torch.is_autocast_enabled("cpu")
 
     def layer(self, field: Tensor, start: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """(field after the layer (T, B, N, C), spins at the end of time (B, N, C)).
+        """Return the field after the layer (T, B, N, C), and the spins in time after the last frame (B, N, C).
 
         `weights`: of time (2C, C) and its bias (N, 2C); of frequency likewise, the rows being couplings upwards and
         downwards, then schedules upwards and downwards; join (C, C).
@@ -51,7 +51,10 @@ class GridKernel:
 
     @torch.no_grad()
     def forward(self, field: Tensor, start: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """(spins in time, field after the layer), both like `field` (T, B, N, C), which must be contiguous."""
+        """Return the spins in time and the field after the layer.
+
+        Both are like `field` (T, B, N, C), which must be contiguous.
+        """
         time, time_bias, frequency, frequency_bias, join = weights
         shared = [x.contiguous() for x in (time.T, time_bias, frequency.T, frequency_bias, join.T)]
         path, out = torch.empty_like(field), torch.empty_like(field)
@@ -69,7 +72,7 @@ class GridKernel:
     def backward(
         self, field: Tensor, start: Tensor, weights: Sequence[Tensor], path: Tensor, gradient: Tensor, ended: Tensor
     ) -> list[Tensor]:
-        """Gradients of the field, of `start`, and of `weights`, from those of the two results of `layer`."""
+        """Return the gradients of the field, of `start`, and of `weights`, from those of the two results of `layer`."""
         time, time_bias, frequency, frequency_bias, join = weights
         shared = [time.T, time_bias, frequency.T, frequency_bias, time, frequency, join]
         shared = [x.contiguous() for x in shared]
@@ -95,7 +98,7 @@ class _Layer(torch.autograd.Function):
         path, out = kernel.forward(field, start, weights)
         ctx.kernel = kernel
         ctx.save_for_backward(field, start, path, *weights)
-        return out, path[-1].clone()  # a copy: whoever carries it on must not keep the whole path
+        return out, path[-1].clone()  # a copy, as a view would keep the whole path in memory
 
     @staticmethod
     @once_differentiable  # whose type hides the name of `ctx`
@@ -107,7 +110,7 @@ class _Layer(torch.autograd.Function):
 
 @cache
 def compile_kernel(channels: int) -> GridKernel | None:
-    """The functions for `channels`, or None where that number does not suit or no compiler makes them."""
+    """Return the functions for `channels`; None if that number is not supported or they cannot be compiled."""
     if channels % LANES:
         return None
     library = compile_library(SOURCE, f"-DCHANNELS={channels}")

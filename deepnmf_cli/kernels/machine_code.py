@@ -1,4 +1,4 @@
-"""C++ files beside the modules as machine code, compiled when they are wanted, where there is a compiler."""
+"""Compile the C++ files beside the modules to machine code on demand, if there is a compiler."""
 
 import ctypes
 import os
@@ -13,20 +13,20 @@ import torch
 from deepnmf_cli.checkpoint import temporary_folder
 
 FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
-"""No -ffast-math: what is not a number must stay so, for the trainer to see it."""
+"""Compiler flags. Without -ffast-math, so that NaN is kept and the trainer notices it."""
 
 COMPILE_S = 60
-"""Longest time for a compiler that takes a second or two."""
+"""Time limit in seconds for the compiler, which normally takes a second or two."""
 
 
 def compile_library(source: Path, *definitions: str) -> ctypes.CDLL | None:
-    """The library made of one file, for this processor, or None where no compiler makes it. Nothing stays on disk."""
+    """Return the library compiled from one file for this processor, or None if that fails. Nothing stays on disk."""
     compiler = shutil.which(os.environ.get("CXX") or "c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         return None
     with temporary_folder() as folder:
         library = folder / f"{source.stem}.so"
-        for processor in (["-march=native"], []):  # not every compiler knows the processor it runs on
+        for processor in (["-march=native"], []):  # not every compiler knows the processor that it runs on
             command = [compiler, *FLAGS, *processor, *definitions, str(source), "-o", str(library)]
             try:
                 subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_S)

@@ -1,9 +1,9 @@
-"""The operations that ONNX lacks, spelled out: the recursions of `deepnmf_cli.kernels.recursion`.
+"""The recursions of `deepnmf_cli.kernels.recursion`, which ONNX lacks, written in its standard operations.
 
-Chains of any length become Scan. Chains of known length that are followed both ways, such as those along frequency,
-become a GRU where the graph is for single frames: a GRU without recurrent weights is the recursion, h = (1 - z) n + z h
-with z = 1 - g, and its kernel takes a third of the time of a Scan, whose every step costs as much as a small matrix
-product. In such graphs every operation costs more for being one than for what it computes, so they are to be few.
+Chains of any length become a Scan. Chains of known length that are followed in both directions, such as those along
+frequency, become a GRU in graphs for single frames: a GRU without recurrent weights is the recursion,
+h = (1 - z) n + z h with z = 1 - g, and its kernel takes a third of the time of a Scan, each step of which costs as much
+as a small matrix product. In such graphs the overhead of an operation exceeds its computation, so there should be few.
 """
 
 from dataclasses import dataclass, field
@@ -15,11 +15,11 @@ from onnx import TensorProto, helper
 from deepnmf_cli.kernels.recursion import COMBINE, DOMAIN, RELAX, SPINS
 
 Sizes = list[int | None]
-"""Of a tensor; None where the number of frames decides."""
+"""Sizes of a tensor; None where the size depends on the number of frames."""
 
 
 def spell_out(model: onnx.ModelProto, single_frames: bool) -> None:
-    """Replace every operation of DOMAIN in `model` by standard ones."""
+    """Replace every operation of DOMAIN in `model` by standard operations, in place."""
     shapes = _shapes(model.graph)
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
@@ -50,7 +50,7 @@ def spell_out(model: onnx.ModelProto, single_frames: bool) -> None:
 
 @dataclass
 class _Writer:
-    """Appends nodes; a call gives the name of the first output."""
+    """Appends nodes to a list; a call returns the name of the first output of the new node."""
 
     prefix: str
     nodes: list[onnx.NodeProto] = field(default_factory=list)
@@ -67,7 +67,7 @@ class _Writer:
         return self("ConstantOfShape", self.constant(*shape))
 
     def parts(self, name: str, count: int, axis: int = 0) -> list[str]:
-        """Equal parts of a tensor along an axis."""
+        """Return the names of `count` equal parts of a tensor along an axis."""
         self("Split", name, outputs=count, axis=axis, num_outputs=count)
         return list(self.nodes[-1].output)
 
@@ -83,7 +83,7 @@ def _relax(write: _Writer, inputs: list[str], length: int | None, reverse: bool)
 
 
 def _scan(write: _Writer, inputs: list[str], reverse: bool, body: onnx.GraphProto) -> str:
-    """The path of a recursion over two sequences, from a start."""
+    """Return the path of a recursion over two sequences from an initial state."""
     first, second, start = inputs
     write(
         "Scan",
@@ -103,7 +103,7 @@ def _spins(write: _Writer, inputs: list[str], length: int | None, reverse: bool)
     x, weight, bias, start = inputs
     if length == 1:
         target, coefficient = write.parts(write.linear(x, weight, bias), 2, -1)
-    else:  # the parts of a long product would be copies
+    else:  # splitting the long product would copy its parts
         parts = zip(write.parts(weight, 2), write.parts(bias, 2, -1), strict=True)
         target, coefficient = (write.linear(x, w, b) for w, b in parts)
     return _relax(write, [write("Tanh", target), write("Sigmoid", coefficient), start], length, reverse)
@@ -116,11 +116,11 @@ def _both_ways(write: _Writer, inputs: list[str], length: int | None) -> str:
 
 
 def _gated_unit(write: _Writer, inputs: list[str], chain: list[int], weights: list[int], result: list[int]) -> str:
-    """Both directions as one GRU of one direction, which takes two thirds of the time of one of two: what runs backward
-    is put in reverse order before it, and again afterwards.
+    """Return both directions as one unidirectional GRU, which takes two thirds of the time of a bidirectional one: the
+    backward direction is reversed before it and again after it.
 
-    A GRU has the gates z = sigmoid(-g), r, which acts on nothing, and n = tanh(f), in this order. Biases that differ
-    from step to step have no place in it, so its input are the sums f and g, and its weights pick from these.
+    A GRU has the gates z = sigmoid(-g), r, which has no effect here, and n = tanh(f), in this order. It cannot have
+    biases that differ from step to step, so its inputs are the sums f and g, and its weights only select among them.
     """
     x, weight, bias, start = inputs
     steps, spins = chain[0], weights[0] // 4
@@ -139,20 +139,21 @@ def _gated_unit(write: _Writer, inputs: list[str], chain: list[int], weights: li
         write("Concat", begin, begin, axis=-1),
         hidden_size=2 * spins,
     )
-    # (steps, directions, batch, spins), where a graph for single frames has a batch of one.
+    # The shape is (steps, directions, batch, spins), and a graph for single frames has a batch of one.
     return write("Reshape", _reverse_second(write, path, steps, spins), write.constant(*result))
 
 
 def _reverse_second(write: _Writer, x: str, steps: int, width: int) -> str:
-    """The steps of two directions (steps, 2, width), those of the second in reverse order: ONNX reverses the first `n`
-    steps of each, and one step is its own reverse.
+    """Return the steps of two directions (steps, 2, width), those of the second in reverse order.
+
+    ONNX reverses the first `n` steps of each direction; for the first direction n is 1, which changes nothing.
     """
     shaped = write("Reshape", x, write.constant(steps, 2, width))
     return write("ReverseSequence", shaped, write.constant(1, steps), time_axis=0, batch_axis=1)
 
 
 def _step() -> onnx.GraphProto:
-    """h, f, g -> h + g (f - h), once as the state and once as the output."""
+    """Return the graph h, f, g -> h + g (f - h), both as the next state and as the output."""
     return _body(
         "step",
         helper.make_node("Sub", ["f", "h"], ["difference"]),
@@ -162,7 +163,7 @@ def _step() -> onnx.GraphProto:
 
 
 def _combination() -> onnx.GraphProto:
-    """h, f, g -> (f + g h) / (1 + f g h), once as the state and once as the output."""
+    """Return the graph h, f, g -> (f + g h) / (1 + f g h), both as the next state and as the output."""
     one = helper.make_tensor("value", TensorProto.FLOAT, [], [1.0])
     return _body(
         "combination",
@@ -176,7 +177,7 @@ def _combination() -> onnx.GraphProto:
 
 
 def _body(name: str, *nodes: onnx.NodeProto) -> onnx.GraphProto:
-    """Nodes that make `next` of the state h and of f and g."""
+    """Return the graph of nodes that compute `next` from the state h and from f and g."""
     inputs, outputs = (
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
         for names in (("h", "f", "g"), ("next", "path"))
@@ -185,7 +186,7 @@ def _body(name: str, *nodes: onnx.NodeProto) -> onnx.GraphProto:
 
 
 def _shapes(graph: onnx.GraphProto) -> dict[str, Sizes]:
-    """Name -> sizes, None where the number of frames decides."""
+    """Return name -> sizes, None where a size depends on the number of frames."""
     found: dict[str, Sizes] = {}
     for value in [*graph.value_info, *graph.input, *graph.output]:
         sizes = value.type.tensor_type.shape.dim
@@ -196,5 +197,5 @@ def _shapes(graph: onnx.GraphProto) -> dict[str, Sizes]:
 
 
 def _known(sizes: Sizes) -> list[int]:
-    """Sizes of a tensor in a graph for single frames, in which nothing else decides."""
+    """Return the sizes of a tensor in a graph for single frames, where all of them are known."""
     return [size for size in sizes if size is not None]

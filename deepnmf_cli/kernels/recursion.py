@@ -1,11 +1,11 @@
-"""Recursions along a chain, h_t = r(f_t, g_t, h_{t-1}), with their gradients: the loops of every network that has one.
+"""Recursions along a chain, h_t = r(f_t, g_t, h_{t-1}), and their gradients, for all networks that contain one.
 
 * `relax`: h_t = h_{t-1} + g_t (f_t - h_{t-1}), the schedule (14)-(15) with p = 1, or exponential smoothing with a
   coefficient of its own at every step. Since f and g do not depend on h, a step is one fused multiply-add.
 * `combine`: m_t = (f_t + k_t m_{t-1}) / (1 + f_t k_t m_{t-1}), exact filtering of a spin, messages (22).
 
-A graph that is exported holds them as operations, DOMAIN::RELAX, DOMAIN::SPINS, DOMAIN::BOTH_WAYS and DOMAIN::COMBINE,
-which `onnx_operators` spells out.
+While a graph is exported, they are the operations DOMAIN::RELAX, DOMAIN::SPINS, DOMAIN::BOTH_WAYS and DOMAIN::COMBINE,
+which `onnx_operators` replaces by standard ones.
 """
 
 from collections.abc import Callable
@@ -42,9 +42,9 @@ def relax_to_tanh(x: Tensor, y: Tensor, start: Tensor, reverse: bool = False) ->
 def combine(evidence: Tensor, keep: Tensor, start: Tensor, reverse: bool = False) -> Tensor:
     """Return the path m (T, ...) of expectations of a spin, m_0 = `start`, by exact filtering.
 
-    A spin keeps the sign of the one before with probability (1 + k_t)/2, and evidence alone would give it the
+    A spin keeps the sign of the spin before with probability (1 + k_t)/2, and evidence alone would give it the
     expectation f_t. Then k_t m_{t-1} is its expectation before the evidence, and by Bayes' rule the odds
-    (1 + m)/(1 - m) of both multiply. Where relaxation averages opinions, filtering adds up evidence.
+    (1 + m)/(1 - m) of the two are multiplied. Relaxation averages opinions; filtering accumulates evidence.
 
     evidence f (T, ...) in [-1, 1] and keep k (T, ...) in [0, 1); start (...) in [-1, 1]. T >= 1. With k = 0 the result
     is `evidence`; without evidence, f = 0, it fades from `start`. `reverse` runs from the last t to the first.
@@ -54,15 +54,15 @@ def combine(evidence: Tensor, keep: Tensor, start: Tensor, reverse: bool = False
 
 @dataclass(frozen=True)
 class _Recursion:
-    """A recursion and its slopes. Called, it gives the path h (T, ...) of f and g (T, ...) from h_0 (...)."""
+    """A recursion and its derivatives. A call returns the path h (T, ...) for f and g (T, ...) from h_0 (...)."""
 
     name: str
-    """Of the operation that stands for it in an exported graph."""
+    """Name of the operation that stands for it while a graph is exported."""
     step: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-    """h_t from f_t, g_t and h_{t-1}, written into the last argument."""
+    """Computes h_t from f_t, g_t and h_{t-1} and writes it into the last argument."""
     slopes: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-    """Of h_t in f_t, g_t and h_{t-1}, for f, g and the states before, (T, ...) each. That in g_t must be a new tensor:
-    it is overwritten."""
+    """Returns the derivatives of h_t with respect to f_t, g_t and h_{t-1}, given f, g and the states before, (T, ...)
+    each. The one with respect to g_t must be a new tensor, because it is overwritten."""
 
     def __call__(self, f: Tensor, g: Tensor, start: Tensor, reverse: bool = False) -> Tensor:
         if torch.is_grad_enabled() and any(x.requires_grad for x in (f, g, start)):
@@ -70,7 +70,7 @@ class _Recursion:
         return self.path(f, g, start, reverse)
 
     def path(self, f: Tensor, g: Tensor, start: Tensor, reverse: bool) -> Tensor:
-        """The same without gradient."""
+        """Return the path without recording a gradient."""
         if torch.compiler.is_exporting():
             return exported(self.name, (f, g, start), f.shape, reverse)
         path = torch.empty_like(f, memory_format=torch.contiguous_format)
@@ -102,7 +102,7 @@ class _Path(torch.autograd.Function):
             torch.addcmul(gradient[t], in_before[last], total[last], out=total[t])
             last = t
         in_start = in_before[last] * total[last]
-        # In place: memory for tensors of this size costs as much as the products.
+        # In place, because allocating tensors of this size takes as long as the products.
         in_g.mul_(total)
         return None, total.mul_(in_f), in_g, in_start, None
 
@@ -132,7 +132,7 @@ _FILTERING = _Recursion(COMBINE, _combined, _combined_slopes)
 
 
 def gpu_kernel(x: Tensor) -> ModuleType | None:
-    """Return `triton_recursion` for tensors such as x, where it serves them and there is Triton, or None."""
+    """Return `triton_recursion` if it supports tensors such as x and Triton works here, or None."""
     return _triton() if x.is_cuda and x.dtype == torch.float32 else None
 
 
@@ -144,12 +144,12 @@ def _triton() -> ModuleType | None:
         probe = torch.zeros(1, 1, device="cuda")
         triton_recursion.relax(probe, probe, probe[0], reverse=False, spins=False)
     except (ImportError, OSError, RuntimeError, SubprocessError):
-        return None  # Triton may be missing, or the C compiler and Python's headers that it builds its launcher with
+        return None  # Triton may be missing, or the C compiler or the Python headers with which it builds its launcher
     return triton_recursion
 
 
 def exported(name: str, inputs: tuple[Tensor, ...], shape: torch.Size | tuple, reverse: bool = False) -> Tensor:
-    """Return the operation DOMAIN::`name` in the graph that is being exported; its result has `shape`."""
+    """Add the operation DOMAIN::`name` to the graph that is being exported and return its result, of shape `shape`."""
     return torch.onnx.ops.symbolic(
         f"{DOMAIN}::{name}", inputs, {"reverse": int(reverse)}, dtype=inputs[0].dtype, shape=shape
     )

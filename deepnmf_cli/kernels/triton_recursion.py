@@ -1,8 +1,8 @@
-"""Exponential smoothing on a GPU: the loop over a chain, and that of its gradient, in one launch each.
+"""Exponential smoothing on a GPU: the loop over a chain and the loop of its gradient, in one launch each.
 
-A step of a chain is a few operations on few numbers. Launched one by one they take microseconds each, a batch has
-thousands of them, and the GPU idles in between. Here a thread follows its chain from end to end. Triton, in which this
-is written, comes with PyTorch for CUDA and compiles it when it is first used.
+A step of a chain is a few operations on a few numbers. Launched one by one, these take microseconds each, a batch has
+thousands of them, and the GPU is idle in between. Here a thread follows its chain from end to end. Triton, in which
+this is written, comes with PyTorch for CUDA and compiles the functions when they are first used.
 """
 
 from typing import Any
@@ -14,16 +14,16 @@ from torch.autograd.function import once_differentiable
 from triton import language as tl
 
 CHAINS = 128
-"""Followed by one program."""
+"""Number of chains that one program follows."""
 
 SIZES = ("length", "chains")
-"""Numbers for which nothing is compiled anew."""
+"""Arguments whose values do not cause a new compilation."""
 
 
 def relax(f: Tensor, g: Tensor, start: Tensor, reverse: bool, spins: bool) -> Tensor:
     """Return the path h (T, ...) of `recursion.relax`, with gradient, for float32 f and g (T, ...) and `start` (...).
 
-    With `spins` its target is tanh(f) and its coefficient sigmoid(g), neither of which is then ever in memory.
+    With `spins`, the target is tanh(f) and the coefficient sigmoid(g); neither is ever stored in memory.
     """
     return _Path.apply(f.contiguous(), g.contiguous(), start.contiguous(), reverse, spins)
 
@@ -53,7 +53,7 @@ def _programs(start: Tensor) -> tuple[int]:
 
 @triton.jit
 def _targets(f, g, at, inside, spins: tl.constexpr):
-    """Return what the state goes to, and how far, at one step."""
+    """Return the target and the coefficient of the state at one step."""
     target, coefficient = tl.load(f + at, inside, 0.0), tl.load(g + at, inside, 0.0)
     if spins:
         target, coefficient = 2 * tl.sigmoid(2 * target) - 1, tl.sigmoid(coefficient)
@@ -78,7 +78,10 @@ def _backward(
     f, g, start, path, gradient, to_f, to_g, to_start, length, chains,
     reverse: tl.constexpr, spins: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """From a chain's end: total_t = gradient_t + (1 - g_{t+1}) total_{t+1} is what all that follows says of state t."""
+    """Compute the gradients of chains, from the last step of each to the first.
+
+    total_t = gradient_t + (1 - g_{t+1}) total_{t+1} is the gradient of state t that includes all later steps.
+    """
     chain = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     inside, stride = chain < chains, chains.to(tl.int64)
     at = chain if reverse else chain + (length - 1) * stride

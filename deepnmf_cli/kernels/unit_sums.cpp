@@ -1,5 +1,5 @@
 // sum_j log(1 - b_j + b_j x_ij) for units, and its gradient: inference/expectations.py's sum in machine code.
-// Compiled by unit_kernel.py. All tensors are float32 and contiguous; I is a multiple of LANES, J one of 4.
+// Compiled by unit_sums.py. All tensors are float32 and contiguous; I is a multiple of LANES, J one of 4.
 //
 // Factors of four units at a time are multiplied up, and the exponents of the products are taken out: no logarithm
 // is needed but one of every total.

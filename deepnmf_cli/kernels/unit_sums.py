@@ -1,7 +1,7 @@
 """Sums of log1p(b_j expm1(w_ij)) over j in machine code, for training belief-propagation networks on a CPU.
 
-The same as the matrix products of `deepnmf_cli.inference.expectations`, in a fraction of their time, as nothing but
-multiply-adds and a few divisions is left and no intermediate result goes to memory. Equal to rounding.
+The result is that of the matrix products of `deepnmf_cli.inference.expectations`, to rounding, in a fraction of their
+time: only multiply-adds and a few divisions remain, and no intermediate result is written to memory.
 """
 
 import ctypes
@@ -20,14 +20,14 @@ from deepnmf_cli.kernels.machine_code import compile_library, for_each
 SOURCE = Path(__file__).with_suffix(".cpp")
 
 SOURCES, TARGETS = 4, 16
-"""Numbers of units on either side must be multiples of these; others are filled up."""
+"""The numbers of units on the two sides must be multiples of these; others are padded."""
 
 PARTS = 8
-"""Shares of a batch, which threads take; a fixed number, so that sums do not depend on that of threads."""
+"""Parts into which a batch is split for threads; fixed, so that sums do not depend on the number of threads."""
 
 
 class UnitKernel:
-    """The compiled functions."""
+    """Compiled functions for the sums and their gradient."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._forward, self._backward = library.units_forward, library.units_backward
@@ -37,16 +37,16 @@ class UnitKernel:
 
     @staticmethod
     def suits(log_odds: Tensor) -> bool:
-        """Return whether the log odds are of the kind that the functions take."""
+        """Return whether the functions can process log-odds of this dtype on this device."""
         return log_odds.dtype == torch.float32 and log_odds.device.type == "cpu"
 
     def sums(self, log_odds: Tensor, couplings: Tensor) -> Tensor:
-        """sum_j log1p(b_j expm1(w_ij)), b_j = sigmoid(u_j), (N, I), of u (N, J) and w (I, J), |w| <= 20."""
+        """Return sum_j log1p(b_j expm1(w_ij)), b_j = sigmoid(u_j), (N, I), for u (N, J) and w (I, J), |w| <= 20."""
         return _Sums.apply(self, log_odds, couplings)
 
     @torch.no_grad()
     def forward(self, on: Tensor, off: Tensor, ratios: Tensor) -> Tensor:
-        """sum_j log(off + on x), (N, I), of b and 1 - b (N, J) and x = exp(w) (J, I)."""
+        """Return sum_j log(off + on x), (N, I), for `on` b and `off` 1 - b (N, J) and `ratios` x = exp(w) (J, I)."""
         mantissa, exponent = (torch.empty(len(on), ratios.shape[1]) for _ in range(2))
 
         def part(index: int) -> None:
@@ -61,7 +61,7 @@ class UnitKernel:
     def backward(
         self, on: Tensor, off: Tensor, ratios: Tensor, less: Tensor, gradient: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """With r = gradient/(off + on x): sum_i r (x - 1), (N, J), and sum_n r b, (J, I)."""
+        """Return sum_i r (x - 1), (N, J), and sum_n r b, (J, I), where r = gradient/(off + on x)."""
         to_units, to_ratios = torch.empty_like(on), torch.zeros(PARTS, *ratios.shape)
 
         def part(index: int) -> None:
@@ -101,6 +101,6 @@ def _rows(count: int, part: int) -> slice:
 
 @cache
 def compile_unit_kernel() -> UnitKernel | None:
-    """The functions, or None where no compiler makes them."""
+    """Return the functions, or None if they cannot be compiled."""
     library = compile_library(SOURCE)
     return None if library is None else UnitKernel(library)

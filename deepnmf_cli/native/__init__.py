@@ -1,1 +1,1 @@
-"""Grids in machine code: the source in C of the whole path from waveform to waveform."""
+"""Grids in machine code: C source for the whole path from waveform to waveform."""

@@ -1,4 +1,4 @@
-"""Grids that machine code computes, from waveform to waveform: a `streaming.Backend` over the library in C."""
+"""A `streaming.Backend` that computes grids from waveform to waveform with the C library."""
 
 import ctypes
 import weakref
@@ -15,7 +15,7 @@ from deepnmf_cli.signal.arrays import InNumpy
 from deepnmf_cli.signal.stft import FrontEnd
 
 ALIGNMENT = 64
-"""Bytes: a line of the cache, so that vectors of weights do not straddle two."""
+"""Alignment of weights in bytes: a cache line, so that vectors of weights do not straddle two."""
 
 
 class _Matrix(ctypes.Structure):
@@ -23,7 +23,7 @@ class _Matrix(ctypes.Structure):
 
 
 class _Model(ctypes.Structure):
-    """`deepnmf_model` of the source, member by member."""
+    """The structure `deepnmf_model` of the C source, member by member."""
 
     _fields_ = (
         *((name, ctypes.c_int) for name in SIZES),
@@ -34,13 +34,13 @@ class _Model(ctypes.Structure):
 
 
 class NativeBackend(InNumpy):
-    """A model file, computed by the library of `native.library`. It is opened again where one was unpickled.
+    """A backend that computes the network of a model file with the library of `native.library`.
 
-    Threads may share one; each recording has memory of its own.
+    Unpickling a backend opens the file again. Threads may share one, as each recording has memory of its own.
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises NativeError without a library that can be used, and ModelError for files of other networks."""
+        """Open a model file. Raises NativeError without a usable library, and ModelError for other networks' files."""
         self._path = path.absolute()
         self._library = library.load(library.require())
         self._declare()
@@ -56,7 +56,7 @@ class NativeBackend(InNumpy):
         return _opened, (self._path, self._model.layers)
 
     def _declare(self) -> None:
-        """Say what the functions of the library take."""
+        """Declare the argument types and result types of the library's functions."""
         c, at = self._library, ctypes.c_void_p
         if c.deepnmf_model_size() != ctypes.sizeof(_Model):
             found = f"a model of {c.deepnmf_model_size()} bytes"
@@ -68,7 +68,7 @@ class NativeBackend(InNumpy):
         c.deepnmf_masks.argtypes, c.deepnmf_masks.restype = [at, at, at, ctypes.c_size_t], None
 
     def front_end(self) -> FrontEnd:
-        """Return the front end that the model file names."""
+        """Return the front end that the model file specifies."""
         return self._front_end
 
     @property
@@ -77,11 +77,11 @@ class NativeBackend(InNumpy):
 
     @property
     def depths(self) -> range:
-        """As `enhancer.Stoppable` says."""
+        """See `enhancer.Stoppable`."""
         return range(1, self._layers + 1)
 
     def at_depth(self, depth: int) -> "NativeBackend":
-        """As `enhancer.Stoppable` says. Weights are shared."""
+        """See `enhancer.Stoppable`. The weights are shared."""
         require_depth(depth, self.depths)
         stopped = object.__new__(NativeBackend)
         vars(stopped).update(vars(self), _model=_Model.from_buffer_copy(self._model))
@@ -95,7 +95,7 @@ class NativeBackend(InNumpy):
     def path(
         self, rate_hz: int, channels: int, max_attenuation_db: float | None, mix: float
     ) -> Callable[[np.ndarray], np.ndarray]:
-        """As `streaming.WholePath` says."""
+        """See `streaming.WholePath`."""
         hop = self._front_end.pair(rate_hz).hop_samples
         recording = self._begin(rate_hz, channels, max_attenuation_db, mix)
 
@@ -109,7 +109,7 @@ class NativeBackend(InNumpy):
         return hops
 
     def __call__(self, inputs: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
-        """As `Backend` says; a state may be passed on once, as it is memory of the library."""
+        """See `streaming.Backend`; a state may be passed on only once, as it is memory of the library."""
         recording = state or self._begin(self._front_end.rate_hz, 1, None, 1.0)
         inputs = np.ascontiguousarray(inputs, np.float32)
         speech = np.empty((2, *inputs.shape[-2:]), np.float32)
@@ -123,13 +123,13 @@ def _opened(path: Path, depth: int) -> NativeBackend:
 
 
 class _Recording:
-    """What the library remembers of a recording, freed when nobody holds it any more."""
+    """The library's state of a recording, freed when this object is no longer referenced."""
 
     def __init__(
         self, backend: NativeBackend, code: ctypes.CDLL, model: _Model, arguments: tuple[int, int, float, float]
     ) -> None:
-        """Raises MemoryError where memory is short."""
-        self._backend = backend  # which holds the weights
+        """Allocate the state. Raises MemoryError if there is too little memory."""
+        self._backend = backend  # keeps the weights alive
         self.at = code.deepnmf_create_for(ctypes.addressof(model), *arguments)
         if not self.at:
             raise MemoryError("cannot allocate memory for a recording")
@@ -137,7 +137,7 @@ class _Recording:
 
 
 def _structure(packed: NativeModel) -> tuple[_Model, list[np.ndarray]]:
-    """The structure of a model, and the arrays that it points into."""
+    """Return the C structure of a model, and the arrays that it points into."""
     kept: list[np.ndarray] = []
 
     def place(x: np.ndarray) -> int | None:

@@ -1,8 +1,8 @@
-"""The source in C as a shared library: compiled when the user asks for it, found where it lies, loaded if it is whole.
+"""The C source as a shared library: compiled when the user asks for it, found again, and loaded if it is complete.
 
-It is called after a hash of its source, of the flags of the compiler and of the kind of machine, so that one that was
-made of another version is not found; its last bytes are a hash of all others, so that one that was cut short is not
-loaded, which would end the process. It holds no weights: one serves all models of the family.
+The file name contains a hash of the source, the compiler flags and the kind of machine, so that a library made from
+another version is not found. The last bytes are a hash of the rest, so that a truncated library is not loaded, which
+would crash the process. The library holds no weights: one serves all models of the family.
 """
 
 import ctypes
@@ -23,30 +23,30 @@ SOURCE = Path(__file__).parent / "c"
 FILES = ("deepnmf.c", "deepnmf.h")
 
 FLAGS = ("-std=gnu99", "-O3", "-shared", "-fPIC", "-DDEEPNMF_LIBRARY")
-"""No -march: code for newer processors is in the library too, and chosen when it is loaded."""
+"""No -march: code for newer processors is in the library too, and chosen when a recording begins."""
 
 COMPILERS = ("cc", "gcc", "clang")
-"""What is looked for where the variable CC names none."""
+"""Compilers that are looked for, in this order, if the variable CC names none."""
 
 COMPILE_S = 120
-"""Longest time for a compiler that takes three seconds."""
+"""Time limit in seconds for the compiler, which normally takes three."""
 
 INTERFACE = 1
-"""Number of the functions and of the model, `INTERFACE` of the source."""
+"""Version of the functions and of the model structure: `INTERFACE` in the source."""
 
 MARK = b"\ndeepnmf "
-"""Before the hash, 64 digits, at the end of a library."""
+"""Marker before the hash, 64 digits, at the end of a library file."""
 
 REBUILD = "Run `deepnmf build-native`, or choose another --backend."
 
 
 def cache_folder() -> Path:
-    """Return where the user's libraries lie: `deepnmf` in XDG_CACHE_HOME, or in .cache of the home folder."""
+    """Return the folder of the user's libraries: `deepnmf` in XDG_CACHE_HOME, or in .cache of the home folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepnmf"
 
 
 def file_name() -> str:
-    """Return the name of the library of this version for this kind of machine."""
+    """Return the file name of the library of this version for this kind of machine."""
     digest = hashlib.sha256()
     for name in FILES:
         digest.update((SOURCE / name).read_bytes())
@@ -55,25 +55,25 @@ def file_name() -> str:
 
 
 def find() -> Path | None:
-    """Return the library of this version: the one in the package, or else in the user's cache; None without one."""
+    """Return the path of this version's library, in the package or else in the user's cache; None if there is none."""
     places = (Path(__file__).parent, cache_folder())
     try:
         return next((file for place in places if (file := place / file_name()).is_file()), None)
-    except (OSError, RuntimeError):  # a cache that may not be read, or a user without a home
+    except (OSError, RuntimeError):  # an unreadable cache, or a user without a home folder
         return None
 
 
 def require() -> Path:
-    """Return what `find` does. Raises NativeError where there is none."""
+    """Return the path that `find` returns. Raises NativeError if there is none."""
     if (found := find()) is None:
         raise NativeError("--backend native", "no library of this version", f"one in {cache_folder()}", REBUILD)
     return found
 
 
 def build() -> Path:
-    """Compile the library into the user's cache, in the place of one of the same name; returns its path.
+    """Compile the library into the user's cache, replacing one of the same name, and return its path.
 
-    Raises NativeError where there is no compiler, where it fails, and where the cache cannot be written.
+    Raises NativeError if there is no compiler, if it fails, or if the cache cannot be written.
     """
     target, content = cache_folder() / file_name(), compiled()
     try:
@@ -87,10 +87,10 @@ def build() -> Path:
 
 
 def compiled() -> bytes:
-    """Return what a file of the library holds, once it has been compiled and loaded.
+    """Compile the library, check that it can be loaded, and return the content of its file.
 
-    Raises NativeError where there is no compiler, and where it fails. `hatch_build.py` calls it where nothing but the
-    standard library is installed.
+    Raises NativeError if there is no compiler or if it fails. `hatch_build.py` calls this function where nothing but
+    the standard library is installed.
     """
     compiler = _compiler()
     with checkpoint.temporary_folder() as folder:
@@ -104,7 +104,7 @@ def compiled() -> bytes:
 
 
 def _compiler() -> list[str]:
-    """Return the words of the variable CC, or the first compiler that is installed."""
+    """Return the command in the variable CC as words, or the first compiler that is installed."""
     if given := shlex.split(os.environ.get("CC", "")):
         if shutil.which(given[0]) is None:
             found = f"no program {given[0]!r}, which CC names"
@@ -129,7 +129,7 @@ def _compile(command: list[str]) -> None:
 
 
 def load(path: Path) -> ctypes.CDLL:
-    """Return the library at `path`. Raises NativeError for one that is damaged, cut short, or of another version."""
+    """Return the library at `path`. Raises NativeError if it is unreadable, damaged, or of another version or user."""
     try:
         content = path.read_bytes()
         foreign = hasattr(os, "geteuid") and path.stat().st_uid not in (0, os.geteuid())

@@ -1,8 +1,8 @@
-"""A grid and its front end as the source in C takes them: sizes, and arrays in the order of its `deepnmf_model`.
+"""A grid and its front end in the form that the C source takes: sizes, and arrays in the order of its `deepnmf_model`.
 
-Made of the settings and the weights of a model file, in NumPy. Matrices become (inputs, outputs), so that what the
-innermost loop runs over lies side by side, and are filled up with zeros to whole vectors: spins without couplings stay
-at zero.
+They are made from the settings and weights of a model file, in NumPy. Matrices become (inputs, outputs), so that the
+innermost loop runs over adjacent numbers, and are padded with zeros to whole vectors: spins without couplings stay at
+zero.
 """
 
 import json
@@ -20,13 +20,13 @@ from deepnmf_cli.signal.bands import COMPRESSION, NEIGHBOURS, QUIET, band_matrix
 from deepnmf_cli.signal.stft import FrontEnd
 
 BLOCK = 8
-"""Outputs of products are a multiple of it, `BLOCK` of the source."""
+"""The number of outputs of a product is a multiple of this: `BLOCK` in the source."""
 
 FAMILY = "a grid with messages of mean field, as base, tiny and large are"
-"""What the source can compute."""
+"""Description of the networks that the source can compute."""
 
 LARGEST = 4096
-"""Of any size of a network: far beyond what is of use, and small enough for the numbers of the source."""
+"""Upper limit of every size of a network: far above what is useful, and small enough for the source's integers."""
 
 SIZES = (
     "layers", "bins", "single_bands", "wide_bands", "bands_per_node", "neighbours", "context", "spins", "frame_spins",
@@ -43,23 +43,23 @@ MATRICES = (
     "observe_weight", "time_weight", "frequency_weight", "frequency_join", "read_weight", "phase_weight", "frame_send",
     "frame_weight", "frame_spread", "frame_receive",
 )  # fmt: skip
-"""The members of `deepnmf_model`: whole numbers, real numbers, arrays, and matrices of all layers that have one."""
+"""The members of `deepnmf_model`: integers, real numbers, arrays, and matrices of all layers that have one."""
 
 
 @dataclass(frozen=True)
 class NativeModel:
-    """What a `deepnmf_model` holds."""
+    """The content of a `deepnmf_model`."""
 
     sizes: dict[str, int]
     constants: dict[str, float]
     arrays: dict[str, np.ndarray]
-    """Float32, but for whole numbers in those that `WHOLE` names; empty ones for what the network does not have."""
+    """Float32, except for integers in those that `WHOLE` names; empty for what the network does not have."""
     matrices: dict[str, np.ndarray]
     """(layers, inputs, outputs) float32."""
 
 
 def pack(name: str, settings: Mapping[str, Any], weights: Mapping[str, np.ndarray], front_end: FrontEnd) -> NativeModel:
-    """Return the model of a network called `name` with these settings and weights, as a model file names them.
+    """Return the model of a network called `name` with these settings and weights, named as in a model file.
 
     Raises ValueError for networks that the source cannot compute, and for settings and weights that do not fit.
     """
@@ -87,7 +87,7 @@ def pack(name: str, settings: Mapping[str, Any], weights: Mapping[str, np.ndarra
 
 
 def _above(front_end: FrontEnd, bins: int) -> dict[str, np.ndarray]:
-    """What gains above the reach of the network are made with."""
+    """Return the arrays from which gains above the reach of the network are computed."""
     bands = masks.AboveBands(front_end.pair(front_end.rate_hz), bins)
     spins = _Places.filled_up(len(masks.weights()["spin"]))
     found = {f"above_{key}": _Places.filled_up(len(x)).spread(x, 0).T for key, x in masks.weights().items()}
@@ -106,7 +106,7 @@ def read(path: Path) -> tuple[NativeModel, FrontEnd]:
         with safe_open(path, framework="np") as file:
             meta = json.loads((file.metadata() or {})["deepnmf"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
-        tables = meta.get("recipe", meta)  # where format 1 had them, or where they are
+        tables = meta.get("recipe", meta)  # format 1 had them in the recipe
         front_end = section(FrontEnd, tables["front_end"], "front_end")
         return pack(tables["model"], tables["network"], weights, front_end), front_end
     except (SafetensorError, OSError) as error:
@@ -117,7 +117,7 @@ def read(path: Path) -> tuple[NativeModel, FrontEnd]:
 
 @dataclass(frozen=True)
 class _Places:
-    """Where `count` numbers lie among `size`, the others being zero."""
+    """Positions of some numbers among `size`, where all others are zero."""
 
     at: np.ndarray
     size: int
@@ -128,7 +128,7 @@ class _Places:
 
     @classmethod
     def halves(cls, count: int) -> "_Places":
-        """Of spins, of which each half is filled up to half a block."""
+        """Return the places of spins, of which each half is padded to whole halves of a block."""
         half, room = count // 2, -(-count // BLOCK) * BLOCK // 2
         return cls(np.concatenate([np.arange(half), room + np.arange(half)]), 2 * room)
 
@@ -140,7 +140,7 @@ class _Places:
         return _Places(np.concatenate([self.at, self.size + self.at]), 2 * self.size)
 
     def spread(self, x: np.ndarray, axis: int) -> np.ndarray:
-        """`x` with `size` numbers along an axis."""
+        """Return `x` with the numbers along an axis moved to their places among `size`."""
         x = np.moveaxis(x, axis, -1)
         out = np.zeros((*x.shape[:-1], self.size), np.float32)
         out[..., self.at] = x
@@ -148,7 +148,7 @@ class _Places:
 
 
 class _Grid:
-    """The settings of a grid, checked, and its weights, each of the shape that the settings say."""
+    """The checked settings of a grid, and its weights, each of the shape that the settings require."""
 
     def __init__(self, settings: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> None:
         def size(key: str, least: int = 1) -> int:
@@ -169,7 +169,7 @@ class _Grid:
         self._weights, self._used = weights, set[str]()
 
     def _of_layers(self, key: str, *shape: int, layers: int | None = None) -> np.ndarray:
-        """(K, *shape), those that share a slot as often as they do."""
+        """Return a weight of all layers (K, *shape), repeated for layers that share a slot."""
         layers = self.layers if layers is None else layers
         slots = 1 if f"{key}_1" not in self._weights else layers
         found = [np.asarray(self._weights.get(f"{key}_{slot}", np.empty(0)), np.float32) for slot in range(slots)]
@@ -183,7 +183,7 @@ class _Grid:
         return np.ascontiguousarray(inputs.spread(outputs.spread(x, 1), 2).swapaxes(1, 2))
 
     def _bias(self, key: str, count: int, layers: int | None = None) -> np.ndarray:
-        """(K, N, count), those that all nodes share written out."""
+        """Return a bias (K, N, count), repeated for every node if all nodes share it."""
         shared = np.ndim(self._weights.get(f"{key}_0", 0)) == 1
         x = self._of_layers(key, *([count] if shared else [self.nodes, count]), layers=layers)
         return np.broadcast_to(x[:, None] if shared else x, (len(x), self.nodes, count))
@@ -203,7 +203,7 @@ class _Grid:
 
     @property
     def _shown(self) -> int:
-        """Numbers that are read out of a node: marginals of its bands, and with phase what turns them."""
+        """Number of values that are read out of a node: marginals of its bands, and with phase the turns of these."""
         return (3 if self.phase else 1) * self.own
 
     def matrices(self) -> dict[str, np.ndarray]:
@@ -231,14 +231,16 @@ class _Grid:
 
 
 def _sorted(x: np.ndarray, axis: int) -> np.ndarray:
-    """Couplings and schedules of the spins that go up, then of those that go down: couplings come first instead."""
+    """Return couplings, then schedules, where `x` has both of the upward spins, then both of the downward spins."""
     parts = np.split(x, 4, axis)
     return np.concatenate([parts[k] for k in (0, 2, 1, 3)], axis)
 
 
 def _segments(wide: np.ndarray) -> tuple[Sequence[int], np.ndarray, np.ndarray]:
-    """Of wide bands (bands, bins): the bins up to which the lower of a bin's bands is b, for b from 0 on, after a
-    zero; what bins give to the bands b and b + 1 (2, bins); and what they take of these. None belongs to more than two.
+    """Return segments and weights of wide bands (bands, bins), where no bin belongs to more than two bands.
+
+    First, after a zero, the bins up to which the lower of a bin's bands is b, for b from 0 on; then what bins give to
+    the bands b and b + 1 (2, bins); and what they take from these.
     """
     pool, spread = wide / wide.sum(1, keepdims=True), wide
     first = np.minimum((wide > 0).argmax(0), len(wide) - 1)

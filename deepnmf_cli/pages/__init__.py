@@ -1,1 +1,1 @@
-"""Pages of HTML that need nothing beside themselves: what is filled in is arrays and plain values."""
+"""Self-contained HTML pages, filled in with arrays and plain values."""

@@ -1,4 +1,4 @@
-"""Templates, pictures and sounds to one HTML file, which a browser shows from disk and without a network."""
+"""Render templates, pictures and sounds to one HTML file, which a browser shows from disk and without a network."""
 
 import base64
 import io
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 SHADES = 64
-"""Colours of a picture: more would not be told apart, and compress worse."""
+"""Number of colours of a picture: more would look the same and compress worse."""
 
 RANGE_DB = 70.0
-"""How far below the loudest level a spectrogram is told from black."""
+"""Range in dB below the loudest level in which a spectrogram differs from black."""
 
 HIGHEST_HZ = 48_000
-"""Sounds of higher rates are resampled: browsers refuse some of them."""
+"""Sounds with higher sampling rates are resampled to this one, because browsers refuse some of them."""
 
 MOST_CHANNELS = 2
-"""Sounds of more channels are mixed to one."""
+"""Sounds with more channels are mixed down to one."""
 
 
 def render(template: str, **content: Any) -> str:
-    """Return the page that a template of this folder makes of its content; text in it is escaped."""
+    """Return the page made from a template of this package and its content; text in the content is escaped."""
     return _environment().get_template(template).render(**content)
 
 
@@ -36,12 +36,12 @@ def shades(values: np.ndarray, lowest: float, highest: float) -> np.ndarray:
 
 
 def coloured(values: np.ndarray, lowest: float, highest: float, colours: str = "magma") -> np.ndarray:
-    """Make an image of values (F, T): (F, T, 3) uint8, the first row lowest, in `colours` of matplotlib."""
+    """Return an image (F, T, 3) uint8 of values (F, T), the first row at the bottom, in `colours` of matplotlib."""
     return _palette(colours)[shades(values, lowest, highest)[::-1]]
 
 
 def picture(values: np.ndarray, lowest: float, highest: float, colours: str = "magma") -> str:
-    """Return the same as a PNG in a data URI."""
+    """Return the same image as a PNG in a data URI."""
     from PIL import Image
 
     image = Image.fromarray(np.ascontiguousarray(shades(values, lowest, highest)[::-1]))
@@ -73,7 +73,7 @@ def sound(samples: np.ndarray, rate_hz: int) -> str:
 
 
 def data_uri(kind: str, content: bytes) -> str:
-    """Return `content` of a media type as an address that holds it."""
+    """Return `content` of the media type `kind` as a data URI, which contains it."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 

@@ -1,9 +1,9 @@
 """Confidence intervals of means over files that are not independent: several share a speaker, or a noise recording.
 
-The bootstrap draws whole clusters with replacement, of every factor independently, and a file counts as often as the
+The bootstrap draws whole clusters with replacement, independently for every factor, and a file counts as often as the
 product of its clusters' counts (the pigeonhole bootstrap: Owen, "The pigeonhole bootstrap", Annals of Applied
-Statistics 1(2), 2007). With one factor it is the cluster bootstrap. With few clusters, ten or so, such intervals are
-rather too narrow than too wide.
+Statistics 1(2), 2007). With one factor it is the cluster bootstrap. With few clusters, ten or so, such intervals tend
+to be too narrow rather than too wide.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 CONFIDENCE = 0.95
 
 DRAWS = 4000
-"""Resampled means: the ends of an interval vary by about a fiftieth of its width from seed to seed."""
+"""Number of resampled means: the ends of an interval vary by about a fiftieth of its width from seed to seed."""
 
 
 def interval(values: ArrayLike, factors: Sequence[Sequence[str]], seed: int = 0) -> tuple[float, float] | None:
-    """The 95 % interval (low, high) of the mean of `values` (n,), NaN where a file has none.
+    """Return the 95 % interval (low, high) of the mean of `values` (n,), which are NaN for files without a value.
 
-    Each of `factors`, at least one, names the cluster of every file, such as its speaker. None where a factor has fewer
-    than two clusters among the files with a value, so that nothing can be said of how others would do.
+    Each of `factors`, at least one, names the cluster of every file, such as its speaker. Returns None if a factor has
+    fewer than two clusters among the files with a value, since nothing can be said then of how others would do.
     """
     values = np.asarray(values, np.float64)
     defined = ~np.isnan(values)
@@ -40,8 +40,9 @@ def interval(values: ArrayLike, factors: Sequence[Sequence[str]], seed: int = 0)
 
 @lru_cache(maxsize=1)
 def _weights(factors: tuple[tuple[str, ...], ...], seed: int) -> NDArray[np.float64] | None:
-    """How often each file counts, (DRAWS, files); None where a factor has fewer than two clusters. The last ones are
-    kept: scores of the same files come one after the other.
+    """Return how often each file counts, (DRAWS, files), or None if a factor has fewer than two clusters.
+
+    The last result is cached, because scores of the same files come one after the other.
     """
     draw, weights = np.random.default_rng(seed), np.ones((DRAWS, len(factors[0])))
     for factor in factors:

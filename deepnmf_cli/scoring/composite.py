@@ -1,10 +1,10 @@
-"""Segmental SNR, and the composite scores CSIG, CBAK and COVL, as most papers on speech enhancement give them.
+"""Segmental SNR, and the composite scores CSIG, CBAK and COVL, as most papers on speech enhancement report them.
 
 Hu & Loizou, "Evaluation of objective quality measures for speech enhancement", IEEE TASLP 16(1), 2008: regressions of
-what listeners said of speech, background and the whole on PESQ, on the log-likelihood ratio of linear prediction
+listeners' ratings of speech, background and the whole on PESQ, on the log-likelihood ratio of linear prediction
 (LLR), on the weighted spectral slope (WSS; Klatt, ICASSP 1982) and on the segmental SNR. Frames, filters and constants
-are those of the authors' program `composite.m`. They used the PESQ of P.862; for 16 kHz everybody takes that of P.862.2
-since, and so does this file.
+are those of the authors' program `composite.m`. They used the PESQ of P.862; since then, everybody has used that of
+P.862.2 for 16 kHz, and so does this file.
 """
 
 import math
@@ -24,17 +24,17 @@ KEPT = 0.95
 """LLR and WSS are means over this share of the frames, those with the smallest values."""
 
 EPSILON = float(np.finfo(np.float64).eps)
-"""Keeps ratios of silent frames finite. As an offset of the samples it decides, in `composite.m`, what digital silence
-has in the place of a spectrum."""
+"""Keeps ratios of silent frames finite. As an offset of the samples, as in `composite.m`, it determines what digital
+silence has instead of a spectrum."""
 
 LLR_WITHOUT_RATIO = math.log(1000)
 """LLR of a frame in which rounding left no positive ratio."""
 
 WIDE_ORDER, NARROW_ORDER, LOWEST_WIDE_HZ = 16, 10, 10_000
-"""Orders of linear prediction, from LOWEST_WIDE_HZ on and below."""
+"""Orders of linear prediction at sampling rates from LOWEST_WIDE_HZ on, and below."""
 
 K_MAX, K_LOCAL = 20.0, 1.0
-"""In dB: how much less a band counts in WSS by its distance from the highest band and from the next peak."""
+"""Constants in dB that set how much less a band counts in WSS the further it is below the maximum and the next peak."""
 
 CENTRES_HZ = (
     50, 120, 190, 260, 330, 400, 470, 540, 617.372, 703.378, 798.717, 904.128, 1020.38, 1148.30, 1288.72, 1442.54,
@@ -50,7 +50,7 @@ SMALLEST_FILTER = math.exp(-30 / (2 * 2.303))
 QUIETEST_BAND_DB = -100.0
 
 BLOCK_FRAMES = 2000
-"""Frames in memory at once."""
+"""Number of frames held in memory at once."""
 
 
 def segmental_snr(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) -> float:
@@ -81,7 +81,7 @@ def composite_score(reference: np.ndarray, estimate: np.ndarray, rate_hz: int, n
 
 @remember_last
 def _composites(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) -> tuple[float, float, float]:
-    """All three at once: they are asked for one after the other."""
+    """Return all three at once, because they are asked for one after the other."""
     if rate_hz not in (NARROW_BAND_HZ, WIDE_BAND_HZ):
         reference, estimate = (resampled(x, rate_hz, WIDE_BAND_HZ) for x in (reference, estimate))
         rate_hz = WIDE_BAND_HZ
@@ -115,7 +115,7 @@ def _over_frames(
     rate_hz: int,
     name: str = "LLR",
 ) -> np.ndarray:
-    """`measure` (T,) of windowed frames (T, size) of both signals."""
+    """Return `measure` (T,) of windowed frames (T, size) of both signals."""
     blocks = [measure(*block) for block in zip(_frames(reference, rate_hz), _frames(estimate, rate_hz), strict=True)]
     if not blocks:
         raise NoScore(f"{name}: too short")
@@ -123,7 +123,7 @@ def _over_frames(
 
 
 def _frames(samples: np.ndarray, rate_hz: int) -> Iterator[np.ndarray]:
-    """Windowed frames (T, size), block after block; the last frame that fits is left out, as in `composite.m`."""
+    """Yield windowed frames (T, size), block after block; the last frame that fits is left out, as in `composite.m`."""
     size = round(FRAME_S * rate_hz)
     hop = int(FRAME_S * rate_hz / HOP_PER_FRAME)
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(1, size + 1) / (size + 1))
@@ -139,8 +139,9 @@ def _smallest_mean(values: np.ndarray) -> float:
 
 
 def _llr(reference: np.ndarray, estimate: np.ndarray, order: int) -> np.ndarray:
-    """Log-likelihood ratios (T,): log (a_x' R_s a_x / a_s' R_s a_s), a being the prediction filters of estimate and
-    reference, R_s the autocorrelation of the reference.
+    """Return log-likelihood ratios (T,): log (a_x' R_s a_x / a_s' R_s a_s).
+
+    a_x and a_s are the prediction filters of estimate and reference, R_s is the autocorrelation of the reference.
     """
     correlation = _autocorrelation(reference, order)
     own, other = (_prediction_filter(r) for r in (correlation, _autocorrelation(estimate, order)))
@@ -153,13 +154,13 @@ def _llr(reference: np.ndarray, estimate: np.ndarray, order: int) -> np.ndarray:
 
 
 def _autocorrelation(frames: np.ndarray, order: int) -> np.ndarray:
-    """Lags 0 to `order` (T, order + 1) of frames (T, size)."""
+    """Return the autocorrelation at lags 0 to `order` (T, order + 1) of frames (T, size)."""
     size = frames.shape[1]
     return np.stack([np.einsum("ts,ts->t", frames[:, : size - k], frames[:, k:]) for k in range(order + 1)], 1)
 
 
 def _prediction_filter(correlation: np.ndarray) -> np.ndarray:
-    """Filters (T, order + 1) that begin with 1, by Levinson and Durbin, of autocorrelations (T, order + 1)."""
+    """Return filters (T, order + 1) that begin with 1, from autocorrelations (T, order + 1), by Levinson and Durbin."""
     count, lags = correlation.shape
     a, error = np.zeros((count, lags)), correlation[:, 0].copy()
     a[:, 0] = 1
@@ -172,7 +173,7 @@ def _prediction_filter(correlation: np.ndarray) -> np.ndarray:
 
 
 def _filters(rate_hz: int) -> np.ndarray:
-    """Critical-band filters (25, bins) over the power spectrum."""
+    """Return critical-band filters (25, bins) over the power spectrum."""
     bins = 2 ** math.ceil(math.log2(2 * round(FRAME_S * rate_hz))) // 2
     centres, widths = (np.array(x)[:, None] / (rate_hz / 2) * bins for x in (CENTRES_HZ, WIDTHS_HZ))
     gain = WIDTHS_HZ[0] / np.array(WIDTHS_HZ)[:, None]
@@ -181,8 +182,9 @@ def _filters(rate_hz: int) -> np.ndarray:
 
 
 def _wss(reference: np.ndarray, estimate: np.ndarray, filters: np.ndarray) -> np.ndarray:
-    """Weighted spectral slopes (T,): sum_b w_b (d_b - d'_b)^2 / sum_b w_b, d being the differences in dB between
-    neighbouring bands, w the mean of both signals' weights.
+    """Return weighted spectral slopes (T,): sum_b w_b (d_b - d'_b)^2 / sum_b w_b.
+
+    d are the differences in dB between neighbouring bands, w is the mean of both signals' weights.
     """
     bins = filters.shape[1]
     slopes, weights = [], []
@@ -199,8 +201,9 @@ def _wss(reference: np.ndarray, estimate: np.ndarray, filters: np.ndarray) -> np
 
 
 def _next_peak(level: np.ndarray, slope: np.ndarray) -> np.ndarray:
-    """Level (T, 24) of the peak that each band rises to, or, where it falls, fell from; the former is that of the band
-    before the peak, as in `composite.m`.
+    """Return the level (T, 24) of the peak that each band rises to or, if it falls, has fallen from.
+
+    If a band rises, this is the level of the band before the peak, as in `composite.m`.
     """
     bands = slope.shape[1]
     rising, falling = np.empty(slope.shape, int), np.empty(slope.shape, int)

@@ -1,8 +1,8 @@
-"""DNSMOS P.835: what listeners would say of speech, noise and the whole, predicted from the estimate alone.
+"""DNSMOS P.835: how listeners would rate speech, noise and the whole, predicted from the estimate alone.
 
 Reddy, Gopal & Cutler, "DNSMOS P.835: A non-intrusive perceptual objective speech quality metric to evaluate noise
 suppressors", ICASSP 2022. The network is that of the package `speechmos`, whose own function also computes P.808, which
-takes longer than all the rest; the steps around the network are its, and a test compares the results.
+takes longer than all the rest. The steps around the network are those of that function; a test compares the results.
 """
 
 import math
@@ -24,13 +24,13 @@ CALIBRATION = (
     (-0.13166888, 1.60915514, -0.39604546),
     (-0.06766283, 1.11546468, 0.04602535),
 )
-"""From what the network says to mean opinion scores, 1 to 5: polynomials, as published."""
+"""Polynomials, as published, from the outputs of the network to mean opinion scores, 1 to 5."""
 
 
 def dnsmos_score(estimate: np.ndarray, rate_hz: int, name: str) -> float:
     """Return SIG (speech), BAK (background) or OVRL (overall) of an array (N,), the mean over windows of 9 s.
 
-    A shorter recording is repeated. Rates above 16 kHz are resampled; a peak beyond full scale is brought to it. Raises
+    A shorter recording is repeated. Rates above 16 kHz are resampled; a peak beyond full scale is scaled to it. Raises
     NoScore below 16 kHz, for which the network was not made.
     """
     if rate_hz < WIDE_BAND_HZ:
@@ -41,7 +41,7 @@ def dnsmos_score(estimate: np.ndarray, rate_hz: int, name: str) -> float:
 
 @lru_cache(maxsize=1)
 def _scores(content: bytes, rate_hz: int) -> tuple[float, ...]:
-    """All three at once: they are asked for one after the other."""
+    """Return all three at once, because they are asked for one after the other."""
     samples = resampled(np.frombuffer(content, np.float32), rate_hz, WIDE_BAND_HZ).astype(np.float32)
     samples = samples / max(1.0, float(np.abs(samples).max()))
     length, hop = int(WINDOW_S * WIDE_BAND_HZ), int(HOP_S * WIDE_BAND_HZ)
@@ -59,8 +59,8 @@ def _network() -> Any:
     import onnxruntime
 
     package = find_spec("speechmos")
-    assert package is not None and package.origin is not None  # `extras.require` was asked before
+    assert package is not None and package.origin is not None  # `extras.require` was called before
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # several processes score
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # because several processes score
     path = Path(package.origin).parent / "dnsmos_models" / "sig_bak_ovr.onnx"
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -18,7 +18,7 @@ SCORES, GAIN = "scores.png", "gain_by_snr.png"
 
 
 def draw(report: Mapping[str, Any]) -> "dict[str, Figure]":
-    """File name -> figure: the mean scores and, where a noisy input and SNRs are known, the gain over input SNR.
+    """Return file name -> figure: the mean scores and, if a noisy input and SNRs are known, the gain over input SNR.
 
     The figures are made without pyplot, so that no window system and no global state is touched.
     """
@@ -77,7 +77,7 @@ def _gain_figure(systems: list[Mapping[str, Any]], interval: str) -> "Figure":
 
 
 def _title(what: str, drawn: Sequence[Mapping[str, Any]], interval: str) -> str:
-    """Say what is drawn: intervals only where there are some."""
+    """Return a title that says what is drawn, with intervals only if there are any."""
     if any(value.get("interval") or ("interval" not in value and value["ci95"] is not None) for value in drawn):
         return f"{what}, and {interval}"
     return f"{what} (too few files at each point for intervals)"
@@ -91,7 +91,7 @@ def _reach(summary: Mapping[str, Any]) -> np.ndarray:
 
 
 def _label(system: Mapping[str, Any]) -> str:
-    """The name, in which matplotlib shall see no formula and no mark of what to hide."""
+    """Return the name, escaped so that matplotlib neither reads a formula into it nor hides it from the legend."""
     name = system["name"].replace("$", r"\$")
     return f" {name}" if name.startswith("_") else name
 

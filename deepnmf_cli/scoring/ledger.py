@@ -1,4 +1,4 @@
-"""Scores on disk as they come, so that an evaluation that was stopped goes on where it was."""
+"""Scores written to disk as they come, so that an evaluation that was stopped continues where it was."""
 
 import dataclasses
 import hashlib
@@ -19,7 +19,7 @@ from deepnmf_cli.scoring.pairing import Pair
 from deepnmf_cli.scoring.scorer import Scores
 
 SCORING = 1
-"""Number of the way in which scores are computed; raise it with every change that shows in them."""
+"""Version of the way in which scores are computed; raise it with every change that shows in them."""
 
 LEDGER = "unfinished.jsonl"
 """Name of the file in the folder of a report; it is removed when the report is complete."""
@@ -30,16 +30,16 @@ _DECIDING = ("fast-bss-eval", "numpy", "pesq", "pystoi", "scipy", "soxr")
 class Ledger:
     """The finished scores of an unfinished evaluation: a file of JSON lines, one for each score. A context manager.
 
-    A score is found again only for the same system and the same two files: their paths, sizes and times of change. A
-    ledger that another version of the program or of a package wrote is begun anew. A line that is no score, such as
-    one that a crash cut short, is left out. Raises DeepnmfError when the file cannot be written.
+    A score is found again only for the same system and the same two files: their paths, sizes and modification times.
+    A ledger written by another version of the program or of a package is started anew. A line that is not a score,
+    such as one that a crash cut short, is ignored. Raises DeepnmfError if the file cannot be written.
     """
 
     def __init__(self, folder: str | Path, metrics: Sequence[str] = tuple(METRICS)) -> None:
-        """`metrics` names the scores of every line."""
+        """`metrics` names the scores that every line must have."""
         self.path = Path(folder) / LEDGER
         self.found = 0
-        """How many scores have been taken from the file."""
+        """Number of scores that have been taken from the file."""
         versions = {name: importlib.metadata.version(name) for name in _DECIDING}
         header = {"scoring": SCORING, "deepnmf": __version__, **versions}
         self._lines = _read(self.path, header, metrics)
@@ -54,22 +54,22 @@ class Ledger:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # a full disk, of which `add` has told already
+        with suppress(OSError):  # a full disk, which `add` has already reported
             self._file.close()
 
     def of(self, *system: str) -> "SystemLedger":
-        """The part of the ledger that belongs to one system, which is known by these words."""
+        """Return the part of the ledger that belongs to one system, which is identified by these words."""
         return SystemLedger(self, system)
 
     def get(self, key: str) -> Scores | None:
-        """The score that was added with this key, if any."""
+        """Return the score that was added with this key, or None."""
         if key not in self._lines:
             return None
         self.found += 1
         return _scores(self._lines[key])
 
     def add(self, key: str, scores: Scores) -> None:
-        """Append a score; it is in the hands of the operating system when this returns."""
+        """Append a score; it has been handed to the operating system when this returns."""
         try:
             checkpoint.reached(f"{LEDGER}: line")
             self._file.write(_text(_line(key, scores)))
@@ -79,7 +79,7 @@ class Ledger:
             raise self._failure(error) from error
 
     def remove(self) -> None:
-        """Delete the file: the report holds everything now."""
+        """Delete the file, now that the report holds everything."""
         self.path.unlink(missing_ok=True)
 
     def _failure(self, error: OSError) -> DeepnmfError:
@@ -88,25 +88,25 @@ class Ledger:
 
 
 class SystemLedger:
-    """The scores of one system; what `scorer.score_files` takes as `finished`."""
+    """The scores of one system, in the form that `scorer.score_files` takes as `finished`."""
 
     def __init__(self, ledger: Ledger, system: tuple[str, ...]) -> None:
         self._ledger, self._system = ledger, system
         self._keys: dict[Pair, str] = {}
 
     def get(self, pair: Pair) -> Scores | None:
-        """The score of a pair whose files have not changed since."""
-        # The stamps from before the files are read: what changes meanwhile is scored again next time.
+        """Return the score of a pair, or None if there is none or its files have changed since."""
+        # The stamps are taken before the files are read, so that what changes meanwhile is scored again next time.
         self._keys[pair] = key = _key(self._system, pair)
         return self._ledger.get(key)
 
     def add(self, pair: Pair, scores: Scores) -> None:
-        """Keep the score of a pair that `get` was asked for."""
+        """Keep the score of a pair that `get` has been called for."""
         self._ledger.add(self._keys[pair], scores)
 
 
 def _key(system: tuple[str, ...], pair: Pair) -> str:
-    """Return what decides a score: who made the estimate, and the two files."""
+    """Return a hash of what decides a score: who made the estimate, the two files, the rate and the transcript."""
     files = [[os.path.abspath(path), *checkpoint.stamp(path)] for path in (pair.reference, pair.estimate) if path]
     speech = pair.speech and dataclasses.astuple(pair.speech)
     return hashlib.sha256(json.dumps([system, pair.name, files, pair.rate_hz, speech]).encode()).hexdigest()
@@ -125,7 +125,7 @@ def _scores(line: dict[str, Any]) -> Scores:
 
 
 def _read(path: Path, header: dict[str, Any], metrics: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Key -> line of a ledger that begins with `header`; nothing from any other."""
+    """Return key -> line of a ledger that begins with `header`; an empty dict for any other."""
     try:
         first, *rest = path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
     except OSError:

@@ -1,4 +1,4 @@
-"""Which files of an evaluation are worth hearing, and what every system makes of them."""
+"""The files of an evaluation that are worth hearing, and the sound that every system makes of them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,11 @@ from deepnmf_cli.scoring.pairing import Pair, read_pair
 from deepnmf_cli.scoring.scorer import MODEL, NOISY, Enhance
 
 LONGEST_S = 10.0
-"""So much of a file is heard: the part in which the reference has most energy."""
+"""Longest part of a file that is heard: the part in which the reference has most energy."""
 
 RANKING = ("PESQ", "OVRL")
-"""Scores by which files are ranked, the first that is there: they follow listeners best. Without them, the first."""
+"""Scores by which files are ranked, since they follow listeners best. The first of them that is there is used; if none
+is, the first of all scores."""
 
 REFERENCE = "reference"
 
@@ -23,7 +24,7 @@ WORST, BEST = "worst", "best"
 
 @dataclass(frozen=True)
 class Source:
-    """Where the sound of one system is: the files of pairs, or what `enhance` makes of them."""
+    """Where the sound of one system comes from: the files of pairs, or what `enhance` makes of them."""
 
     pairs: Sequence[Pair]
     enhance: Enhance | None = None
@@ -31,16 +32,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The order of the files by how good one system is, from the worst: places in its list of files."""
+    """The order of the files by how well one system does on them, from the worst: places in its list of files."""
 
     system: str
     metric: str
     of_gains: bool
-    """Whether it is the gain over the noisy input that counts."""
+    """Whether files are ranked by the gain over the noisy input."""
     order: tuple[int, ...]
 
     def choose(self, most: int) -> list[tuple[str, int]]:
-        """("worst 1", place) and so on: at most `most` of the worst and of the best, each file once."""
+        """Return ("worst 1", place) and so on: at most `most` of the worst and of the best, each file once."""
         worst = self.order[:most]
         best = [place for place in self.order[::-1][:most] if place not in worst]
         named = [(f"{WORST} {n}", place) for n, place in enumerate(worst, 1)]
@@ -49,28 +50,28 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Example:
-    """A part of one file, as each system has it."""
+    """A part of one file, with the sound of each system."""
 
     title: str
     name: str
     place: int
-    """Of the file, in the list of files."""
+    """Place of the file in the list of files."""
     sounds: Mapping[str, np.ndarray]
     """Reference and systems -> samples (C, N), of one length, in [-1, 1]."""
     rate_hz: int
     start_s: float
     whole_s: float
     gain: float
-    """By which all sounds were multiplied, 1 unless a peak would be beyond full scale."""
+    """Factor by which all sounds were multiplied, 1 unless a peak would be beyond full scale."""
 
     @property
     def seconds(self) -> float:
-        """Length of what is heard."""
+        """Length in seconds of the part that is heard."""
         return next(iter(self.sounds.values())).shape[1] / self.rate_hz
 
     @property
     def is_cut(self) -> bool:
-        """Return whether the file is longer."""
+        """Return whether the file is longer than the part that is heard."""
         return self.seconds < self.whole_s
 
 
@@ -94,7 +95,7 @@ def rank(report: Mapping[str, Any]) -> Ranking:
 def examples(
     ranking: Ranking, most: int, sources: Mapping[str, Source], tick: Callable[[], object] = lambda: None
 ) -> list[Example]:
-    """The sounds of at most `most` of the worst files and of the best; models enhance these files once more.
+    """Return the sounds of at most `most` of the worst files and of the best; models enhance these files once more.
 
     `tick` is called after each file. Raises what `read_pair` and `enhance` raise.
     """
@@ -127,7 +128,7 @@ def _example(title: str, place: int, sources: Mapping[str, Source]) -> Example:
 
 
 def _loudest(samples: np.ndarray, count: int) -> int:
-    """Where the `count` samples of (C, N) with most energy begin."""
+    """Return where the `count` consecutive samples of (C, N) with the most energy begin."""
     if samples.shape[1] <= count:
         return 0
     energy = np.concatenate([[0.0], np.cumsum(np.square(samples).sum(0))])

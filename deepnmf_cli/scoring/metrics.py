@@ -1,4 +1,4 @@
-"""The scores of an estimate, in one table: whoever adds an entry has it in every table, file and figure."""
+"""The scores of an estimate, in one table: an entry added here appears in every table, file and figure."""
 
 import math
 from collections import ChainMap
@@ -21,12 +21,12 @@ class Metric:
 
     name: str
     unit: str
-    """Empty for a number without one."""
+    """Empty for a number without a unit."""
     digits: int
-    """Decimals that are shown."""
+    """Number of decimals that are shown."""
     compute: Callable[[np.ndarray, np.ndarray, int], float] | None
     """(reference (N,), estimate (N,), rate_hz) -> score, of float arrays that are not silent. Raises NoScore, whose
-    text says why, where the measure is not defined. None for what takes more than two signals."""
+    text says why, where the measure is not defined. None for a measure that takes more than two signals."""
     lower_is_better: bool = False
 
     @property
@@ -57,7 +57,7 @@ DNSMOS = {
     name: Metric(name, "", 2, lambda reference, estimate, rate_hz, name=name: dnsmos_score(estimate, rate_hz, name))
     for name in NAMES
 }
-"""Those that are computed when asked for: they look at the estimate alone, half a second for each window of 9 s."""
+"""Metrics computed only on request: they use the estimate alone, and take half a second for each window of 9 s."""
 
 
 COMPOSITE = {
@@ -67,14 +67,14 @@ COMPOSITE = {
         *(Metric(name, "", 2, lambda *signals, name=name: composite_score(*signals, name)) for name in COMPOSITES),
     )
 }
-"""Those that papers give beside PESQ, computed when asked for."""
+"""Metrics that papers report beside PESQ, computed only on request."""
 
 RECOGNITION = {words.NAME: Metric(words.NAME, "%", 1, None, lower_is_better=True)}
-"""What needs a transcript and a program: `scorer` computes it."""
+"""The metric that needs a transcript and a program: `scorer` computes it."""
 
 ALL = ChainMap(METRICS, COMPOSITE, DNSMOS, RECOGNITION)
 
 
 def metric_of(name: str) -> Metric:
-    """Return the metric of a name, whether it is always computed or not."""
+    """Return the metric of this name, whether it is always computed or only on request."""
     return ALL[name]

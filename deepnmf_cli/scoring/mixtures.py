@@ -1,4 +1,4 @@
-"""What is known of the mixtures of a corpus: input SNR, speaker, noise, and kinds by which scores are told apart."""
+"""What is known of the mixtures of a corpus: input SNR, speaker, noise, and groups by which scores are reported."""
 
 import math
 import re
@@ -14,7 +14,7 @@ IN_NAME = re.compile(r"(?:^|_)([+-]?\d+(?:\.\d+)?)dB(?:_([^_]+)_(.+))?(?:_|$)")
 """Input SNR, speaker and noise as parts of a file name, as in 003_+3dB_p232_street-5; the last two may be missing."""
 
 GROUPS = ("sex", "language", "noise_kind", "room")
-"""Columns of a table whose values get rows of their own in a report, where they are at most MOST_VALUES."""
+"""Columns of a table whose values get rows of their own in a report, if there are at most MOST_VALUES of them."""
 
 MOST_VALUES = 20
 
@@ -22,12 +22,12 @@ FACTORS = ("speaker", "noise")
 """What several mixtures may share, so that their scores are not independent."""
 
 DESCRIBED = ("snr_db", *FACTORS, *GROUPS)
-"""Columns of a table beside the name."""
+"""Columns of a table other than the name."""
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """What is known of one mixture; None, and no entry in `groups`, for what is not."""
+    """What is known of one mixture; what is unknown is None, or has no entry in `groups`."""
 
     snr_db: float | None = None
     speaker: str | None = None
@@ -36,10 +36,10 @@ class Mixture:
 
 
 def known_mixtures(names: Sequence[str], table: str | Path | None = None) -> dict[str, Mixture]:
-    """Name -> what is known, from a CSV file with the column `name` and others, or else from the names themselves.
+    """Return name -> what is known, from a CSV file with the column `name` and others, or else from the names.
 
-    Names of which nothing is known are left out. The table must hold all names, with or without the suffix of an audio
-    file, and each once; CorpusError otherwise, and when it cannot be read.
+    Names of which nothing is known are left out. The table must hold every name once, with or without the suffix of an
+    audio file. Raises CorpusError if it does not, and if it cannot be read.
     """
     if table is None:
         found = {name: _from_name(name) for name in names}
@@ -53,18 +53,18 @@ def known_mixtures(names: Sequence[str], table: str | Path | None = None) -> dic
 
 
 def remarks_on(table: str | Path) -> list[str]:
-    """What there is to say of the columns of a table. Raises CorpusError when it cannot be read."""
+    """Return remarks on the columns of a table. Raises CorpusError if it cannot be read."""
     return [f"{Path(table).name}: {remark}" for remark in misspelt(table, ("name", *DESCRIBED))]
 
 
 def table_of(reference_folder: str | Path) -> Path | None:
-    """The file mixtures.csv beside a folder of references, where there is one."""
+    """Return the file mixtures.csv beside a folder of references, or None if there is none."""
     path = Path(reference_folder).absolute().parent / "mixtures.csv"
     return path if path.is_file() else None
 
 
 def factors(mixtures: Sequence[Mixture]) -> dict[str, list[str]]:
-    """Speaker and noise of every mixture, those of the two that are known of all."""
+    """Return speaker and noise of every mixture, each only if it is known of all mixtures."""
     columns = {factor: [getattr(mixture, factor) for mixture in mixtures] for factor in FACTORS}
     return {factor: column for factor, column in columns.items() if column and None not in column}
 

@@ -12,11 +12,11 @@ from deepnmf_cli.signal.spectrogram import spectrogram_db
 KNOWN = ("snr_db", "speaker", "noise")
 
 COLUMNS = 480
-"""Of a spectrogram: about as many as its place in the page has."""
+"""Columns of a spectrogram: about as many as its place in the page has."""
 
 
 def page(report: Mapping[str, Any], figures: Mapping[str, bytes], chosen: Sequence[Example] = ()) -> str:
-    """Return the HTML of a report with its figures (name -> PNG); `chosen` can be listened to."""
+    """Return the HTML of a report with its figures (name -> PNG); the examples in `chosen` can be listened to."""
     ranking = rank(report)
     by_place = {example.place: f"case-{number}" for number, example in enumerate(chosen, 1)}
     by_snr = tables.snr_table(report)
@@ -44,7 +44,7 @@ def page(report: Mapping[str, Any], figures: Mapping[str, bytes], chosen: Sequen
 
 
 def _paired(report: Mapping[str, Any], rows: Sequence[Sequence[str]]) -> list[tuple[str, list[tuple[str, bool]]]]:
-    """(name, cells) of each difference; a cell is its text, and whether its interval leaves out zero."""
+    """Return (name, cells) of each difference; a cell is its text, and whether its interval excludes zero."""
     summaries = [system["gain"] for system in report["systems"] if system["gain"]]
     summaries += [difference["summary"] for difference in report["differences"]]
     return [
@@ -61,7 +61,7 @@ def _sure(value: Mapping[str, Any]) -> bool:
 
 
 def _choice(ranking: Ranking, chosen: Sequence[Example]) -> str:
-    """Say which files are heard, and how much of each."""
+    """Return a text that says which files are heard, and how much of each."""
     worst = sum(example.title.startswith(WORST) for example in chosen)
     measure = f"gain in {ranking.metric}" if ranking.of_gains else ranking.metric
     text = f"Worst first: the {worst} of {len(ranking.order)} files with the worst {measure} of {ranking.system}"
@@ -71,7 +71,7 @@ def _choice(ranking: Ranking, chosen: Sequence[Example]) -> str:
 
 
 def _ordered(ranking: Ranking, report: Mapping[str, Any]) -> list[str]:
-    """Names of the scores, first the one that ranks."""
+    """Return the names of the scores, starting with the one that ranks the files."""
     return sorted(tables.metrics(report), key=lambda name: name != ranking.metric)
 
 
@@ -109,7 +109,7 @@ def _scores(row: Mapping[str, Any]) -> str:
 
 
 def _files(report: Mapping[str, Any], by_place: Mapping[int, str]) -> dict[str, Any]:
-    """What the table of files is made of, in the browser."""
+    """Return the data from which the browser makes the table of files."""
     first, names = report["systems"][0]["files"], tables.metrics(report)
     shown = [column for column in KNOWN if any(row[column] is not None for row in first)]
     return {

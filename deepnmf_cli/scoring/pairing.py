@@ -1,4 +1,4 @@
-"""Which recordings are compared: files of two folders that pair by name, and the hash of a corpus."""
+"""The recordings that are compared: files of two folders, paired by name, and the hash of a corpus."""
 
 import hashlib
 import os
@@ -21,8 +21,9 @@ LENGTH_TOLERANCE_S = 0.01
 
 @dataclass(frozen=True)
 class Pair:
-    """A reference and what is compared with it; `name` is the path below the folder, without its suffix,
-    `printable`.
+    """A reference and what is compared with it.
+
+    `name` is the path below the folder, without its suffix, made `printable`.
     """
 
     name: str
@@ -30,18 +31,18 @@ class Pair:
     """None where there is nothing to compare with."""
     estimate: Path
     rate_hz: int | None = None
-    """The rate that both are brought to; None for that of the files, which is then the same."""
+    """The rate that both are resampled to; None for the rate of the files, which is then the same."""
     speech: Speech | None = None
-    """For scores that need to know what was said."""
+    """What was said, for scores that need to know it."""
 
     @property
     def first(self) -> Path:
-        """The reference, or without one the estimate."""
+        """The reference, or the estimate if there is no reference."""
         return self.reference or self.estimate
 
 
 def pair_folders(reference_folder: str | Path, estimate_folder: str | Path) -> tuple[list[Pair], list[str]]:
-    """The pairs of two folders in the order of their names, and the names of estimates without a reference.
+    """Return the pairs of two folders in the order of their names, and the names of estimates without a reference.
 
     Raises CorpusError when a folder is missing, holds two files of one name or media that cannot be read, or lacks the
     partner of a reference, and AudioError when it holds no audio.
@@ -60,25 +61,29 @@ def pair_folders(reference_folder: str | Path, estimate_folder: str | Path) -> t
 
 
 def alone(folder: str | Path, estimate_folder: str | Path) -> tuple[list[Pair], list[str]]:
-    """As `pair_folders`, for estimates without references: those that have the names of another system's, `folder`."""
+    """Return what `pair_folders` returns, but without references.
+
+    The estimates are those that have the names of another system's, which lie in `folder`.
+    """
     pairs, extra = pair_folders(folder, estimate_folder)
     return [replace(pair, reference=None) for pair in pairs], extra
 
 
 def printable(name: str | Path) -> str:
-    r"""A name as every terminal, CSV, JSON and Markdown file can hold it: bytes that are no UTF-8 become \xe9, line
-    breaks and other control characters \n.
+    r"""Return a name in a form that every terminal, CSV, JSON and Markdown file can hold.
+
+    Bytes that are not UTF-8 become \xe9, line breaks and other control characters \n.
     """
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, int]:
-    """(reference, estimate, rate_hz): float64 arrays of one shape (channels, samples), cut to the shorter file. Without
-    a reference, both are one array, that of the estimate.
+    """Return (reference, estimate, rate_hz): float64 arrays of one shape (channels, samples), cut to the shorter file.
 
-    Raises AudioError for a file that cannot be read or holds samples that are not finite, and CorpusError where the
-    two files differ in rate, in channels, or by more than 10 ms in length.
+    Without a reference, both are the same array, that of the estimate. Raises AudioError for a file that cannot be read
+    or holds samples that are not finite, and CorpusError if the two files differ in rate, in channels, or by more than
+    10 ms in length.
     """
     estimate, found_hz = _read(pair.estimate, pair.rate_hz)
     if pair.reference is None:
@@ -104,7 +109,7 @@ def _read(path: Path, to_hz: int | None) -> tuple[np.ndarray, int]:
 
 
 def corpus_hash(paths: Iterable[Path]) -> str:
-    """SHA-256 over the contents and names of files: what `sha256sum * | sha256sum` prints for a flat folder."""
+    """Return the SHA-256 over contents and names of files: what `sha256sum * | sha256sum` prints for a flat folder."""
     total = hashlib.sha256()
     for path in sorted(paths, key=os.fsencode):  # names need not be text
         total.update(file_hash(path).encode() + b"  " + os.fsencode(path.name) + b"\n")
@@ -112,7 +117,7 @@ def corpus_hash(paths: Iterable[Path]) -> str:
 
 
 def _index(folder: str | Path) -> dict[str, Path]:
-    """Name -> file for all audio below `folder`."""
+    """Return name -> file for all audio below `folder`."""
     folder = Path(folder)
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing there"

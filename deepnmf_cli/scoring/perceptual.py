@@ -1,11 +1,11 @@
-"""Perceptual scores, by the packages that carry the reference implementations: `pesq` and `pystoi`.
+"""Perceptual scores, computed by the packages with the reference implementations: `pesq` and `pystoi`.
 
 * PESQ: ITU-T P.862 mapped by P.862.1 (narrow band) or P.862.2 (wide band), 1.0 (bad) to about 4.6 (transparent).
 * STOI (Taal, Hendriks, Heusdens, Jensen, IEEE TASLP 19(7), 2011) and ESTOI (Jensen, Taal, IEEE/ACM TASLP 24(11),
   2016): correlations of short-time band envelopes, 0 to 1, higher is more intelligible.
 
 Each function raises `NoScore` where its measure is not defined for the signal. Recordings beyond `LONGEST_WHOLE_S` are
-scored by pieces, since the packages take memory in proportion to the length, and PESQ's C code holds 50 utterances.
+scored in pieces, since the packages need memory in proportion to the length, and PESQ's C code holds 50 utterances.
 """
 
 import functools
@@ -34,18 +34,18 @@ PIECE_S = LONGEST_SAFE_PESQ_S
 """Longest piece of a long recording; ITU-T P.862.3 recommends 8 to 30 s for PESQ."""
 
 LONGEST_WHOLE_S = 40.0
-"""Longer recordings are scored by pieces: the utterances of common corpora are shorter, and so score as elsewhere."""
+"""Longer recordings are scored in pieces. The utterances of common corpora are shorter, so they score as elsewhere."""
 
 FRAME_S = 0.025
 DYNAMIC_RANGE_DB = 40.0
 """What counts as speech in a reference: frames whose power is at most 40 dB below that of the loudest, as in STOI."""
 
 QUIET_PEAK = 1e-6
-"""pystoi adds 2e-16 to its norms. Above this peak that shows in no digit; quieter signals are scaled to a peak of 1."""
+"""pystoi adds 2e-16 to its norms. Above this peak, no digit shows that; quieter signals are scaled to a peak of 1."""
 
 LARGEST_PEAK_RATIO = 1e6
-"""The C code of PESQ computes in single precision. Signals that differ more in level are scaled to one peak; it aligns
-their levels itself."""
+"""The C code of PESQ computes in single precision. Signals that differ more in level are scaled to the same peak; PESQ
+aligns their levels itself."""
 
 LOWEST_PESQ, LOWEST_STOI = 1.0, 0.0
 """Scores of a piece in which the estimate is silent and the reference is not: the packages divide by zero there."""
@@ -59,7 +59,7 @@ LARGEST_STOI_RATIO = 1000
 like 44,101 Hz that takes minutes and gigabytes."""
 
 _BUFFER_TOO_SHORT = -6
-"""What the package returns for less than 0.25 s."""
+"""Code that the package returns for signals of less than 0.25 s."""
 
 _ISOLATED_PESQ = """
 import sys
@@ -80,8 +80,10 @@ class _TooManyUtterances(Exception):
 
 
 def remember_last(score: Callable[[np.ndarray, np.ndarray, int], Value]) -> Callable[..., Value]:
-    """The function of two signals (N,) and a rate, computed once for several scores that ask for it one after the other
-    with the same signals. Of these only a digest is kept.
+    """Return the function of two signals (N,) and a rate, with a memory of its last call.
+
+    It is computed once for several scores that ask for it one after the other with the same signals. Of the signals,
+    only a digest is kept.
     """
     last: list[tuple[tuple, Value]] = []
 
@@ -99,11 +101,11 @@ def remember_last(score: Callable[[np.ndarray, np.ndarray, int], Value]) -> Call
 
 
 def pesq_score(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) -> float:
-    """PESQ (MOS-LQO) of `estimate` against `reference`, both float arrays of shape (N,).
+    """Return PESQ (MOS-LQO) of `estimate` against `reference`, both float arrays of shape (N,).
 
-    Narrow band at 8 kHz, wide band at 16 kHz. Signals at any other rate are resampled to 16 kHz, for this measure
-    only. Long recordings have the mean over their pieces (see `pieces`). Raises NoScore for signals that are too short
-    (0.25 s) or hold no utterance.
+    It is narrow band at 8 kHz and wide band at 16 kHz. Signals at any other rate are resampled to 16 kHz, for this
+    measure only. Long recordings get the mean over their pieces (see `pieces`). Raises NoScore for signals that are too
+    short (0.25 s) or hold no utterance.
     """
     if len(reference) <= LONGEST_WHOLE_S * rate_hz:
         try:
@@ -114,14 +116,14 @@ def pesq_score(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) -> flo
 
 
 shared_pesq = remember_last(pesq_score)
-"""`pesq_score` for the composite scores and for itself: it takes most of the time of an evaluation."""
+"""`pesq_score`, computed once for the composite scores and itself, as it takes most of the time of an evaluation."""
 
 
 def stoi_score(reference: np.ndarray, estimate: np.ndarray, rate_hz: int, extended: bool = False) -> float:
-    """STOI, or ESTOI with `extended`, of `estimate` against `reference`, both float arrays of shape (N,).
+    """Return STOI, or ESTOI with `extended`, of `estimate` against `reference`, both float arrays of shape (N,).
 
-    The package resamples to 10 kHz itself. Long recordings have the mean over their pieces (see `pieces`). Raises
-    NoScore when fewer than 30 frames (0.4 s) of speech remain, where the package would return a placeholder of 1e-5.
+    The package resamples to 10 kHz itself. Long recordings get the mean over their pieces (see `pieces`). Raises
+    NoScore if fewer than 30 frames (0.4 s) of speech remain, where the package would return a placeholder of 1e-5.
     """
 
     def whole(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) -> float:
@@ -133,7 +135,10 @@ def stoi_score(reference: np.ndarray, estimate: np.ndarray, rate_hz: int, extend
 
 
 def pieces(reference: np.ndarray, rate_hz: int) -> list[tuple[slice, float]]:
-    """The equal pieces of at most `PIECE_S` of a reference (N,) that hold speech, each with its seconds of speech."""
+    """Return the pieces of a reference (N,) that hold speech, each with its seconds of speech.
+
+    The pieces are of equal length, at most `PIECE_S`.
+    """
     count = math.ceil(len(reference) / (PIECE_S * rate_hz))
     edges = [len(reference) * number // count for number in range(count + 1)]
     cuts = [slice(*both) for both in pairwise(edges)]
@@ -156,9 +161,9 @@ def _mean_over_pieces(
     rate_hz: int,
     lowest: float,
 ) -> float:
-    """The mean of a measure over the pieces that it is defined for, weighted by the speech that each holds.
+    """Return the mean of a measure over the pieces for which it is defined, weighted by the speech that each holds.
 
-    Raises the last NoScore where there is no such piece.
+    Raises the last NoScore if there is no such piece.
     """
     scores, weights, reason = [], [], NoScore("no speech")
     for piece, speech_s in pieces(reference, rate_hz):
@@ -179,12 +184,12 @@ def _whole_pesq(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) -> fl
     if rate_hz not in (NARROW_BAND_HZ, WIDE_BAND_HZ):
         reference, estimate = (resampled(x, rate_hz, WIDE_BAND_HZ) for x in (reference, estimate))
         rate_hz = WIDE_BAND_HZ
-    if len(reference) == 0:  # a few samples at a higher rate
+    if len(reference) == 0:  # left of a few samples at a higher rate
         raise NoScore("PESQ: too short")
     if not (reference.any() and estimate.any()):
         raise NoScore("PESQ: no utterance found")
     score = (_isolated_pesq if len(reference) > LONGEST_SAFE_PESQ_S * rate_hz else _pesq)(reference, estimate, rate_hz)
-    if not score >= 0:  # a code of the package, or NaN
+    if not score >= 0:  # an error code of the package, or NaN
         raise NoScore("PESQ: too short" if score == _BUFFER_TOO_SHORT else "PESQ: no utterance found")
     return score
 
@@ -216,13 +221,13 @@ def _whole_stoi(reference: np.ndarray, estimate: np.ndarray, rate_hz: int, exten
 
 
 def _audible(samples: np.ndarray) -> np.ndarray:
-    """`samples` (N,), scaled to a peak of 1 where they are so quiet that the floor of pystoi would show."""
+    """Return `samples` (N,), scaled to a peak of 1 if they are so quiet that the floor of pystoi would show."""
     peak = float(np.abs(samples).max())
     return samples / peak if 0 < peak < QUIET_PEAK else samples
 
 
 def resampled(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
-    """Samples (N,) at another rate; the same where the rates are."""
+    """Return samples (N,) at another rate, or the same samples if the rates are equal."""
     if from_hz == to_hz:
         return samples
     import soxr
@@ -231,7 +236,7 @@ def resampled(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
 
 
 def _isolated_pesq(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) -> float:
-    """`_pesq` in a Python process of its own, because too many utterances make the C code crash the process."""
+    """Compute `_pesq` in a Python process of its own, because too many utterances make the C code crash the process."""
     samples = np.stack([reference, estimate]).astype(np.float64)
     command = [sys.executable, "-c", _ISOLATED_PESQ, str(rate_hz)]
     child = subprocess.run(command, input=samples.tobytes(), capture_output=True)

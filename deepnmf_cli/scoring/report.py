@@ -1,6 +1,4 @@
-"""From scores to a report: means with intervals, by input SNR, as one dict that every table, file and figure is made
-of.
-"""
+"""From scores to a report: means with intervals, by input SNR, as one dict that all tables, files and figures use."""
 
 import csv
 import importlib.metadata
@@ -29,12 +27,12 @@ from deepnmf_cli.scoring.scorer import ESTIMATE, MODEL, NOISY, Scores
 from deepnmf_cli.scoring.tables import markdown, metrics
 
 FORMAT = 1
-"""Number of the layout of report.json."""
+"""Version of the layout of report.json."""
 
 INTERVAL = "95 % confidence interval (Student t over files, taken as independent)"
 FILES_CSV, REPORT_JSON, REPORT_MD, REPORT_HTML = "files.csv", "report.json", "report.md", "report.html"
 FILES = (REPORT_JSON, REPORT_MD, REPORT_HTML, FILES_CSV, SCORES, GAIN)
-"""What a report may consist of."""
+"""Names of the files that a report may consist of."""
 
 _PACKAGES = ("fast-bss-eval", "pesq", "pystoi")
 
@@ -58,11 +56,11 @@ class System:
 
 
 def summarise(values: Sequence[float], clusters: Sequence[Sequence[str]] = ()) -> dict[str, Any]:
-    """Mean, half-width of its 95 % confidence interval (ci95), and count of the values that are not NaN.
+    """Return mean, half-width of its 95 % confidence interval (ci95), and count of the values that are not NaN.
 
-    ci95 = t(0.975, n - 1) s / sqrt(n), s being the sample's standard deviation: the spread over files, taken as
-    independent draws. None stands for a mean without values and an interval with fewer than two. With `clusters`, the
-    speaker of each file and its noise, or one of the two, there is also an `interval` [low, high] by the bootstrap.
+    ci95 = t(0.975, n - 1) s / sqrt(n), where s is the sample's standard deviation: the spread over files, taken as
+    independent draws. A mean is None without values, and an interval with fewer than two. With `clusters`, the speaker
+    of each file and its noise, or one of the two, there is also an `interval` [low, high] by the bootstrap.
     """
     from scipy.special import stdtrit
 
@@ -87,12 +85,12 @@ def make_report(
     command: str,
     remarks: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """All of an evaluation as JSON-serialisable data, documented in docs/evaluation.md.
+    """Return all of an evaluation as JSON-serialisable data, documented in docs/evaluation.md.
 
-    Every system holds the same files in the same order. `mixtures` tells what is known of them by name; files that it
-    lacks count in the overall means only. When a system of the kind NOISY is there, the others get "gain": the mean
-    over files of their improvement on it, with the interval of these differences, which is narrower than that of the
-    means. "differences" has the same for every two of the others. Intervals are those of the bootstrap where speakers
+    Every system holds the same files in the same order. `mixtures` maps their names to what is known of them; files
+    that it lacks count in the overall means only. If there is a system of the kind NOISY, the others get "gain": the
+    mean over files of their improvement on it, with the interval of these differences, which is narrower than that of
+    the means. "differences" has the same for every two of the others. Intervals are those of the bootstrap if speakers
     or noises are known of all files. With one model, its means are also the report's "figures".
     """
     files = systems[0].scores
@@ -129,7 +127,7 @@ def make_report(
 
 
 def command_of(folder: str | Path) -> str | None:
-    """The command line that wrote the report in a folder; None where there is no report."""
+    """Return the command line that wrote the report in a folder, or None if there is no report."""
     try:
         report = json.loads((Path(folder) / REPORT_JSON).read_text(encoding="utf-8"))
         return str(report["command"]) if report["format"] == FORMAT else None
@@ -138,10 +136,10 @@ def command_of(folder: str | Path) -> str | None:
 
 
 def write_report(report: Mapping[str, Any], folder: str | Path, examples: Sequence[Example] = ()) -> list[Path]:
-    """Write files.csv, report.json, report.md, report.html and the figures (PNG) to an existing folder, in the place of
-    files of these names; returns their paths. `examples` can be listened to in report.html.
+    """Write the files of a report to an existing folder, replacing files of the same names, and return the paths.
 
-    Raises DeepnmfError when the folder cannot be written.
+    They are files.csv, report.json, report.md, report.html and the figures (PNG). `examples` can be listened to in
+    report.html. Raises DeepnmfError if the folder cannot be written.
     """
     folder = Path(folder)
     figures = {name: png(figure) for name, figure in draw(report).items()}
@@ -165,12 +163,12 @@ def write_report(report: Mapping[str, Any], folder: str | Path, examples: Sequen
 
 
 def _further(metrics: Iterable[str]) -> list[str]:
-    """Return the packages of the scores that are computed when asked for."""
+    """Return the packages of the scores that are computed only on request."""
     return ["speechmos"] if DNSMOS.keys() & set(metrics) else []
 
 
 def _interval(counts: Mapping[str, int]) -> str:
-    """Say how intervals are computed, from the numbers of speakers and noises that are known."""
+    """Return in words how intervals are computed, from the numbers of speakers and noises that are known."""
     clusters = " and ".join(f"{count} {factor}{'s' * (count != 1)}" for factor, count in counts.items())
     return f"95 % confidence interval (bootstrap over {clusters})" if clusters else INTERVAL
 
@@ -208,7 +206,7 @@ def _describe(
 
 
 def _places(values: Sequence[Any]) -> dict[Any, list[int]]:
-    """Value -> where it stands, in the order of values; None is left out."""
+    """Return value -> places where it occurs, in the order of values; None is left out."""
     found: dict[Any, list[int]] = {value: [] for value in sorted({value for value in values if value is not None})}
     for place, value in enumerate(values):
         if value is not None:
@@ -217,7 +215,7 @@ def _places(values: Sequence[Any]) -> dict[Any, list[int]]:
 
 
 def _minus(first: System, second: System) -> list[dict[str, float]]:
-    """Return by how much each file scores higher in one system; NaN where either has no score."""
+    """Return by how much each file scores higher in one system than in the other; NaN if either has no score."""
     pairs = zip(first.scores, second.scores, strict=True)
     return [{metric: one.values[metric] - two.values[metric] for metric in one.values} for one, two in pairs]
 

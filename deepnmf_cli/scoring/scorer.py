@@ -31,7 +31,7 @@ Enhance = Callable[[np.ndarray, int], np.ndarray]
 
 @dataclass(frozen=True)
 class Scores:
-    """What one recording scored: NaN where a measure is not defined for it, and then a note that says why."""
+    """The scores of one recording: NaN where a measure is not defined for it, with a note that says why."""
 
     name: str
     values: dict[str, float]
@@ -39,11 +39,11 @@ class Scores:
     seconds: float
     rate_hz: int
     lag_s: float = 0.0
-    """By how much the estimate is late by a constant; see `sdr.lag_s`."""
+    """Constant delay of the estimate in seconds; see `sdr.lag_s`."""
 
 
 class Finished(Protocol):
-    """Scores that an earlier call finished, and what keeps those of this one."""
+    """A store of the scores that an earlier call finished, which also keeps those of this call."""
 
     def get(self, pair: Pair) -> Scores | None: ...
 
@@ -56,9 +56,9 @@ def score(
     """Compare two float64 arrays of one shape (C, N), N >= 1, with finite samples.
 
     The score of several channels is the mean over those channels that have one. A channel that is silent in either
-    array has none: SDR and SI-SDR are then 0/0, and the perceptual measures compare with nothing. `metrics` are names
-    of `metrics.METRICS` and others there that have a `compute`; by default the former. An estimate without a reference
-    is given as both.
+    array has none: SDR and SI-SDR are then 0/0, and the perceptual measures have nothing to compare with. `metrics` are
+    names of `metrics.METRICS`, which is the default, and of other metrics there that have a `compute`. If there is no
+    reference, the estimate is given as both arrays.
     """
     metrics = list(METRICS) if metrics is None else metrics
     alone = estimate is reference
@@ -84,7 +84,7 @@ def score_speech(pair: Pair, speech: np.ndarray, metrics: Sequence[str] | None =
 def _score(
     pair: Pair, reference: np.ndarray, estimate: np.ndarray, rate_hz: int, metrics: Sequence[str] | None
 ) -> Scores:
-    """`score`, and what needs to know what was said."""
+    """Return `score`, and with it the score that needs to know what was said."""
     computed = list(METRICS) if metrics is None else [name for name in metrics if name not in RECOGNITION]
     scores = score(reference, estimate, rate_hz, pair.name, computed)
     if pair.speech is None:
@@ -103,7 +103,7 @@ def score_files(
     finished: Finished | None = None,
     metrics: Sequence[str] | None = None,
 ) -> list[Scores]:
-    """The scores of all pairs, in their order. Pairs that `finished` holds are not scored again."""
+    """Return the scores of all pairs, in their order. Pairs that `finished` holds are not scored again."""
     return _gather(pairs, pool, score_pair, lambda pair: (pair, metrics), progress, finished)
 
 
@@ -115,10 +115,10 @@ def score_enhanced(
     finished: Finished | None = None,
     metrics: Sequence[str] | None = None,
 ) -> list[Scores]:
-    """The scores of what `enhance` makes of each pair's second file, in their order.
+    """Return the scores of what `enhance` makes of each pair's second file, in the order of the pairs.
 
     `enhance` runs in this process, so that a network is loaded once, while other processes score what it has done.
-    Raises ModelError when it returns another shape or samples that are not finite.
+    Raises ModelError if it returns another shape or samples that are not finite.
     """
 
     def task(pair: Pair) -> tuple:
@@ -136,7 +136,7 @@ def score_enhanced(
 class ScoringPool:
     """A context manager that calls a function for many arguments, in `jobs` processes or, for one job, in this one.
 
-    The processes are spawned and not forked: PyTorch's threads do not survive a fork.
+    The processes are spawned, not forked, because PyTorch's threads do not survive a fork.
     """
 
     def __init__(self, jobs: int = 1) -> None:
@@ -154,9 +154,9 @@ class ScoringPool:
             self._executor.shutdown(cancel_futures=True)
 
     def map(self, function: Callable[..., Scores], tasks: Iterable[tuple]) -> Iterator[tuple[int, Scores]]:
-        """Yield (number of the task, `function(*task)`) as they are done, raising what a call raises.
+        """Yield (number of the task, `function(*task)`) as tasks finish, raising what a call raises.
 
-        Tasks are taken only as fast as they are done, so that audio does not pile up in memory.
+        Tasks are taken only as fast as they finish, so that audio does not pile up in memory.
         """
         if self._executor is None:
             for number, task in enumerate(tasks):
@@ -178,7 +178,7 @@ class ScoringPool:
 
 
 def _done(pending: dict[Future, int]) -> Iterator[tuple[int, Scores]]:
-    """Wait for some of the `pending` and take them out, those that failed last: what is finished is not lost."""
+    """Wait for some of `pending`, take them out and yield them, failed ones last so that finished ones are not lost."""
     done = wait(pending, return_when=FIRST_COMPLETED).done
     for future in sorted(done, key=lambda future: future.exception() is not None):
         yield pending.pop(future), future.result()
@@ -212,7 +212,10 @@ def _gather(
     progress: Progress | None,
     finished: Finished | None,
 ) -> list[Scores]:
-    """`function(*task(pair))` of every pair, in their order, less what is `finished`, which keeps the others."""
+    """Return `function(*task(pair))` of every pair, in their order.
+
+    What `finished` holds is not computed again; the others are added to it.
+    """
     gathered = [finished.get(pair) if finished else None for pair in pairs]
     missing = [place for place, scores in enumerate(gathered) if scores is None]
     if progress and len(missing) < len(pairs):
@@ -227,5 +230,5 @@ def _gather(
 
 
 def _leave_interrupts_to_the_parent() -> None:
-    # Ctrl-C reaches every process of the terminal; only the one that talks to the user shall answer.
+    # Ctrl-C reaches every process of the terminal; only the one that talks to the user should respond.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

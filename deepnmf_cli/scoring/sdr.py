@@ -1,12 +1,12 @@
-"""Signal-to-distortion ratios, computed in float64, and the delay that one of them does not forgive.
+"""Signal-to-distortion ratios, computed in float64, and the delay that one of them does not tolerate.
 
 * SDR as defined by BSS-eval version 3 (Vincent, Gribonval, Févotte, "Performance measurement in blind audio source
   separation", IEEE TASLP 14(4), 2006; one source, so that interference is part of the distortion): the reference may
   pass a time-invariant filter of 512 taps before the rest counts as distortion. The arithmetic is `fast_bss_eval`'s.
 * SI-SDR (Le Roux, Wisdom, Erdogan, Hershey, "SDR - half-baked or well done?", ICASSP 2019): only a gain is allowed.
-* The lag: what a codec, a driver or another program adds to an estimate.
+* The lag: the delay that a codec, a driver or another program adds to an estimate.
 
-Both ratios hold copies of one block at most, so that memory beside the two signals does not grow with their length.
+Both ratios copy at most one block at a time, so that memory beyond the two signals does not grow with their length.
 """
 
 import math
@@ -35,7 +35,7 @@ BLOCK_SAMPLES = 1 << 20
 
 
 def sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
-    """SDR in dB of `estimate` against `reference`, both float arrays of shape (N,), N >= 1.
+    """Return the SDR in dB of `estimate` against `reference`, both float arrays of shape (N,), N >= 1.
 
     With P the projection on the span of the reference's copies delayed by 0 .. 511 samples,
     SDR = 10 log10(|P e|^2 / |e - P e|^2). NaN when either signal is silent: the ratio is then 0/0.
@@ -63,7 +63,7 @@ def sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
 
 
 def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
-    """Zero-mean SI-SDR in dB of `estimate` against `reference`, both float arrays of shape (N,), N >= 1.
+    """Return the zero-mean SI-SDR in dB of `estimate` against `reference`, both float arrays of shape (N,), N >= 1.
 
     With r and e free of their means and scaled to unit energy, and c = r.e, SI-SDR = 10 log10(c^2 / |e - c r|^2)
     (eq. (4) of the paper). NaN when either signal is constant: the ratio is then 0/0.
@@ -83,7 +83,7 @@ def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class _UnitEnergy:
-    """What makes a signal one of energy 1; called with any stretch of it.
+    """The scaling of a signal to energy 1, called with any stretch of it.
 
     Both ratios ignore the level of either signal. Scaling here keeps the library from comparing energies with its
     own absolute floor, which would make quiet recordings score differently from loud ones.
@@ -94,12 +94,12 @@ class _UnitEnergy:
     norm: float
 
     def __call__(self, samples: np.ndarray) -> np.ndarray:
-        # First by the peak: the squares of very quiet samples would underflow.
+        # Divide by the peak first, because the squares of very quiet samples would underflow.
         return (np.asarray(samples, dtype=np.float64) / self.peak - self.mean) / self.norm
 
 
 def _unit_energy(samples: np.ndarray, zero_mean: bool = False) -> _UnitEnergy | None:
-    """The scale of `samples` (N,), after removing their mean if asked to; None where there is no energy to scale."""
+    """Return the scale of `samples` (N,), after removing their mean if asked to, or None if they have no energy."""
     lowest, highest = float(samples.min()), float(samples.max())
     peak = max(highest, -lowest)
     if peak == 0 or (zero_mean and lowest == highest):
@@ -112,8 +112,10 @@ def _unit_energy(samples: np.ndarray, zero_mean: bool = False) -> _UnitEnergy | 
 
 
 def _sdr_by_blocks(reference: np.ndarray, estimate: np.ndarray, of_reference: _UnitEnergy, of_estimate: _UnitEnergy):
-    """`sdr` of long signals: with a the autocorrelation of the reference and x its correlation with the estimate at
-    delays of 0 .. 511 samples, both summed over blocks, and A the Toeplitz matrix of a, |P e|^2 = x.A^-1 x.
+    """Return the `sdr` of long signals, block by block.
+
+    With a the autocorrelation of the reference and x its correlation with the estimate at delays of 0 .. 511 samples,
+    both summed over blocks, and A the Toeplitz matrix of a, |P e|^2 = x.A^-1 x.
     """
     from scipy.linalg import toeplitz
     from scipy.signal import correlate
@@ -148,14 +150,15 @@ LONGEST_STRETCH_SAMPLES = 1 << 20
 
 SMALLEST_GAIN_DB = 6.0
 LEAST_SI_SDR_DB = -6.0
-"""A lag counts when undoing it gains so much SI-SDR and leaves so much: otherwise chance, or a periodic sound, made
-it."""
+"""A lag counts if undoing it raises SI-SDR by at least the first and to at least the second; otherwise it is due to
+chance, or to a periodic sound."""
 
 
 def lag_s(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) -> float:
-    """Seconds by which `estimate` (C, N) is later than `reference` (C, N); negative when it is earlier, 0.0 for none.
+    """Return by how many seconds `estimate` (C, N) is later than `reference` (C, N); negative if earlier, 0.0 for none.
 
-    The peak of the cross-correlation over +-1 s, in the piece with the most speech of the channel with the most energy.
+    The peak of the cross-correlation over +-1 s, in the piece with the most speech of the channel with the largest
+    range.
     """
     from scipy.signal import correlate, correlation_lags
 
@@ -180,6 +183,6 @@ def lag_s(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) -> float:
 
 
 def _centred(samples: np.ndarray) -> np.ndarray:
-    """`samples` (N,) with a peak of about 1 and no mean, which would correlate at every lag."""
+    """Return `samples` (N,) with a peak of about 1 and without their mean, which would correlate at every lag."""
     peak = float(np.abs(samples).max(initial=0.0)) or 1.0
     return samples / peak - (samples / peak).mean() if len(samples) else samples

@@ -1,4 +1,4 @@
-"""A report as tables: of text for terminals, in Markdown and in LaTeX."""
+"""A report as tables: as text for terminals, in Markdown and in LaTeX."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from deepnmf_cli.scoring.metrics import metric_of
 
 
 def latex(report: Mapping[str, Any]) -> str:
-    """Means and paired differences as a table for the package booktabs; the best mean of each score is bold."""
+    """Return means and paired differences as a table for the package booktabs, the best mean of each score in bold."""
     header, rows = overall_table(report)
     systems = report["systems"]
     for column, name in enumerate(metrics(report), 1):
@@ -47,7 +47,7 @@ _TEX |= {"<": r"$<$", ">": r"$>$"}
 
 
 def _tex(text: str) -> str:
-    """`text` as LaTeX sets it as it is; numbers get a minus sign, and not a hyphen."""
+    """Return `text` escaped so that LaTeX sets it unchanged; numbers get a minus sign, not a hyphen."""
     text = re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
     return "".join(_TEX.get(c, c) for c in text).replace("\N{MINUS SIGN}", "$-$")
 
@@ -58,8 +58,10 @@ def metrics(report: Mapping[str, Any]) -> list[str]:
 
 
 def overall_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """(header, rows): one row of means with intervals for each system, then one of its gain over the noisy input, then
-    one for the difference of every two systems, file by file.
+    """Return (header, rows) for all files.
+
+    There is one row of means with intervals for each system, then one of its gain over the noisy input, then one for
+    the difference of every two systems, file by file.
     """
     files = report["reference"]["files"]
     rows = [[system["name"], *_cells(system["summary"], files)] for system in report["systems"]]
@@ -69,13 +71,13 @@ def overall_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]
 
 
 def snr_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """(header, rows): one row for each input SNR and system; no rows where no SNR is known."""
+    """Return (header, rows): one row for each input SNR and system; no rows if no SNR is known."""
     parts = [system["by_snr"] for system in report["systems"]]
     return _table_by_part(report, "input SNR", parts, lambda part: f"{part['snr_db']:+g} dB")
 
 
 def group_tables(report: Mapping[str, Any]) -> dict[str, tuple[list[str], list[list[str]]]]:
-    """Column of a table of mixtures -> (header, rows): one row for each of its values and each system."""
+    """Return column of a table of mixtures -> (header, rows): one row for each of its values and each system."""
     return {
         column: _table_by_part(
             report,
@@ -93,7 +95,7 @@ def _table_by_part(
     parts: Sequence[Sequence[Mapping[str, Any]]],
     name: Callable[[Mapping[str, Any]], str],
 ) -> tuple[list[str], list[list[str]]]:
-    """(header, rows) for what each system scored in each part of the files, part after part."""
+    """Return (header, rows) of what each system scored in each part of the files, part after part."""
     rows = [
         [name(part), system["name"], str(part["files"]), *_cells(part["summary"], part["files"])]
         for alike in zip(*parts, strict=True)
@@ -103,7 +105,7 @@ def _table_by_part(
 
 
 def caption(report: Mapping[str, Any]) -> str:
-    """Return what the numbers of the tables are, in one sentence."""
+    """Return one sentence that says what the numbers of the tables are."""
     reference = report["reference"]
     rates = " and ".join(f"{rate / 1000:g}" for rate in reference["rates_hz"])
     files = count(reference["files"], "file")
@@ -112,7 +114,7 @@ def caption(report: Mapping[str, Any]) -> str:
 
 
 def markdown(report: Mapping[str, Any], figures: Sequence[str] = ()) -> str:
-    """The report as a page: tables, figures (file names), remarks, and where the numbers come from."""
+    """Return the report as a page: tables, figures (file names), remarks, and where the numbers come from."""
     reference, machine = report["reference"], report["machine"]
     parts = ["# Evaluation", caption(report), _markdown_table(*overall_table(report))]
     if (by_snr := snr_table(report))[1]:
@@ -142,7 +144,7 @@ def _labels(report: Mapping[str, Any]) -> list[str]:
 
 
 def _cells(summary: Mapping[str, Any], files: int, sign: str = "") -> list[str]:
-    """Cells such as "7.32 ± 0.41" or "7.32 [6.1, 8.9]"; with the count in brackets where some files have no score."""
+    """Return cells such as "7.32 ± 0.41" or "7.32 [6.1, 8.9]", with the count in brackets if a file has no score."""
     return [_cell(value, f"{sign}.{metric_of(name).digits}f", files) for name, value in summary.items()]
 
 
@@ -158,12 +160,12 @@ def _cell(value: Mapping[str, Any], form: str, files: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """`text` with a backslash before the characters that Markdown would take for markup inside a line."""
+    """Return `text` with a backslash before the characters that Markdown would take for markup inside a line."""
     return re.sub(r"[\\`*|<>]|\](?=\()", r"\\\g<0>", text)
 
 
 def _code(text: str) -> str:
-    """`text` as a code span, between more backticks than it holds in a row."""
+    """Return `text` as a code span, between more backticks than it holds in a row."""
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     space = " " if "`" in text else ""
     return f"{fence}{space}{text}{space}{fence}"

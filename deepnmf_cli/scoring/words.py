@@ -1,4 +1,4 @@
-"""Word error rate: what any program that recognises speech makes of an estimate, against what was said."""
+"""Word error rate: what any speech recognition program hears in an estimate, compared with what was said."""
 
 import re
 import shlex
@@ -19,7 +19,7 @@ from deepnmf_cli.tables import read_rows
 NAME = "WER"
 
 PLACE = "{}"
-"""Stands in a command for the recording; without it, the recording is the last argument."""
+"""Placeholder for the recording in a command; without it, the recording becomes the last argument."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Speech:
 
 
 def read_transcripts(path: str | Path, names: Sequence[str]) -> dict[str, str]:
-    """Name -> text, from a CSV file with these two columns; names may have the suffix of an audio file.
+    """Return name -> text, from a CSV file with these two columns; names may have the suffix of an audio file.
 
-    Raises CorpusError when it cannot be read, lacks one of `names`, or has one twice.
+    Raises CorpusError if it cannot be read, lacks one of `names`, or has one twice.
     """
     expected = "the columns name and text, and a row for each recording"
     rows = read_rows(path, {"name", "text"}.issubset, expected, "Write it as docs/evaluation.md shows.")
@@ -51,13 +51,13 @@ def read_transcripts(path: str | Path, names: Sequence[str]) -> dict[str, str]:
 
 
 def words(text: str) -> list[str]:
-    """Words of a text without case and punctuation; an apostrophe inside a word stays, digits are words as written."""
+    """Return the words of a text without case and punctuation; inner apostrophes stay, digits are words as written."""
     text = unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "'")
     return re.findall(r"[^\W_]+(?:'[^\W_]+)*", text)
 
 
 def errors(said: Sequence[str], heard: Sequence[str]) -> int:
-    """Return the smallest number of words to substitute, delete and insert that makes `heard` of `said`."""
+    """Return the smallest number of word substitutions, deletions and insertions that turns `said` into `heard`."""
     row = np.arange(len(heard) + 1)
     steps = np.arange(len(heard) + 1)
     for count, word in enumerate(said, 1):
@@ -68,9 +68,9 @@ def errors(said: Sequence[str], heard: Sequence[str]) -> int:
 
 
 def word_error_rate(speech: Speech, samples: np.ndarray, rate_hz: int) -> float:
-    """Return the errors in percent of the words that were said, of samples (C, N).
+    """Return the word errors in samples (C, N), in percent of the words that were said.
 
-    Raises NoScore where nothing was said, and DeepnmfError when the command fails.
+    Raises NoScore if nothing was said, and DeepnmfError if the command fails.
     """
     said = words(speech.text)
     if not said:
@@ -79,9 +79,9 @@ def word_error_rate(speech: Speech, samples: np.ndarray, rate_hz: int) -> float:
 
 
 def recognised(command: str, samples: np.ndarray, rate_hz: int) -> str:
-    """Return what the command prints on standard output when it is given samples (C, N) as a WAV file of 16 bits.
+    """Return what the command prints on standard output when it is given samples (C, N) as a 16-bit WAV file.
 
-    Raises DeepnmfError when it cannot be started or ends with another code than 0.
+    Raises DeepnmfError if it cannot be started or exits with a code other than 0.
     """
     with temporary_folder() as folder:
         path = folder / "estimate.wav"
@@ -101,7 +101,7 @@ def recognised(command: str, samples: np.ndarray, rate_hz: int) -> str:
 
 
 def arguments_of(command: str) -> list[str]:
-    """Return the arguments of a command line. Raises DeepnmfError for quotes that do not close, and for none."""
+    """Return the arguments of a command line. Raises DeepnmfError for unclosed quotes, and if there are none."""
     try:
         if found := shlex.split(command):
             return found

@@ -1,14 +1,14 @@
-"""The gains above a network's reach: gather recordings of the full band, mix them, train, score.
+"""Gains above a network's reach: collect full-band recordings, mix them, train, and score.
 
     python docs/research/above.py gather SOURCES DATA     SOURCES/NAME holds the audio files of a package or repository
-    python docs/research/above.py mix DATA MODEL          mixtures at 48 kHz, and what MODEL makes of them below 8 kHz
+    python docs/research/above.py mix DATA MODEL          mixtures at 48 kHz, and MODEL's result for them below 8 kHz
     python docs/research/above.py train DATA WEIGHTS      the weights of deepnmf_cli/signal/above.json
     python docs/research/above.py score DATA WEIGHTS      SNR by band, the first two tables of above.md
     python docs/research/above.py export DATA FOLDER      the mixtures of dev as FOLDER/clean and FOLDER/noisy
-    python docs/research/above.py compare FOLDER NAME ... SNR by band of what programs made of them, FOLDER/NAME
+    python docs/research/above.py compare FOLDER NAME ... SNR by band of the results of programs, FOLDER/NAME
 
-`gather` takes recordings at 44.1 kHz or more with sound above 8 kHz (speech) or 12 kHz (noise). Voices go to train or
-dev whole, and so do sources of noise.
+`gather` takes recordings at 44.1 kHz or more with sound above 8 kHz (speech) or 12 kHz (noise). All recordings of a
+voice, or of a source of noise, go either to train or to dev.
 """
 
 import argparse
@@ -32,27 +32,27 @@ from deepnmf_cli.signal.stft import FrontEnd, StftPair
 
 RATE_HZ, PIECE_S = 48000, 5
 SECONDS = {"speech": PIECE_S, "noise": 8}
-"""Short recordings of one voice or source are strung together until they are as long."""
+"""Short recordings of one voice or source are joined until they have this length in seconds."""
 VOICES = {
     "NabuCasa+voice-datasets": -2, "hedgewars-data": -2, "ktuberling-data": -2, "KDE+artikulate-data": -2,
     "fillets-ng-data-cs": -3, "fillets-ng-data-nl": -3, "tuxpaint-stamps-default": None,
 }  # fmt: skip
-"""Sources of speech, and which folder of a file names the voice; None is a language at the end of the file's name."""
+"""Sources of speech, and which folder of a file names the voice; None: a language at the end of the file's name."""
 SPOKEN = ("voice", "announcer", "player", "speech", "talk", "villager", "zombie", "music", "atc")
-"""Parts of names of files that are not taken for noise."""
+"""Parts of paths of files that are not used as noise."""
 PAUSE_DB = 26
-"""How far pauses of speech lie below its loud frames from 8 to 12 kHz, at least."""
+"""Smallest distance in dB of pauses of speech below its loud frames, from 8 to 12 kHz."""
 TOP = 33
-"""Bins of the 500 Hz below 8 kHz, whose mean mask is what the gains above are compared with."""
+"""Number of bins in the 500 Hz below 8 kHz; the gains above are compared with their mean mask."""
 SEED = 11
 SPINS, STEPS, BATCH, RATE, COMPRESSED = 24, 800, 64, 0.006, 1.0
 WIDTHS_KHZ = np.diff([8 * edge for edge in (*EDGES, 3.0)]).astype(np.float32)
 GROUPS = {"8 to 12 kHz": slice(0, 3), "12 to 16 kHz": slice(3, 5), "16 to 24 kHz": slice(5, 7)}
 BANDS_KHZ = ((0, 8), (8, 12), (12, 16), (16, 24))
 DEV = 160
-"""Mixtures of dev."""
+"""Number of mixtures of dev."""
 MOST = {"speech": 40, "noise": 150}
-"""Recordings of one voice or source."""
+"""Largest number of recordings of one voice or source."""
 
 
 def gather(sources: Path, data: Path) -> None:
@@ -75,7 +75,7 @@ def gather(sources: Path, data: Path) -> None:
 
 
 def group_of(path: Path) -> tuple[str, str] | None:
-    """Kind of a file of the sources, and its voice or source; None for what is neither speech nor noise."""
+    """Return the kind of a file of the sources, and its voice or source; None if it is neither speech nor noise."""
     source = path.parts[0]
     if source not in VOICES:
         return None if any(word in str(path).lower() for word in SPOKEN) else ("noise", source)
@@ -87,7 +87,7 @@ def group_of(path: Path) -> tuple[str, str] | None:
 
 
 def read(path: Path) -> np.ndarray | None:
-    """Samples (N,) at 48 kHz of a recording at 44.1 kHz or more; None for others, and below half a second."""
+    """Return samples (N,) at 48 kHz of a recording at 44.1 kHz or more; None for others, and below half a second."""
     try:
         samples, rate_hz = soundfile.read(path, dtype="float32", always_2d=True, frames=60 * RATE_HZ)
     except soundfile.LibsndfileError:
@@ -98,7 +98,7 @@ def read(path: Path) -> np.ndarray | None:
 
 
 def by_frame(samples: np.ndarray, low_hz: float, high_hz: float) -> np.ndarray:
-    """Power in dB in frames of 1024 samples."""
+    """Return the power in dB of a band in frames of 1024 samples."""
     frames = np.lib.stride_tricks.sliding_window_view(samples, 1024)[::512]
     power = abs(np.fft.rfft(frames * np.hanning(1024))) ** 2
     hz = np.fft.rfftfreq(1024, 1 / RATE_HZ)
@@ -106,14 +106,14 @@ def by_frame(samples: np.ndarray, low_hz: float, high_hz: float) -> np.ndarray:
 
 
 def is_clean(samples: np.ndarray) -> bool:
-    """Whether there is speech from 8 to 12 kHz, and pauses without noise."""
+    """Return whether there is speech from 8 to 12 kHz, with pauses without noise."""
     loud, pause = np.percentile(by_frame(samples, 8000, 12000), (97, 5))
     body = np.percentile(by_frame(samples, 100, 8000), 97)
     return loud - max(pause, -60) > PAUSE_DB and loud > body - 40
 
 
 def is_wide(samples: np.ndarray) -> bool:
-    """Whether there is sound from 12 to 16 kHz, at most 50 dB below what is below 8 kHz."""
+    """Return whether there is sound from 12 to 16 kHz, at most 50 dB below that below 8 kHz."""
     return by_frame(samples, 12000, 16000).max() > by_frame(samples, 100, 8000).max() - 50
 
 
@@ -129,7 +129,7 @@ def joined(recordings: list[np.ndarray], seconds: float) -> Iterator[np.ndarray]
 
 
 def files(data: Path, part: str, kind: str) -> dict[str, list[Path]]:
-    """Recordings by voice or source."""
+    """Return the recordings of a part and kind by voice or source."""
     groups: dict[str, list[Path]] = {}
     for path in sorted((data / part / kind).glob("*.flac")):
         groups.setdefault(path.stem.rpartition("-")[0], []).append(path)
@@ -153,7 +153,7 @@ class Mixer:
             noise = segment(self._drawn(self.noise, draw), draw)
         if self.is_train:
             clean, noise = shelved(clean, draw.uniform(-6, 6)), shelved(noise, draw.uniform(-8, 8))
-            if draw.random() < 0.2:  # nothing at first
+            if draw.random() < 0.2:  # silence at the start
                 start = draw.integers(len(clean) // 2)
                 clean[:start] = noise[:start] = 0
             if draw.random() < 0.08:
@@ -177,14 +177,14 @@ def segment(samples: np.ndarray, draw: np.random.Generator) -> np.ndarray:
 
 
 def shelved(samples: np.ndarray, gain_db: float) -> np.ndarray:
-    """With another level above 7 kHz, rising over an octave."""
+    """Return samples with their level above 7 kHz changed by a gain that rises over an octave."""
     spectrum, hz = np.fft.rfft(samples), np.fft.rfftfreq(len(samples), 1 / RATE_HZ)
     rise = np.clip(np.log2(np.maximum(hz, 1) / 7000) + 0.5, 0, 1)
     return np.fft.irfft(spectrum * 10 ** (gain_db / 20 * rise), len(samples)).astype(np.float32)
 
 
 def mix(data: Path, model: str, part: str, count: int) -> None:
-    """Statistics of frames, enough for training: powers of bands, of mixture and mask below, and of clean speech."""
+    """Write statistics of frames for training: powers of bands, of mixture and mask below, and of clean speech."""
     enhancer, mixer = load_enhancer(model, device="cpu"), Mixer(data, part)
     stream = enhancer.stream(RATE_HZ, 1)
     bands = AboveBands(stream.pair, stream.bins)
@@ -205,7 +205,7 @@ def mix(data: Path, model: str, part: str, count: int) -> None:
 
 
 def statistics(data: Path, part: str) -> dict[str, Tensor]:
-    """What `mix` wrote (T, mixtures, bands)."""
+    """Return the statistics that `mix` wrote, each (T, mixtures, bands)."""
     with np.load(data / f"{part}.npz") as file:
         return {key: torch.tensor(file[key]).permute(2, 0, 1).contiguous() for key in file.files}
 
@@ -224,7 +224,7 @@ class Gains(nn.Module):
             self.rate.bias.fill_(-2)
 
     def forward(self, below: Tensor, kept: Tensor, above: Tensor, present: Tensor) -> Tensor:
-        """Gains (T, N, 7) of powers (T, N, 6), (T, N, 6) and (T, N, 7)."""
+        """Return gains (T, N, 7) for powers (T, N, 6), (T, N, 6) and (T, N, 7)."""
         highest = ((kept[..., -1:] + SMALLEST) / (below[..., -1:] + SMALLEST)).sqrt().clamp(max=1)
         below, kept, above = (torch.log(power + SILENT) for power in (below, kept, above))
         share = (kept - below).clamp(-FARTHEST, 0)
@@ -239,7 +239,7 @@ class Gains(nn.Module):
 
 
 def varied(z: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same with other levels of speech and of noise in every band, and a hiss in a third of them."""
+    """Return the statistics with other levels of speech and noise in every band, and a hiss in a third of mixtures."""
     count, clean = z["above"].shape[1], z["clean"]
     both, noise = z["cross"] - clean, z["above"] + clean - 2 * z["cross"]
 
@@ -254,12 +254,12 @@ def varied(z: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def error(gains: Tensor, z: dict[str, Tensor]) -> Tensor:
-    """Power of g x - s."""
+    """Return the power of g x - s."""
     return gains**2 * z["above"] - 2 * gains * z["cross"] + z["clean"]
 
 
 def loss(gains: Tensor, z: dict[str, Tensor], present: Tensor) -> Tensor:
-    """-SNR by band in units of 10 dB, at most 25 dB, and the distance of compressed magnitudes, 0.3."""
+    """Return -SNR by band in units of 10 dB, at most 25 dB, plus the distance of magnitudes to the power of 0.3."""
     clean, mixture = z["clean"].sum(0), z["above"].sum(0)
     least = 1e-4 * mixture + 1e-12
     snr = torch.log10((error(gains, z).sum(0) + 3e-3 * clean + least) / (clean + least))
@@ -292,13 +292,13 @@ def train(data: Path, weights: Path) -> None:
 
 
 def rounded(values: Tensor) -> Iterator[float | list[float]]:
-    """Four digits: enough, and short."""
+    """Yield values with four digits, which are enough and keep the file short."""
     for value in values.tolist():
         yield [float(f"{x:.4g}") for x in value] if isinstance(value, list) else float(f"{value:.4g}")
 
 
 def snr_db(err: Tensor, z: dict[str, Tensor], bands: slice) -> np.ndarray:
-    """Of each mixture (N,) over bands of these widths, NaN where there is no speech at -30 dB at least."""
+    """Return the SNR of each mixture (N,) over bands of these widths; NaN without speech of at least -30 dB."""
     width = torch.tensor(WIDTHS_KHZ[bands])
     err, clean, mixture = ((x[..., bands] * width).sum((0, 2)) for x in (err, z["clean"], z["above"]))
     found = (10 * torch.log10(clean / err.clamp_min(1e-15))).clamp(-30, 40)
@@ -337,7 +337,7 @@ def export(data: Path, folder: Path) -> None:
 
 
 def compare(folder: Path, names: list[str]) -> None:
-    """Means over mixtures, and differences of the first program to the others with 95 % intervals over mixtures."""
+    """Print means over mixtures, and differences of the first program to the others with 95 % intervals over them."""
     pair = FrontEnd(window_hops=4).pair(RATE_HZ)
     khz = np.arange(pair.bins) * RATE_HZ / pair.window_samples / 1000
     bands = [(khz >= low) & (khz < high) for low, high in BANDS_KHZ]
@@ -363,7 +363,7 @@ def spectrum(path: Path, pair: StftPair) -> np.ndarray:
 
 
 def ratio_db(clean: np.ndarray, noisy: np.ndarray, out: np.ndarray) -> float:
-    """SNR of spectra (F, T) as in `snr_db`."""
+    """Return the SNR of spectra (F, T) as in `snr_db`."""
     speech, mixture, err = (np.square(np.abs(x)).sum() for x in (clean, noisy, out - clean))
     return float(np.clip(10 * np.log10(speech / max(err, 1e-15)), -30, 40)) if speech > 1e-3 * mixture else np.nan
 

@@ -1,12 +1,12 @@
-"""Speech activity from what enhancement does: make scenes, train the weights, compare with programs for the task.
+"""Speech activity detection from enhancement: make scenes, train the weights, compare with programs for the task.
 
     python docs/research/activity.py mix CORPUS SCENES              scenes of train and dev: recordings and labels
-    python docs/research/activity.py enhance SCENES MODEL ...       what models make of them; base@3: of three layers
+    python docs/research/activity.py enhance SCENES MODEL ...       results of models; base@3: with three layers
     python docs/research/activity.py train SCENES MODEL             weights of deepnmf_cli/signal/activity.py
     python docs/research/activity.py score SCENES MODEL ... [--rivals]    the table of activity.md
 
 A scene of train is 40 s of a speaker and a noise, with pauses of .15 to 22 s, at -8 to 20 dB; one in eight has no
-speech. Scenes of dev have the voices, the noises and the SNR of the 120 mixtures of dev, of which noises are
+speech. Scenes of dev have the voices, the noises and the SNR of the 120 mixtures of dev, whose noises are
 repeated. Rivals need `pip install --no-deps silero-vad webrtcvad-wheels`.
 """
 
@@ -30,19 +30,19 @@ from deepnmf_cli.signal.activity import SpeechActivity
 RATE_HZ, FRAME, SECONDS = 16000, 256, 40
 TRAIN_SCENES, SEED = 300, 5
 SPEECH_DB, FILLED = 35, 6
-"""Frames of speech are at most so far below the loud ones of the utterance; pauses of fewer frames, .1 s, are speech
-too."""
+"""Frames of speech are at most this many dB below the loud ones of the utterance; pauses of fewer frames than this,
+.1 s, count as speech too."""
 PAUSES_S = (0.3, 1.0, 2.0, 4.0, 15.0)
 
 
 def loudness(samples: np.ndarray) -> np.ndarray:
-    """Power of frames, smoothed over three."""
+    """Return the power of frames, smoothed over three of them."""
     frames = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME).astype(np.float64)
     return np.convolve(np.mean(frames**2, 1), np.ones(3) / 3, "same")
 
 
 def labels(clean: np.ndarray) -> np.ndarray:
-    """Where there is speech in a clean recording: (T,) of bool."""
+    """Return where there is speech in a clean recording, (T,) of bool."""
     power = loudness(clean)
     if not power.any():
         return np.zeros(len(power), bool)
@@ -55,13 +55,13 @@ def labels(clean: np.ndarray) -> np.ndarray:
 
 
 def at_frames(speech: np.ndarray) -> np.ndarray:
-    """Labels (B, T + 1) around the ends of the frames that labels (B, T) are of."""
+    """Return labels (B, T + 1) around the ends of frames, from labels (B, T) of the frames."""
     padded = np.pad(speech, ((0, 0), (1, 1)), "edge")
     return padded[:, 1:] | padded[:, :-1]
 
 
 def repeated(noise: np.ndarray, count: int) -> np.ndarray:
-    """So many samples of a noise, repeated where it is shorter, with 50 ms of cross-fade."""
+    """Return `count` samples of a noise, which is repeated with 50 ms of cross-fade if it is shorter."""
     fade, rise = RATE_HZ // 20, np.linspace(0, 1, RATE_HZ // 20, dtype=np.float32)
     found = noise
     while len(found) < count:
@@ -71,7 +71,7 @@ def repeated(noise: np.ndarray, count: int) -> np.ndarray:
 
 
 def spoken(utterances: list[np.ndarray], draw: np.random.Generator) -> np.ndarray:
-    """Utterances of a voice one after the other, all equally loud, with pauses between."""
+    """Return utterances of a voice one after the other, all equally loud, with pauses in between."""
     speech, at, number = np.zeros(SECONDS * RATE_HZ, np.float32), int(draw.uniform(0, 3) * RATE_HZ), 0
     while at < len(speech):
         one = utterances[number % len(utterances)]
@@ -140,7 +140,7 @@ def enhance(scenes: Path, models: list[str]) -> None:
 
 
 def marginals(log_odds: Tensor, agreement: Tensor) -> Tensor:
-    """`activity.marginal_log_odds` of (B, T), with gradients."""
+    """Return `activity.marginal_log_odds` for (B, T), with gradients."""
 
     def messages(columns: list[Tensor]) -> list[Tensor]:
         message, found = torch.zeros_like(columns[0]), []
@@ -155,7 +155,7 @@ def marginals(log_odds: Tensor, agreement: Tensor) -> Tensor:
 
 
 def train(scenes: Path, model: str) -> None:
-    """Cross-entropy of the marginals, by L-BFGS from logistic regression of single frames."""
+    """Minimise the cross-entropy of the marginals by L-BFGS, starting from logistic regression of single frames."""
     torch.set_num_threads(1)
     levels_db = np.load(scenes / f"train-{model}.npz")["levels_db"]
     inputs = torch.tensor(np.array([activity.differences(*pair) for pair in levels_db])).float() / 10
@@ -180,7 +180,7 @@ def train(scenes: Path, model: str) -> None:
         optimizer.step(closure)
         with torch.no_grad():
             print("chain" if chained else "frames", f"{loss(chained).item():.4f}", flush=True)
-        if not chained:  # neighbours agree, so that less evidence of each is needed
+        if not chained:  # neighbours agree, so each needs less evidence
             with torch.no_grad():
                 weights[:4] *= 0.4
                 weights[4] = 4.0
@@ -190,7 +190,7 @@ def train(scenes: Path, model: str) -> None:
 
 
 def area(scores: np.ndarray, speech: np.ndarray) -> float:
-    """Area under the curve of hits over false alarms; ties count half."""
+    """Return the area under the curve of hits over false alarms; ties count half."""
     values, inverse = np.unique(scores, return_inverse=True)
     hits, alarms = (np.bincount(inverse[which], minlength=len(values)) for which in (speech, ~speech))
     below = np.cumsum(alarms) - alarms / 2
@@ -198,7 +198,10 @@ def area(scores: np.ndarray, speech: np.ndarray) -> float:
 
 
 def columns(scores: np.ndarray, data: dict[str, np.ndarray]) -> list[float]:
-    """Area, in all and at the lowest and highest SNR; errors at the own threshold, and where both are equal, in %."""
+    """Return the area, overall and at the lowest and highest SNR, and errors, all in %.
+
+    The errors are misses and false alarms at the system's own threshold, and the rate at which both are equal.
+    """
     speech, snr = data["labels"], data["snr_db"]
     parts = [slice(None), snr == snr.min(), snr == snr.max()]
     areas = [100 * area(scores[part].ravel(), speech[part].ravel()) for part in parts]
@@ -209,20 +212,20 @@ def columns(scores: np.ndarray, data: dict[str, np.ndarray]) -> list[float]:
 
 
 def between(levels_db: np.ndarray) -> np.ndarray:
-    """Probabilities (B, T) of the frames of labels, of levels (B, 2, T + 1): the mean of both ends."""
+    """Return probabilities (B, T) for the frames of labels from levels (B, 2, T + 1): the mean of both ends."""
     ends = [activity.marginal_log_odds(activity.evidence(*pair)) for pair in levels_db]
     probabilities = 1 / (1 + np.exp(-np.array(ends)))
     return (probabilities[:, 1:] + probabilities[:, :-1]) / 2
 
 
 def by_frames(scores: np.ndarray, hop: int, count: int) -> np.ndarray:
-    """Scores (B, N) of hops of `hop` samples in the middle of the frames of labels."""
+    """Return scores in the middle of the frames of labels, from scores (B, N) of hops of `hop` samples."""
     places = ((np.arange(count) + 0.5) * FRAME / hop).astype(int)
     return scores[:, np.minimum(places, scores.shape[1] - 1)]
 
 
 def webrtc(recordings: np.ndarray, count: int) -> np.ndarray:
-    """Share of the four modes that say speech, of frames of 10 ms."""
+    """Return the share of the four modes that detect speech, from frames of 10 ms."""
     import webrtcvad
 
     hop, rows = RATE_HZ // 100, []
@@ -237,7 +240,7 @@ def webrtc(recordings: np.ndarray, count: int) -> np.ndarray:
 
 
 def silero(recordings: np.ndarray, count: int) -> np.ndarray:
-    """Probabilities of hops of 32 ms."""
+    """Return probabilities of speech, from hops of 32 ms."""
     from silero_vad import load_silero_vad
 
     torch.set_num_threads(1)

@@ -3,7 +3,7 @@
     python docs/research/depth.py score CORPUS RUNS    SI-SDR and PESQ of complete runs, each after several layers
     python docs/research/depth.py collect RUNS         descent/depth.csv and depth.png, tables of descent/index.md
 
-`score` goes on where it was stopped.
+`score` continues where it was stopped.
 """
 
 import argparse
@@ -34,12 +34,12 @@ WAYS = {
     "": "plain", "-supervised": "deep supervision", "-descent": "constraints",
     "-supervised-descent": "supervision and constraints", "-distilled": "supervision and distillation",
 }  # fmt: skip
-"""What is behind a family's name in the plan, and how it is called here."""
+"""Suffix of a family's name in the plan -> its title here."""
 COLOURS = dict(zip(WAYS, ("#777777", "#2f6f9f", "#b2443c", "#7d5a9c", "#4c8f57"), strict=True))
 
 
 def runs_of_question() -> list[Run]:
-    """Those of the plan that this is about, with seed 1."""
+    """Return the runs of the plan that this script is about, with seed 1."""
     rungs = {family + way for family in DEPTHS for way in WAYS}
     rungs |= {f"{family}-k{depth}" for family, depths in DEPTHS.items() for depth in depths}
     return [run for run in read_plan(PLAN) if run.seed == 1 and run.rung in rungs]
@@ -83,15 +83,15 @@ class Scores:
         return np.array([float(row[name]) for row in self.found[rung, depth]])
 
     def reference(self, family: str, depth: int) -> str:
-        """The network that was trained for a depth alone."""
+        """Return the rung of the network that was trained for one depth only."""
         return family if depth == DEPTHS[family][-1] else f"{family}-k{depth}"
 
     def once_there(self, family: str, table: Callable[[str], str]) -> str:
-        """The table of a family, once its network of full depth is there."""
+        """Return the table of a family, or NOT_THERE without its network of full depth."""
         return table(family) if (family, DEPTHS[family][-1]) in self.found else NOT_THERE
 
     def table(self, family: str) -> str:
-        """SI-SDR in dB / PESQ after each depth, a row for each way of training, and the networks of that depth."""
+        """Return SI-SDR in dB / PESQ at each depth: a row for each way of training, and for networks of that depth."""
         lines = ["| training | " + " | ".join(layers(depth) for depth in DEPTHS[family]) + " |",
                  "|---" * (1 + len(DEPTHS[family])) + "|"]  # fmt: skip
         cells = [self.cell(self.reference(family, depth), depth) for depth in DEPTHS[family]]
@@ -112,7 +112,7 @@ class Scores:
         return f"{self.column(rung, depth, 'SI-SDR').mean():.2f} / {self.column(rung, depth, 'PESQ').mean():.3f}"
 
     def differences(self, family: str) -> str:
-        """SI-SDR less that of the network of that depth, with 95 % intervals over speakers and noises."""
+        """Return SI-SDR minus that of the network of that depth, with 95 % intervals over speakers and noises."""
         lines = ["| training | " + " | ".join(layers(depth) for depth in DEPTHS[family]) + " |",
                  "|---" * (1 + len(DEPTHS[family])) + "|"]  # fmt: skip
         for way, title in WAYS.items():
@@ -128,7 +128,7 @@ class Scores:
         return difference(values, self.found[rung, depth])
 
     def figure(self) -> Figure:
-        """SI-SDR over multiply-adds, a line for each way of training; dots are networks of one depth."""
+        """Plot SI-SDR over multiply-adds, with a line for each way of training, and dots for networks of one depth."""
         there = {family: depths for family, depths in DEPTHS.items() if (family, depths[-1]) in self.found}
         figure = Figure((5 * len(there), 4), layout="constrained")
         for axes, (family, depths) in zip(figure.subplots(1, len(there), squeeze=False)[0], there.items(), strict=True):

@@ -1,19 +1,19 @@
-"""Train and score the runs of an experiment, a recipe for each: what the pages in docs/research report.
+"""Train and score the runs of an experiment, each from a recipe, for the pages in docs/research.
 
     python docs/research/experiment.py train PLAN CORPUS|PACK RUNS [NAME ...] [--device cuda] [--workers 3]
     python docs/research/experiment.py score PLAN CORPUS RUNS [NAME ...]
     python docs/research/experiment.py collect PLAN CORPUS RUNS
 
-`train` makes every run that is not complete, and may be stopped; `score` scores complete runs on CORPUS/test, each
-once; `collect` adds what is new to results.json beside the plan.
+`train` trains every run that is not complete, and can be interrupted; `score` scores complete runs on CORPUS/test, each
+once; `collect` adds new results to results.json beside the plan.
 
 PLAN is a TOML file such as docs/research/ladder/plan.toml: the folder of recipes beside it, the learning rates that are
-compared with seed 1, the number of seeds of each recipe, and which of them start from the weights of another one. With
-scored = "dev" runs are scored on CORPUS/dev, and nothing of test is looked at.
-CORPUS has train/speech, train/noise, rir, dev/{clean,noisy} and test/{clean,noisy}; in its place `train` takes a PACK
-of `deepnmf pack`, for machines that no corpus can be carried to. Several processes may work on one folder of runs side
-by side, on a core each: a run is taken by whoever locks it first. Runs in results.json are not repeated, unless others
-still have to begin with their weights.
+compared with seed 1, the number of seeds of each recipe, and which recipes start from the weights of another one. With
+scored = "dev", runs are scored on CORPUS/dev, and test is not used.
+CORPUS has train/speech, train/noise, rir, dev/{clean,noisy} and test/{clean,noisy}; instead of it, `train` also takes a
+PACK made by `deepnmf pack`, for machines to which no corpus can be copied. Several processes may work on one folder of
+runs at once, on a core each: a run belongs to the process that locks it first. Runs in results.json are not repeated,
+unless others still have to start from their weights.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from deepnmf_cli.unfold.network import Bank
 @dataclass(frozen=True)
 class Run:
     """One recipe with one seed and one learning rate; None is the recipe's. `start` names the recipe whose run with the
-    same seed gives the first weights."""
+    same seed provides the initial weights."""
 
     folder: Path
     rung: str
@@ -61,12 +61,12 @@ class Run:
 
     @property
     def before(self) -> "Run | None":
-        """The run that must be complete before this one can begin."""
+        """The run that must be complete before this one can start."""
         return Run(self.folder, self.start, self.seed) if self.start else None
 
 
 def read_plan(path: Path) -> list[Run]:
-    """All runs, what decides about others first, then seed by seed, each once."""
+    """Return all runs, each once: first those that decide about others, then seed by seed."""
     table = tomllib.loads(path.read_text())
     folder, seeds, starts = path.parent / table["recipes"], table["seeds"], table.get("init", {})
     runs = [Run(folder, rung, 1, rate) for rung, rates in table["rates"].items() for rate in rates]
@@ -121,7 +121,7 @@ def main() -> None:
 
 @contextmanager
 def taken(folder: Path) -> Iterator[bool]:
-    """Whether this process may work on the run; others may not until then."""
+    """Yield whether this process may work on the run; if so, no other may before the context ends."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.with_name(folder.name + ".lock"), "w") as lock:
         try:
@@ -133,7 +133,7 @@ def taken(folder: Path) -> Iterator[bool]:
 
 
 def recordings(corpus: Path) -> Recordings:
-    """What a corpus or a pack has to train on."""
+    """Return the recordings of a corpus or of a pack for training."""
     if (corpus / INDEX).is_file():
         return Recordings(dev=corpus / "dev", manifest=verify(corpus))
     return Recordings(corpus / "train/speech", corpus / "train/noise", corpus / "rir", corpus / "dev")
@@ -142,7 +142,7 @@ def recordings(corpus: Path) -> Recordings:
 def train_one(
     run: Run, where: Recordings, runs: Path, device: str = "cpu", workers: int = 1, limit: TimeLimit | None = None
 ) -> bool:
-    """Train a run, from its resume point where there is one; returns whether it came to its end."""
+    """Train a run, from its resume point if there is one, and return whether it reached its end."""
     resume = (runs / run.name / "resume.safetensors").is_file()
     init = runs / run.before.name / "best.safetensors" if run.before else None
     return train(
@@ -151,14 +151,14 @@ def train_one(
 
 
 def complete(run: Run, runs: Path) -> bool:
-    """Whether the run has made its last step."""
+    """Return whether the run has made its last step; sparse NMF has none."""
     rows = history(runs / run.name)
     sparse = run.recipe.model == "sparse-nmf" and (runs / run.name / "best.safetensors").is_file()
     return sparse or (bool(rows) and int(rows[-1]["step"]) == run.recipe.training.steps)
 
 
 def unscored(chosen: Iterable[Run], runs: Path, scores: str) -> Iterator[Run]:
-    """Complete runs that have no file `scores` yet; each is named as it comes."""
+    """Yield complete runs that have no file `scores` yet, and print the name of each."""
     for run in chosen:
         if complete(run, runs) and not (runs / run.name / scores).is_file():
             print(run.name, flush=True)
@@ -166,7 +166,7 @@ def unscored(chosen: Iterable[Run], runs: Path, scores: str) -> Iterator[Run]:
 
 
 def history(folder: Path) -> list[dict[str, str]]:
-    """The rows of a run's history.csv."""
+    """Return the rows of a run's history.csv."""
     if not (folder / "history.csv").is_file():
         return []
     with open(folder / "history.csv", newline="") as file:
@@ -174,12 +174,12 @@ def history(folder: Path) -> list[dict[str, str]]:
 
 
 def scored(run: Run, runs: Path, part: str) -> bool:
-    """Whether all files have been scored: a scoring that was stopped leaves what it has done."""
+    """Return whether all files have been scored: a scoring that was interrupted leaves partial results."""
     return (runs / run.name / part / "report.json").is_file()
 
 
 def score_one(run: Run, corpus: Path, runs: Path, part: str) -> None:
-    """Write RUNS/run/PART/report.json."""
+    """Score a run and write RUNS/run/PART/report.json."""
     command = [sys.executable, "-m", "deepnmf_cli.main", "evaluate", "--jobs", "1", "--quiet"]
     command += ["--reference", str(corpus / part / "clean"), "--noisy", str(corpus / part / "noisy")]
     command += ["--model", str(runs / run.name), "--report", str(runs / run.name / part)]
@@ -187,7 +187,7 @@ def score_one(run: Run, corpus: Path, runs: Path, part: str) -> None:
 
 
 def result(run: Run, runs: Path, part: str) -> dict | None:
-    """What is kept of a complete run; None of others."""
+    """Return the results that are kept of a complete run; None for others."""
     if not complete(run, runs):
         return None
     folder, rows = runs / run.name, history(runs / run.name)
@@ -213,7 +213,7 @@ def result(run: Run, runs: Path, part: str) -> dict | None:
 
 
 def learned(bank: Bank, name: str) -> list[list[float]]:
-    """What a parameter has become in every slot: exponents as they are, schedules as gamma; up to 100 quantiles."""
+    """Return what a parameter has become in every slot, as up to 100 quantiles: exponents as is, schedules as gamma."""
     values = [bank.value(name, slot).detach().flatten() for slot in range(bank.ties[name].count)]
     values = [torch.sigmoid(x) if name == "schedule" else x for x in values]
     quantiles = [x.quantile(torch.linspace(0, 1, min(100, len(x)))) if len(x) > 1 else x for x in values]
@@ -221,8 +221,8 @@ def learned(bank: Bank, name: str) -> list[list[float]]:
 
 
 def test_scores(folder: Path, kind: str) -> dict:
-    """Of the "noisy" or "model" system: means with 95 % intervals, in all and by input SNR, and the SDR of every
-    file."""
+    """Return the scores of the "noisy" or "model" system: means with 95 % intervals, overall and by input SNR, and the
+    SDR of every file."""
     report = json.loads((folder / "report.json").read_text())
     (system,) = (s for s in report["systems"] if s["kind"] == kind)
     with open(folder / "files.csv", newline="") as file:

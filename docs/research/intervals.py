@@ -1,15 +1,15 @@
-"""Make reports again from the scores of their files, which stay as they are: nothing is enhanced or scored.
+"""Remake reports from the scores of their files, which are kept: nothing is enhanced or scored.
 
     python docs/research/intervals.py REPORT.json ...
     python docs/research/intervals.py REPORT.json --of NAME ... --compact FOLDER
     python docs/research/intervals.py FOLDER/origin.json --of NAME ...
     python docs/research/intervals.py FOLDER/origin.json --only NAME --to models/NAME/report.json
 
-For reports that were written before intervals took account of speakers and noises, and for those of many systems: with
---of, these systems come first, and only their differences to others are kept. report.json is rewritten, and report.md
-and the figures beside it where they are there. --compact writes what a repository should hold of a comparison:
-files.csv with rounded scores, origin.json with all that is neither a score nor computed from scores, and the page and
-figures made of the two. --only writes the report of one system and the noisy input.
+This is for reports that were written before intervals took account of speakers and noises, and for those of many
+systems: with --of, the named systems come first, and only their differences to others are kept. report.json is
+rewritten, and so are report.md and the figures beside it if they exist. --compact writes what a repository should hold
+of a comparison: files.csv with rounded scores, origin.json with everything that is neither a score nor computed from
+scores, and the page and figures made from the two. --only writes the report of one system and the noisy input.
 """
 
 import argparse
@@ -29,13 +29,13 @@ from deepnmf_cli.scoring.tables import markdown
 
 ORIGIN_JSON = "origin.json"
 COMPUTED = ("summary", "gain", "by_snr", "by_group", "files")
-"""What origin.json leaves out of every system."""
+"""Keys of every system that origin.json leaves out."""
 
 DECIMALS = 4
 
 
 def read(path: Path) -> dict:
-    """The report of report.json, or that of origin.json with its files from files.csv."""
+    """Return the report in report.json, or that in origin.json with its files from files.csv."""
     report = json.loads(path.read_text("utf-8"))
     if path.name == ORIGIN_JSON:
         with (path.parent / FILES_CSV).open(newline="", encoding="utf-8") as file:
@@ -46,7 +46,7 @@ def read(path: Path) -> dict:
 
 
 def _values(row: dict[str, str]) -> dict:
-    """A row of files.csv as report.json has it."""
+    """Return a row of files.csv as report.json has it."""
     numbers = {
         key: float(row[key]) if row[key] else None for key in row.keys() & {*METRICS, *DNSMOS, "seconds", "snr_db"}
     }
@@ -54,7 +54,7 @@ def _values(row: dict[str, str]) -> dict:
 
 
 def system(described: dict, rate_hz: int) -> System:
-    """The system that a report describes."""
+    """Return the system that a report describes."""
     scores = [
         Scores(
             row["name"],
@@ -73,7 +73,7 @@ def system(described: dict, rate_hz: int) -> System:
 
 
 def again(report: dict, of: Collection[str] = ()) -> dict:
-    """The report with new intervals, and the differences of some systems only, if named; where it comes from stays."""
+    """Return the report with new intervals and, if `of` names systems, their differences only; its origin is kept."""
     systems = [system(described, report["reference"]["rates_hz"][0]) for described in report["systems"]]
     systems.sort(key=lambda one: (one.kind != NOISY, one.name not in of))
     rows = report["systems"][0]["files"]
@@ -99,7 +99,7 @@ def compact(report: dict, of: Collection[str], folder: Path) -> None:
 
 
 def only(report: dict, name: str) -> dict:
-    """The report of the noisy input and one system."""
+    """Return the report of the noisy input and one system."""
     systems = [one for one in report["systems"] if one["kind"] == NOISY or one["name"] == name]
     if len(systems) != 2:
         raise SystemExit(f"{name}: not among {', '.join(one['name'] for one in report['systems'])}")
@@ -107,7 +107,9 @@ def only(report: dict, name: str) -> dict:
 
 
 def _write_pages(report: dict, folder: Path) -> None:
-    """What `evaluate --report` writes but report.json, and the gain by SNR, whose lines are too many to tell apart."""
+    """Write what `evaluate --report` writes except for report.json, report.html and the gain by SNR, whose lines are
+    too many to tell apart.
+    """
     write_report(report, folder)
     for name in (REPORT_JSON, REPORT_HTML):
         (folder / name).unlink()

@@ -1,8 +1,8 @@
 """Score systems on a reserved set, and record the look first: python docs/research/look.py SET --system NAME ...
 
 SET has clean/, noisy/ and mixtures.csv. A system is a model, as `deepnmf evaluate --model` takes it, or a folder of
-enhanced recordings. A row is added to docs/reports/register.csv before anything is scored. A release looks once at a
-set: only the same command may be repeated, to finish a look that was interrupted.
+enhanced recordings. A row is added to docs/reports/register.csv before anything is scored. A release may look at a set
+once: only the same command may be repeated, to finish a look that was interrupted.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main(arguments: list[str], register: Path = REGISTER) -> int:
 def record(register: Path, folder: Path, systems: list[str], command: list[str], release: str = __version__) -> None:
     """Add a look to the register; raise CorpusError if this release has had another one at this set.
 
-    Of absolute paths it keeps the names: where things lie on one machine is nobody else's concern.
+    Absolute paths are reduced to their last names, because places on one machine do not concern others.
     """
     said, systems = shlex.join(map(named, command)), list(map(named, systems))
     files = [path for path in folder.rglob("*") if path.suffix in (".flac", ".csv")]
@@ -67,7 +67,7 @@ def record(register: Path, folder: Path, systems: list[str], command: list[str],
 
 
 def named(argument: str) -> str:
-    """The last two names of an absolute path; other arguments as they are."""
+    """Return the last two names of an absolute path, and other arguments as they are."""
     return str(Path(*Path(argument).parts[-2:])) if Path(argument).is_absolute() else argument
 
 

@@ -1,12 +1,12 @@
 """The paper's table in the paper's set-up: SDR by SNR of sparse NMF, deep NMF trained by (38) and by Adam, and DNNs.
 
-    python docs/research/paper.py train PLAN CORPUS RUNS SIZES [NAME ...]   what is not complete; may be stopped
+    python docs/research/paper.py train PLAN CORPUS RUNS SIZES [NAME ...]   incomplete rows; can be interrupted
     python docs/research/paper.py score PLAN CORPUS RUNS SIZES              all rows on test, once
     python docs/research/paper.py collect PLAN CORPUS RUNS SIZES            writes a JSON file beside the plan
 
 PLAN is docs/research/ladder/paper.toml; SIZES is the folder of runs of docs/research/sizes.py, whose trials give the
-DNNs their settings. Windows of 25 ms every 10 ms do not overlap by half, as those of the program do: here spectra are
-torch's. Mixtures of dev and test are those of the corpus with their speech in a room that is not used for training.
+DNNs their settings. Windows of 25 ms every 10 ms do not overlap by half, as those of the program do, so spectra are
+torch's here. Mixtures of dev and test are those of the corpus, with speech in a room that is not used for training.
 """
 
 import argparse
@@ -52,34 +52,34 @@ MIXING = MixingSettings(
 )  # fmt: skip
 OBJECTIVE = ObjectiveSettings(magnitude=1.0, compressed_half=0.0, compressed_third=0.0, snr=0.0)
 ROOMS = 7
-"""Of every so many room responses the last two are kept for dev and test."""
+"""The last two of every group of this many room responses are kept for dev and test."""
 
 SMALL = 500
-"""Atoms of each source; larger dictionaries see fewer mixtures, and come last."""
+"""Number of atoms of each source above which dictionaries see fewer mixtures and come last."""
 
 minibatch.LARGEST_STATE_BYTES = 1 << 23
 
 
 class Pair:
-    """Roots of Hann windows of 25 ms every 10 ms, at analysis and synthesis; T = 1 + N / HOP frames."""
+    """Square roots of Hann windows of 25 ms every 10 ms, for analysis and synthesis; T = 1 + N / HOP frames."""
 
     hop_samples, window_hops, bins = HOP, 2, BINS
     window = torch.hann_window(WINDOW).sqrt()
 
     def analysis(self, samples: Tensor) -> Tensor:
-        """Complex spectrum (..., F, T) of samples (..., N)."""
+        """Return the complex spectrum (..., F, T) of samples (..., N)."""
         flat = samples.float().reshape(-1, samples.shape[-1])
         spectrum = torch.stft(flat, WINDOW, HOP, WINDOW, self.window, return_complex=True) / self.window.sum()
         return spectrum.unflatten(0, samples.shape[:-1]) if samples.dim() > 1 else spectrum[0]
 
     def synthesis(self, spectrum: Tensor, length: int) -> Tensor:
-        """Samples (N,) of a spectrum (F, T), by least squares."""
+        """Return samples (N,) of a spectrum (F, T), by least squares."""
         return torch.istft(spectrum * self.window.sum(), WINDOW, HOP, WINDOW, self.window, length=length)
 
 
 @dataclass(frozen=True)
 class PaperFrontEnd(FrontEnd):
-    """What takes the place of the program's front end."""
+    """A front end in place of the program's."""
 
     hop_s: float = HOP / RATE_HZ
 
@@ -89,7 +89,7 @@ class PaperFrontEnd(FrontEnd):
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table with one seed: a DNN of hidden layers, or deep NMF of C trained layers and its rule."""
+    """A row of the table with one seed: a DNN with hidden layers, or deep NMF with C trained layers and a rule."""
 
     name: str
     seed: int
@@ -99,7 +99,7 @@ class Row:
     rule: str = "adam"
     """"adam", "printed" for (38), or "nothing"."""
     settings: tuple[tuple[str, Any], ...] = ()
-    """Of the search, for a DNN."""
+    """Settings found by the search, for a DNN."""
 
     @property
     def full_name(self) -> str:
@@ -126,7 +126,7 @@ class Row:
 
 
 def rows(plan: dict, sizes: SizesPlan, results: dict, seed: int = 1) -> list[Row]:
-    """All rows of the table; DNNs once the search is complete."""
+    """Return all rows of the table; DNNs are included once the search is complete."""
     found = []
     for atoms, layers in plan["nmf"]["trained"].items():
         for trained in layers:
@@ -142,7 +142,7 @@ def rows(plan: dict, sizes: SizesPlan, results: dict, seed: int = 1) -> list[Row
 
 
 def rooms(corpus: Path, part: str) -> list[Path]:
-    """The room responses of train, dev or test."""
+    """Return the room responses of train, dev or test."""
     kept = {"dev": ROOMS - 2, "test": ROOMS - 1}
     files = sorted((corpus / "rir").iterdir())
     if part == "train":
@@ -151,7 +151,7 @@ def rooms(corpus: Path, part: str) -> list[Path]:
 
 
 def reverberant(corpus: Path, part: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(reverberant speech, mixture) of every fixed mixture of dev or test, at the SNR of mixtures.csv."""
+    """Yield (reverberant speech, mixture) for every fixed mixture of dev or test, at the SNR in mixtures.csv."""
     responses = [soundfile.read(path, dtype="float32")[0] for path in rooms(corpus, part)]
     for i, row in enumerate(mixtures(corpus / part)):
         clean, noisy = (
@@ -164,7 +164,7 @@ def reverberant(corpus: Path, part: str) -> Iterator[tuple[np.ndarray, np.ndarra
 
 @torch.no_grad()
 def enhance(network: FrameNetwork, noisy: np.ndarray) -> np.ndarray:
-    """The speech in a mixture (N,)."""
+    """Return the speech in a mixture (N,)."""
     pair, samples = Pair(), torch.from_numpy(noisy)
     spectrum = pair.analysis(samples)
     evidence, _ = stack_context(normalise_level(modulus(spectrum)[None])[0], CONTEXT)
@@ -174,7 +174,7 @@ def enhance(network: FrameNetwork, noisy: np.ndarray) -> np.ndarray:
 
 
 def scores(network: FrameNetwork, corpus: Path, part: str, metrics: tuple[str, ...]) -> dict[str, list[float]]:
-    """Of every fixed mixture."""
+    """Return metric -> the scores of all fixed mixtures."""
     found: dict[str, list[float]] = {metric: [] for metric in metrics}
     for wet, noisy in reverberant(corpus, part):
         speech = enhance(network, noisy).astype(np.float64)
@@ -184,7 +184,7 @@ def scores(network: FrameNetwork, corpus: Path, part: str, metrics: tuple[str, .
 
 
 class Training:
-    """Steps of one row, the mean of its weights, and its dev scores; complete, or to be continued from its file."""
+    """Training of one row: steps, the mean of the weights, and dev scores; complete, or continued from its file."""
 
     def __init__(self, row: Row, plan: dict, corpus: Path, runs: Path) -> None:
         self.began = time.process_time()
@@ -223,7 +223,7 @@ class Training:
         self.best: dict[str, Tensor] = {}
 
     def run(self) -> dict[str, Any]:
-        """Train to the plateau; returns what is kept of the row."""
+        """Train to the plateau and return the results that are kept of the row."""
         spent, first = 0.0, 0
         if (self.folder / "state.safetensors").is_file():
             first, spent = self._load()
@@ -262,7 +262,7 @@ class Training:
 
     @torch.no_grad()
     def _printed(self, update: int) -> None:
-        """W <- W o N / P with the parts of many batches, equation (38)."""
+        """Update W <- W o N / P with the parts of many batches, equation (38)."""
         total: dict[str, Any] = {}
         count = self.plan["printed"]["batches"]
         for i in range(update * count, (update + 1) * count):
@@ -319,7 +319,7 @@ class Training:
 
 
 def result(row: Row, runs: Path) -> dict[str, Any] | None:
-    """What is kept of a complete row; None of others."""
+    """Return the results that are kept of a complete row; None for others."""
     folder = runs / row.full_name
     if not (folder / "result.json").is_file():
         return None

@@ -1,9 +1,9 @@
-"""Tables and figures of an experiment from its results: python docs/research/report.py ladder
+"""Write the tables and figures of an experiment from its results: python docs/research/report.py ladder
 
-Fills the marked places of NAME/index.md beside this file from NAME/results.json, and draws what NAME/figures.py
-defines. Marks are <!-- rates -->, <!-- scores -->, <!-- dev -->, <!-- dev RUNG ... --> in this order, <!-- snr --> and,
-with the names of rungs to compare with, <!-- pairs RUNG ... --> and <!-- seeds RUNG -->, and those of NAME/tables.py
-where there is one; what follows a mark ends with <!-- end -->.
+Fills the marked places of NAME/index.md beside this file from NAME/results.json, and draws the figures that
+NAME/figures.py defines. Marks are <!-- rates -->, <!-- scores -->, <!-- dev -->, <!-- dev RUNG ... --> for the rungs in
+this order, <!-- snr --> and, with the names of rungs to compare with, <!-- pairs RUNG ... --> and <!-- seeds RUNG -->,
+and those of NAME/tables.py if it exists; the text that belongs to a mark ends with <!-- end -->.
 """
 
 import csv
@@ -49,7 +49,7 @@ def main(name: str) -> None:
 
 
 def fill(page: Path, tables: Mapping[str, Callable[..., str]]) -> None:
-    """Write tables into the marked places of a page; what is behind a name in a mark are arguments of its function."""
+    """Write tables into the marked places of a page; words after the name in a mark are arguments of its function."""
 
     def filled(match: re.Match) -> str:
         kind, *arguments = match[2].split()
@@ -61,23 +61,23 @@ def fill(page: Path, tables: Mapping[str, Callable[..., str]]) -> None:
 
 
 NOT_THERE = "These runs are not complete."
-"""In the place of a table whose runs are missing."""
+"""Text in place of a table whose runs are missing."""
 
 
 def difference(values: np.ndarray, rows: Sequence[Mapping[str, str]]) -> str:
-    """The mean of differences in dB with its 95 % interval over the speakers and noises of `rows`."""
+    """Return the mean of differences in dB with its 95 % interval over the speakers and noises of `rows`."""
     low, high = bootstrap.interval(values, [[row[factor] for row in rows] for factor in FACTORS])
     return f"{values.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file."""
+    """Return the rows of a CSV file."""
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A CSV file with the columns of the first row."""
+    """Write a CSV file with the columns of the first row."""
     with atomic_path(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -85,7 +85,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def best_rates(results: dict) -> dict[str, list[dict]]:
-    """Rung -> its runs, one for each seed, with the learning rate that is best on dev at seed 1."""
+    """Return rung -> its runs, one for each seed, with the learning rate that is best on dev at seed 1."""
     by_rung = defaultdict(list)
     for row in results.values():
         by_rung[row["rung"]].append(row)
@@ -109,7 +109,7 @@ def rates_table(results: dict) -> str:
 
 
 def scores_table(chosen: dict, noisy: dict) -> str:
-    """One row for each rung, best on dev first; means over seeds, the spread over seeds where there are three."""
+    """Return the table of rungs, best on dev first: means over seeds, and the spread over seeds if there are three."""
     head = ["rung", "seeds", "parameters", "trained", "MMAC/s", "minutes", "dev SI-SDR", *METRICS]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     first = ["noisy", "", "", "", "", "", ""]
@@ -137,8 +137,8 @@ def scores_table(chosen: dict, noisy: dict) -> str:
 
 
 def dev_table(chosen: dict, order: tuple[str, ...] = ()) -> str:
-    """One row for each rung, best on dev first or those of `order`, with its PESQ there, and its ESTOI where runs were
-    scored on dev: for runs that are not scored on test."""
+    """Return a table with a row for each rung, best on dev first or those of `order`, for runs that are not scored on
+    test: with PESQ on dev, and ESTOI if runs were scored on dev."""
     if not order:
         order = sorted(chosen, key=lambda rung: -statistics.mean(r["dev_si_sdr"] for r in chosen[rung]))
     scores = {
@@ -171,7 +171,7 @@ def dev_table(chosen: dict, order: tuple[str, ...] = ()) -> str:
 
 
 def snr_table(chosen: dict, noisy: dict) -> str:
-    """Mean SDR by input SNR of every tested rung, and the 95 % interval of its gain over all files."""
+    """Return the mean SDR by input SNR of every tested rung, and the 95 % interval of its gain over all files."""
     levels = [level["snr_db"] for level in noisy["by_snr"]]
     lines = [
         "| rung | " + " | ".join(f"{x:g} dB" for x in levels) + " | gain in SDR |",
@@ -190,7 +190,7 @@ def snr_table(chosen: dict, noisy: dict) -> str:
 
 
 def pairs_table(chosen: dict, others: tuple[str, ...]) -> str:
-    """SDR on test of each rung less that of others on the same files: mean over files and seeds, 95 % interval."""
+    """Return test SDR of rungs minus that of others on the same files: mean over files and seeds, 95 % interval."""
     tested = {rung: [r["test"]["sdr"] for r in rows if "test" in r] for rung, rows in chosen.items()}
     means = {rung: [statistics.mean(x) for x in zip(*each)] for rung, each in tested.items() if each}
     lines = ["| SDR less that of | " + " | ".join(others) + " |", "|---|" + "---|" * len(others)]
@@ -202,7 +202,7 @@ def pairs_table(chosen: dict, others: tuple[str, ...]) -> str:
 
 
 def seeds_table(chosen: dict, other: str) -> str:
-    """Dev SI-SDR of each rung of three seeds less that of `other` with the same seed."""
+    """Return the dev SI-SDR of each rung with at least three seeds minus that of `other` with the same seed."""
     base = {r["seed"]: r["dev_si_sdr"] for r in chosen[other]}
     lines = [f"| dev SI-SDR less that of {other} | " + " | ".join(f"seed {s}" for s in base) + " | mean |"]
     lines.append("|---|" + "---|" * (len(base) + 1))
@@ -215,7 +215,7 @@ def seeds_table(chosen: dict, other: str) -> str:
 
 
 def interval(values: list[float]) -> str:
-    """Mean and 95 % confidence interval (Student's t) over files."""
+    """Return the mean and the 95 % confidence interval (Student's t) over files."""
     half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
     return f"{statistics.mean(values):+.2f} ± {half:.2f}"
 

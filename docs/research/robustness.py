@@ -1,11 +1,11 @@
-"""Are networks with descent constraints more robust? The runs of descent/plan.toml on what they have not heard.
+"""Are networks with descent constraints more robust? The runs of descent/plan.toml on sound not heard in training.
 
-    python docs/research/robustness.py corpus CORPUS OUT     links to what they may hear, for experiment.py train
+    python docs/research/robustness.py corpus CORPUS OUT     links to recordings for training, for experiment.py train
     python docs/research/robustness.py score CORPUS RUNS     the SI-SDR of complete runs under every condition
     python docs/research/robustness.py collect RUNS          descent/robustness.csv and the tables of robustness.md
 
 `corpus` leaves out whole kinds of noise, and the rooms of some sources. `score` makes the conditions from CORPUS/dev,
-with what was left out; it goes on where it was stopped. Nothing of test is looked at.
+with what was left out; it continues where it was stopped. Test is not used.
 """
 
 import argparse
@@ -33,9 +33,9 @@ HERE = Path(__file__).parent
 PLAN, KEPT, PAGE = HERE / "descent/plan.toml", HERE / "descent/robustness.csv", HERE / "robustness.md"
 RATE_HZ = 16000
 LEFT_OUT = ("animals", "human non-speech", "machinery/domestic/kitchen")
-"""Kinds of noise that no network hears: 121 of 333 recordings."""
+"""Kinds of noise that no network hears in training: 121 of 333 recordings."""
 ROOMS_HEARD = "reverbjs_*"
-"""Rooms that networks hear; those of other sources are left out, 7 of 35."""
+"""Rooms that networks hear in training; those of other sources are left out, 7 of 35."""
 SEED = 4
 SCORES, NOISY = "robustness.csv", "robustness-noisy.csv"
 FAMILIES = ("grid", "sparse-coding")
@@ -43,14 +43,14 @@ VARIANTS = {
     "": "plain", "-supervised": "deep supervision", "-descent": "constraints", "-noise": "noise",
     "-descent-noise": "constraints and noise",
 }  # fmt: skip
-"""What is behind a family's name in the plan, and how it is called here."""
+"""Suffix of a family's name in the plan -> its title here."""
 PAIRS = (("-descent-noise", "-noise"), ("-descent", ""), ("-noise", ""), ("-supervised", ""), ("-descent-noise", ""))
-"""Whose differences are told: the first decides about the claim."""
+"""Pairs whose differences are reported; the first decides about the claim."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A clean recording, the noisy one, and what of it is shared with others."""
+    """A clean recording and the noisy one, with the speaker and the noise that it shares with others."""
 
     name: str
     speaker: str
@@ -60,7 +60,7 @@ class Example:
 
 
 def link_corpus(corpus: Path, out: Path) -> None:
-    """Links in `out` to all of `corpus` but what is left out."""
+    """Create links in `out` to everything in `corpus` that is not left out."""
     (out / "train").mkdir(parents=True)
     for part in ("train/speech", "dev"):
         (out / part).symlink_to((corpus / part).absolute())
@@ -72,7 +72,7 @@ def link_corpus(corpus: Path, out: Path) -> None:
 
 
 class Conditions:
-    """Signals by the name of a condition, from the recordings of dev."""
+    """The signals of named conditions, made from the recordings of dev."""
 
     def __init__(self, corpus: Path) -> None:
         self.corpus = corpus
@@ -90,7 +90,7 @@ class Conditions:
         return Example(row["name"], row["speaker"], row["noise"], clean, noisy)
 
     def named(self) -> dict[str, Callable[[int, Example], Example]]:
-        """Condition -> what it makes of the example of a number."""
+        """Return condition -> function of the number of an example and the example that returns it changed."""
         return {
             "dev": lambda number, example: example,
             "kinds left out": self.other_noise,
@@ -105,7 +105,7 @@ class Conditions:
         }
 
     def other_noise(self, number: int, example: Example) -> Example:
-        """The clean recording with a noise of a kind that was left out, each kind for a third of the recordings."""
+        """Return the clean recording with a noise of a kind left out, each kind for a third of the recordings."""
         draw, length = np.random.default_rng([SEED, number]), len(example.clean)
         kind = self.noises[number % len(self.noises)]
         while True:
@@ -119,7 +119,7 @@ class Conditions:
         return Example(example.name, example.speaker, path.stem, example.clean, example.clean + noise)
 
     def other_room(self, number: int, example: Example) -> Example:
-        """Speech in a room that was left out; late reverberation is noise, as in training."""
+        """Return the speech in a room that was left out; late reverberation counts as noise, as in training."""
         response = read(self.rooms[number % len(self.rooms)])
         wet = in_room(example.clean, response, RATE_HZ)
         target = in_room(example.clean, response, RATE_HZ, early_only=True)
@@ -148,18 +148,18 @@ def clipped(clean: Samples, noisy: Samples, depth_db: float) -> tuple[Samples, S
 
 
 def coded(clean: Samples, noisy: Samples, codec: str) -> tuple[Samples, Samples]:
-    """At the lowest bit rate of the coder."""
+    """Return the noisy signal coded at the lowest bit rate of the coder."""
     return clean, code(noisy, RATE_HZ, codec, 1.0)
 
 
 NOISE_SIZES = (0.1, 0.3, 1.0)
-"""Between layers, relative to the root mean square of what layers get from each other."""
+"""Sizes of noise between layers, relative to the root mean square of what layers get from each other."""
 BITS = (8, 5)
-"""Of weights that are rounded."""
+"""Numbers of bits to which weights are rounded."""
 
 
 def changed_networks(network: MaskNetwork) -> Iterator[str]:
-    """Names of what is done to the network, which has it done while a name is current."""
+    """Change the network in several ways, and yield the name of each change while it is in effect."""
     unfolded = network.unfolded
     for size in NOISE_SIZES:
         generator = torch.Generator().manual_seed(SEED)
@@ -174,7 +174,7 @@ def changed_networks(network: MaskNetwork) -> Iterator[str]:
 
 
 def rounded(x: torch.Tensor, bits: int) -> torch.Tensor:
-    """Matrices as whole numbers of `bits` bits times a scale for each row, as `deepnmf export` rounds to 8."""
+    """Return matrices as integers of `bits` bits times a scale for each row, as `deepnmf export` rounds to 8."""
     if x.dim() < 2 or not x.is_floating_point():
         return x
     largest = 2 ** (bits - 1) - 1
@@ -187,7 +187,7 @@ def si_sdr(example: Example, estimate: Samples) -> float:
 
 
 def runs_of_question() -> list[Run]:
-    """Those of the plan that this is about."""
+    """Return the runs of the plan that this script is about."""
     rungs = {family + variant for family in FAMILIES for variant in VARIANTS}
     return [run for run in read_plan(PLAN) if run.rung in rungs]
 
@@ -215,7 +215,7 @@ def row(condition: str, example: Example, estimate: Samples) -> dict[str, str]:
 
 
 def collect(runs: Path) -> None:
-    """A row for each condition and recording, a column for each network: its mean over seeds."""
+    """Write a row for each condition and recording, with a column for each network: its mean over seeds."""
     seeds: dict[str, list[list[dict[str, str]]]] = {}
     for run in runs_of_question():
         if (runs / run.name / SCORES).is_file():
@@ -238,7 +238,7 @@ def collect(runs: Path) -> None:
 
 
 def once_there(table: Sequence[dict[str, str]], family: str, make: Callable[[str], str]) -> str:
-    """What `make` gives for a family, once it has the two that are compared first."""
+    """Return `make(family)`, or NOT_THERE without the two networks of the family that are compared first."""
     there = all(family + variant in table[0] for variant in PAIRS[0])
     return make(family) if there else NOT_THERE
 
@@ -259,7 +259,7 @@ def column(given: Sequence[dict[str, str]], name: str) -> np.ndarray:
 
 
 def means_table(table: Sequence[dict[str, str]], family: str, counts: dict[str, int]) -> str:
-    """Mean SI-SDR in dB; a row for each condition."""
+    """Return the mean SI-SDR in dB, with a row for each condition."""
     there = {variant: title for variant, title in VARIANTS.items() if family + variant in table[0]}
     titles = [f"{title} ({counts[family + variant]})" for variant, title in there.items()]
     lines = ["| " + " | ".join(["condition", "noisy", *titles]) + " |", "|---" * (2 + len(there)) + "|"]
@@ -270,7 +270,7 @@ def means_table(table: Sequence[dict[str, str]], family: str, counts: dict[str, 
 
 
 def pairs_table(table: Sequence[dict[str, str]], family: str) -> str:
-    """Differences in dB with 95 % intervals over speakers and noises, a column for each pair of `PAIRS`."""
+    """Return differences in dB with 95 % intervals over speakers and noises, a column for each pair of `PAIRS`."""
     pairs = [pair for pair in PAIRS if all(family + variant in table[0] for variant in pair)]
     titles = [f"{VARIANTS[of]} less {VARIANTS[less]}" for of, less in pairs]
     lines = ["| " + " | ".join(["condition", *titles]) + " |", "|---" * (1 + len(pairs)) + "|"]

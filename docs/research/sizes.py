@@ -1,14 +1,14 @@
 """Two families of networks at several sizes, tuned with the same processor time for trials: the ladder by size.
 
-    python docs/research/sizes.py train PLAN CORPUS RUNS [PART ...]     what is not complete; may be stopped
+    python docs/research/sizes.py train PLAN CORPUS RUNS [PART ...]     incomplete runs; can be interrupted
     python docs/research/sizes.py score PLAN CORPUS RUNS                the rows with several seeds on CORPUS/test, once
     python docs/research/sizes.py collect PLAN CORPUS RUNS              writes a JSON file of the plan's name beside it
     python docs/research/sizes.py list PLAN CORPUS RUNS                 what is complete, what it cost
 
-PLAN is docs/research/ladder/sizes.toml, or another of its form. PART is trials, rows or seeds, or the beginning or the
-end of the name of a run, such as dnn-50000 or seed2. Trials come first; a row takes the settings of the best trial of
-its family and context at the nearest size that was searched, and waits for it. Several processes may work on one folder
-of runs. Batches of a seed take 12 GB in RUNS/cache; those of one can be removed before the next begins.
+PLAN is docs/research/ladder/sizes.toml, or another file of its form. PART is trials, rows or seeds, or the beginning or
+the end of the name of a run, such as dnn-50000 or seed2. Trials come first; a row takes the settings of the best trial
+of its family and context at the nearest size that was searched, and waits for it. Several processes may work on one
+folder of runs. The batches of a seed take 12 GB in RUNS/cache; they can be removed before the next seed begins.
 """
 
 import argparse
@@ -47,8 +47,8 @@ WORST_DB = -100.0
 
 @dataclass(frozen=True)
 class Run:
-    """One network with one seed. `layers` are hidden ones of a DNN, or the trained ones of deep NMF: a number, "all" or
-    "tied"; `settings` are those of the recipe that are searched."""
+    """One network with one seed. `layers` are the hidden layers of a DNN, or the trained layers of deep NMF: a number,
+    "all" or "tied"; `settings` are the searched settings of the recipe."""
 
     recipes: Path
     name: str
@@ -72,24 +72,24 @@ class Run:
         return read_recipe(self.recipes / f"size-{self.family}.toml", None, overrides)
 
     def matches(self, parts: list[str]) -> bool:
-        """Whether the name begins or ends with one of `parts`."""
+        """Return whether the name begins or ends with one of `parts`."""
         return self.name.startswith(tuple(parts)) or self.name.endswith(tuple(f"-{part}" for part in parts))
 
     @property
     def frames(self) -> int:
-        """Frames that gradients of deep NMF pass in all trained layers together; 0 for a DNN."""
+        """Number of frames that gradients of deep NMF pass in all trained layers together; 0 for a DNN."""
         s = self.recipe.network
         return 0 if self.family == "dnn" else s.context * min(s.trained_layers, s.iterations)
 
     @property
     def units(self) -> int:
-        """Units of a hidden layer, or atoms of each source."""
+        """Number of units of a hidden layer, or of atoms of each source."""
         shape = network(self.family, self.size, self.context, self.layers, self.settings)
         return shape["network.atoms"] if self.family == "deep-nmf" else shape["network.hidden"][0]
 
 
 def network(family: str, size: int, context: int, layers: int | str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of the network with about `size` parameters, those that inference needs."""
+    """Return the settings of the network with about `size` parameters, counting those that inference needs."""
     if family == "dnn":
         return {"network.hidden": [width(size, context, int(layers))] * int(layers)}
     iterations = settings["network.iterations"]
@@ -100,25 +100,25 @@ def network(family: str, size: int, context: int, layers: int | str, settings: M
 
 @cache
 def width(size: int, context: int, layers: int) -> int:
-    """Units of each hidden layer of a DNN of about `size` parameters."""
+    """Return the number of units of each hidden layer of a DNN with about `size` parameters."""
     return min(range(1, 8192), key=lambda w: abs(dnn_parameters(context, (w,) * layers) - size))
 
 
 def dnn_parameters(context: int, hidden: tuple[int, ...]) -> int:
-    """Weights and biases, and mean and deviation of every bin."""
+    """Return the number of weights and biases, and of means and deviations of all bins."""
     sizes = [context * BINS, *hidden, BINS]
     return sum((a + 1) * b for a, b in pairwise(sizes)) + 2 * BINS
 
 
 def dictionary_rows(context: int, trained: int, iterations: int, tied: bool) -> int:
-    """Rows of all dictionaries of deep NMF together, in units of F."""
+    """Return the number of rows of all dictionaries of deep NMF together, in units of F."""
     if tied:
         return context
     return context * min(trained, iterations) + 1  # the learned dictionary, trained ones, and the readout
 
 
 def step_macs(recipe: Recipe) -> int:
-    """Multiply-adds of a training step per frame: what is trained counts three times, forwards and backwards."""
+    """Return multiply-adds of a training step per frame: what is trained counts three times, forwards and backwards."""
     s = recipe.network
     if recipe.model == "dnn":
         sizes = [s.context * s.bins, *s.hidden, s.bins]
@@ -128,7 +128,7 @@ def step_macs(recipe: Recipe) -> int:
 
 
 class Plan:
-    """All runs, as far as results of trials decide on them."""
+    """All runs of a plan, as far as the results of trials determine them."""
 
     def __init__(self, path: Path) -> None:
         self.table = tomllib.loads(path.read_text())
@@ -136,7 +136,7 @@ class Plan:
 
     @cached_property
     def trials(self) -> list[Run]:
-        """The cheap sizes first, families in turn."""
+        """The runs of the search, the cheap sizes first, with families in turn."""
         search = self.table["search"]
         return [
             self._trial(family, size, number)
@@ -147,8 +147,8 @@ class Plan:
         ]
 
     def rows(self, results: Mapping[str, Any], seed: int = 1) -> list[Run]:
-        """One for each family, size and context that is asked for and whose trials are all there; searched sizes
-        first.
+        """Return a run for each family, size and context that is requested and whose trials are all complete; searched
+        sizes first.
         """
         searched = self.table["search"]["sizes"]
         sizes = sorted(self.table["sizes"], key=lambda size: size not in searched)
@@ -162,7 +162,7 @@ class Plan:
         return [row for row in found if row is not None]
 
     def _wanted(self, family: str, size: int, context: int, results: Mapping[str, Any]) -> bool:
-        """Whether the size is asked for with both contexts, or this one is the better in the search."""
+        """Return whether the size is requested with both contexts, or this one was the better in the search."""
         if size in self.table["both_contexts"][family]:
             return True
         best = [(c, self.best(family, size, c, results)) for c in self.table["contexts"]]
@@ -170,14 +170,14 @@ class Plan:
         return len(known) == len(best) and max(known)[1] == context
 
     def seeds(self, results: Mapping[str, Any]) -> list[Run]:
-        """Rows that sentences name, with all seeds but the first."""
+        """Return the rows that sentences on the page name, with all seeds but the first."""
         named, count = self.table["seeds"]["rows"], self.table["seeds"]["count"]
         runs = [run for seed in range(2, count + 1) for run in self.rows(results, seed)]
         return [run for run in runs if run.name.rpartition("-")[0] in named]
 
     def best(self, family: str, size: int, context: int, results: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The result of the best trial of this context at the nearest size that was searched; None while some are
-        missing.
+        """Return the result of the best trial of this context at the nearest size that was searched; None while some
+        trials are missing.
         """
         nearest = min(self.table["search"]["sizes"], key=lambda other: abs(math.log(size / other)))
         trials = [t for t in self.trials if (t.family, t.size, t.context) == (family, nearest, context)]
@@ -206,19 +206,19 @@ class Plan:
         return Run(self.recipes, name, family, size, context, *how)
 
     def level(self, rows: list[dict[str, str]]) -> bool:
-        """Whether dev scores have risen by less than `least_db` within the last `steps` steps."""
+        """Return whether dev scores have risen by less than `least_db` within the last `steps` steps."""
         rule, curve = self.table["plateau"], [(int(row["step"]), float(row["dev_si_sdr"])) for row in rows]
         return has_levelled(curve, rule["steps"], rule["least_db"])
 
 
 def has_levelled(curve: list[tuple[int, float]], steps: int, least_db: float) -> bool:
-    """Whether the best score of (step, score) has risen by less than `least_db` within the last `steps` steps."""
+    """Return whether the best score of (step, score) rose by less than `least_db` within the last `steps` steps."""
     earlier = [score for step, score in curve if step <= curve[-1][0] - steps]
     return bool(earlier) and max(score for _, score in curve) - max(earlier) < least_db
 
 
 def drawn(values: Any, draw: np.random.Generator) -> Any:
-    """One of a list, or a number from a range, uniform in its logarithm, with two digits."""
+    """Draw one of a list, or a number from a range, uniform in its logarithm and with two digits."""
     if isinstance(values, list):
         return values[draw.integers(len(values))]
     return float(f"{math.exp(draw.uniform(math.log(values['low']), math.log(values['high']))):.2g}")
@@ -229,7 +229,7 @@ def is_trial(run: Run) -> bool:
 
 
 def complete(run: Run, plan: Plan, runs: Path) -> bool:
-    """Whether the run has reached its end or its plateau, and rows have scores of all dev files."""
+    """Return whether the run has reached its end or its plateau and, for rows, has scores of all dev files."""
     rows = history(runs / run.name)
     if is_trial(run):
         return made_last_step(run, runs) or (runs / run.name / FAILED).is_file()
@@ -238,7 +238,7 @@ def complete(run: Run, plan: Plan, runs: Path) -> bool:
 
 
 def train_one(run: Run, plan: Plan, corpus: Path, runs: Path) -> None:
-    """Train a run to its end or plateau, from its resume point where there is one, and score a row's dev files."""
+    """Train a run to its end or plateau, from its resume point if there is one, and score a row's dev files."""
     where = Recordings(corpus / "train/speech", corpus / "train/noise", corpus / "rir", corpus / "dev")
     folder, ended = runs / run.name, False
     began = time.process_time() - (float((folder / SPENT).read_text()) if (folder / SPENT).is_file() else 0)
@@ -266,13 +266,13 @@ def train_one(run: Run, plan: Plan, corpus: Path, runs: Path) -> None:
 
 
 def mixtures(folder: Path) -> list[dict[str, str]]:
-    """The rows of mixtures.csv in a folder of fixed mixtures."""
+    """Return the rows of mixtures.csv in a folder of fixed mixtures."""
     with open(folder / "mixtures.csv", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def dev_files(folder: Path, corpus: Path) -> dict[str, list[float]]:
-    """SDR and SI-SDR of every dev file by the best model of a run."""
+    """Return the SDR and SI-SDR of every dev file, enhanced by the best model of a run."""
     net, file = zoo.load(folder)
     scores: dict[str, list[float]] = {"SDR": [], "SI-SDR": []}
     for row in mixtures(corpus / "dev"):
@@ -284,7 +284,7 @@ def dev_files(folder: Path, corpus: Path) -> dict[str, list[float]]:
 
 
 def result(run: Run, plan: Plan, runs: Path) -> dict[str, Any] | None:
-    """What is kept of a complete run; None of others."""
+    """Return the results that are kept of a complete run; None for others."""
     if not complete(run, plan, runs):
         return None
     folder, rows = runs / run.name, history(runs / run.name)
@@ -312,7 +312,7 @@ def result(run: Run, plan: Plan, runs: Path) -> dict[str, Any] | None:
 
 
 def test_files(folder: Path, kind: str) -> dict[str, Any]:
-    """Scores of every test file by the "noisy" or "model" system, in the order of their names."""
+    """Return the scores of every test file by the "noisy" or "model" system, in the order of their names."""
     with open(folder / "files.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     report = json.loads((folder / "report.json").read_text())
@@ -321,7 +321,7 @@ def test_files(folder: Path, kind: str) -> dict[str, Any]:
 
 
 def collect(plan: Plan, corpus: Path, runs: Path) -> dict[str, Any]:
-    """Results of all complete runs, those of trials first: they decide on the rows; earlier results stay."""
+    """Return the results of all complete runs, trials first, as they determine the rows; earlier results are kept."""
     kept = json.loads(plan.kept.read_text()) if plan.kept.is_file() else {"runs": {}}
     results = kept["runs"]
     for part in (lambda: plan.trials, lambda: plan.rows(results), lambda: plan.seeds(results)):
@@ -371,7 +371,7 @@ def main() -> None:
 
 
 def score(plan: Plan, results: Mapping[str, Any], corpus: Path, runs: Path) -> None:
-    """Score the named rows on test, each once; refuses while any run of the plan is missing, since choices are not
+    """Score the named rows on test, each once; refuse while any run of the plan is missing, because choices are not
     final before."""
     named = [run for run in plan.rows(results) if run.name.rpartition("-")[0] in plan.table["seeds"]["rows"]]
     named += plan.seeds(results)

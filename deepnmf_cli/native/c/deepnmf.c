@@ -3,9 +3,9 @@
  * The steps are those of `deepnmf enhance`: hops without constant offset -> spectra -> features -> network -> mask ->
  * spectra -> hops. docs/theory/grid.md of the project has the equations of the network.
  *
- * What takes time is written for vectors of LANES numbers, between "Code for one width of vectors" and the end of it. For
- * x86-64 this file includes itself, so that that part is there twice: for every processor, and for those with AVX2. With
- * DEEPNMF_LIBRARY defined, models are given by the caller, and deepnmf_model.h is not needed.
+ * The time-critical code is written for vectors of LANES numbers, from "Code for one width of vectors" to the end. This
+ * file includes itself for it, for x86-64 twice: once for every processor, and once for those with AVX2. With
+ * DEEPNMF_LIBRARY defined, the caller passes models, and deepnmf_model.h is not needed.
  */
 #ifndef LANES
 #if defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__)
@@ -40,7 +40,7 @@
 #define UNROLL
 #endif
 
-/* Vectors need a compiler that knows them and a processor that has them. */
+/* Vectors must be supported by the compiler and by the processor. */
 #if !defined(__GNUC__) || defined(DEEPNMF_SCALAR)
 #define NARROW 1
 #elif defined(__SSE2__) || defined(__ARM_NEON) || defined(__wasm_simd128__) || defined(__ALTIVEC__)
@@ -80,15 +80,15 @@ typedef signed char weight;
 typedef float weight;
 #endif
 
-/* Matrices of all layers that have one, each (inputs, outputs): what is innermost lies side by side. Of whole numbers each
- * output has a scale. */
+/* Matrices of all layers that have one, each (inputs, outputs), so that the innermost loop runs over adjacent numbers.
+ * With integer weights, each output has a scale. */
 typedef struct {
     const weight *values;
     const float *scales;
 } matrix;
 
-/* A network of the grid family and its front end. deepnmf_cli/native/model.py makes it, in this order. K layers, N nodes,
- * C spins of a node, of which the first half goes up along frequency and the other down; S spins of a frame. */
+/* A network of the grid family and its front end, made in this order by deepnmf_cli/native/model.py. K layers, N nodes,
+ * C spins per node, of which the first half goes up along frequency and the second half down; S spins per frame. */
 typedef struct {
     int layers, bins, single_bands, wide_bands, bands_per_node, neighbours, context, spins, frame_spins, frame_rank, phase;
     int window_hops, above_spins;   /* spins above the reach are a multiple of BLOCK */
@@ -113,10 +113,10 @@ typedef struct {
 static const deepnmf_model own_model = DEEPNMF_MODEL;
 #endif
 
-/* What is remembered -------------------------------------------------------------------------------------------- */
+/* State --------------------------------------------------------------------------------------------------------- */
 
-/* Complex transforms of any length: Stockham's algorithm for lengths of small factors, and Bluestein's, a convolution
- * with a chirp by transforms of a power of two, for all others. Real parts and imaginary parts lie apart. */
+/* Complex transforms of any length: Stockham's algorithm for lengths with small factors, and for others Bluestein's, a
+ * convolution with a chirp by transforms of a power of two. Real and imaginary parts are stored separately. */
 
 enum { MOST_FACTORS = 32, LARGEST_RADIX = 13 };
 
@@ -140,7 +140,7 @@ typedef struct {
     float *re, *im;
 } real_fft;
 
-/* A forgetting mean of one value per hop, in straight lines from hop to hop. */
+/* An exponentially forgetting mean of one value per hop, interpolated linearly from hop to hop. */
 typedef struct {
     double sum, weight, last;
     int begun;
@@ -177,13 +177,13 @@ static int filled_up(int count)
     return (count + BLOCK - 1) / BLOCK * BLOCK;
 }
 
-/* Neighbours are there at both ends, and what the last vectors take beyond. */
+/* Room for the bands, for neighbours at both ends, and for what the last vectors access beyond. */
 static size_t band_room(const deepnmf *d)
 {
     return (size_t)(d->bands + 2 * d->model->neighbours + BLOCK);
 }
 
-/* Returns the mean of before; the present one is m->last. */
+/* Update a mean and return the one before (at first the new one); the new one is m->last. */
 static double follow(running_mean *m, double value, int restart)
 {
     double before = m->last;
@@ -209,7 +209,7 @@ static void affine(const float *weights, const float *bias, const float *x, int 
         for (i = 0; i < outputs; i++) out[i] += weights[k * outputs + i] * x[k];
 }
 
-/* The code for each width. */
+/* Include the code for each width of vectors. */
 #define LANES NARROW
 #define NAMED(name) name##_narrow
 #include "deepnmf.c"
@@ -233,7 +233,7 @@ static void affine(const float *weights, const float *bias, const float *x, int 
 #pragma GCC pop_options
 #endif
 
-/* Whether the processor has AVX2 and FMA, and the system keeps their registers. */
+/* Return whether the processor has AVX2 and FMA, and the operating system saves their registers. */
 static int has_avx2(void)
 {
     unsigned a, b, c, d, saved, high;
@@ -243,9 +243,9 @@ static int has_avx2(void)
 }
 #endif
 
-/* Beginning ------------------------------------------------------------------------------------------------------ */
+/* Creation ------------------------------------------------------------------------------------------------------- */
 
-/* Memory for everything is taken from one block: a first pass with no block counts how much that is. */
+/* All memory is taken from one block; a first pass without a block counts how much is needed. */
 typedef struct {
     char *begin;
     size_t used;
@@ -456,7 +456,7 @@ int deepnmf_latency(const deepnmf *d)
 
 /* Samples -------------------------------------------------------------------------------------------------------- */
 
-/* Samples that are pending from `filled` on, of `count` frames. */
+/* Copy the samples of `count` frames to the pending ones, from `filled` on. */
 static void accept(deepnmf *d, const float *input, size_t count, size_t frame_stride, size_t channel_stride)
 {
     size_t t;
@@ -510,7 +510,7 @@ deepnmf *deepnmf_create(int rate_hz, int channels, float max_attenuation_db, flo
 
 #else
 
-/* For `--backend native`, deepnmf_cli/native/library.py. The number changes with these functions and with the model. */
+/* For `--backend native`: see deepnmf_cli/native/library.py. The number changes with these functions and the model. */
 enum { INTERFACE = 1 };
 
 #if defined(_WIN32)
@@ -529,7 +529,7 @@ PUBLIC int deepnmf_model_size(void)
     return (int)sizeof(deepnmf_model);
 }
 
-/* As deepnmf_create, for a model that stays where it is as long as the object lives. */
+/* Like deepnmf_create, for a model that must stay at its address as long as the object exists. */
 PUBLIC deepnmf *deepnmf_create_for(
     const deepnmf_model *model, int rate_hz, int channels, float max_attenuation_db, float mix)
 {
@@ -541,7 +541,7 @@ PUBLIC void deepnmf_free(deepnmf *d)
     deepnmf_destroy(d);
 }
 
-/* As deepnmf_process for whole hops: what comes out lags behind by one. */
+/* Like deepnmf_process, for whole hops: the output lags behind by one hop. */
 PUBLIC void deepnmf_hops(deepnmf *d, const float *input, float *output, size_t hops, size_t channel_stride)
 {
     size_t t;
@@ -552,7 +552,7 @@ PUBLIC void deepnmf_hops(deepnmf *d, const float *input, float *output, size_t h
     }
 }
 
-/* The network alone: masks of speech (2, bins, frames), real and imaginary part, of features (1 or 5, bins, frames). */
+/* The network alone: features (1 or 5, bins, frames) -> speech masks (2, bins, frames), real and imaginary part. */
 PUBLIC void deepnmf_masks(deepnmf *d, const float *features, float *masks, size_t frames)
 {
     size_t bins = (size_t)d->model->bins, single = (size_t)d->model->single_bands, t, k, p;
@@ -708,7 +708,7 @@ INLINE float NAMED(total)(vec x)
 
 /* Functions ------------------------------------------------------------------------------------------------------ */
 
-/* exp(x) to 2e-7 relative, for x in [-87, 87]: 2^k times a polynomial in |r| <= log(2)/2 (Cephes). */
+/* exp(x) with a relative error of 2e-7, for x in [-87, 87]: 2^k times a polynomial in |r| <= log(2)/2 (Cephes). */
 INLINE vec NAMED(exponential)(vec x)
 {
     const float shift = 12582912.0f;  /* 1.5 * 2^23: adding it rounds to an integer, in the lowest bits */
@@ -745,7 +745,7 @@ INLINE vec NAMED(logarithm)(vec x)
     return r + (p * r - 0.5f) * square + k * 0.69314718f;
 }
 
-/* x^c of x >= 0 that are no larger than 1e30; 1e-37 in the place of smaller ones. */
+/* x^c for 0 <= x <= 1e30; smaller x than 1e-37 are replaced by 1e-37. */
 INLINE vec NAMED(power)(vec x, float c)
 {
     return NAMED(exponential)(NAMED(logarithm)(NAMED(larger)(x, NAMED(all)(1e-37f))) * c);
@@ -756,7 +756,7 @@ INLINE vec NAMED(sigmoid)(vec x)
     return 1.0f / (1.0f + NAMED(exponential)(-NAMED(bounded)(x, 87.0f)));
 }
 
-/* Sums of a few rows of nodes and a few vectors of outputs, which stay in registers: y = begin + x W, or scales times x W. */
+/* y = begin + x W, or begin + scales * (x W), of a few rows and vectors of outputs, whose sums stay in registers. */
 INLINE void NAMED(tile)(
     float *y, const float *begin, int outputs, const weight *RESTRICT w, const float *RESTRICT scales, const float *RESTRICT x,
     int x_stride, int inputs, const int rows, const int width)
@@ -810,8 +810,8 @@ UNROLL
         at += width * LANES;                                                                                         \
     }
 
-/* y = begin + x W, (count, outputs), where x are rows of inputs that lie x_stride apart, and W is that of a layer, which
- * begins with row `first` of the values; outputs are a multiple of BLOCK. What begins may be y itself. */
+/* y = begin + x W, (count, outputs), where x has rows of inputs x_stride apart, and W is the matrix of a layer, which
+ * starts at row `first` of the values; outputs is a multiple of BLOCK. `begin` may be y itself. */
 SEPARATE static void NAMED(products)(
     float *y, const float *begin, const matrix *m, int layer, int first, const float *x, int count, int x_stride, int inputs,
     int outputs)
@@ -836,10 +836,10 @@ SEPARATE static void NAMED(products)(
 #undef TILES_OF
 #undef TILES
 
-/* Spins h relax towards the targets t = tanh(x) as far as the schedules g = sigmoid(y) say, (14)-(15). xy holds x and then y
- * of `spins`, which make place for g t and g. The tanh is a quotient p / q of polynomials, by least squares, to 5e-7; with
- * g = 1 / (1 + e^-y), relative to 3e-7, one division does for both. Beyond the bounds both are what they are at these, to
- * single precision. */
+/* Spins h relax towards targets t = tanh(x) by schedules g = sigmoid(y), (14)-(15). xy holds x and then y of `spins`,
+ * replaced by g t and g. The tanh is a quotient p / q of polynomials, by least squares, with an error of 5e-7; with
+ * g = 1 / (1 + e^-y), whose relative error is 3e-7, one division is enough for both. Beyond the bounds, both have their
+ * values at the bounds, to single precision. */
 INLINE void NAMED(answer)(float *xy, int spins)
 {
     int j;
@@ -859,7 +859,7 @@ INLINE void NAMED(answer)(float *xy, int spins)
     }
 }
 
-/* h += g t - g h, and field += h where there is one. */
+/* h += g t - g h, and field += h if there is a field. */
 INLINE void NAMED(relax)(float *h, const float *answers, int spins, float *field)
 {
     int j;
@@ -871,7 +871,7 @@ INLINE void NAMED(relax)(float *h, const float *answers, int spins, float *field
     }
 }
 
-/* The same along frequency, for a few vectors of the spins that go up and of those that go down, which stay in registers. */
+/* The same along frequency, for a few vectors of upward spins and of downward spins, which stay in registers. */
 INLINE void NAMED(sweep)(
     float *RESTRICT chains, const float *RESTRICT answers, int nodes, int spins, const int width)
 {
@@ -895,7 +895,7 @@ UNROLL
 
 /* Fourier transforms --------------------------------------------------------------------------------------------- */
 
-/* Butterflies of four numbers, or of four vectors of them, with turns c - i s. */
+/* Butterflies of four numbers, or of four vectors of them, with turns c + i s. */
 #define BUTTERFLY(type, at, c1, s1, c2, s2, c3, s3)                                                              \
     type r0 = at(ar, 0), i0 = at(ai, 0), r1 = at(ar, 1), i1 = at(ai, 1), r2 = at(ar, 2), i2 = at(ai, 2);         \
     type r3 = at(ar, 3), i3 = at(ai, 3), r02 = r0 + r2, i02 = i0 + i2, d02 = r0 - r2, e02 = i0 - i2;             \
@@ -977,7 +977,7 @@ INLINE void NAMED(pass_any)(
         }
 }
 
-/* The transform of re + i im (n) in place; exchange re and im for the inverse one, times n. */
+/* Transform re + i im (n) in place; exchange re and im for the inverse transform, times n. */
 SEPARATE static void small_transform(const small_fft *f, float *re, float *im)
 {
     int number, stride = 1, left = f->n;
@@ -1058,7 +1058,7 @@ static void NAMED(forward)(const real_fft *f, const float *RESTRICT x, float *RE
     }
 }
 
-/* x (n) of its spectrum (n / 2 + 1), whose imaginary parts at 0 and at the Nyquist frequency are left aside. */
+/* x (n) from its spectrum (n / 2 + 1), whose imaginary parts at 0 and at the Nyquist frequency are ignored. */
 static void NAMED(backward)(const real_fft *f, const float *RESTRICT re, const float *RESTRICT im, float *RESTRICT x)
 {
     int k, m = f->half.n, n = f->n;
@@ -1155,7 +1155,7 @@ static void NAMED(layer)(deepnmf *d, int k)
     }
 }
 
-/* Sums of x (count) times a and b. */
+/* Add the sums of x (count) times a and of x times b to `one` and `other`. */
 INLINE void NAMED(two_sums)(const float *x, const float *a, const float *b, int count, float *one, float *other)
 {
     vec sum = NAMED(all)(0), also = NAMED(all)(0);
@@ -1173,7 +1173,7 @@ INLINE void NAMED(two_sums)(const float *x, const float *a, const float *b, int 
     *other += also_rest + NAMED(total)(also);
 }
 
-/* The speech mask of d->magnitude and, with phase, d->products. */
+/* Compute the speech mask from d->magnitude and, with phase, from d->products. */
 static void network(deepnmf *d)
 {
     const deepnmf_model *m = d->model;
@@ -1242,8 +1242,8 @@ static void network(deepnmf *d)
 
 /* From waveform to waveform -------------------------------------------------------------------------------------- */
 
-/* Mean over channels of magnitudes, and of products X conj(Y), scaled for channels that differ by gains; the turns of a
- * hop are undone. Only the bins that the network takes. */
+/* Means over channels of magnitudes and of products X conj(Y), which are scaled for channels that differ by gains; the
+ * turns of a hop are undone. Only for the bins that the network takes. */
 static void NAMED(features)(deepnmf *d)
 {
     const deepnmf_model *m = d->model;
@@ -1304,7 +1304,7 @@ static void NAMED(features)(deepnmf *d)
     }
 }
 
-/* Mean power of the bins from `first` to before `end` over all channels, and of what the mask leaves of it. */
+/* Return the mean power over all channels of bins from `first` to before `end`; `left` gets what the mask leaves. */
 static float NAMED(band_power)(const deepnmf *d, int first, int end, float *left)
 {
     const float share = 1.0f / (float)(d->channels * (end > first ? end - first : 1));
@@ -1331,7 +1331,7 @@ static float NAMED(band_power)(const deepnmf *d, int first, int end, float *left
     return (sum + NAMED(total)(all)) * share;
 }
 
-/* What gains above the reach are made of: `inputs`, and the gain of the highest band below, which is returned. */
+/* Compute what gains above the reach need: `inputs`, and the gain of the highest band below, which is returned. */
 static float NAMED(inputs_above)(deepnmf *d, const int *starts, float *inputs)
 {
     const deepnmf_model *m = d->model;
@@ -1389,7 +1389,7 @@ static void NAMED(mask_above)(deepnmf *d)
         }
 }
 
-/* The mask of all bins of this rate, attenuated as far as is allowed. Returns the smallest. */
+/* Complete the mask for all bins of this rate, attenuated no further than allowed. Return its smallest modulus. */
 static float NAMED(complete_mask)(deepnmf *d)
 {
     float *re = d->mask_re, *im = d->mask_im, smallest = INFINITY;
@@ -1423,7 +1423,7 @@ static float NAMED(complete_mask)(deepnmf *d)
     return sqrtf(smallest);
 }
 
-/* One hop: what is pending goes in, and the hop before it becomes ready. */
+/* Process one hop: take the pending samples, and make those of the hop before ready. */
 static void advance(deepnmf *d)
 {
     int hop = d->hop, window = d->window, bins = d->bins, c, k, silent = 1;
