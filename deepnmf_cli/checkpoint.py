@@ -29,6 +29,11 @@ _LEFTOVER_NAME = re.compile(rf"\..*-[a-z0-9_]{{8}}{re.escape(_LEFTOVER)}(\.[^.]*
 `.NAME-RANDOM.deepnmf-partial.wav`."""
 
 
+def is_temporary(name: str) -> bool:
+    """Return whether a name is one of this program's temporary files or folders."""
+    return _LEFTOVER_NAME.fullmatch(name) is not None
+
+
 def shipped_folder(installed: str, checkout: str) -> Path:
     """Return the folder of files that ship with the program: `installed` inside the installed package, or `checkout`
     beside the package in a checkout.

@@ -33,6 +33,14 @@ class LearnsNoise(Protocol):
 
 
 @runtime_checkable
+class OpensLater(Protocol):
+    """Additional interface of a `Backend` that opens files when they are first needed."""
+
+    def open_all(self) -> None:
+        """Open every file now."""
+
+
+@runtime_checkable
 class Stoppable(Protocol):
     """Additional interface of a `Backend` whose network can be stopped after any layer."""
 
@@ -80,6 +88,11 @@ class Enhancer:
         if self._backend is None:
             raise UsageError("Enhancer", "one that was closed", "an open one", "Load the model again.")
         return self._backend
+
+    def open_all(self) -> None:
+        """Read every file of the network that would be opened later, so that all of them may be deleted."""
+        if isinstance(self.backend, OpensLater):
+            self.backend.open_all()
 
     def close(self) -> None:
         """Release the network and its memory; the end of a `with` statement does the same.
@@ -234,10 +247,12 @@ class _Listener(InNumpy):
 def _gathered(blocks: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
     """Yield the same samples in blocks of at least `size`, except the last, as short blocks cause much overhead."""
     waiting: list[np.ndarray] = []
+    held = 0
     for block in blocks:
         waiting.append(block)
-        if sum(b.shape[-1] for b in waiting) >= size:
+        held += block.shape[-1]
+        if held >= size:
             yield np.concatenate(waiting, -1)
-            waiting.clear()
+            waiting, held = [], 0
     if waiting:
         yield np.concatenate(waiting, -1)

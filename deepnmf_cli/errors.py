@@ -122,7 +122,7 @@ def lack_of_memory(error: BaseException) -> DeepnmfError | None:
             found = f"that memory ran out ({text.splitlines()[0].rstrip('.')})" if text else "that memory ran out"
             remedy = "End other programs, or raise the limit that `ulimit -v` shows."
             return DeepnmfError("system", found, "more of it", remedy)
-        link = link.__cause__ or link.__context__
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
     return None
 
 

@@ -289,6 +289,11 @@ class OnnxBackend(InNumpy):
     def _paths(self) -> list[Path]:
         return [path for path in (self._any, self._single) if path]
 
+    def open_all(self) -> None:
+        """Open every file now, after which they may be deleted. Raises ModelError for one that cannot be used."""
+        for path in self._paths:
+            self._graph(path)
+
     def front_end(self) -> FrontEnd:
         """Return the front end that the file names. Raises ModelError where it names none that fits."""
         return self._graph(self._paths[0]).front_end()

@@ -54,8 +54,10 @@ class WholePath(Protocol):
     def path(
         self, rate_hz: int, channels: int, max_attenuation_db: float | None, mix: float
     ) -> Callable[[np.ndarray], np.ndarray]:
-        """Start a recording: return a function that takes whole hops (C, T * hop) float32, T >= 1, and returns as many
-        samples, which lag behind by one hop and agree with those of `StreamingEnhancer` to 1e-5.
+        """Start a recording at a whole number of Hz.
+
+        Return a function that takes whole hops (C, T * hop) float32, T >= 1, and returns as many samples, which lag
+        behind by one hop and agree with those of `StreamingEnhancer` to 1e-5.
         """
         ...
 
@@ -134,7 +136,7 @@ class StreamingEnhancer:
         self.channels, self._rate_hz = channels, rate_hz
         self.pair: StftPair = front_end.pair(rate_hz)
         self.bins = front_end.bins
-        self.run_by(backend)
+        self._take(backend)
         self._bands = AboveBands(self.pair, self.bins)
         self._floor = 0.0 if max_attenuation_db is None else 10 ** (-max_attenuation_db / 20)
         self._mix, self._max_attenuation_db = mix, max_attenuation_db
@@ -153,12 +155,21 @@ class StreamingEnhancer:
         return self.pair.latency_samples
 
     def run_by(self, backend: Backend) -> None:
-        """Compute the next chunks with another backend, which continues from the state of the one before."""
+        """Compute the next chunks with another backend, which continues from the state of the one before.
+
+        Raises UsageError while machine code computes the whole way from waveform to waveform.
+        """
+        if self._path is not None:
+            remedy = 'Load the model with backend="torch".'
+            raise UsageError("run_by", "a stream of native code", "one that passes its state on", remedy)
+        self._take(backend)
+
+    def _take(self, backend: Backend) -> None:
         lower = self.pair.bins < self.bins
         self.backend = backend.hearing(self.pair.bins) if lower and isinstance(backend, Hearing) else backend
 
     def reset(self) -> None:
-        """Forget the recording; the next chunk starts a new one."""
+        """Forget the recording; the next chunk starts a new one, which an `activity` does not hear."""
         hop = self.pair.hop_samples
         pending, overlap, history = (
             np.zeros((self.channels, n), np.float32) for n in (0, hop, self.pair.window_samples - hop)
@@ -167,7 +178,7 @@ class StreamingEnhancer:
         offset = Offset(self.channels, hop)
         self._state = _State(pending, history, overlap, None, offset, None, None, received=0, delivered=0, begun=False)
         self._path, self._hear = None, None
-        if isinstance(self.backend, WholePath):
+        if isinstance(self.backend, WholePath) and float(self._rate_hz).is_integer():
             self._path = self.backend.path(self._rate_hz, self.channels, self._max_attenuation_db, self._mix)
 
     def feed(self, samples: np.ndarray) -> np.ndarray:

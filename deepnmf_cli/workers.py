@@ -81,30 +81,35 @@ class Workers:
     ) -> Iterator[tuple[Any, Any]]:
         """Yield what `run` yields; `at_work` holds the tasks in progress."""
         idle: set[Connection] = set()
+        prepared: set[Connection] = set()
         while waiting or at_work:
             for connection in wait([c for c in self._processes if c not in idle]):
                 try:
                     kind, content = connection.recv()
                 except (EOFError, OSError):
                     self._processes.pop(connection).join()
-                    if connection not in at_work:
+                    if connection not in prepared:
                         raise lost("workers") from None
-                    task = at_work.pop(connection)
                     self._start()
-                    yield task, lost(name(task))
+                    if connection in at_work:
+                        yield (task := at_work.pop(connection)), lost(name(task))
                     continue
                 if kind == _PROGRESS:
                     progress(content)
                     continue
                 if kind == _READY and content is not None:
                     raise content
+                prepared.add(connection)
                 if kind == _DONE:
                     yield at_work.pop(connection), content
-                if waiting:
-                    at_work[connection] = waiting.popleft()
-                    connection.send(at_work[connection])
-                else:
+                if not waiting:
                     idle.add(connection)
+                    continue
+                try:
+                    connection.send(waiting[0])
+                except OSError:  # the process has died since; the next round replaces it
+                    continue
+                at_work[connection] = waiting.popleft()
 
     def _stop(self, at_work: dict[Connection, Any]) -> Iterator[tuple[Any, Any]]:
         """End the tasks in progress. Yields those that are done before: their outputs exist, and must be reported."""

@@ -120,12 +120,13 @@ def _reported(name: str | Path, sha256: str = "") -> ModelInfo | None:
         return None
     try:
         written = json.loads(report.read_text(encoding="utf-8"))
+        about = card.read_text(encoding="utf-8", errors="replace")
         weights = sha256 or file_hash(path)
         facts = next(s["model"] for s in written["systems"] if s["model"] and s["model"]["sha256"] == weights)
         sizes, figures = (int(facts["parameters"]), float(facts["macs_per_s"])), dict(written["figures"])
     except (OSError, ValueError, TypeError, KeyError, StopIteration, RecursionError):
         return None  # of other weights, or none at all
-    quoted = (line[2:] for line in card.read_text(encoding="utf-8").splitlines() if line.startswith("> "))
+    quoted = (line[2:] for line in about.splitlines() if line.startswith("> "))
     return _model_info(name, path, next(quoted, ""), *sizes, figures)
 
 
@@ -137,7 +138,7 @@ def _counted(name: str | Path, network: "MaskNetwork", file: "ModelFile") -> Mod
 def _model_info(
     name: str | Path, path: Path, description: str, parameters: int, macs_per_s: float, figures: dict[str, float]
 ) -> ModelInfo:
-    shown = _called(path) if path.name == MODEL_FILE else str(name)
+    shown = called(path) if path.name == MODEL_FILE else str(name)
     default = path == models_folder() / DEFAULT_MODEL / MODEL_FILE
     return ModelInfo(shown, path, description, parameters, macs_per_s, figures, default)
 
@@ -187,6 +188,8 @@ def load_described(
         return _from_export(exported, depth, path), reported
     network, file = load(name)
     if exported:
+        if depth is not None:
+            network.stop_after(depth)
         return _from_export(exported, depth, path), reported or _counted(name, network, file)
     enhancer = _from_weights(network, file, device, None, depth)
     return enhancer, reported or _counted(name, network, file)
@@ -203,14 +206,14 @@ def _from_weights(
         torch.set_num_threads(threads)
     if depth is not None:
         network.stop_after(depth)
-    return Enhancer(TorchBackend(network, resolve_device(device)), file.front_end, name=_called(file.path))
+    return Enhancer(TorchBackend(network, resolve_device(device)), file.front_end, name=called(file.path))
 
 
 def _from_export(backend: "OnnxBackend | NativeBackend", depth: int | None, path: Path) -> Enhancer:
-    return Enhancer(backend, backend.front_end(), depth, _called(path))
+    return Enhancer(backend, backend.front_end(), depth, called(path))
 
 
-def _called(path: Path) -> str:
+def called(path: Path) -> str:
     """Return the name of a model from its file; for a model that ships, that is the name of its folder."""
     return path.parent.name if path.name == MODEL_FILE else path.name
 

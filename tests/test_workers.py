@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 SCRIPT = """
-import os, signal, sys, time
+import os, signal, sys, threading, time
 from pathlib import Path
 from deepnmf_cli.errors import AudioError, ModelError
 from deepnmf_cli import workers
@@ -35,6 +35,9 @@ def prepare(name):
                 return name + task
             finally:
                 Path(f"partial-{os.getpid()}").unlink()
+        if task == "last":
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            return name + task
         if task == "deadly":
             os.kill(os.getpid(), signal.SIGKILL)
         if task == "endless":
@@ -59,6 +62,7 @@ if __name__ == "__main__":
     with Workers(2, prepare, name) as workers:
         for task, result in workers.run(tasks, count):
             print(task, "->", result, flush=True)
+            time.sleep(0.5 if task == "last" else 0)
     print("progress", total)
 """
 
@@ -108,6 +112,12 @@ def test_a_process_that_dies_fails_its_task_and_is_replaced(start, tmp_path):
     out, err = start("x", "deadly", "a", "deadly", "b", "deadly", "c").communicate(timeout=60)
     assert err == "" and all(f"{t} -> x{t}" in out for t in "abc")
     assert out.count("deadly -> deadly: found a process that ended unexpectedly") == 3
+
+
+def test_a_process_that_dies_between_two_tasks_costs_none(start):
+    """Its owner was busy with a result meanwhile, and finds that out when it sends the next task."""
+    out, err = start("x", "last", "last", "a", "b").communicate(timeout=60)
+    assert err == "" and sorted(out.split("\n")[:-2]) == ["a -> xa", "b -> xb", "last -> xlast", "last -> xlast"]
 
 
 def test_preparation_that_fails_is_raised_in_the_owner(start):

@@ -117,8 +117,37 @@ class RayWorkers:
     ) -> Iterator[tuple[Any, Any]]:
         """Yield (task, result) as tasks are done; the result of a failed task is its DeepnmfError.
 
-        Raises DeepnmfError if a worker cannot be prepared.
+        After Ctrl-C, tasks that are completed before their workers notice are yielded too, and then KeyboardInterrupt
+        is raised. Raises DeepnmfError if a worker cannot be prepared.
         """
+        try:
+            yield from self._results(tasks, progress, name)
+        except KeyboardInterrupt:
+            yield from self._stop()
+            raise
+
+    def _stop(self) -> Iterator[tuple[Any, Any]]:
+        """End the tasks in progress. Yields those that are done before: their outputs exist, and must be reported."""
+        import ray
+
+        under_way = {awaited: task for awaited, (_, task) in self._at_work.items() if task is not NOTHING}
+        self._at_work.clear()
+        done: list[Any] = []
+        with suppress(Exception):  # of a cluster that is gone
+            for actor in self._actors:
+                actor.end.remote()
+            if under_way:
+                done, _ = ray.wait(list(under_way), num_returns=len(under_way), timeout=GRACE_S)
+        for awaited in done:
+            with suppress(Exception):
+                result, _ = ray.get(awaited)
+                if result is not None:
+                    yield under_way[awaited], result
+
+    def _results(
+        self, tasks: Iterable[Any], progress: Progress, name: Callable[[Any], str]
+    ) -> Iterator[tuple[Any, Any]]:
+        """Yield what `run` yields."""
         import ray
         from ray.exceptions import RayActorError, RayError
 

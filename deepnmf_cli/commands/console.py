@@ -381,5 +381,6 @@ def _is_plain(stream: TextIO | None) -> bool:
 
 def _text(raw: io.FileIO, before: TextIO | None) -> TextIO:
     encoding, errors = (before.encoding, before.errors) if before else ("utf-8", "backslashreplace")
+    errors = "backslashreplace" if errors == "strict" else errors  # names of files may hold what it cannot encode
     lines = before is None or before.line_buffering
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, line_buffering=lines)

@@ -25,6 +25,7 @@ from deepnmf_cli.commands.options import (
     quiet_option,
 )
 from deepnmf_cli.errors import DeepnmfError, UsageError, shortened
+from deepnmf_cli.workers import available_cpus
 
 if TYPE_CHECKING:
     from deepnmf_cli.scoring.ledger import Ledger
@@ -191,7 +192,8 @@ def command(
     ):
         if not bar.disable:
             bar.reset(total=_seconds(pairs) * (len(folders) + len(runners)))
-        systems = _score_folders(noisy, by_folder, pool, bar.update, kept, metrics)
+        models_shown = [_shown_name(model, path) for model, path in model_files.items()]
+        systems = _score_folders(noisy, by_folder, pool, bar.update, kept, metrics, models_shown)
         sources = [listening.Source(by_folder[folder]) for folder in folders]
         for run in runners:
             system, enhance = run(pairs, pool, bar.update, kept, metrics)
@@ -354,12 +356,14 @@ def _score_folders(
     progress: Callable[[float], object],
     kept: "Ledger | None",
     metrics: list[str],
+    taken: list[str],
 ) -> "list[System]":
     from deepnmf_cli.scoring.pairing import printable
     from deepnmf_cli.scoring.report import ESTIMATE, NOISY, System
     from deepnmf_cli.scoring.scorer import score_files
 
     last_parts = Counter(Path(folder).absolute().name for folder in paired)
+    last_parts.update(taken)  # a folder that is called as something else in the table is called by its path
     systems = []
     for folder, pairs in paired.items():
         name = Path(folder).absolute().name
@@ -370,6 +374,13 @@ def _score_folders(
         scores = score_files(pairs, pool, progress, kept and kept.of("files", *metrics), metrics)
         systems.append(System(printable(name), kind, printable(folder), scores))
     return systems
+
+
+def _shown_name(model: str, path: Path) -> str:
+    """Return what a model is called in tables, without its depth."""
+    from deepnmf_cli import zoo
+
+    return zoo.called(path) if model == DEFAULT else model
 
 
 def _model_runner(
@@ -386,7 +397,7 @@ def _model_runner(
 
     enhancer, info = zoo.load_described(path, device, backend, depth)
     facts = {"parameters": info.parameters, "macs_per_s": info.macs_per_s, "sha256": file_hash(path)}
-    name = info.name if model == DEFAULT else model
+    name = _shown_name(model, path)
     stopped = () if depth is None else (f"depth {depth}",)
     name = ", ".join((name, *stopped))
 
@@ -405,7 +416,7 @@ def _model_runner(
 
 
 def _jobs(files: int) -> int:
-    return max(1, min(os.cpu_count() or 1, files // FILES_PER_JOB))
+    return max(1, min(available_cpus(), files // FILES_PER_JOB))
 
 
 def _seconds(pairs: "list[Pair]") -> float:
@@ -425,7 +436,7 @@ def _command_line(context: click.Context) -> str:
     words = ["deepnmf", context.info_name or ""]
     for option in context.command.params:
         value = context.params.get(option.name)
-        if value == option.get_default(context) or value in (None, (), False):
+        if value == option.get_default(context) or value is None or value is False or value == ():
             continue
         for one in value if isinstance(value, tuple) else (value,):
             words += [option.opts[0]] if one is True else [option.opts[0], str(one)]

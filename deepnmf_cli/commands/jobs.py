@@ -206,11 +206,14 @@ def prepare_shipped(shipped: Shipped) -> Work:
         if checkpoint.file_hash(path) != shipped.sha256:
             remedy = "Install the same version of deepnmf on all machines."
             raise ModelError(path, "another model of this name", "that of the machine that gives the work", remedy)
-        return prepare(settings, 1)
+        return prepare(settings, 1, in_memory=True)
 
 
-def prepare(settings: Settings, threads: int | None = None) -> Work:
-    """Load the model and return what enhances a job. `threads` limits those of a process that shares the CPUs."""
+def prepare(settings: Settings, threads: int | None = None, in_memory: bool = False) -> Work:
+    """Load the model and return what enhances a job.
+
+    `threads` limits those of a process that shares the CPUs. With `in_memory`, files of the model are not needed again.
+    """
     from deepnmf_cli import zoo
 
     if settings.verbose:
@@ -218,6 +221,8 @@ def prepare(settings: Settings, threads: int | None = None) -> Work:
     profile = settings.noise_profile
     backend = backend_for(settings.backend, profile)
     enhancer = zoo.load_enhancer(settings.model, settings.device, backend, threads, settings.depth)
+    if in_memory:
+        enhancer.open_all()
     if profile is not None:
         enhancer.require_atoms()
     if profile is not None and profile.file is not None:

@@ -1,5 +1,6 @@
 """`deepnmf pack`."""
 
+import math
 import re
 import sys
 from pathlib import Path
@@ -23,9 +24,10 @@ class Size(click.ParamType):
         if isinstance(value, int):
             return value
         match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMG]i?|)B?", value)
-        if match is None or (size := int(float(match[1]) * UNITS[match[2]])) < 1:
+        size = float(match[1]) * UNITS[match[2]] if match else 0.0
+        if not 1 <= size < math.inf:
             self.fail(f"{value!r} is no size. Write for example 40MB, 38MiB or 500kB.", param, ctx)
-        return size
+        return int(size)
 
 
 class Part(click.ParamType):

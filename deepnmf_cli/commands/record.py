@@ -1,11 +1,12 @@
 """Records of how outputs were made: a small file beside those of a batch tells `--skip-existing` what is complete."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from deepnmf_cli import checkpoint
 from deepnmf_cli.commands.console import Outcome, count
@@ -75,6 +76,7 @@ class Record:
 
     def _state_in_place(self, job: Job, missing: Sequence[Path], replaces: bool) -> "State":
         """The same for a job whose output replaces its input, which does not permit replacing what goes beside it."""
+        self._begun[job] = self._as_recorded(Path(job.source), self._begun[job])
         line = _made(self._on(Path(job.source)), list(self._begun[job]), self._command)
         beside = [path for path in job.outputs if path not in missing and path != Path(job.source)]
         if line is None and beside and not replaces:
@@ -96,11 +98,16 @@ class Record:
 
     def done(self, job: Job) -> None:
         """Append a line for the outputs of a job; if it cannot be written, nothing is lost."""
-        target = Path(job.target)
+        target, in_place = Path(job.target), job.target == job.source
         line = {"output": target.name, "stamp": checkpoint.stamp(target), "input": self._begun[job], **self._made_by}
-        with suppress(OSError), (target.parent / RECORD).open("a", encoding="utf-8") as file:
+        if in_place:
+            line["sha256"] = checkpoint.file_hash(target)
+        with suppress(OSError), (target.parent / RECORD).open("a+b") as file:
             checkpoint.reached(f"{RECORD}: line")
-            file.write(json.dumps(line) + "\n")
+            file.write(_after_a_line(file) + json.dumps(line).encode() + b"\n")
+            if in_place:  # without its line, the next run would change the file once more
+                file.flush()
+                os.fsync(file.fileno())
 
     def close(self) -> None:
         """Do nothing, as nothing is left to be written."""
@@ -124,12 +131,29 @@ class Record:
             return lines[-1]
         return made
 
+    def _as_recorded(self, path: Path, now: Stamp) -> Stamp:
+        """Return the stamp by which lines know a file that was changed in place: copies of it have other times."""
+        alike = [line for line in self._on(path) if line["stamp"][0] == now[0] and "sha256" in line]
+        if alike and list(now) not in [line["stamp"] for line in alike]:
+            content = checkpoint.file_hash(path)
+            alike = [line for line in alike if line["sha256"] == content]
+            return tuple(alike[-1]["stamp"]) if alike else now
+        return now
+
     def _on(self, target: Path) -> list[dict[str, Any]]:
         """All lines on an output, the newest last."""
         file = target.parent / RECORD
         if file not in self._lines:
             self._lines[file] = _read(file)
         return self._lines[file].get(target.name, [])
+
+
+def _after_a_line(file: IO[bytes]) -> bytes:
+    """Return the end of line that the end of a file lacks, as one that a crash cut short does."""
+    if file.seek(0, os.SEEK_END):
+        file.seek(-1, os.SEEK_END)
+        return b"" if file.read(1) == b"\n" else b"\n"
+    return b""
 
 
 def incomplete(target: object, other: str, missing: Sequence[object]) -> str:

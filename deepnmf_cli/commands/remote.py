@@ -81,6 +81,8 @@ def plan(inputs: Sequence[str], places: Places, may_exist: bool) -> RemotePlan:
             failures.append((given, error))
             continue
         several |= is_folder
+        if is_folder:
+            found = {place: x for place, x in found.items() if not _is_output(place, given, places)}
         audio, unreadable = _audio(found) if is_folder else (found, [])
         if is_folder and not audio and not unreadable:
             from deepnmf_cli.signal.formats import nothing_in
@@ -95,7 +97,8 @@ def plan(inputs: Sequence[str], places: Places, may_exist: bool) -> RemotePlan:
 
     jobs = [places.job(place, target(places.output, name), target(places.removed, name)) for place, name in files]
     _check(jobs)
-    root = places.output if several else places.output.rpartition("/")[0]
+    folder, slash, _ = places.output.rpartition("/")
+    root = places.output if several else folder + slash or "."
     there: dict[str, Entry] = {}
     beside = [] if several else [job.speech for job in jobs]  # what a listing of the output alone does not hold
     for folder in filter(None, [places.output, places.removed, *beside]):
@@ -105,6 +108,12 @@ def plan(inputs: Sequence[str], places: Places, may_exist: bool) -> RemotePlan:
     if existing and not may_exist:
         refuse_existing(existing)
     return RemotePlan(jobs, failures, [], there | entries, root)
+
+
+def _is_output(place: str, given: str, places: Places) -> bool:
+    """Return whether a place below an input lies in a folder of the outputs, which may lie below it too."""
+    folders = [folder.rstrip("/") for folder in (places.output, places.removed) if folder]
+    return any(place.startswith(f"{folder}/") for folder in folders if folder != given.rstrip("/"))
 
 
 def _target(output: str, relative: PurePosixPath, several: bool) -> str:
@@ -266,7 +275,7 @@ class RemoteRecord(Record):
 
     def __init__(self, command: str, facts: dict[str, Any], planned: RemotePlan) -> None:
         super().__init__(command, facts)
-        self._entries, self._root = planned.entries, planned.root.rstrip("/")
+        self._entries, self._root = planned.entries, planned.root.removesuffix("/")
         self._new: list[str] = []
         self._written, self._run, self._files = time.monotonic(), uuid4().hex[:12], 0
         self._known: dict[str, dict[str, Any]] | None = None

@@ -16,6 +16,7 @@ from deepnmf_cli.commands.jobs import lengths, on_this_machine, process_count, r
 from deepnmf_cli.commands.options import overwrite_option, quiet_option, skip_existing_option, verbose_option
 from deepnmf_cli.commands.places import STREAM, Job, Places, plan, remove_leftovers
 from deepnmf_cli.commands.record import Record, still_needed
+from deepnmf_cli.commands.remote import is_url
 from deepnmf_cli.commands.repair_options import (
     clip_level_option,
     counted,
@@ -23,7 +24,7 @@ from deepnmf_cli.commands.repair_options import (
     gaps_option,
     repair_options,
 )
-from deepnmf_cli.errors import DeepnmfError
+from deepnmf_cli.errors import DeepnmfError, UsageError
 from deepnmf_cli.workers import Progress, Work
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ def command(
     """
     if verbose:
         console.log()
+    if address := next((place for place in (*inputs, output) if place and is_url(place)), None):
+        raise UsageError(address, "an address", "a file or folder", "Copy recordings from and to there, or mount it.")
     options = repair_options(inputs, fixes, gaps, clip_level_db, models)
     planned = plan(inputs, Places(output, None, in_place, REPAIRED), may_exist=overwrite or skip_existing or dry_run)
     refuse_streams(planned.jobs, as_json, skip_existing)

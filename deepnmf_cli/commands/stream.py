@@ -361,7 +361,8 @@ class _UntilInterrupted:
         return self.exit_code != EXIT_DONE
 
     def __enter__(self) -> Self:
-        self._previous = {number: signal.signal(number, self._handle) for number in self._KINDS}
+        heard = [number for number in self._KINDS if signal.getsignal(number) != signal.SIG_IGN]
+        self._previous = {number: signal.signal(number, self._handle) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,5 +1,6 @@
 """`deepnmf train`."""
 
+import re
 import signal
 import sys
 import time
@@ -117,7 +118,9 @@ def command(
     began = time.monotonic()
     if recipe is not None and (found := _recipe_of_repair(recipe)) is not None:
         given = {"--noise": noise, "--rir": rir, "--manifest": manifest, "--pairs": pairs, "--dev": dev, "--pack": pack}
-        given |= {"--model": model, "--init": init, "--general-noise": general_noise}
+        given |= {"--model": model, "--init": init, "--general-noise": general_noise, "--partial": partial}
+        given |= {"--minutes": minutes, "--cache": cache, "--tensorboard": tensorboard}
+        given |= {"--workers": workers > 1, "--device": device not in ("auto", "cpu")}
         return _train_repair(found, speech, output, overrides, resume, threads, [n for n, v in given.items() if v])
     _require_one_source(speech, noise, manifest, pairs, pack)
     extras.require("train", "deepnmf train", ("torch",))
@@ -209,7 +212,7 @@ def _recipe_of_repair(recipe: Path) -> Path | None:
     for file in (recipe, recipes_folder() / f"{recipe}.toml"):
         with suppress(OSError, UnicodeDecodeError):
             if file.is_file():
-                return file if "[repair]" in file.read_text(encoding="utf-8").splitlines() else None
+                return file if re.search(r"^\s*\[repair\]", file.read_text(encoding="utf-8"), re.MULTILINE) else None
     return None
 
 
@@ -252,7 +255,8 @@ class _Stopping:
         self.began, self.exit_code, self._tells = False, EXIT_DONE, tells
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._handle) for number in self.CODES}
+        heard = [number for number in self.CODES if signal.getsignal(number) != signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._handle) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -90,7 +90,7 @@ class NativeBackend(InNumpy):
 
     def _begin(self, rate_hz: int, channels: int, max_attenuation_db: float | None, mix: float) -> "_Recording":
         limit = float("inf") if max_attenuation_db is None else max_attenuation_db
-        return _Recording(self, self._library, self._model, (rate_hz, channels, limit, mix))
+        return _Recording(self, self._library, self._model, (int(rate_hz), channels, limit, mix))
 
     def path(
         self, rate_hz: int, channels: int, max_attenuation_db: float | None, mix: float

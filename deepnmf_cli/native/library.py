@@ -146,7 +146,9 @@ def load(path: Path) -> ctypes.CDLL:
         interface = library.deepnmf_interface()
     except (OSError, AttributeError) as error:
         found = f"a library that this machine cannot load ({shortened(error)})"
-        raise NativeError(path, found, "one of this version and machine", REBUILD) from error
+        remedy = f"{REBUILD} Where files must not be executed (noexec), name another folder by XDG_CACHE_HOME."
+        # Not from the error: on such file systems its message is that of a lack of memory.
+        raise NativeError(path, found, "one of this version and machine", remedy) from None
     if interface != INTERFACE:
         found, expected = f"a library with interface {interface}", f"interface {INTERFACE}"
         raise NativeError(path, found, expected, REBUILD)

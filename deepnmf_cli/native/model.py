@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from deepnmf_cli.checkpoint import FORMAT
 from deepnmf_cli.errors import DeepnmfError, ModelError, shortened
 from deepnmf_cli.settings import section
 from deepnmf_cli.signal import masks
@@ -27,6 +28,12 @@ FAMILY = "a grid with messages of mean field, as base, tiny and large are"
 
 LARGEST = 4096
 """Upper limit of every size of a network: far above what is useful, and small enough for the source's integers."""
+
+KNOWN = frozenset({
+    "single_bands", "wide_bands", "bins", "rate_hz", "bands_per_node", "channels", "iterations", "context", "messages",
+    "tied", "local_fields", "frame_spins", "frame_channels", "phase",
+})  # fmt: skip
+"""Settings of a grid, all of which decide on sizes and weights."""
 
 SIZES = (
     "layers", "bins", "single_bands", "wide_bands", "bands_per_node", "neighbours", "context", "spins", "frame_spins",
@@ -70,7 +77,10 @@ def pack(name: str, settings: Mapping[str, Any], weights: Mapping[str, np.ndarra
     segments, pool, spread = _segments(wide)
     turns = np.exp(-2j * np.pi * np.arange(front_end.window_hops) / front_end.window_hops)
     arrays = {"segments": segments, "pool": pool, "spread": spread, "hop_turn": np.stack([turns.real, turns.imag], -1)}
+    matrices = grid.matrices()
     arrays |= grid.biases() | _above(front_end, grid.bins)
+    if unknown := sorted(settings.keys() - KNOWN) + sorted(weights.keys() - grid.used):
+        raise ValueError(f"{unknown[0]}, which this version does not know")
     sizes = {
         "layers": grid.layers, "bins": grid.bins, "single_bands": grid.single, "wide_bands": grid.wide,
         "bands_per_node": grid.own, "neighbours": NEIGHBOURS, "context": grid.context, "spins": grid.spins.size,
@@ -83,7 +93,7 @@ def pack(name: str, settings: Mapping[str, Any], weights: Mapping[str, np.ndarra
     constants = {"hop_s": front_end.hop_s, "compression": COMPRESSION, "quiet": QUIET}
     constants |= {"silent": masks.SILENT, "farthest": masks.FARTHEST}
     arrays = {key: np.ascontiguousarray(arrays[key], np.int32 if key in WHOLE else np.float32) for key in ARRAYS}
-    return NativeModel(sizes, constants, arrays, grid.matrices())
+    return NativeModel(sizes, constants, arrays, matrices)
 
 
 def _above(front_end: FrontEnd, bins: int) -> dict[str, np.ndarray]:
@@ -106,6 +116,8 @@ def read(path: Path) -> tuple[NativeModel, FrontEnd]:
         with safe_open(path, framework="np") as file:
             meta = json.loads((file.metadata() or {})["deepnmf"])
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
+        if meta["format"] > FORMAT:
+            raise ValueError(f"format {meta['format']}, where this version knows {FORMAT} or older")
         tables = meta.get("recipe", meta)  # format 1 had them in the recipe
         front_end = section(FrontEnd, tables["front_end"], "front_end")
         return pack(tables["model"], tables["network"], weights, front_end), front_end
@@ -166,13 +178,15 @@ class _Grid:
             raise ValueError("settings that do not fit each other")
         self.nodes, self.window = bands // self.own, self.own + 2 * NEIGHBOURS
         self.spins, self.frame = _Places.halves(self.count), _Places.filled_up(self.told)
-        self._weights, self._used = weights, set[str]()
+        self._weights, self.used = weights, set[str]()
 
     def _of_layers(self, key: str, *shape: int, layers: int | None = None) -> np.ndarray:
         """Return a weight of all layers (K, *shape), repeated for layers that share a slot."""
         layers = self.layers if layers is None else layers
         slots = 1 if f"{key}_1" not in self._weights else layers
-        found = [np.asarray(self._weights.get(f"{key}_{slot}", np.empty(0)), np.float32) for slot in range(slots)]
+        names = [f"{key}_{slot}" for slot in range(slots)]
+        self.used.update(names)
+        found = [np.asarray(self._weights.get(name, np.empty(0)), np.float32) for name in names]
         for x in found:
             if x.shape != shape or not np.isfinite(x).all():
                 raise ValueError(f"{key} of the shape {x.shape} in place of {shape}, or not finite")

@@ -44,30 +44,35 @@ def least_errors(samples: np.ndarray, missing: np.ndarray, errors: np.ndarray) -
     """
     correlation = np.convolve(errors, errors[::-1])[len(errors) - 1 :]
     places = np.flatnonzero(missing)
-    reach = np.concatenate([correlation, np.zeros(max(0, len(samples) - len(correlation)))])
     known = np.where(missing, 0.0, samples)
     both = np.concatenate([correlation[:0:-1], correlation])
     right = np.convolve(known, both)[len(errors) - 1 :][places]
     filled = known.copy()
-    matrix, inside = toeplitz(reach[: places[-1] - places[0] + 1]), places - places[0]
-    matrix = matrix[np.ix_(inside, inside)] if len(inside) < len(matrix) else matrix
-    filled[places] = solve_banded(matrix, -right, len(errors) - 1)
+    filled[places] = solve_banded(correlation, places, -right)
     return filled
 
 
-def solve_banded(matrix: np.ndarray, right: np.ndarray, width: int) -> np.ndarray:
-    """Solve a positive definite system whose `matrix` (n, n) is zero beyond `width` diagonals on each side.
+def solve_banded(correlation: np.ndarray, places: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Solve a positive definite system with the matrix (n, n) of correlation[|p - q|] for all places p and q (n,).
 
-    The solution (n,) is found by elimination in blocks of this size, whose cost grows with n width^2 instead of n^3.
+    `places` rise, and the matrix is zero beyond the `correlation` (width + 1,). The solution (n,) is found by
+    elimination in blocks of `width`, whose cost grows with n width^2 instead of n^3. Only three blocks of the matrix
+    exist at a time, as gaps of high sampling rates have many samples.
     """
+    width = len(correlation) - 1
     cuts = [slice(k, min(k + width, len(right))) for k in range(0, len(right), width)]
+
+    def between(rows: slice, columns: slice) -> np.ndarray:
+        lag = np.abs(places[rows, None] - places[columns])
+        return np.where(lag <= width, correlation[np.minimum(lag, width)], 0.0)
+
     solved: list[tuple[np.ndarray, np.ndarray]] = []
     for place, (cut, after) in enumerate(zip(cuts, [*cuts[1:], slice(0, 0)], strict=True)):
-        block, values = matrix[cut, cut], right[cut]
+        block, values = between(cut, cut), right[cut]
         if solved:
-            coupling, (ahead, constant) = matrix[cut, cuts[place - 1]], solved[-1]
+            coupling, (ahead, constant) = between(cut, cuts[place - 1]), solved[-1]
             block, values = block - coupling @ ahead, values - coupling @ constant
-        found = np.linalg.solve(block, np.concatenate([matrix[cut, after], values[:, None]], 1))
+        found = np.linalg.solve(block, np.concatenate([between(cut, after), values[:, None]], 1))
         solved.append((found[:, :-1], found[:, -1]))
     parts = [solved[-1][1]]
     for ahead, constant in reversed(solved[:-1]):

@@ -6,7 +6,7 @@ on where the pieces are cut.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from deepnmf_cli.repair.spans import (
     Clipping,
     Findings,
     Span,
+    joined,
 )
 
 PIECE_S = 8.0
@@ -126,7 +127,11 @@ class Scanner:
         """Scan the remaining samples; return all that was found and not taken."""
         self._look(self._begin + self._buffer.shape[-1])
         clipping = [found for channel in range(self.channels) if (found := self._clipping(channel)) is not None]
-        return Findings(sorted(self._spans, key=lambda span: span.first), clipping)
+        lost, others = (
+            [span for span in self._spans if (span.kind == NOT_FINITE) == wanted] for wanted in (True, False)
+        )
+        # Runs that are reported by parts, cut where pieces end, are joined again.
+        return Findings(sorted([*joined(lost), *others], key=lambda span: span.first), clipping)
 
     def _look(self, end: int) -> None:
         """Scan the samples from `_done` to `end`, and forget those that no later piece needs."""
@@ -148,7 +153,7 @@ class Scanner:
                 found += _clicks(known, self.rate_hz, lost, runs, self._begin, core)
             for first, last, kind, confidence in found:
                 if core.start <= first < core.stop:
-                    self._keep(Span(first + self._begin, last + self._begin, kind, confidence, channel))
+                    self._spans.append(Span(first + self._begin, last + self._begin, kind, confidence, channel))
         self._done = end
         keep = max(0, self._done - self._before - self._begin)
         self._buffer, self._begin = self._buffer[:, keep:].copy(), self._begin + keep
@@ -159,14 +164,6 @@ class Scanner:
                 yield first, end
             elif self._by_parts and first < core.stop and end > core.start:
                 yield max(first, core.start), min(end, core.stop)
-
-    def _keep(self, span: Span) -> None:
-        """Add a span, or extend the last one if the span continues it."""
-        last = self._spans[-1] if self._spans else None
-        if last and span.kind == NOT_FINITE == last.kind and (last.channel, last.end) == (span.channel, span.first):
-            self._spans[-1] = replace(last, end=span.end)
-        else:
-            self._spans.append(span)
 
     def _count(self, channel: int, samples: np.ndarray, core: slice) -> None:
         around = np.pad(samples, 1)[core.start : core.stop + 2]

@@ -12,7 +12,7 @@ from deepnmf_cli.repair.detect import Scanner
 from deepnmf_cli.repair.model import RepairModel
 from deepnmf_cli.repair.repairer import CLIPPING as CLIPPED
 from deepnmf_cli.repair.repairer import FIXES, GAPS, Repairer
-from deepnmf_cli.repair.spans import CLICK, GIVEN, NOT_FINITE, Clipping, Findings, read_gaps
+from deepnmf_cli.repair.spans import CLICK, GIVEN, Clipping, Findings, read_gaps
 from deepnmf_cli.signal.audio import AudioReader
 from deepnmf_cli.signal.samples import check_samples
 
@@ -87,10 +87,10 @@ def repairer(findings: Findings, options: RepairOptions, rate_hz: int, channels:
 
 
 def wanted(kind: str, options: RepairOptions) -> bool:
-    """Whether a span that was found is repaired; if gaps are marked, only clicks and samples that are not finite."""
+    """Whether a span that was found is repaired; if gaps are marked, only clicks."""
     if kind == CLICK:
         return "clicks" in options.fixes
-    return GAPS in options.fixes and (options.gaps is None or kind == NOT_FINITE)
+    return GAPS in options.fixes and options.gaps is None
 
 
 def refuse(

@@ -1,7 +1,9 @@
 """Damage to a recording and where it lies, either found in it or stated by a user."""
 
 import math
-from dataclasses import asdict, dataclass, field
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,10 @@ class Findings:
         return any(found.confidence >= SURE for found in (*self.spans, *self.clipping))
 
 
+_DECIMAL_COMMA = re.compile(r"-?\d*,\d+")
+"""A time as spreadsheets write it in many languages. Beside a second time it cannot be START,END."""
+
+
 def read_gaps(path: str | Path, rate_hz: float, frames: int, name: str) -> list[Span]:
     """Read the gaps that a file marks in a recording of `frames` frames called `name`.
 
@@ -86,15 +92,20 @@ def read_gaps(path: str | Path, rate_hz: float, frames: int, name: str) -> list[
     try:
         if (size := Path(path).stat().st_size) > LARGEST_FILE_BYTES:
             raise AudioError(path, f"{size:,} bytes", f"at most {LARGEST_FILE_BYTES:,}", "Name a file of gaps.")
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         found = f"no text that can be read ({getattr(error, 'strerror', None) or 'not UTF-8'})"
         raise AudioError(path, found, "lines of START END in seconds", "Check the path.") from error
     found, seconds = [], frames / rate_hz
     for number, line in enumerate(lines, 1):
-        if not (words := line.replace(",", " ").replace(";", " ").split()) or words[0].startswith("#"):
+        words = re.split(r"[;\s]+", line.strip())
+        if words[0][:1] in ("", "#", "\\"):  # Audacity writes frequencies of a label in a line that begins with \
             continue
         where = f"{path} line {number}"
+        times = [word for word in words[:2] if re.fullmatch(r"-?[\d.,]+", word)]
+        if len(times) == 2 and any(map(_DECIMAL_COMMA.fullmatch, times)):
+            raise AudioError(where, shortened(repr(line), 60), "times with a decimal point", "Write 0.5 for 0,5.")
+        words = re.split(r"[,;\s]+", line.strip())
         try:
             start, end = float(words[0]), float(words[1])
         except (ValueError, IndexError):
@@ -111,4 +122,16 @@ def read_gaps(path: str | Path, rate_hz: float, frames: int, name: str) -> list[
     for (_, end, earlier), (first, _, later) in pairwise(found):
         if first < end:
             raise AudioError(later, f"a gap that overlaps with that of {earlier}", "gaps apart", "Join the two.")
-    return [Span(first, end, GAP) for first, end, _ in found]
+    return joined([Span(first, end, GAP) for first, end, _ in found])
+
+
+def joined(spans: Iterable[Span]) -> list[Span]:
+    """Return spans of each channel in order, those of one kind that touch as one."""
+    found: list[Span] = []
+    for span in sorted(spans, key=lambda span: (span.channel or 0, span.kind, span.first)):
+        last = found[-1] if found else None
+        if last and (last.channel, last.kind, last.end) == (span.channel, span.kind, span.first):
+            found[-1] = replace(last, end=span.end)
+        else:
+            found.append(span)
+    return found

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deepnmf_cli.errors import CorpusError
-from deepnmf_cli.signal.formats import audio_suffixes
-from deepnmf_cli.tables import misspelt, read_rows
+from deepnmf_cli.tables import misspelt, read_rows, recording_of
 
 IN_NAME = re.compile(r"(?:^|_)([+-]?\d+(?:\.\d+)?)dB(?:_([^_]+)_(.+))?(?:_|$)")
 """Input SNR, speaker and noise as parts of a file name, as in 003_+3dB_p232_street-5; the last two may be missing."""
@@ -81,7 +80,7 @@ def _read(path: Path) -> dict[str, Mixture]:
     rows = read_rows(path, lambda there: "name" in there and not there.isdisjoint(DESCRIBED), expected, remedy)
     known: dict[str, Mixture] = {}
     for line, row in rows:
-        if (name := _without_suffix(row["name"])) in known and name:
+        if (name := recording_of(row["name"])) in known and name:
             found = f"a second row for {name!r} in line {line}"
             raise CorpusError(path, found, "one row for each reference", "Leave one of the two out.")
         known[name] = _mixture(path, line, row)
@@ -102,8 +101,3 @@ def _snr(path: Path, line: int, text: str | None) -> float:
     if not math.isfinite(snr_db):
         raise CorpusError(path, f"{text!r} as snr_db in line {line}", "a number", "Correct the line.")
     return snr_db
-
-
-def _without_suffix(name: str | None) -> str:
-    name = name or ""
-    return name[: -len(suffix)] if (suffix := Path(name).suffix) and suffix.lower() in audio_suffixes() else name

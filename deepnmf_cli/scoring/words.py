@@ -1,5 +1,6 @@
 """Word error rate: what any speech recognition program hears in an estimate, compared with what was said."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -11,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from deepnmf_cli.checkpoint import temporary_folder
+from deepnmf_cli.checkpoint import is_temporary, temporary_folder
 from deepnmf_cli.errors import CorpusError, DeepnmfError, shortened
 from deepnmf_cli.scoring.perceptual import NoScore
-from deepnmf_cli.tables import read_rows
+from deepnmf_cli.tables import read_rows, recording_of
 
 NAME = "WER"
 
@@ -39,11 +40,10 @@ def read_transcripts(path: str | Path, names: Sequence[str]) -> dict[str, str]:
     rows = read_rows(path, {"name", "text"}.issubset, expected, "Write it as docs/evaluation.md shows.")
     texts: dict[str, str] = {}
     for line, row in rows:
-        if (name := row["name"] or "") in texts and name:
+        if (name := recording_of(row["name"])) in texts and name:
             found = f"a second row for {name!r} in line {line}"
             raise CorpusError(path, found, "one row for each recording", "Leave one of the two out.")
         texts[name] = row["text"] or ""
-    texts |= {str(Path(name).with_suffix("")): text for name, text in texts.items() if Path(name).suffix}
     if missing := [name for name in names if name not in texts]:
         found = f"no text for {len(missing)} of {len(names)} recordings, the first being {missing[0]!r}"
         raise CorpusError(path, found, expected, "Add the rows that are missing.")
@@ -53,7 +53,10 @@ def read_transcripts(path: str | Path, names: Sequence[str]) -> dict[str, str]:
 def words(text: str) -> list[str]:
     """Return the words of a text without case and punctuation; inner apostrophes stay, digits are words as written."""
     text = unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "'")
-    return re.findall(r"[^\W_]+(?:'[^\W_]+)*", text)
+    # Marks are parts of words: vowels in Hindi and Thai, accents that have no composed form.
+    kept = "".join(c if c == "'" or c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in text)
+    found = [word.strip("'") for word in re.sub("''+", " ", kept).split()]
+    return [word for word in found if any(map(str.isalnum, word))]
 
 
 def errors(said: Sequence[str], heard: Sequence[str]) -> int:
@@ -91,13 +94,18 @@ def recognised(command: str, samples: np.ndarray, rate_hz: int) -> str:
         if filled == arguments:
             filled.append(str(path))
         try:
-            done = subprocess.run(filled, capture_output=True, stdin=subprocess.DEVNULL)
+            done = subprocess.run(filled, capture_output=True, stdin=subprocess.DEVNULL, env=_users_environment())
         except OSError as error:
             raise _failure(command, f"that it cannot be started ({error.strerror})") from error
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
         raise _failure(command, f"exit code {done.returncode} ({shortened(lines[-1])})")
     return done.stdout.decode(errors="replace")
+
+
+def _users_environment() -> dict[str, str]:
+    """Return the environment without what leads to temporary caches of this program: a recogniser keeps its own."""
+    return {name: value for name, value in os.environ.items() if not any(map(is_temporary, value.split(os.sep)))}
 
 
 def arguments_of(command: str) -> list[str]:

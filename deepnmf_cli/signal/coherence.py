@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from deepnmf_cli.signal.audio import AudioReader
+from deepnmf_cli.signal.samples import LARGEST
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +41,15 @@ def are_separate(path: str | Path, name: str | None = None) -> bool:
     with AudioReader(path, name) as reader:
         if not 1 < reader.info.channels <= MOST_CHANNELS or reader.info.seconds < SHORTEST_S:
             return False
-        found = coherence(reader.blocks(end=round(LONGEST_S * reader.info.rate_hz)), reader.info.rate_hz)
+        blocks = reader.blocks(end=round(LONGEST_S * reader.info.rate_hz), check=False)
+        found = coherence(map(_usable, blocks), reader.info.rate_hz)
         logger.info("%s: coherence of channels %s", reader.name, "unknown" if found is None else f"{found:.3f}")
     return found is not None and found < LEAST
+
+
+def _usable(block: np.ndarray) -> np.ndarray:
+    """Return the block with zeros for samples that only a repair lets through."""
+    return np.where(np.abs(block) <= LARGEST, block, 0)  # NaN compares as false
 
 
 def coherence(blocks: Iterable[np.ndarray], rate_hz: int) -> float | None:

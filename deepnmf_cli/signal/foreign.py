@@ -8,7 +8,7 @@ import numpy as np
 
 from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal.formats import MAX_CHANNELS
-from deepnmf_cli.signal.samples import to_steps
+from deepnmf_cli.signal.samples import as_array, to_steps
 
 OBVIOUS_CHANNELS = 8
 """Most channels that can be told from samples by the shape alone: more rows are rather a batch of recordings."""
@@ -28,7 +28,7 @@ def from_foreign(samples: Any, channels_first: bool | None = None) -> tuple[np.n
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(samples, torch.Tensor):
         return _from_tensor(samples, channels_first)
-    array = np.asarray(samples)
+    array = as_array(samples, "samples of shape (n,), (n, C) or (C, n)")
     scaled, unscaled = _as_float(array)
     if array.ndim == 1:
         return scaled[None], lambda done: unscaled(done[0])

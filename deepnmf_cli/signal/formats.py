@@ -3,10 +3,11 @@
 import math
 import os
 import shlex
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Container, Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
+from typing import Self
 from unicodedata import normalize
 
 import numpy as np
@@ -54,16 +55,26 @@ class Limits:
     """What an encoder accepts. Beyond it, encoders fail, write a different signal, or end the process with a signal."""
 
     rates: str
-    rates_hz: Collection[int]
+    rates_hz: Container[int]
     channels: int
     peak: float = math.inf
+
+
+class _Rates(tuple[range, ...]):
+    """Rates of several ranges, without a list of them all."""
+
+    def __new__(cls, *ranges: range) -> Self:
+        return super().__new__(cls, ranges)
+
+    def __contains__(self, rate_hz: object) -> bool:
+        return any(rate_hz in one for one in self)
 
 
 LIMITS = {
     "FLOAT": Limits("any rate", range(MAX_RATE_HZ + 1), MAX_CHANNELS, peak=float(np.finfo(np.float32).max)),
     # Above 65535 Hz the header of a FLAC frame counts in tens of Hz.
     "FLAC": Limits(
-        "up to 65535 Hz, or a multiple of 10 Hz up to 655350 Hz", {*range(65536), *range(0, 655_360, 10)}, 8
+        "up to 65535 Hz, or a multiple of 10 Hz up to 655350 Hz", _Rates(range(65536), range(0, 655_360, 10)), 8
     ),
     # Up to a peak of 64 the error stays that of the codec; louder sound is reduced to a hundredth or less.
     "VORBIS": Limits("up to 200000 Hz", range(200_001), MAX_CHANNELS, peak=64.0),

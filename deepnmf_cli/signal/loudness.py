@@ -46,6 +46,10 @@ class Loudness:
     note: str = ""
 
 
+LEAST_RATE_HZ = 8000
+"""Lower rates are resampled to this one: the weighting of EBU R 128 has a corner at 1.7 kHz, which they may lack."""
+
+
 class Meter:
     """Integrated loudness and true peak of blocks (channels, n) float, in bounded memory, by FFmpeg's `ebur128`."""
 
@@ -59,7 +63,12 @@ class Meter:
         self._source = graph.add_abuffer(sample_rate=rate_hz, format="flt", layout=self._layout, time_base=unit)
         meter = graph.add("ebur128", "peak=true:framelog=quiet:metadata=1")
         self._sink = graph.add("abuffersink")
-        self._source.link_to(meter)
+        if rate_hz < LEAST_RATE_HZ:
+            finer = graph.add("aresample", str(LEAST_RATE_HZ))
+            self._source.link_to(finer)
+            finer.link_to(meter)
+        else:
+            self._source.link_to(meter)
         meter.link_to(self._sink)
         graph.configure()
         self._graph = graph

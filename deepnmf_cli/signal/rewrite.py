@@ -101,10 +101,11 @@ def rewrite(
         for path in filter(None, (target, removed)):
             _make_folder(Path(path).parent)
         replaces = overwrite or in_place
-        writer = outputs.enter_context(open_writer(target, _like(info, target), reader.metadata, replaces, source))
         rest = None
         if removed:
             rest = outputs.enter_context(open_writer(removed, _like(info, removed), reader.metadata, overwrite, source))
+        # Opened last, so that it gets its name first: if it cannot, the other output is deleted too.
+        writer = outputs.enter_context(open_writer(target, _like(info, target), reader.metadata, replaces, source))
         waiting = _Waiting(info.channels)
         reading, writing = Stopwatch(), Stopwatch()
         begin = time.perf_counter()

@@ -28,13 +28,18 @@ def check_samples(where: str | Path, samples: np.ndarray, rate_hz: int, first_fr
     raise AudioError(where, found, f"finite samples of at most {LARGEST:g}", remedy)
 
 
+def as_array(samples: object, expected: str) -> np.ndarray:
+    """Convert `samples` to a NumPy array of any type. Raises AudioError for rows of several lengths."""
+    try:
+        return np.asarray(samples)
+    except ValueError as error:
+        raise AudioError("samples", "rows of several lengths", expected, "Pass a NumPy array.") from error
+
+
 def as_samples(samples: object, channels: int | None = None) -> np.ndarray:
     """Convert `samples` to an array (C, n) float32; `channels` says what C must be. Raises AudioError if it cannot."""
     expected = f"samples of shape ({channels or 'C'}, n), real numbers"
-    try:
-        array = np.asarray(samples)
-    except ValueError as error:  # rows of several lengths
-        raise AudioError("samples", "rows of several lengths", expected, "Pass a NumPy array.") from error
+    array = as_array(samples, expected)
     if array.dtype.kind not in "fiub":
         raise AudioError("samples", f"values of type {array.dtype}", expected, "Pass an array of float32.")
     if array.ndim != 2 or channels not in (None, len(array)):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from queue import Empty, Full, Queue
+from threading import Lock
 from types import ModuleType
 from typing import Any, Self
 
@@ -69,8 +70,11 @@ class SoundCard:
         """Blocks that were not there when the loudspeaker needed them; it played silence instead."""
         self.lost = 0
         """Blocks that were dropped on either side to keep the delay, and those that the device itself reports."""
+        self._silent_s = SILENT_S + 2 * block_frames / rate_hz
+        self._owed = 0
+        """Blocks for which silence was played, and which are dropped when they come: the delay must not grow."""
+        self._counting = Lock()
         self._heard: Queue[np.ndarray] = Queue(WAITING_BLOCKS)
-        # No longer than the delay: a block that comes after silence was played in its place must not delay the others.
         self._playing: Queue[np.ndarray] = Queue(self.delay_blocks)
         for _ in range(self.delay_blocks):
             self._playing.put(np.zeros((block_frames, channels), np.float32))
@@ -84,7 +88,11 @@ class SoundCard:
             raise _unusable(error) from error
 
     def __enter__(self) -> Self:
-        self._stream.start()
+        try:
+            self._stream.start()
+        except sounddevice().PortAudioError as error:
+            self._stream.close()
+            raise _unusable(error) from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -93,25 +101,37 @@ class SoundCard:
     def blocks(self) -> Iterator[np.ndarray]:
         """Yield blocks (channels, block_frames) float32 as they are recorded, without end.
 
-        Raises AudioError when none comes for SILENT_S.
+        Raises AudioError when none comes for SILENT_S and the time of two blocks.
         """
         while True:
             try:
-                yield np.ascontiguousarray(self._heard.get(timeout=SILENT_S).T)
+                yield np.ascontiguousarray(self._heard.get(timeout=self._silent_s).T)
             except Empty:
                 remedy = "Is it still connected? Choose another with --input-device."
-                raise AudioError("microphone", f"no sound for {SILENT_S:.0f} s", "a running device", remedy) from None
+                raise AudioError(
+                    "microphone", f"no sound for {self._silent_s:.0f} s", "a running device", remedy
+                ) from None
 
     def play(self, samples: np.ndarray) -> None:
         """Queue samples (channels, n), n >= 0, for playing."""
         samples, size = np.concatenate([self._unplayed, samples], axis=1), self.block_frames
         whole = samples.shape[1] // size * size
         for start in range(0, whole, size):
+            if self._is_owed():
+                self.lost += 1
+                continue
             try:
                 self._playing.put_nowait(samples[:, start : start + size].T)
             except Full:
                 self.lost += 1
         self._unplayed = samples[:, whole:]
+
+    def _is_owed(self) -> bool:
+        """Return whether silence was played for the next block."""
+        with self._counting:
+            owed = self._owed > 0
+            self._owed -= owed
+            return owed
 
     def _move(self, recorded: np.ndarray, played: np.ndarray, frames: int, time: Any, status: Any) -> None:
         """The device's callback, in a thread of its own: arrays (block_frames, channels), the second to be filled."""
@@ -121,11 +141,17 @@ class SoundCard:
             self._heard.put_nowait(recorded.copy())
         except Full:
             self.lost += 1
+            self._owe(-1)  # nothing will come for this block, and silence is played for it
         try:
             played[:] = self._playing.get_nowait()
         except Empty:
             played.fill(0)
             self.late += 1
+            self._owe(1)
+
+    def _owe(self, blocks: int) -> None:
+        with self._counting:
+            self._owed += blocks
 
 
 def level_dbfs(samples: np.ndarray) -> float:

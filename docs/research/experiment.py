@@ -132,6 +132,16 @@ def taken(folder: Path) -> Iterator[bool]:
         yield True
 
 
+def is_alone(folder: Path) -> bool:
+    """Return whether no other process works on a run beside this one."""
+    for lock in folder.parent.glob("*.lock"):
+        if lock.name != f"{folder.name}.lock":
+            with taken(lock.with_suffix("")) as free:
+                if not free:
+                    return False
+    return True
+
+
 def recordings(corpus: Path) -> Recordings:
     """Return the recordings of a corpus or of a pack for training."""
     if (corpus / INDEX).is_file():

@@ -135,7 +135,7 @@ def rows(plan: dict, sizes: SizesPlan, results: dict, seed: int = 1) -> list[Row
     for layers, widths in plan["dnn"]["units"].items():
         for units in widths:
             hidden = (units,) * int(layers)
-            best = sizes.best("dnn", dnn_parameters(CONTEXT, hidden), CONTEXT, results)
+            best = sizes.best("dnn", dnn_parameters(CONTEXT, hidden, BINS), CONTEXT, results)
             if best:
                 found.append(Row(f"dnn-{layers}x{units}", seed, hidden, settings=tuple(best["settings"].items())))
     return sorted(found, key=lambda row: row.atoms > SMALL)  # the largest dictionaries last
@@ -195,7 +195,7 @@ class Training:
             made.mkdir(parents=True, exist_ok=True)
         for path in rooms(corpus, "train"):
             if not (used / path.name).exists():
-                (used / path.name).symlink_to(path)
+                (used / path.name).symlink_to(path.absolute())
         where = Recordings(corpus / "train/speech", corpus / "train/noise", used, corpus / "dev")
         source, _ = open_corpus(where, recipe)
         frames, cache = plan["frames"], runs / "cache"
@@ -369,15 +369,16 @@ def main() -> None:
                 network = Training(row, plan, given.corpus, given.runs).network
                 network.load_weights(checkpoint.load(path.with_name("best.safetensors"))[0])
                 write(path, scores(network, given.corpus, "test", tuple(METRICS)))
-    kept: dict[str, Any] = {"rows": {}, "noisy": {}}
-    kept["rows"] = {row.full_name: found for row in table if (found := result(row, given.runs)) is not None}
+    path = given.plan.with_suffix(".json")
+    kept: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"rows": {}, "noisy": {}}
+    kept["rows"] |= {row.full_name: found for row in table if (found := result(row, given.runs)) is not None}
     for part in ("dev", "test"):
         listed = mixtures(given.corpus / part)
         kept[part] = {key: [row[key] for row in listed] for key in ("name", "snr_db", "speaker", "noise")}
         if part == "dev" or any("test" in row for row in kept["rows"].values()):
             pairs = [[x.astype(np.float64) for x in pair] for pair in reverberant(given.corpus, part)]
             kept["noisy"][part] = {"SDR": [round(METRICS["SDR"].compute(*pair, RATE_HZ), 3) for pair in pairs]}
-    write(given.plan.with_suffix(".json"), kept)
+    write(path, kept)
 
 
 if __name__ == "__main__":

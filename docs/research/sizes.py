@@ -29,7 +29,7 @@ import numpy as np
 import soundfile
 import torch
 from experiment import complete as made_last_step
-from experiment import history, score_one, taken
+from experiment import history, is_alone, score_one, taken
 
 from deepnmf_cli import zoo
 from deepnmf_cli.errors import DeepnmfError
@@ -104,10 +104,10 @@ def width(size: int, context: int, layers: int) -> int:
     return min(range(1, 8192), key=lambda w: abs(dnn_parameters(context, (w,) * layers) - size))
 
 
-def dnn_parameters(context: int, hidden: tuple[int, ...]) -> int:
+def dnn_parameters(context: int, hidden: tuple[int, ...], bins: int = BINS) -> int:
     """Return the number of weights and biases, and of means and deviations of all bins."""
-    sizes = [context * BINS, *hidden, BINS]
-    return sum((a + 1) * b for a, b in pairwise(sizes)) + 2 * BINS
+    sizes = [context * bins, *hidden, bins]
+    return sum((a + 1) * b for a, b in pairwise(sizes)) + 2 * bins
 
 
 def dictionary_rows(context: int, trained: int, iterations: int, tied: bool) -> int:
@@ -258,7 +258,7 @@ def train_one(run: Run, plan: Plan, corpus: Path, runs: Path) -> None:
             if not is_trial(run) or not error.found.startswith(("a loss of", "no score")):
                 raise
             (folder / FAILED).write_text(f"{error}\n")
-    for states in (runs / "cache").glob("fixed-*"):  # of no use to runs with other dictionaries
+    for states in (runs / "cache").glob("fixed-*") if is_alone(folder) else ():  # of no use to other dictionaries
         shutil.rmtree(states)
     if not is_trial(run):
         (folder / FILES).write_text(json.dumps(dev_files(folder, corpus)))

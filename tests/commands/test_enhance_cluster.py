@@ -1,5 +1,6 @@
 """`deepnmf enhance --engine ray` on a cluster of two workers, and recordings behind addresses."""
 
+import itertools
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -352,6 +354,52 @@ def test_addresses_keep_the_tree_and_are_resumed_by_the_record(deepnmf, stub, me
     assert counts("--skip-existing") == (0, 4, 1)  # of unknown origin, and no older
     result = deepnmf("enhance", "memory://in", "-o", "memory://out")
     assert result.code == EXIT_USAGE and "found an existing file" in result.err
+
+
+def test_outputs_below_the_inputs_are_no_inputs(deepnmf, stub, memory):
+    """As for folders of this machine: the run can be repeated."""
+    arguments = ["enhance", "memory://in", "-o", "memory://in/clean", "--noise-out", "memory://in/rest", "--jobs", 1]
+    assert deepnmf(*arguments).code == EXIT_SOME_FAILED
+    result = deepnmf(*arguments, "--skip-existing", "--json")
+    assert result.code == EXIT_SOME_FAILED and result.lines[-1]["skipped"] == 4, result.err
+
+
+def test_the_record_of_one_local_output_lies_beside_it(deepnmf, stub, memory, folder):
+    assert deepnmf("enhance", "memory://in/a.wav", "-o", "fromurl.wav", "--skip-existing").code == EXIT_DONE
+    assert list(folder.glob(".deepnmf-enhanced/*.jsonl"))
+    assert deepnmf("enhance", "memory://in/a.wav", "-o", "fromurl.wav", "--skip-existing").err == "1 file skipped.\n"
+
+
+def test_what_is_done_when_workers_are_told_to_end_is_reported(monkeypatch):
+    """Its outputs exist: without a line of the record, the next run in place would change them once more."""
+    from deepnmf_cli.commands import cluster
+
+    class Actor:
+        def __getattr__(self, name):
+            return SimpleNamespace(remote=lambda *given: (name, *given, next(calls)))
+
+    def wait(awaited, num_returns=1, timeout=None):
+        if timeout == cluster.WAITING_S and all(one[0] == "do" for one in awaited):
+            raise KeyboardInterrupt
+        return list(awaited), []
+
+    calls = itertools.count()
+
+    fake = ModuleType("ray")
+    fake.remote = lambda **resources: lambda worker: SimpleNamespace(remote=Actor)
+    fake.put, fake.kill, fake.wait = (lambda x: x), (lambda actor: None), wait
+    fake.get = lambda awaited: (
+        None if awaited[0] == "prepare" else ((None if awaited[1] == "b" else awaited[1] * 2), 1.0)
+    )
+    fake.exceptions = ModuleType("ray.exceptions")
+    fake.exceptions.RayActorError, fake.exceptions.RayError = KeyError, LookupError
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    monkeypatch.setitem(sys.modules, "ray.exceptions", fake.exceptions)
+    found = []
+    with cluster.RayWorkers(2, 0, lambda: None) as workers, pytest.raises(KeyboardInterrupt):
+        for task, result in workers.run(["a", "b", "c"], lambda amount: None):
+            found.append((task, result))
+    assert found == [("a", "aa")]  # b was abandoned, c never begun
 
 
 def test_one_file_its_noise_and_paths_beside_addresses(deepnmf, stub, memory):

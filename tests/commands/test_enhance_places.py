@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -261,6 +262,33 @@ def test_each_command_changes_a_file_in_place_once(deepnmf, stub, recordings, fi
     soundfile.write("recordings/one.wav", before / 4, RATE_HZ)
     for command in ("repair", "enhance"):
         assert f"{SUMMARY[command].format('1 file')} 1 file skipped." in deepnmf(*of(command)).err
+
+
+@pytest.mark.parametrize("commands", [("enhance",), ("repair", "enhance"), ("enhance", "repair")])
+def test_a_copy_of_what_was_changed_in_place_is_not_changed_again(deepnmf, stub, recordings, commands):
+    """Copies and archives have other times."""
+    os.remove("recordings/day/night/three.voc")
+    assert deepnmf(*of(commands[0])).code == 0
+    os.rename("recordings", "original")
+    shutil.copytree("original", "recordings", copy_function=shutil.copyfile)
+    for command in commands[1:]:
+        assert SUMMARY[command].format("2 files") in deepnmf(*of(command)).err
+    before = Path("recordings/one.wav").read_bytes()
+    os.rename("recordings", "second")
+    shutil.copytree("second", "recordings", copy_function=shutil.copyfile)
+    for command in commands:
+        assert deepnmf(*of(command)).err == "2 files skipped.\n"
+    assert Path("recordings/one.wav").read_bytes() == before
+    restored = np.roll(read("recordings/one.wav"), 1)  # of the same size, but not what was made
+    soundfile.write("recordings/one.wav", restored, RATE_HZ)
+    assert SUMMARY[commands[0]].format("1 file") in deepnmf(*of(commands[0])).err
+
+
+def test_a_line_behind_one_that_was_cut_short_is_read(deepnmf, stub, recordings):
+    os.remove("recordings/day/night/three.voc")
+    Path("recordings", RECORD).write_text('{"output": "z.wav", "sta')
+    assert deepnmf(*of("enhance")).code == 0
+    assert deepnmf(*of("enhance")).err == "2 files skipped.\n"
 
 
 def test_lines_of_earlier_versions_belong_to_their_command(deepnmf, stub, recordings):

@@ -1,5 +1,6 @@
 """The program as a process: signals, standard streams that are closed or full, memory that runs out."""
 
+import io
 import json
 import os
 import signal
@@ -173,6 +174,29 @@ def test_lack_of_memory_is_recognised_and_so_is_what_it_caused(error):
     caused = ModelError("model.onnx", "no graph", "one", "Export it again.")
     caused.__cause__ = error
     assert lack_of_memory(caused) is not None
+
+
+def test_names_that_the_output_cannot_encode_are_printed(tmp_path):
+    """A listing goes on where a name has characters that the encoding of standard output lacks."""
+    soundfile.write(tmp_path / "\u9332\u97f3.wav", np.zeros(100), 8000)
+    call = [sys.executable, "-m", "deepnmf_cli", "enhance", str(tmp_path), "--dry-run"]
+    done = subprocess.run(call, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "latin-1"}, cwd=ROOT)
+    assert done.returncode == 0 and rb"\u9332\u97f3.wav" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("kept", ["stream", "train"])
+def test_a_signal_that_is_ignored_stays_ignored(kept):
+    """As Ctrl-C is for what a script runs in the background."""
+    from deepnmf_cli.commands import stream, train
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stream._UntilInterrupted(io.BytesIO()) if kept == "stream" else train._Stopping():
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_IGN, signal.SIG_DFL)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """`deepnmf repair` and `enhance --repair` as their users call them."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+
+from deepnmf_cli.repair import autoregression
 
 RATE_HZ = 16000
 DEMO = Path(__file__).parents[2] / "data" / "demo" / "clean.wav"
@@ -232,6 +235,47 @@ def test_enhance_repairs_first(deepnmf, stub, write, clean, tmp_path):
     np.testing.assert_array_equal(both, 0.5 * whole)
     assert not np.array_equal(both, plain)
     assert deepnmf("enhance", tmp_path / "in.wav", "-o", tmp_path / "x.wav", "--fix", "gaps").code == 2
+
+
+def test_a_marked_gap_is_one_whatever_is_in_it(deepnmf, write, clean, tmp_path):
+    """0.25 s cannot be filled, not even where it begins with samples that are no numbers."""
+    samples = clean.copy()
+    samples[16000:16800] = np.nan
+    (tmp_path / "gaps.txt").write_text("1 1.25\n")
+    done = deepnmf(
+        "repair", write("in.wav", samples, "FLOAT"), "-o", tmp_path / "o.wav", "--gaps", tmp_path / "gaps.txt", "--json"
+    )
+    assert done.lines[0]["filled_s"] == 0
+    assert not soundfile.read(tmp_path / "o.wav")[0][16000:20000].any()
+
+
+def test_two_channels_with_nan_are_repaired_and_enhanced(deepnmf, stub, write, clean, tmp_path):
+    """Whether channels are separate is found although one of them holds what only a repair takes."""
+    samples = np.stack([clean, np.roll(clean, 5000)], 1)
+    samples[20000:20100, 0] = np.nan
+    assert deepnmf("enhance", write("in.wav", samples, "FLOAT"), "-o", tmp_path / "out.wav", "--repair").code == 0
+    assert np.isfinite(soundfile.read(tmp_path / "out.wav")[0]).all()
+
+
+@pytest.mark.parametrize("arguments", [["in.wav", "-o", "s3://bucket/clean/"], ["s3://bucket/a.wav", "-o", "a.wav"]])
+def test_addresses_are_refused(deepnmf, write, clean, tmp_path, monkeypatch, arguments):
+    """A folder called s3: would hold what the user takes for safe in the bucket."""
+    monkeypatch.chdir(tmp_path)
+    write("in.wav", clean)
+    result = deepnmf("repair", *arguments)
+    assert result.code == 2 and "found an address; expected a file or folder" in result.err
+    assert [path.name for path in tmp_path.iterdir()] == ["in.wav"]
+
+
+def test_gaps_close_to_each_other_at_high_rates_take_little_memory(clean):
+    samples = np.repeat(clean[:16000], 6)  # 96 kHz
+    missing = np.zeros(len(samples), bool)
+    missing[40_000:44_800] = missing[46_000:49_800] = True
+    tracemalloc.start()
+    filled = autoregression.fill(samples, missing, 96_000)
+    assert tracemalloc.get_traced_memory()[1] < 300e6
+    tracemalloc.stop()
+    assert filled[missing].any() and np.array_equal(filled[~missing], samples[~missing])
 
 
 def test_chunks_of_any_size_give_the_same(clean):

@@ -136,6 +136,17 @@ def test_a_network_without_a_recipe_of_its_name_has_default_settings(
     assert result.code == code and re.search(found, result.err)
 
 
+@pytest.mark.parametrize("option", [
+    ["--minutes", 1], ["--device", "cuda"], ["--workers", 2], ["--tensorboard"], ["--cache", "cache"], ["--partial"],
+])  # fmt: skip
+def test_options_that_training_of_repair_does_not_take_are_refused(deepnmf, corpus, tmp_path, option) -> None:
+    (tmp_path / "own.toml").write_text("[repair]  # of gaps\n")
+    for recipe in ("fill-gaps", tmp_path / "own.toml"):
+        result = deepnmf("train", recipe, "--speech", corpus / "speech", "-o", tmp_path / "run", *option)
+        assert result.code == 2 and f"found {option[0]} beside it; expected --speech alone" in result.err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_misspelt_column_of_a_manifest_is_told(deepnmf, tmp_path: Path) -> None:
     """Its speakers would be one for each file."""
     (tmp_path / "all.csv").write_text("path,role,speker\ngone.wav,speech,p1\n")

@@ -281,3 +281,14 @@ def test_an_export_in_the_place_of_the_other_kind_is_refused(exported) -> None:
         OnnxBackend(None, exported("grid", False))
     with pytest.raises(ModelError, match="--streaming for single frames"):
         OnnxBackend(exported("grid", True))
+
+
+def test_files_that_were_opened_may_be_deleted(exported, tmp_path):
+    """As on a cluster, where a model comes in a temporary folder, and the graph for few frames is needed late."""
+    paths = [shutil.copy(exported("grid", single), tmp_path / f"{single}.onnx") for single in (False, True)]
+    enhancer = Enhancer(OnnxBackend(*paths), FRONT_END)
+    enhancer.open_all()
+    for path in paths:
+        path.unlink()
+    for length in (16000, 200):
+        assert enhancer.enhance(np.zeros((1, length), np.float32), 16000).shape == (1, length)

@@ -1,23 +1,27 @@
 """--backend native gives what ONNX Runtime gives; it is built when asked for, and what stands in its way is said."""
 
+import dataclasses
 import pickle
 import re
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from deepnmf_cli import zoo
+from deepnmf_cli import checkpoint, zoo
 from deepnmf_cli.commands.group import temporary_caches
-from deepnmf_cli.errors import EXIT_FAILED, EXIT_USAGE, ModelError, NativeError, UsageError
+from deepnmf_cli.errors import EXIT_FAILED, EXIT_USAGE, DeepnmfError, ModelError, NativeError, UsageError
 from deepnmf_cli.inspector.recording import hear
 from deepnmf_cli.native import library, model
 from deepnmf_cli.native.backend import NativeBackend
 from deepnmf_cli.pace import Pace
 
 TOLERANCE = 1e-5
+
+DEMO = Path(__file__).parents[2] / "data/demo/noisy.wav"
 
 REAL_CACHE_FOLDER = library.cache_folder  # which no test sees, see conftest.py
 
@@ -167,6 +171,59 @@ def test_auto_prefers_it_and_falls_back_without_a_word(deepnmf, cache, tiny_mode
     file.unlink()
     assert backends()[0] == "ONNX Runtime, 1 thread" and not list(cache.iterdir())  # nothing is compiled unasked
     assert not caplog.records
+
+
+@needs_compiler
+@pytest.mark.parametrize("change", ["format", "setting", "weight"])
+def test_models_of_newer_versions_are_refused(cache, tmp_path, change):
+    """What this version does not know may decide what comes out."""
+    _, file = zoo.load("tiny")
+    meta = {"model": "grid", "network": file.network_table(), "front_end": dataclasses.asdict(file.front_end)}
+    weights = dict(file.weights)
+    if change == "setting":
+        meta["network"]["newer"] = 3
+    if change == "weight":
+        weights["newer_0"] = torch.zeros(3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "FORMAT", 99 if change == "format" else checkpoint.FORMAT)
+        checkpoint.save(tmp_path / "newer.safetensors", weights, meta)
+    with pytest.raises(ModelError, match="newer|format 99"):
+        zoo.load_enhancer(tmp_path / "newer.safetensors", backend="native")
+    with pytest.raises(DeepnmfError, match="newer|format 99"):
+        zoo.load_enhancer(tmp_path / "newer.safetensors", device="cpu")
+
+
+@needs_compiler
+@pytest.mark.parametrize("rate_hz", [16000.0, 11025.5])
+def test_rates_may_be_floats(cache, voice, hiss, rate_hz):
+    """As sounddevice gives them; between whole ones the library does not go the whole way."""
+    samples = sound(voice, hiss, 16000, 1)
+    native, onnx = (zoo.load_enhancer("tiny", backend=name).enhance(samples, rate_hz) for name in ("native", "onnx"))
+    np.testing.assert_allclose(native, onnx, atol=TOLERANCE)
+
+
+@needs_compiler
+def test_a_stream_of_the_whole_way_cannot_change_its_backend(cache):
+    enhancer = zoo.load_enhancer("tiny", backend="native")
+    with pytest.raises(UsageError, match="a stream of native code"):
+        enhancer.stream(16000, 1).run_by(enhancer.backend.at_depth(2))
+
+
+@needs_compiler
+def test_costs_are_those_of_the_layers_that_run(cache):
+    found = [zoo.load_described("base", backend=name, depth=1)[1].macs_per_s for name in ("native", "torch")]
+    assert found[0] == found[1] < zoo.info("base").macs_per_s / 2
+
+
+@needs_compiler
+def test_a_library_on_a_file_system_without_execution_is_no_lack_of_memory(deepnmf, cache, monkeypatch):
+    def refused(path):
+        raise OSError(f"{path}: failed to map segment from shared object")
+
+    monkeypatch.setattr(library.ctypes, "CDLL", refused)
+    result = deepnmf("enhance", DEMO, "-o", cache.parent / "x.wav", "--backend", "native")
+    assert result.code == EXIT_FAILED and "memory ran out" not in result.err
+    assert "a library that this machine cannot load" in result.err and "(noexec)" in result.err
 
 
 @needs_compiler

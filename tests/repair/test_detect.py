@@ -9,7 +9,7 @@ import soundfile
 
 from deepnmf_cli.errors import AudioError
 from deepnmf_cli.repair.detect import SURE, Scanner
-from deepnmf_cli.repair.spans import GAP, read_gaps
+from deepnmf_cli.repair.spans import GAP, NOT_FINITE, read_gaps
 
 RATE_HZ = 16000
 DEMO = Path(__file__).parents[2] / "data" / "demo" / "clean.wav"
@@ -163,9 +163,22 @@ def test_sizes_of_blocks_change_nothing(sound):
     assert len(whole.spans) > 5 and whole == scan(samples, 1000) == scan(samples, 7777)
 
 
+def test_a_long_run_of_nan_is_one_whatever_else_is_found(sound):
+    """A part of it that ends with a piece is no short gap."""
+    samples = np.tile(sound(4.0), 5)
+    samples[126_400:153_600] = np.nan  # a piece ends at 8 s
+    samples[2000:2320] = 0
+    scanner = Scanner(RATE_HZ, 1, piece_s=1.0)
+    for start in range(0, len(samples), 65536):
+        scanner.feed(samples[None, start : start + 65536])
+    for found in (scan(samples), scanner.finish()):
+        assert [(s.first, s.end) for s in found.spans if s.kind == NOT_FINITE] == [(126_400, 153_600)]
+
+
 def test_a_file_of_gaps_is_read(tmp_path):
+    """As Audacity writes it, with the frequencies of a label, or another program with a mark of its encoding."""
     file = tmp_path / "gaps.txt"
-    file.write_text("# labels\n0.5\t0.75\tlost\n\n0.1, 0.2\n")
+    file.write_text("\ufeff# labels\n0.5\t0.75\tlost \u2028 here\n\\\t100\t2000\n\n0.1, 0.15\n.15;0.2;x\n", "utf-8")
     assert [(s.first, s.end, s.kind) for s in read_gaps(file, 1000, 1000, "x.wav")] == [
         (100, 200, GAP),
         (500, 750, GAP),
@@ -179,6 +192,8 @@ def test_a_file_of_gaps_is_read(tmp_path):
         ("0.5 1.5", "line 1: found a gap that ends at 1.5 s; expected times within the 1 s of x.wav"),
         ("one two", "line 1: found 'one two'; expected START END"),
         ("0.5", "line 1: found '0.5'"), ("0.5 0.4", "line 1: found 0.5 to 0.4 s"), ("nan 0.4", "line 1: found nan"),
+        ("0,5;30,5", "line 1: found '0,5;30,5'; expected times with a decimal point. Write 0.5"),
+        ("0,475\t0,485", "expected times with a decimal point"), ("1,5 2", "expected times with a decimal point"),
         ("-1 0.4", "line 1: found -1 to"), ("0.1 inf", "line 1: found 0.1 to inf"),
     ],
 )  # fmt: skip

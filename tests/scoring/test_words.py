@@ -34,6 +34,12 @@ def test_words_are_without_case_and_punctuation():
     assert words(" ... ") == []
 
 
+def test_marks_are_parts_of_words():
+    assert words("हिन्दी में, ก็ 👍️") == ["हिन्दी", "में", "ก็"]
+    assert words("हिन्दी") != words("हिन्दा")
+    assert words("'tis rock''n''roll's _x_") == ["tis", "rock", "n", "roll's", "x"]
+
+
 def test_a_corpus_is_scored_over_all_of_its_words():
     assert overall({"a": "one two three", "b": "one"}, {"a": 0.0, "b": 100.0}) == 25.0
     assert overall({"a": ""}, {"a": 0.0}) is None
@@ -65,8 +71,21 @@ def test_a_program_that_does_not_work_is_named(command, found):
     assert found in str(raised.value) and str(raised.value).startswith("--asr-command")
 
 
+def test_a_program_keeps_its_models_where_it_does_without_us(monkeypatch):
+    """Caches of `deepnmf evaluate` are removed at its end: a recogniser would fetch its models again each time."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "/tmp/.deepnmf-abcd1234.deepnmf-partial/cache")
+    monkeypatch.setenv("MPLCONFIGDIR", "/home/somebody/figures")
+    shown = f'{sys.executable} -c \'import os; print(os.environ.get(chr(88) + "DG_CACHE_HOME"), os.environ["MPLCONFIGDIR"])\''
+    assert recognised(shown, np.zeros((1, 9)), 8000).split() == ["None", "/home/somebody/figures"]
+
+
 def test_transcripts_are_read_by_name(tmp_path):
     path = tmp_path / "said.csv"
+    path.write_text("name,text\na,hello\na.1,good night\ncafe\u0301.WAV,thanks\n", "utf-8")
+    assert read_transcripts(path, ["a", "a.1", "caf\xe9"]) == {"a": "hello", "a.1": "good night", "caf\xe9": "thanks"}
+    path.write_text("name,text\na,hello\na.wav,good night\n", "utf-8")
+    with pytest.raises(CorpusError, match="a second row for 'a' in line 3"):
+        read_transcripts(path, ["a"])
     path.write_text('text,name\n"well, yes",a/b.flac\nno,c.1\n', "utf-8")
     assert read_transcripts(path, ["a/b", "c.1"]) == {"a/b": "well, yes", "c.1": "no"}
     path.write_text("name,text\na,yes\n,\na,no\n,\n", "utf-8")

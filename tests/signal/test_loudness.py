@@ -36,6 +36,12 @@ def test_a_sine_of_997_hz_in_both_channels_is_as_loud_as_its_level(rate_hz, leve
     assert measured(sine[None], rate_hz)[0] == pytest.approx(level - 3.01, abs=0.05)
 
 
+@pytest.mark.parametrize("rate_hz", [1000, 2000, 3000, 4000, 7999])
+def test_low_rates_are_measured_too(rate_hz):
+    """The weighting has a corner that they do not have."""
+    assert measured(tone(-20.0, 3.0, rate_hz, 300.0)[None], rate_hz)[0] == pytest.approx(-23.5, abs=0.5)
+
+
 def test_any_length_is_measured_to_its_end():
     sine = tone(-23, 5.0307)
     sine[-20:] = 0.5 * np.hanning(20)  # behind the last whole 100 ms

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal import audio, audio_writer
 from deepnmf_cli.signal.rewrite import rewrite
 
@@ -58,6 +59,18 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
         return used
 
     assert peak(2_000_000) < 1.1 * peak(400_000)
+
+
+def test_an_output_that_cannot_get_its_name_takes_the_other_with_it(tmp_path):
+    soundfile.write(tmp_path / "in.wav", np.zeros(1000), 16000)
+
+    def process(blocks, rate_hz, channels):
+        yield from blocks
+        (tmp_path / "out.wav").write_text("appeared meanwhile")
+
+    with pytest.raises(AudioError, match="out.wav"):
+        rewrite(tmp_path / "in.wav", tmp_path / "out.wav", process, tmp_path / "noise.wav", overwrite=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.wav", "out.wav"]
 
 
 def test_a_process_that_loses_samples_is_noticed(tmp_path):

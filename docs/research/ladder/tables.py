@@ -177,7 +177,10 @@ def paper_table(kept: dict, part: str) -> str:
         sdr = files(rows, part, "SDR") if rows else kept["noisy"][part]["SDR"]
         cells = [f"{rows[0]['parameters']:,}", str(len(rows))] if rows else ["", ""]
         by_snr = [statistics.mean(x for x, snr in zip(sdr, snrs, strict=True) if snr == level) for level in levels]
-        lines.append([name, *cells, *(f"{x:.2f}" for x in by_snr), shown(sdr, kept[part])])
+        rising = [row for row in rows or () if "-nothing" not in name and not row["level"]]
+        lines.append(
+            [name + ", no plateau" * bool(rising), *cells, *(f"{x:.2f}" for x in by_snr), shown(sdr, kept[part])]
+        )
     return table(["", "parameters", "seeds", *(f"{level:g} dB" for level in levels), "mean"], lines)
 
 
