@@ -14,7 +14,16 @@ from deepnmf_cli import __version__, extras, model_file
 from deepnmf_cli.checkpoint import temporary_folder
 from deepnmf_cli.corpus.augment import packages
 from deepnmf_cli.corpus.dataset import ExampleSource, MixtureDataset
-from deepnmf_cli.corpus.sources import Material, Mixtures, Recordings, Say, for_tuning, from_clips, from_pairs
+from deepnmf_cli.corpus.sources import (
+    Material,
+    Mixtures,
+    Recordings,
+    Say,
+    fingerprint,
+    for_tuning,
+    from_clips,
+    from_pairs,
+)
 from deepnmf_cli.errors import DeepnmfError, ModelError, TrainingError, UsageError
 from deepnmf_cli.model_file import ModelFile
 from deepnmf_cli.networks import NETWORKS, build
@@ -194,8 +203,10 @@ def train(
         teacher = build(recipe.model, recipe.network)
         take_weights(teacher, init, recipe.front_end, partial)
         source = Taught(source, opened.general, recipe.tuning.own_share, teacher, recipe.front_end)
-    key = digest(*map(changed, (recordings, recipe.mixing, recipe.augmentation)), recipe.training.seed)
     material = describe_material(source, dev, init)
+    taught = (material["init"], recipe.tuning.own_share) if teacher else ()
+    settings = map(changed, (recordings, recipe.mixing, recipe.augmentation))
+    key = digest(*settings, recipe.training.seed, fingerprint(recordings), *taught)
     if resume:
         for note in compare_material(journal, material):
             progress({"note": note})
@@ -255,7 +266,7 @@ def train(
             trainer.board = Board(folder / "tensorboard", recipe.front_end.rate_hz, trainer.step)
         complete = trainer.train(source, dev, workers, progress, stop, limit)
         if complete and teacher and processes.rank == 0:
-            _choose_share(recipe, opened, teacher, journal, device, say)
+            complete = _choose_share(recipe, opened, teacher, journal, device, say, stop)
     if complete and not trainer.feasible:
         told = journal.folder / "constraints.csv"
         say(f"{told}: no weights met the constraints on dev; the model is that of the best score", True)
@@ -347,18 +358,32 @@ def _require_for_tuning(recipe: Recipe, recordings: Recordings, init: Path | Non
 
 
 def _choose_share(
-    recipe: Recipe, material: Material, teacher: MaskNetwork, journal: Journal, device: str, say: Say
-) -> None:
-    """Replace the tuned model by the best one on the way to it from the initial one that keeps what that one can do."""
+    recipe: Recipe,
+    material: Material,
+    teacher: MaskNetwork,
+    journal: Journal,
+    device: str,
+    say: Say,
+    stop: Callable[[], bool],
+) -> bool:
+    """Replace the tuned model by the best one on the way to it from the initial one that keeps what that one can do.
+
+    Returns False if `stop` ended that before, as a resumed run does it again.
+    """
     tuned = model_file.read(journal.best_path)
     if "tuning" in tuned.provenance["trained"]:
-        return
+        return True
     initial, network = teacher.weights(), build(recipe.model, recipe.network).to(device)
     pairs = (material.dev, material.general_dev)
-    steps = list(way(network, initial, tuned.weights, recipe.front_end, *pairs, device))
+    steps = []
+    for one in way(network, initial, tuned.weights, recipe.front_end, *pairs, device):
+        steps.append(one)
+        if stop():
+            return False
     chosen = best_step(steps, recipe.tuning.lost_db)
     write(journal.folder / "tuning.csv", steps)
-    tuned.provenance["trained"] |= {"dev_si_sdr": chosen.own_si_sdr, "tuning": asdict(chosen)}
+    trained = {key: value for key, value in tuned.provenance["trained"].items() if not key.startswith("dev_")}
+    tuned.provenance["trained"] = trained | {"dev_si_sdr": chosen.own_si_sdr, "tuning": asdict(chosen)}
     replace(tuned, weights=blended(initial, tuned.weights, chosen.share)).write()
     for what, before, after in (
         ("your noise", steps[0].own_si_sdr, chosen.own_si_sdr),
@@ -368,3 +393,4 @@ def _choose_share(
         say(f"{what}: SI-SDR {change}", False)
     if not chosen.share:
         say("fine-tuning gained nothing, the model is the initial one; more recordings of your noise may help", True)
+    return True

@@ -165,7 +165,8 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def _over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """`below` with the values of `above`, section by section."""
-    nested = {key: _over(below.get(key, {}), value) for key, value in above.items() if isinstance(value, Mapping)}
+    sections = {key: value if isinstance(value, Mapping) else {} for key, value in below.items()}
+    nested = {key: _over(sections.get(key, {}), value) for key, value in above.items() if isinstance(value, Mapping)}
     return {**below, **above, **nested}
 
 

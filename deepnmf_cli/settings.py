@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from deepnmf_cli.errors import RecipeError, nearest, shortened
 
@@ -19,7 +19,7 @@ def section(kind: type, table: Any, where: str) -> Any:
     """
     if not isinstance(table, Mapping):
         raise RecipeError(where, shown(table), "a table of settings", "Write it as a [section].")
-    hints = get_type_hints(kind)
+    hints = {name: hint for name, hint in get_type_hints(kind).items() if get_origin(hint) is not ClassVar}
     refuse_unknown(table, hints, where)
     try:
         return kind(**{key: _value(hints[key], value, f"{where} {key}") for key, value in table.items()})

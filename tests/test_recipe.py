@@ -180,6 +180,19 @@ def test_a_recipe_sets_what_differs_from_the_one_it_extends(key: str, tmp_path: 
     assert read_recipe(tmp_path / "below" / "five.toml").training.steps == 9
 
 
+def test_a_number_that_a_section_goes_over_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "one.toml").write_text("training = 3\n")
+    (tmp_path / "two.toml").write_text('extends = "one"\nmodel = "dnn"\n[training]\nsteps = 9\n')
+    assert read_recipe(tmp_path / "two.toml").training.steps == 9
+    with pytest.raises(RecipeError):
+        read_recipe(tmp_path / "one.toml")
+
+
+def test_what_all_of_a_kind_have_is_no_setting() -> None:
+    with pytest.raises(RecipeError, match="unknown key 'beta'"):
+        read_recipe("fista", None, ("network.beta=1.0",))
+
+
 @pytest.mark.parametrize("key", ["extends", "base"])
 @pytest.mark.parametrize("other", ['"itself"', '"../below/itself"', '"between"', "3", '["one"]'])
 def test_a_recipe_that_extends_itself_or_no_name_is_refused(key: str, other: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from deepnmf_cli.checkpoint import stamp
 from deepnmf_cli.corpus import inspection
 from deepnmf_cli.corpus.augment import AugmentationSettings
 from deepnmf_cli.corpus.clips import ClipCache, Excerpts, decode
@@ -11,6 +12,8 @@ from deepnmf_cli.corpus.dataset import ExampleSource, MixingSettings, MixtureDat
 from deepnmf_cli.corpus.manifest import SMALLEST_CORPUS, Clip, chime_pairs, find_pairs, is_chime, read_manifest, scan
 from deepnmf_cli.corpus.mixing import Samples
 from deepnmf_cli.errors import CorpusError, UsageError, are, count
+from deepnmf_cli.signal import formats
+from deepnmf_cli.tables import read_rows
 
 HELD_OUT_EVERY = 20
 """Without a dev folder, every 20th speaker and noise is held out for dev mixtures, if there are that many."""
@@ -103,6 +106,16 @@ def from_clips(recordings: Recordings, made: Mixtures, say: Say) -> Material:
     noise, dev_noise = _split(clips.noise, clips.dev_noise, "kinds of noise", say)
     source = _mixtures(speech, noise, clips.rooms, made, cache)
     return Material(source, _fixed(dev_speech, dev_noise, made.rate_hz, cache))
+
+
+def fingerprint(recordings: Recordings) -> list[tuple[str, int, int]]:
+    """Return path, size and time of every file that training may hear, by which a change of any is noticed."""
+    folders = (recordings.speech, recordings.noise, recordings.rooms, recordings.pairs, recordings.general_noise)
+    files = [file for folder in folders if folder for file in formats.scan(folder, follow_links=True).audio]
+    if manifest := recordings.manifest:
+        rows = read_rows(manifest, {"path"}.issubset, "the column path", "Name it in the first line.")
+        files += [Path(manifest).parent / (row["path"] or "") for _, row in rows]
+    return [(str(file.resolve()), *stamp(file)) for file in files]
 
 
 def for_tuning(recordings: Recordings, made: Mixtures, say: Say) -> Material:

@@ -46,12 +46,17 @@ def exemplars(m: Tensor, atoms: int, generator: torch.Generator) -> Tensor:
 
     Raises: ValueError when fewer than `atoms` frames are audible.
     """
+    heard = audible(m)
+    if len(heard) < atoms:
+        raise ValueError(f"found {len(heard)} audible frames to draw from; expected at least {atoms}, one per atom")
+    chosen = torch.randperm(len(heard), generator=generator)[:atoms].to(m.device)
+    return unit_columns(m[:, heard[chosen]])
+
+
+def audible(m: Tensor) -> Tensor:
+    """Return the numbers of the frames of m (F, N) that are loud enough beside the others to become atoms."""
     level = m.sum(0)
-    audible = torch.nonzero(level > AUDIBLE * level.mean()).squeeze(-1)
-    if len(audible) < atoms:
-        raise ValueError(f"found {len(audible)} audible frames to draw from; expected at least {atoms}, one per atom")
-    chosen = torch.randperm(len(audible), generator=generator)[:atoms].to(m.device)
-    return unit_columns(m[:, audible[chosen]])
+    return torch.nonzero(level > AUDIBLE * level.mean()).squeeze(-1)
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,8 @@ class MaskNetwork(nn.Module):
     """One line for lists of models."""
     settings_type: ClassVar[type]
     """The dataclass of its settings."""
-    mixed_precision: ClassVar[bool] = True
-    """Whether training on CUDA may compute its matrix products in bfloat16."""
+    mixed_precision: ClassVar[bool] = False
+    """Whether training on CUDA may compute its matrix products in bfloat16: all of its operations must take both."""
     same_operations: ClassVar[bool] = False
     """Whether every batch takes the same operations on tensors, so that CUDA graphs may replay them."""
     from_dictionary: ClassVar[bool] = False

@@ -96,7 +96,6 @@ class DeepNmf(FrameNetwork):
     learns_noise = True
     names_slots = True
     unfolded: Unfolded[Tensor, Tensor, nmf.SparseNmf]
-    mixed_precision = False  # half precision has no room for nmf.FLOOR
 
     def __init__(self, settings: DeepNmfSettings = DeepNmfSettings(), dictionary: Tensor | None = None) -> None:
         """`dictionary` (T F, 2R), unit-norm columns, speech atoms first; None draws a random one."""

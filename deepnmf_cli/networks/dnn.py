@@ -42,6 +42,7 @@ class Dnn(FrameNetwork):
     """
 
     name = "dnn"
+    mixed_precision = True
     description = "Sigmoid network on context frames, the conventional baseline"
     settings_type = DnnSettings
 

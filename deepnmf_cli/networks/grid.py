@@ -87,7 +87,6 @@ class Grid(GridWiring):
     name = "grid"
     description = "Relaxed steps of mean field along time and along frequency, shared weights"
     settings_type = GridSettings
-    mixed_precision = False  # products of few columns are limited by memory, and conversions add to that
     same_operations = True
     names_slots = True
     gated: ClassVar[bool] = True

@@ -19,7 +19,6 @@ class GridFieldNetwork(GridWiring):
     name = "grid-field"
     description = "Mean field in one field on the grid, whose free energy never rises"
     settings_type = GridFieldSettings
-    mixed_precision = False
     names_slots = True
 
     def __init__(self, settings: GridFieldSettings = GridFieldSettings()) -> None:

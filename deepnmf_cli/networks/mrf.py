@@ -132,7 +132,6 @@ class BeliefPropagation(MrfNetwork):
     name = "belief-propagation"
     description = "Unfolded belief propagation: units of products of probabilities"
     settings_type = BeliefPropagationSettings
-    mixed_precision = False  # products of many factors need more than the eight bits of bfloat16
     alpha = 1.0
 
 
@@ -142,7 +141,6 @@ class PowerMean(MrfNetwork):
     name = "power-mean"
     description = "Messages between mean field and belief propagation, their exponent fixed, annealed or trained"
     settings_type = PowerMeanSettings
-    mixed_precision = False
 
     def _exponent(self) -> Exponent:
         return Exponent(self.settings.alpha, self.settings.alphas == "trained")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deepnmf_cli.errors import AudioError, UsageError
-from deepnmf_cli.inference.dictionary import learn_dictionary
+from deepnmf_cli.inference.dictionary import audible, learn_dictionary
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.signal.level import SILENCE, normalise_level, stack_context
 
@@ -59,10 +59,11 @@ def noise_atoms(network: MaskNetwork, magnitude: Tensor, atoms: int = ATOMS) -> 
         raise AudioError("noise profile", found, expected, "Choose a longer stretch without speech.")
     evidence, _ = normalise_level(sounding[None])
     frames = stack_context(evidence, settings.context)[0][0][:, settings.context - 1 :]
+    most = min(frames.shape[1] // FRAMES_PER_ATOM, audible(frames).numel())  # a loud pop may outdo all the rest
     return learn_dictionary(
         lambda _: frames,
         ROUNDS,
-        min(atoms, max(1, frames.shape[1] // FRAMES_PER_ATOM)),
+        min(atoms, max(1, most)),
         settings.beta,
         activation_steps=STEPS,
         memory=0.0,

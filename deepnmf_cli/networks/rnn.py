@@ -110,7 +110,6 @@ class GridRnn(GridWiring):
     name = "grid-rnn"
     description = "The grid's wiring with GRU or LSTM cells, a conventional baseline"
     settings_type = GridRnnSettings
-    mixed_precision = False
 
     def __init__(self, settings: GridRnnSettings = GridRnnSettings()) -> None:
         super().__init__(settings)

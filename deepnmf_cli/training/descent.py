@@ -119,7 +119,11 @@ class GradientDescent:
         total.backward()
         loss = loss.detach()
         self.processes.average([loss, *(p.grad for p in self.trained if p.grad is not None)])
-        torch.nn.utils.clip_grad_norm_(self.trained, self.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, self.clip_norm)
+        # A finite loss may have a gradient that is not: as a loss that is not a number it ends the run before a score.
+        loss = torch.where(norm.isfinite(), loss, torch.nan)
+        if loss.device.type == "cpu" and not loss.isfinite():  # a GPU would have to wait for the answer
+            return loss
         for _, optimiser in self.parts:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate

@@ -67,6 +67,8 @@ class Journal:
         versions."""
         self.noisy: float | None = None
         """Dev score of the noisy recordings; None until it has been computed."""
+        self._is_new = False
+        """Whether `check` found the folder ready for a new run."""
         self.best_row = 0
         """Index of the best model's row in `rows`."""
 
@@ -97,6 +99,7 @@ class Journal:
         version wrote the settings introduced since. Raises UsageError naming what is in the way, and ModelError for a
         damaged resume point.
         """
+        self._is_new = not resume
         if not resume:
             if self.resume_path.exists():
                 remedy = "Continue it with --resume, or choose another."
@@ -148,6 +151,9 @@ class Journal:
             found = f"that it cannot be made ({error.strerror})"
             raise UsageError(self.folder, found, "a folder for the run", "Choose another folder.") from error
         with _held(self.folder):
+            if self._is_new and self.resume_path.exists():
+                found, remedy = "a run that began meanwhile", "Continue it with --resume, or choose another."
+                raise UsageError(self.folder, found, "an empty or new folder", remedy)
             checkpoint.remove_leftovers(self.folder)
             checkpoint.reached("run: held")
             self.recipe, self.material = dict(recipe), dict(material or {})

@@ -23,6 +23,7 @@ from deepnmf_cli.signal.masks import complex_masks
 from deepnmf_cli.training.minibatch import Batch, FrameBatch
 from deepnmf_cli.training.objectives import TINY, compressed_error, gain_to_unit_level, mask_size
 from deepnmf_cli.training.primal_dual import ConstraintSettings, Multipliers, slack
+from deepnmf_cli.unfold.implicit import Settled
 from deepnmf_cli.unfold.network import Path
 from deepnmf_cli.unfold.recurrent import RecurrentUnfolded
 
@@ -79,6 +80,9 @@ def require_support(
         expected, remedy = "one that gives masks after every layer, such as grid", "Leave the section out."
         raise RecipeError(place, f"the model {network.name}", expected, remedy)
     unfolded = network.unfolded
+    if isinstance(unfolded, Settled):
+        found, expected = 'network.gradient="implicit"', "states of all layers, which it does not keep"
+        raise RecipeError(place, found, expected, 'Set network.gradient="unrolled".')
     try:
         depth.weights(unfolded.iterations)
     except ValueError as error:

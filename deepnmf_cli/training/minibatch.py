@@ -107,10 +107,14 @@ class FrameStore:
         key: str = "",
     ) -> None:
         """Each batch has every `stride`-th frame of `mixtures` examples. `key` identifies what `source` holds: batches
-        with equal keys are taken to be equal. Without a folder, nothing is stored.
+        with equal keys are taken to be equal. Without a folder, nothing is stored. Raises RecipeError if examples have
+        fewer frames than `stride`.
         """
         self.source, self.network, self.mixtures, self.stride, self.folder = source, network, mixtures, stride, folder
         self.pair = front_end.pair(front_end.rate_hz)
+        if stride > (frames := source.length // self.pair.hop_samples + 1):
+            expected = f"at most {frames}, the frames of an example"
+            raise RecipeError("training.frame_stride", str(stride), expected, "Lower it, or raise mixing.segment_s.")
         self.rows = network.settings.context * front_end.bins
         self.context = max(network.settings.context, KEPT_CONTEXT if folder else 1)
         self.frames_key = digest(key, changed(front_end), self.context, mixtures, stride, source.length)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from deepnmf_cli import checkpoint
 from deepnmf_cli.corpus.clips import ClipCache
-from deepnmf_cli.errors import CorpusError, RecipeError, UsageError, count, nearest
+from deepnmf_cli.errors import CorpusError, RecipeError, UsageError, count, nearest, shortened
 from deepnmf_cli.repair import model
 from deepnmf_cli.repair.model import RepairSettings
 from deepnmf_cli.repair.projection import Observation, Problem, problem, unit_gain
@@ -44,6 +44,12 @@ class DamageSettings:
     sdr_db: tuple[float, float] = (1.0, 15.0)
     """For clipping: range of the input's signal-to-distortion ratio."""
 
+    def __post_init__(self) -> None:
+        if self.rate_hz < 1 or not self.gap_ms or not 0 < min(self.gap_ms) <= max(self.gap_ms) < 1000 * self.segment_s:
+            raise ValueError("rate_hz must be at least 1, and gap_ms longer than 0 and shorter than segment_s")
+        if self.sdr_db[0] > self.sdr_db[1]:
+            raise ValueError("sdr_db is a range, the lower end first")
+
 
 @dataclass(frozen=True)
 class ScheduleSettings:
@@ -58,6 +64,23 @@ class ScheduleSettings:
     learning_rate: float = 0.02
     score_every: int = 100
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = min(self.examples, self.held_out, self.batch, self.steps, self.score_every)
+        if least < 1 or self.learning_rate < 0 or self.seed < 0:
+            raise ValueError("examples, held_out, batch, steps and score_every must be at least 1, others not negative")
+
+
+@dataclass(frozen=True)
+class StartSettings:
+    """Where training starts; None stands for the algorithm's own value."""
+
+    highest: float | None = None
+    """Threshold of the first layer."""
+    lowest: float | None = None
+    """Threshold of the last layer."""
+    momentum: float | None = None
+    """Momentum of all layers."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +112,8 @@ def read_recipe(path: Path, overrides: tuple[str, ...] = ()) -> RepairRecipe:
     kinds = {"repair": RepairSettings, "damage": DamageSettings, "training": ScheduleSettings}
     refuse_unknown(table, [*kinds, "start"], str(path))
     built = {name: section(kind, table.get(name, {}), f"{path} [{name}]") for name, kind in kinds.items()}
-    refuse_unknown(table.get("start", {}), ["highest", "lowest", "momentum"], f"{path} [start]")
-    return RepairRecipe(start={k: float(v) for k, v in table.get("start", {}).items()}, **built)
+    start = dataclasses.asdict(section(StartSettings, table.get("start", {}), f"{path} [start]"))
+    return RepairRecipe(start={key: value for key, value in start.items() if value is not None}, **built)
 
 
 @dataclass(frozen=True)
@@ -137,6 +160,15 @@ def gap_at(samples: np.ndarray, missing: np.ndarray) -> Observation:
     """Return what is known of samples (..., N) outside gaps."""
     infinite = np.full_like(samples, np.inf)
     return Observation(np.where(missing, 0, samples), missing, -infinite, infinite)
+
+
+def _recipe_of(note: Path) -> Any:
+    """Read the recipe of a run. Raises UsageError if it is damaged."""
+    try:
+        return json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        found, remedy = f"no readable recipe ({shortened(error)})", "Restore the file, or begin in another folder."
+        raise UsageError(note, found, "JSON", remedy) from error
 
 
 def make_examples(paths: list[Path], recipe: RepairRecipe, count: int, stream: int) -> Examples:
@@ -207,9 +239,8 @@ def train(
     note, last = output / "recipe.json", output / LAST
     if note.exists() and not resume:
         raise UsageError(output, "a run", "an empty folder", "Pass --resume to go on, or choose another folder.")
-    if resume and note.exists() and json.loads(note.read_text()) != facts:
+    if resume and note.exists() and _recipe_of(note) != facts:
         raise UsageError(output, "a run by another recipe", "the same recipe", "Choose another folder.")
-    _write(note, json.dumps(facts, indent=1))
     schedule = recipe.training
     torch.manual_seed(schedule.seed)
     unfolded = network(ConsistentProjection(recipe.repair.prox, **recipe.start), recipe.repair.layers)
@@ -219,6 +250,7 @@ def train(
         step, best = _restore(last, unfolded, optimizer)
     examples = make_examples(clips, recipe, schedule.examples, 0)
     dev = make_examples(dev_clips, recipe, schedule.held_out, 1)
+    _write(note, json.dumps(facts, indent=1))  # from here on the folder holds a run
 
     def score() -> float:
         with torch.no_grad():

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from deepnmf_cli.corpus.dataset import ExampleSource
-from deepnmf_cli.errors import RecipeError
-from deepnmf_cli.inference.dictionary import exemplars, learn_dictionary
+from deepnmf_cli.errors import CorpusError, RecipeError
+from deepnmf_cli.inference.dictionary import audible, exemplars, learn_dictionary
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.signal.level import normalised_magnitudes, stack_context
 from deepnmf_cli.signal.stft import FrontEnd
@@ -64,6 +64,10 @@ def learn_source_dictionaries(
         def frames(batch: int, index: int = index) -> Tensor:
             return context_frames(source, index, batch, settings.batch_frames, network, front_end)
 
+        if (there := audible(frames(0)).numel()) < shape.atoms:
+            found = f"{there} audible frames of {name} in a batch of {settings.batch_frames}"
+            remedy = f"Give {name} with fewer pauses, raise dictionary.batch_frames, or lower network.atoms."
+            raise CorpusError(f"--{name}", found, f"at least network.atoms = {shape.atoms}", remedy)
         if settings.method == "exemplars":
             parts.append(exemplars(frames(0), shape.atoms, torch.Generator().manual_seed(seed)))
             continue

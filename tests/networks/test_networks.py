@@ -136,6 +136,16 @@ def test_every_trained_parameter_gets_a_finite_gradient(name: str) -> None:
     assert trained and all(p.grad is not None and torch.isfinite(p.grad).all() for p in trained)
 
 
+@pytest.mark.parametrize("name", [name for name in SMALL if NETWORKS[name.partition(",")[0]][0].mixed_precision])
+def test_networks_of_mixed_precision_learn_in_it(name: str) -> None:
+    """Products of a GPU are in bfloat16 then, and every operation on them must take that beside float32."""
+    network = made(name)
+    with torch.autocast("cpu", torch.bfloat16):
+        masks, _ = network(magnitude())
+    masks.float().square().sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+
+
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_features_of_frames_have_mean_zero_and_variance_one_once_fitted(compression: str) -> None:
     features = CompressedFeatures(5, compression)

@@ -51,6 +51,14 @@ def test_every_layer_gets_the_atoms_on_its_noise_side(name):
     assert plain.weights()["dictionary_0"].shape[1] == 12  # the network that was given is as it was
 
 
+def test_a_pop_over_near_silence_gives_the_atoms_that_it_can():
+    """Few frames are audible beside it."""
+    samples = 1e-5 * np.random.default_rng(0).standard_normal((1, RATE_HZ)).astype(np.float32)
+    samples[:, 400:800] += 0.5 * np.random.default_rng(1).standard_normal((1, 400)).astype(np.float32)
+    atoms = noise_atoms(network("sparse-nmf"), torch.from_numpy(magnitudes(samples)))
+    assert 1 <= atoms.shape[1] < ATOMS and atoms.isfinite().all()
+
+
 def test_atoms_that_explain_nothing_change_nothing():
     """Atoms in bins where there is no sound get no activation, whatever the network."""
     plain, silent = network("deep-nmf"), torch.zeros(CONTEXT * BINS, 2)

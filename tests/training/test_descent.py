@@ -3,6 +3,7 @@
 There may be no GPU: here a graph is a function that is called again.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -54,6 +55,15 @@ def test_gradients_beyond_the_bound_are_scaled_down_to_it() -> None:
         one.step(examples(), RATE)
         sizes.append(float(torch.stack([p.grad.norm() for p in one.trained]).norm()))
     assert sizes[0] > 1e-2 and sizes[1] == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_gradient_that_is_no_number_is_a_loss_that_is_none_and_changes_nothing() -> None:
+    """The run ends with that loss; a step would leave weights that nothing can be said of."""
+    one = descent("adam")
+    before = [p.detach().clone() for p in one.trained]
+    one.trained[0].register_hook(lambda slope: slope * torch.inf)
+    assert not math.isfinite(float(one.step(examples(), RATE)))
+    assert all(torch.equal(p, was) for p, was in zip(one.trained, before, strict=True))
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])

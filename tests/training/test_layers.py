@@ -13,12 +13,13 @@ from deepnmf_cli.errors import RecipeError
 from deepnmf_cli.experiment import train
 from deepnmf_cli.networks import build
 from deepnmf_cli.networks.base import MaskNetwork
+from deepnmf_cli.networks.deep_nmf import DeepNmfSettings
 from deepnmf_cli.recipe import Recipe
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training.descent import GradientDescent
 from deepnmf_cli.training.dev import DevScore
 from deepnmf_cli.training.journal import CONSTRAINT_COLUMNS, Journal
-from deepnmf_cli.training.layers import POWER, DepthSettings, LayerNoise, LayerTerms
+from deepnmf_cli.training.layers import POWER, DepthSettings, LayerNoise, LayerTerms, require_support
 from deepnmf_cli.training.minibatch import Batch
 from deepnmf_cli.training.objectives import ObjectiveSettings, compressed_error, objective
 from deepnmf_cli.training.primal_dual import ConstraintSettings
@@ -214,6 +215,13 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
         assert [(row["step"], row["layer"]) for row in rows] == [(s, k) for s in "24" for k in "123"]
         assert any(float(row["multiplier"]) > 0 for row in rows)
         assert model != "grid" or (tmp_path / "whole" / "constraints.png").stat().st_size > 5000
+
+
+def test_a_network_that_keeps_no_states_of_its_layers_is_refused() -> None:
+    """The gradient of the minimum at which it settles needs none of them."""
+    settings = DeepNmfSettings(bins=33, context=1, atoms=4, iterations=6, tied=True, gradient="implicit")
+    with pytest.raises(RecipeError, match='found network.gradient="implicit"'):
+        require_support(build("deep-nmf", settings), DepthSettings(), ConstraintSettings("objective"))
 
 
 def test_a_resume_point_of_other_constraints_is_refused(tiny_corpus: Path) -> None:

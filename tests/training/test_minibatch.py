@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 
 from deepnmf_cli.errors import RecipeError
@@ -99,6 +100,29 @@ def test_runs_with_a_cache_equal_those_without(tiny_corpus: Path, tmp_path: Path
         rows.append([line.rpartition(",")[0] for line in (tmp_path / run / "history.csv").read_text().splitlines()])
     assert rows[0] == rows[1] == rows[2]
     assert list((tmp_path / "cache").glob("dictionary-*.safetensors"))
+
+
+def test_a_cache_holds_nothing_of_recordings_that_were_replaced(tiny_corpus: Path, tmp_path: Path, monkeypatch) -> None:
+    """Paths may be the same, as relative ones are, or where recordings were added or changed."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_corpus, "corpus")
+    chosen, where = framewise("deep-nmf", distinct_batches=2), recordings(Path("corpus"))
+    assert train(chosen, where, Path("first"), cache=Path("cache"))
+    for path in Path("corpus/noise").rglob("*.wav"):
+        samples, rate_hz = soundfile.read(path)
+        soundfile.write(path, samples[::-1] ** 3, rate_hz)
+    assert train(chosen, where, Path("second"), cache=Path("cache")) and train(chosen, where, Path("bare"))
+    rows = [
+        [line.rpartition(",")[0] for line in Path(run, "history.csv").read_text().splitlines()]
+        for run in ("first", "second", "bare")
+    ]
+    assert rows[1] == rows[2] != rows[0]
+
+
+def test_frames_that_examples_do_not_have_are_refused(tiny_corpus: Path) -> None:
+    source, _ = open_corpus(recordings(tiny_corpus), chosen := framewise("dnn"))
+    with pytest.raises(RecipeError, match="training.frame_stride: found 500; expected at most"):
+        FrameStore(source, chosen.front_end, initial_network(chosen, source), 2, 500)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "multiplicative"])

@@ -64,8 +64,10 @@ def test_clipping_leaves_the_ratio_that_was_asked_for(voice):
 
 
 @pytest.mark.parametrize(
-    "override", ['repair.prox="glow"', "repair.layer=2", "start.middle=1", "repair", "training.steps=x"]
-)
+    "override",
+    ['repair.prox="glow"', "repair.layer=2", "start.middle=1", "repair", "training.steps=x", "training.held_out=0",
+     "training.steps=-3", "training.batch=0", 'start.highest="abc"', "start=3", "damage.gap_ms=[400.0]"],
+)  # fmt: skip
 def test_impossible_recipes_are_refused(override):
     with pytest.raises(RecipeError):
         recipe("declip", override)
@@ -81,6 +83,12 @@ def test_what_cannot_be_trained_is_said(speech, tmp_path):
         repair.train(recipe("declip"), speech, tmp_path / "run")
     with pytest.raises(UsageError, match="another recipe"):
         repair.train(recipe("declip"), speech, tmp_path / "run", resume=True)
+    (tmp_path / "run" / "recipe.json").write_text("{")
+    with pytest.raises(UsageError, match="no readable recipe"):
+        repair.train(recipe("declip"), speech, tmp_path / "run", resume=True)
+    with pytest.raises(CorpusError, match="usable segments"):
+        repair.train(recipe("declip", "damage.segment_s=60.0"), speech, tmp_path / "early")
+    assert not list((tmp_path / "early").iterdir())  # which a second try may take
 
 
 def test_the_command_trains_and_its_model_repairs(deepnmf, speech, tmp_path):

@@ -268,3 +268,15 @@ def test_a_model_without_a_resume_point_is_left_alone_with_a_way_on(where, run) 
         train(RECIPE, where, run, resume=True)
     (run / "best.safetensors").unlink()
     assert train(RECIPE, where, run)
+
+
+def test_a_run_that_began_meanwhile_is_not_replaced(tmp_path):
+    """Both found the folder empty; the other was stopped before this one had read its recordings."""
+    ours, other = Journal(tmp_path), Journal(tmp_path)
+    for journal in (ours, other):
+        journal.check({}, resume=False)
+    with other.begin({}):
+        other.resume_path.write_bytes(b"step 5000")
+    with pytest.raises(UsageError, match="a run that began meanwhile"), ours.begin({}):
+        pass
+    assert other.resume_path.read_bytes() == b"step 5000"

@@ -126,6 +126,19 @@ def test_fine_tuning_says_both_scores_and_keeps_the_general_one(
     assert len(before) == len((tmp_path / "run/best.safetensors").read_bytes())
 
 
+def test_the_choice_of_a_share_can_be_stopped_and_is_made_when_resumed(
+    tiny_corpus: Path, model: Path, tmp_path: Path
+) -> None:
+    settings, reports = tiny(tuning={"own_share": 0.5}, training={"learning_rate": 0.05}), []
+    stop = lambda: bool(reports) and reports[-1].get("step") == settings.training.steps  # noqa: E731
+    run = tmp_path / "run"
+    assert not train(settings, recordings(tiny_corpus), run, init=model, progress=reports.append, stop=stop)
+    assert not (run / "tuning.csv").exists()
+    assert train(settings, recordings(tiny_corpus), run, resume=True, init=model)
+    trained = model_file.read(run / "best.safetensors").provenance["trained"]
+    assert trained["tuning"] and [key for key in trained if key.startswith("dev_")] == ["dev_si_sdr"]
+
+
 def test_a_tuned_model_is_what_the_scores_say(tiny_corpus: Path, model: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(experiment, "best_step", lambda steps, lost_db: steps[2])
     train(tiny(tuning={"own_share": 0.5}), recordings(tiny_corpus), tmp_path, init=model)
