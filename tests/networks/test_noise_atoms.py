@@ -53,9 +53,10 @@ def test_every_layer_gets_the_atoms_on_its_noise_side(name):
 
 def test_a_pop_over_near_silence_gives_the_atoms_that_it_can():
     """Few frames are audible beside it."""
-    samples = 1e-5 * np.random.default_rng(0).standard_normal((1, RATE_HZ)).astype(np.float32)
-    samples[:, 400:800] += 0.5 * np.random.default_rng(1).standard_normal((1, 400)).astype(np.float32)
-    atoms = noise_atoms(network("sparse-nmf"), torch.from_numpy(magnitudes(samples)))
+    draw = torch.Generator().manual_seed(0)
+    magnitude = 1e-5 * torch.rand(BINS, 60, generator=draw)
+    magnitude[:, 5:9] = torch.rand(BINS, 4, generator=draw)
+    atoms = noise_atoms(network("sparse-nmf", context=1), magnitude)
     assert 1 <= atoms.shape[1] < ATOMS and atoms.isfinite().all()
 
 
