@@ -278,7 +278,8 @@ class _Batch:
         known = lengths(jobs)
         require_space(known)
         seconds = sum(info.seconds for info in known.values())
-        several = engine.ray or process_count(engine.jobs, len(jobs), seconds, self._settings.device) > 1
+        where = self._settings.device, self._settings.backend
+        several = engine.ray or process_count(engine.jobs, len(jobs), seconds, *where) > 1
         if several:
             jobs = longest_first(jobs, known)
         begin = time.perf_counter()
@@ -389,12 +390,19 @@ def _facts(settings: Settings, removed: str | None) -> dict[str, Any]:
     from deepnmf_cli import zoo
     from deepnmf_cli.checkpoint import file_hash
 
-    profile = settings.noise_profile
+    def content(named: Any, key: str) -> dict[str, Any] | None:
+        """A dataclass as a table, with the hash of the file that it names in the place of its path."""
+        table = named and asdict(named)
+        return table and {
+            **table,
+            key: file_hash(file) if table[key] and (file := Path(table[key])).is_file() else None,
+        }
+
     return {
         "model": file_hash(zoo.find(settings.model)), "--max-attenuation": settings.max_attenuation_db,
         "--mix": settings.mix, "--depth": settings.depth, "--channels": settings.channel_mode,
-        "--loudness": settings.loudness_lufs, "--repair": settings.repair and asdict(settings.repair),
-        "--noise-profile": None if profile is None else asdict(profile), "--noise-out": removed is not None,
+        "--loudness": settings.loudness_lufs, "--repair": content(settings.repair, "gaps"),
+        "--noise-profile": content(settings.noise_profile, "file"), "--noise-out": removed is not None,
     }  # fmt: skip
 
 

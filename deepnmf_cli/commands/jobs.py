@@ -97,11 +97,15 @@ def require_space(known: dict[Job, "AudioInfo"]) -> None:
     audio_writer.require_space(outputs())
 
 
-def process_count(asked: int | None, files: int, seconds: float, device: str) -> int:
+ON_CPUS = ("onnx", "native")
+"""Backends that compute on CPUs, whatever the device."""
+
+
+def process_count(asked: int | None, files: int, seconds: float, device: str, backend: str = "auto") -> int:
     """Return how many processes to use: as many as were asked for, or as pay off, and never more than files."""
     if asked is None:
         asked = min(available_cpus(), int(seconds / AUDIO_PER_PROCESS_S))
-        if asked > 1 and device != "cpu":
+        if asked > 1 and device != "cpu" and backend not in ON_CPUS:
             from deepnmf_cli.zoo import resolve_device
 
             asked = asked if resolve_device(device) == "cpu" else 1  # processes share a GPU badly
@@ -127,7 +131,7 @@ def enhance_all(
         if workers.died:
             remove_leftovers(jobs)
         return
-    processes = process_count(engine.jobs, len(jobs), seconds, settings.device)
+    processes = process_count(engine.jobs, len(jobs), seconds, settings.device, settings.backend)
     yield from on_this_machine(jobs, prepare, settings, processes, progress)
 
 
@@ -150,7 +154,7 @@ def _cluster(settings: Settings, engine: Engine, files: int) -> Iterator[Any]:
 
     shipped = Shipped.of(settings)
     with connected(engine.address) as (cpus, gpus):
-        on_gpus = gpus > 0 and settings.device != "cpu" and settings.backend != "onnx"
+        on_gpus = gpus > 0 and settings.device != "cpu" and settings.backend not in ON_CPUS
         count = engine.jobs or (gpus if on_gpus else cpus) or 1
         with RayWorkers(min(count, files), int(on_gpus), prepare_shipped, shipped) as workers:
             yield workers

@@ -191,12 +191,14 @@ class ClipCache:
 class Excerpts(ClipCache):
     """A cache in which some recordings are cut to a part of themselves, between two shares of their length."""
 
-    def __init__(self, rate_hz: int, parts: dict[Path, tuple[float, float]]) -> None:
-        super().__init__(rate_hz)
+    def __init__(
+        self, rate_hz: int, parts: dict[Path, tuple[float, float]], unpacked: "Unpacked | None" = None
+    ) -> None:
+        super().__init__(rate_hz, unpacked=unpacked)
         self.parts = parts
 
     def __getstate__(self) -> dict:
-        return {"rate_hz": self.rate_hz, "parts": self.parts}
+        return {"rate_hz": self.rate_hz, "parts": self.parts, "unpacked": self.unpacked}
 
     def length(self, path: Path, like: Path | None = None) -> int:
         first, end = self._ends(path, like)

@@ -141,7 +141,9 @@ def for_tuning(recordings: Recordings, made: Mixtures, say: Say) -> Material:
         )
     cache, rate_hz = ClipCache(made.rate_hz), made.rate_hz
     speech, dev_speech = _split(clips.speech, clips.dev_speech, "speakers", say)
-    own, dev_own = (clips.noise, clips.dev_noise) if clips.dev_noise else _hold_out(clips.noise)
+    own, dev_own = (clips.noise, clips.dev_noise)
+    if not (recordings.dev or dev_own):
+        own, dev_own = _hold_out(clips.noise)
     own_cache = dev_own_cache = cache
     if dev_own is own:
         own_cache, dev_own_cache = (

@@ -49,7 +49,8 @@ def write(network: MaskNetwork, front_end: FrontEnd, name: str, folder: Path, we
 
 def _header(packed: model.NativeModel, name: str, int8: bool) -> Iterator[str]:
     """Yield the lines of a model's file: its arrays, and DEEPNMF_MODEL, which initialises a `deepnmf_model`."""
-    yield f"/* The model {name}, written by deepnmf {__version__}. */"
+    called = Path(name).name.replace("*/", "")  # where it lies on this machine is nobody's business
+    yield f"/* The model {called}, written by deepnmf {__version__}. */"
     yield "#ifndef DEEPNMF_MODEL_H\n#define DEEPNMF_MODEL_H\n"
     yield "#if defined(__GNUC__)\n#define DEEPNMF_ALIGNED __attribute__((aligned(32)))\n#else"
     yield "#define DEEPNMF_ALIGNED\n#endif"

@@ -97,7 +97,8 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, int]:
     if abs(found - expected) > LENGTH_TOLERANCE_S * rate_hz:
         remedy = "Cut or align the recordings: they must start and end together."
         _refuse(pair, f"{found} samples", f"{expected} samples, give or take {LENGTH_TOLERANCE_S * 1e3:.0f} ms", remedy)
-    frames = min(found, expected)
+    if not (frames := min(found, expected)):
+        _refuse(pair, f"no sample at {rate_hz} Hz", "at least one", "Leave the file out, or choose a higher --rate.")
     return reference[:, :frames], estimate[:, :frames], rate_hz
 
 

@@ -238,15 +238,16 @@ def _remarks(systems: Sequence[System]) -> list[str]:
     """Return what a reader of the means must know: scores that are missing from them, and two kinds of PESQ in one
     mean.
     """
-    found: dict[tuple[str, str], list[str]] = {}
+    found: dict[tuple[str, str, str], list[str]] = {}
     for system in systems:
         for one in system.scores:
+            lost = "no score" if any(map(math.isnan, one.values.values())) else "no score of a channel"
             for note in one.notes:
-                found.setdefault((system.name, note), []).append(one.name)
+                found.setdefault((system.name, lost, note), []).append(one.name)
     total = len(systems[0].scores)
     remarks = [
-        f"{system}: no score in {len(names)} of {count(total, 'file')} ({note}), the first being {names[0]}"
-        for (system, note), names in found.items()
+        f"{system}: {lost} in {len(names)} of {count(total, 'file')} ({note}), the first being {names[0]}"
+        for (system, lost, note), names in found.items()
     ]
     remarks += [remark for system in systems for remark in _late(system)]
     rates = {one.rate_hz for one in systems[0].scores}

@@ -19,6 +19,8 @@ from deepnmf_cli.scoring.pairing import corpus_hash
 
 ROOT = Path(__file__).resolve().parents[2]
 REGISTER = ROOT / "docs/reports/register.csv"
+MODELS = ("best.safetensors", "last.safetensors")
+"""Files by which the folder of a training run is known, which stands for its model."""
 COLUMNS = ("date", "release", "commit", "set", "set_sha256", "systems", "command")
 
 
@@ -32,7 +34,8 @@ def main(arguments: list[str], register: Path = REGISTER) -> int:
     command = ["evaluate", "--reference", str(options.set / "clean"), "--noisy", str(options.set / "noisy")]
     command += ["--mixtures", str(options.set / "mixtures.csv")]
     for system in options.system:
-        command += ["--estimate" if Path(system).is_dir() else "--model", system]
+        is_run = any((Path(system) / name).is_file() for name in MODELS)
+        command += ["--estimate" if Path(system).is_dir() and not is_run else "--model", system]
     if options.dnsmos:
         command.append("--dnsmos")
     if options.report:

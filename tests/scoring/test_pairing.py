@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from deepnmf_cli.errors import AudioError, CorpusError
 from deepnmf_cli.scoring.pairing import Pair, alone, corpus_hash, pair_folders, printable, read_pair
@@ -184,3 +185,10 @@ def test_the_corpus_hash_is_that_of_a_list_of_sha256sum(tmp_path):
         (tmp_path / name).write_bytes(content)
     listing = "".join(f"{hashlib.sha256(contents[name]).hexdigest()}  {name}\n" for name in sorted(contents))
     assert corpus_hash(tmp_path.iterdir()) == hashlib.sha256(listing.encode()).hexdigest()
+
+
+def test_a_recording_that_a_low_rate_leaves_nothing_of_is_named(tmp_path):
+    for name in ("clean", "enhanced"):
+        soundfile.write(tmp_path / f"{name}.wav", [0.1, -0.1], 48000)
+    with pytest.raises(CorpusError, match="found no sample at 8000 Hz"):
+        read_pair(Pair("short", tmp_path / "clean.wav", tmp_path / "enhanced.wav", 8000))

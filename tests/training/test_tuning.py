@@ -126,6 +126,15 @@ def test_fine_tuning_says_both_scores_and_keeps_the_general_one(
     assert len(before) == len((tmp_path / "run/best.safetensors").read_bytes())
 
 
+def test_all_of_the_noise_is_learned_where_dev_is_given(tiny_corpus: Path, model: Path) -> None:
+    """Otherwise a fifth of every recording is kept, to score on."""
+    for dev, share in ((tiny_corpus / "dev", 1.0), (None, 0.8)):
+        made = sources.Mixtures(tiny().mixing, tiny().augmentation, 8000, 1)
+        material = sources.for_tuning(recordings(tiny_corpus, dev=dev), made, lambda *said: None)
+        cache, clips = material.source.cache, sorted((tiny_corpus / "noise").rglob("*.wav"))
+        assert {round(cache.length(path) / 16000, 2) for path in clips} == {share}
+
+
 def test_the_choice_of_a_share_can_be_stopped_and_is_made_when_resumed(
     tiny_corpus: Path, model: Path, tmp_path: Path
 ) -> None:
