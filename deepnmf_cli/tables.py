@@ -2,12 +2,10 @@
 
 import csv
 import difflib
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from deepnmf_cli.errors import CorpusError
-from deepnmf_cli.signal.formats import audio_suffixes
 
 
 def read_rows(
@@ -30,15 +28,6 @@ def read_rows(
                 yield rows.line_num, row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CorpusError(path, f"no readable CSV file ({error})", expected, remedy) from error
-
-
-def recording_of(cell: str | None) -> str:
-    """Return the name of the recording that a cell names, with or without the suffix of an audio file.
-
-    Names are in composed form (NFC), as file names are where they are paired.
-    """
-    name = unicodedata.normalize("NFC", cell or "")
-    return name[: -len(suffix)] if (suffix := Path(name).suffix) and suffix.lower() in audio_suffixes() else name
 
 
 def misspelt(path: str | Path, known: Iterable[str]) -> list[str]:

@@ -2,12 +2,14 @@
 
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from deepnmf_cli.errors import CorpusError
-from deepnmf_cli.tables import misspelt, read_rows, recording_of
+from deepnmf_cli.signal.formats import audio_suffixes
+from deepnmf_cli.tables import misspelt, read_rows
 
 IN_NAME = re.compile(r"(?:^|_)([+-]?\d+(?:\.\d+)?)dB(?:_([^_]+)_(.+))?(?:_|$)")
 """Input SNR, speaker and noise as parts of a file name, as in 003_+3dB_p232_street-5; the last two may be missing."""
@@ -49,6 +51,15 @@ def known_mixtures(names: Sequence[str], table: str | Path | None = None) -> dic
         found = f"no row for {len(missing)} of {len(names)} files, the first being {missing[0]!r}"
         raise CorpusError(table, found, "one row for each reference", "Add the rows that are missing.")
     return {name: known[name] for name in names}
+
+
+def recording_of(cell: str | None) -> str:
+    """Return the name of the recording that a cell names, with or without the suffix of an audio file.
+
+    Names are in composed form (NFC), as file names are where they are paired.
+    """
+    name = unicodedata.normalize("NFC", cell or "")
+    return name[: -len(suffix)] if (suffix := Path(name).suffix) and suffix.lower() in audio_suffixes() else name
 
 
 def remarks_on(table: str | Path) -> list[str]:

@@ -14,8 +14,9 @@ import soundfile
 
 from deepnmf_cli.checkpoint import is_temporary, temporary_folder
 from deepnmf_cli.errors import CorpusError, DeepnmfError, shortened
+from deepnmf_cli.scoring.mixtures import recording_of
 from deepnmf_cli.scoring.perceptual import NoScore
-from deepnmf_cli.tables import read_rows, recording_of
+from deepnmf_cli.tables import read_rows
 
 NAME = "WER"
 
