@@ -215,7 +215,7 @@ def row(condition: str, example: Example, estimate: Samples) -> dict[str, str]:
 
 
 def collect(runs: Path) -> None:
-    """Write a row for each condition and recording, with a column for each network: its mean over seeds."""
+    """Write a row for each condition and recording, with the mean over seeds, and every seed, of each network."""
     seeds: dict[str, list[list[dict[str, str]]]] = {}
     for run in runs_of_question():
         if (runs / run.name / SCORES).is_file():
@@ -226,7 +226,13 @@ def collect(runs: Path) -> None:
         same = {rung: [found[number] for found in each] for rung, each in seeds.items()}
         if any(key(r) != key(first) for each in same.values() for r in each):
             raise SystemExit(f"{runs}: scores of other recordings; remove {SCORES} in all runs and score again")
-        means = {rung: f"{np.mean([float(r['si_sdr']) for r in each]):.3f}" for rung, each in same.items()}
+        scores = {rung: [float(r["si_sdr"]) for r in each] for rung, each in same.items()}
+        means = {rung: f"{np.mean(values):.3f}" for rung, values in scores.items()}
+        means |= {
+            of_seed(rung, place): f"{value:.3f}"
+            for rung, values in scores.items()
+            for place, value in enumerate(values)
+        }
         noisy = before.get(key(first), before["dev", first["name"]])
         table.append(
             {name: first[name] for name in ("condition", "name", "speaker", "noise")} | {"noisy": noisy} | means
@@ -241,6 +247,11 @@ def once_there(table: Sequence[dict[str, str]], family: str, make: Callable[[str
     """Return `make(family)`, or NOT_THERE without the two networks of the family that are compared first."""
     there = all(family + variant in table[0] for variant in PAIRS[0])
     return make(family) if there else NOT_THERE
+
+
+def of_seed(rung: str, place: int) -> str:
+    """Return the column of a network's seed, counted from 0."""
+    return f"{rung}, seed {place + 1}"
 
 
 def key(found: dict[str, str]) -> tuple[str, str]:
@@ -270,7 +281,9 @@ def means_table(table: Sequence[dict[str, str]], family: str, counts: dict[str, 
 
 
 def pairs_table(table: Sequence[dict[str, str]], family: str) -> str:
-    """Return differences in dB with 95 % intervals over speakers and noises, a column for each pair of `PAIRS`."""
+    """Return differences in dB with 95 % intervals over speakers and noises, then those of every seed, by which the
+    intervals do not widen. A column for each pair of `PAIRS`.
+    """
     pairs = [pair for pair in PAIRS if all(family + variant in table[0] for variant in pair)]
     titles = [f"{VARIANTS[of]} less {VARIANTS[less]}" for of, less in pairs]
     lines = ["| " + " | ".join(["condition", *titles]) + " |", "|---" * (1 + len(pairs)) + "|"]
@@ -278,7 +291,11 @@ def pairs_table(table: Sequence[dict[str, str]], family: str) -> str:
         cells = []
         for of, less in pairs:
             values = column(given, family + of) - column(given, family + less)
-            cells.append(difference(values, given))
+            each = []
+            while {of_seed(family + of, len(each)), of_seed(family + less, len(each))} <= given[0].keys():
+                columns = (column(given, of_seed(family + one, len(each))) for one in (of, less))
+                each.append(f"{np.subtract(*columns).mean():+.2f}")
+            cells.append(f"{difference(values, given)}; {', '.join(each)}")
         lines.append(f"| {condition} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
