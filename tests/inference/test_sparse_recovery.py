@@ -216,6 +216,6 @@ def test_blocks_of_unequal_size_are_refused() -> None:
         if atoms == (2, 6):
             assert hyperlista.HyperlistaAbt(5, atoms, blocks=blocks).groups == 4
             continue
-        with pytest.raises(ValueError, match="equal size"):
+        with pytest.raises(ValueError, match="equal blocks"):
             hyperlista.HyperlistaAbt(5, atoms, blocks=blocks)
     assert math.isclose(alista.selected(2, 0.012), 0.036) and alista.selected(50, 0.012) == alista.MOST_SELECTED

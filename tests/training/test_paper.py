@@ -152,7 +152,9 @@ def test_tables_compare_the_same_files_and_give_intervals_over_clusters(tables) 
     (trials,) = tables.trials_table(results).splitlines()[2:]
     assert "| 2 | 0.50 | 0.60 | 0.70 | 3 hidden, rate 0.1 |" in trials
     noisy = {"dev": {"SDR": [0.0, 0.0, 3.0, 3.0]}}
-    table = {"nmf-seed1": {"name": "nmf", "parameters": 9, "dev": {"SDR": [1.0, 3.0, 4.0, 6.0]}}}
+    row = {"parameters": 9, "dev": {"SDR": [1.0, 3.0, 4.0, 6.0]}}
+    table = {name: {"name": name, "level": name == "nmf", **row} for name in ("nmf", "dnn", "nmf-nothing")}
     lines = tables.paper_table({"rows": table, "noisy": noisy, "dev": files}, "dev").splitlines()
     assert lines[2].startswith("| noisy |  |  | 0.00 | 3.00 | 1.50 [")
     assert lines[3].startswith("| nmf | 9 | 1 | 2.00 | 5.00 | 3.50 [")
+    assert [line.split(" | ")[0] for line in lines[4:]] == ["| dnn, no plateau", "| nmf-nothing"]
