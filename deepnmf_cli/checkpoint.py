@@ -99,7 +99,7 @@ def _named(final: Path) -> Iterator[None]:
         elif isinstance(error.filename, str):
             path = Path(error.filename)
             for above in (path, *path.parents):
-                if above.parent == final.parent and _LEFTOVER_NAME.fullmatch(above.name):
+                if above.parent == final.parent and is_temporary(above.name):
                     error.filename = str(final / path.relative_to(above))
         raise
 
@@ -184,7 +184,7 @@ def remove_leftovers(folder: str | Path) -> None:
         return
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if _LEFTOVER_NAME.fullmatch(entry.name):
+            if is_temporary(entry.name):
                 with suppress(OSError):
                     _remove_unheld(Path(entry.path))
 

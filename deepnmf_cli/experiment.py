@@ -206,7 +206,7 @@ def train(
     material = describe_material(source, dev, init)
     taught = (material["init"], recipe.tuning.own_share) if teacher else ()
     settings = map(changed, (recordings, recipe.mixing, recipe.augmentation))
-    key = digest(*settings, recipe.training.seed, fingerprint(recordings), *taught)
+    key = digest(*settings, recipe.training.seed, fingerprint(recordings), *taught) if cache else ""
     if resume:
         for note in compare_material(journal, material):
             progress({"note": note})

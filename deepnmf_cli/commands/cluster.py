@@ -102,12 +102,8 @@ class RayWorkers:
     def __exit__(self, *_: object) -> None:
         import ray
 
-        with suppress(Exception):
-            for actor in self._actors:
-                actor.end.remote()
-            under_way = [awaited for awaited, (_, task) in self._at_work.items() if task is not NOTHING]
-            if under_way:
-                ray.wait(under_way, num_returns=len(under_way), timeout=GRACE_S)
+        for _ in self._stop():
+            pass
         for actor in self._actors:
             with suppress(Exception):
                 ray.kill(actor)

@@ -127,9 +127,8 @@ class Scanner:
         """Scan the remaining samples; return all that was found and not taken."""
         self._look(self._begin + self._buffer.shape[-1])
         clipping = [found for channel in range(self.channels) if (found := self._clipping(channel)) is not None]
-        lost, others = (
-            [span for span in self._spans if (span.kind == NOT_FINITE) == wanted] for wanted in (True, False)
-        )
+        lost = [span for span in self._spans if span.kind == NOT_FINITE]
+        others = [span for span in self._spans if span.kind != NOT_FINITE]
         # Runs that are reported by parts, cut where pieces end, are joined again.
         return Findings(sorted([*joined(lost), *others], key=lambda span: span.first), clipping)
 

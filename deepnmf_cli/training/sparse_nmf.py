@@ -64,16 +64,17 @@ def learn_source_dictionaries(
         def frames(batch: int, index: int = index) -> Tensor:
             return context_frames(source, index, batch, settings.batch_frames, network, front_end)
 
-        if (there := audible(frames(0)).numel()) < shape.atoms:
+        first = frames(0)
+        if (there := audible(first).numel()) < shape.atoms:
             found = f"{there} audible frames of {name} in a batch of {settings.batch_frames}"
             remedy = f"Give {name} with fewer pauses, raise dictionary.batch_frames, or lower network.atoms."
             raise CorpusError(f"--{name}", found, f"at least network.atoms = {shape.atoms}", remedy)
         if settings.method == "exemplars":
-            parts.append(exemplars(frames(0), shape.atoms, torch.Generator().manual_seed(seed)))
+            parts.append(exemplars(first, shape.atoms, torch.Generator().manual_seed(seed)))
             continue
         parts.append(
             learn_dictionary(
-                frames,
+                lambda batch, first=first, frames=frames: frames(batch) if batch else first,
                 settings.batches,
                 shape.atoms,
                 shape.beta,

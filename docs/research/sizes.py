@@ -258,8 +258,9 @@ def train_one(run: Run, plan: Plan, corpus: Path, runs: Path) -> None:
             if not is_trial(run) or not error.found.startswith(("a loss of", "no score")):
                 raise
             (folder / FAILED).write_text(f"{error}\n")
-    for states in (runs / "cache").glob("fixed-*") if is_alone(folder) else ():  # of no use to other dictionaries
-        shutil.rmtree(states)
+    if is_alone(folder):
+        for states in (runs / "cache").glob("fixed-*"):  # of no use to runs with other dictionaries
+            shutil.rmtree(states)
     if not is_trial(run):
         (folder / FILES).write_text(json.dumps(dev_files(folder, corpus)))
     (folder / SPENT).write_text(f"{time.process_time() - began:.1f}\n")
