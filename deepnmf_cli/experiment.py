@@ -119,10 +119,12 @@ def take_weights(
 
     The weights of a grid are first moved to their places in this network (`relocated`); `MaskNetwork.fitting` says
     which are then taken. Raises ModelError if there are none, or if some do not fit and `partial` does not allow that.
-    Weights that only the network has begin as usual, and a message names them.
+    Weights that only the network has begin as usual, and a message names them. What settings determine stays as this
+    network's settings say.
     """
-    given = model_file.read(path)
-    tensors = network.moved(given.weights, (given.network, given.front_end), front_end)
+    given, kept_here = model_file.read(path), network.fixed_settings()
+    moved = network.moved(given.weights, (given.network, given.front_end), front_end)
+    tensors = {name: x for name, x in moved.items() if name not in kept_here}
     shared = network.fitting(tensors)
     if not shared:
         remedy = "Name a model of the same or a related kind and size."
@@ -134,7 +136,7 @@ def take_weights(
             remedy = "Leave out the recipe, and it is that of the model; or begin with what fits by --partial."
             raise ModelError(path, found, "a network of the same settings", remedy)
         say(f"{path}: {found}; they are left out", True)
-    if new := sorted(own.keys() - shared.keys()):
+    if new := sorted(own.keys() - shared.keys() - kept_here):
         say(
             f"{path}: {len(new)} of {len(own)} weights are not in it and begin as in a new network ({_named(new)})",
             True,

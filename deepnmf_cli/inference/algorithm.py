@@ -38,6 +38,8 @@ class Parameter:
     own: bool = False
     """Whether each layer has its own value, even where layers share parameters, because initial values differ."""
     trained: bool = True
+    setting: bool = False
+    """Whether settings alone determine the value, which no other model's replaces unless it is trained."""
 
 
 class Algorithm(ABC, Generic[Evidence, State]):

@@ -123,7 +123,11 @@ class Alista(SparseCoding[Tensor]):
             "weights": Parameter(steps, lambda _: analytic, shared=True, trained=False),
             "gram": Parameter(range(1, iterations), lambda _: gram, shared=True, trained=False),
             "share": Parameter(
-                steps, lambda k: torch.tensor([selected(k, self.support_growth)], dtype=like), own=True, trained=False
+                steps,
+                lambda k: torch.tensor([selected(k, self.support_growth)], dtype=like),
+                own=True,
+                trained=False,
+                setting=True,
             ),
             "rate": Parameter(steps, lambda _: torch.ones(1, dtype=like), "log"),
             "threshold": Parameter(steps, lambda _: torch.full((1,), self.sparsity, dtype=like), "log"),

@@ -87,7 +87,7 @@ class Psista(SparseCoding[Tensor]):
         return {
             "dictionary": Parameter([*full, iterations], whole.initial, whole.kind) if own else whole,
             **own,
-            "sketch": Parameter(sketched, lambda _: sketch, shared=True, trained=False),
+            "sketch": Parameter(sketched, lambda _: sketch, shared=True, trained=False, setting=self.sketch == "erb"),
             "rate": Parameter(range(iterations), lambda k: rates[k in full], "log", own=True),
             "penalty": nmf.penalties(self.sparsity, dictionary, iterations),
         }

@@ -57,7 +57,9 @@ class UnitMessages(Algorithm[Tensor, Tensor]):
     def _with_exponent(self, found: dict[str, Parameter], layers: Sequence[int]) -> dict[str, Parameter]:
         if isinstance(alpha := self.alpha, Exponent):
             value = torch.tensor(alpha.initial)
-            found["alpha"] = Parameter(layers, lambda _: value, shared=alpha.shared, trained=alpha.trained)
+            found["alpha"] = Parameter(
+                layers, lambda _: value, shared=alpha.shared, trained=alpha.trained, setting=True
+            )
         return found
 
 

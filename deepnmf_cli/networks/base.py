@@ -132,7 +132,7 @@ class MaskNetwork(nn.Module):
         return False
 
     def anneal(self, progress: float) -> None:
-        """Apply the settings of a schedule for this point of the training: 0 is its first step, 1 its end."""
+        """Apply the settings of a schedule for this point of the training: 0 is its first step, 1 its last."""
 
     @property
     def annealing(self) -> bool:
@@ -200,9 +200,18 @@ class MaskNetwork(nn.Module):
         return left_out
 
     def fitting(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return those of another network's weights that this one can start with: those of the same name and shape."""
+        """Return those of another network's weights that this one can start with: those of the same name and shape.
+
+        They may include `fixed_settings`.
+        """
         own = self.weights()
         return {name: x for name, x in tensors.items() if name in own and own[name].shape == x.shape}
+
+    def fixed_settings(self) -> set[str]:
+        """Return the names of those `weights` that are not trained and follow from the settings alone."""
+        unfolded = getattr(self, "unfolded", None)
+        names = unfolded.bank.fixed_settings() if isinstance(unfolded, Unfolded) else set()
+        return names if self.names_slots else {BANK + name for name in names}
 
     def load_weights(self, tensors: dict[str, Tensor]) -> None:
         """Load tensors that `weights` returned. Raises RuntimeError if names or shapes differ."""

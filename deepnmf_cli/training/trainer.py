@@ -351,7 +351,7 @@ class Trainer:
         if self.settings.greedy:
             layers = self.network.settings.trained_layers
             self.network.train_last(1 + self.step * layers // self.settings.steps)
-        self.network.anneal(self.step / self.settings.steps)
+        self.network.anneal(self.step / max(1, self.settings.steps - 1))
         # Seeded by step, so that the same units drop out in a resumed run.
         torch.manual_seed((self.settings.seed + self.processes.rank + (self.step << 32)) % (1 << 63))
         loss = self.optimiser.step(batch, self._learning_rate())

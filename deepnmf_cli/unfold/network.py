@@ -4,7 +4,7 @@ Layer k has parameters theta^k of its own, tied or untied by a table. See `deepn
 algorithm is.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -43,10 +43,17 @@ class Bank(nn.Module):
     """
 
     def __init__(
-        self, ties: Mapping[str, Ties], initial: Mapping[str, Sequence[Tensor | nn.Module]], kinds: Mapping[str, str]
+        self,
+        ties: Mapping[str, Ties],
+        initial: Mapping[str, Sequence[Tensor | nn.Module]],
+        kinds: Mapping[str, str],
+        settings: Iterable[str] = (),
     ) -> None:
-        """`initial[name][slot]`; `kinds[name]` is "free", "log" or "softplus" (see `NonNegative`)."""
+        """`initial[name][slot]`; `kinds[name]` is "free", "log" or "softplus" (see `NonNegative`); `settings` are the
+        names of what settings alone determine.
+        """
         super().__init__()
+        self.settings = frozenset(settings)
         self.ties = dict(ties)
         self.kinds = dict(kinds)
         for name, table in self.ties.items():
@@ -83,7 +90,8 @@ class Bank(nn.Module):
             name: [p.initial(tables[name].first_layer(slot)) for slot in range(tables[name].count)]
             for name, p in used.items()
         }
-        return cls(tables, initial, {name: p.kind for name, p in used.items()})
+        settings = (name for name, p in used.items() if p.setting)
+        return cls(tables, initial, {name: p.kind for name, p in used.items()}, settings)
 
     def _add(self, key: str, value: Tensor | nn.Module, trained: bool, kind: str) -> None:
         if isinstance(value, nn.Module):
@@ -104,6 +112,11 @@ class Bank(nn.Module):
         """Return theta^k: the parameters of layer k by name, without those that are absent there."""
         slots = ((name, table.slots[k]) for name, table in self.ties.items())
         return {name: self.value(name, slot) for name, slot in slots if slot is not None}
+
+    def fixed_settings(self) -> set[str]:
+        """Return the names, as in `values()`, of fixed slots that settings alone determine."""
+        slots = ((name, slot) for name in self.settings for slot in range(self.ties[name].count))
+        return {f"{name}_{slot}" for name, slot in slots if slot not in self.ties[name].trained}
 
     def values(self) -> dict[str, Tensor]:
         """Return all slots as plain tensors, as stored in a model file: named `<name>_<slot>`, or for tensors of

@@ -30,9 +30,28 @@ def test_an_annealed_run_starts_at_mean_field_and_ends_as_belief_propagation(tin
 
     assert train(chosen, recordings(tiny_corpus), tmp_path / "run", progress=watch)
     # Six steps, scored after 2, 4 and 6: alpha is then that of the step before, and later networks replace earlier.
-    assert seen == pytest.approx([1 / 3, 1.0, 1.0])
+    assert seen == pytest.approx([0.4, 1.0, 1.0])
     network, _ = zoo.load(tmp_path / "run")
     assert not network.annealing
+
+
+def test_a_schedule_as_long_as_the_run_reaches_its_end(tiny_corpus: Path, tmp_path: Path) -> None:
+    chosen = changed("power-mean", alphas="annealed", alpha=0.0, anneal_to=0.7, anneal_part=1.0)
+    train(chosen, recordings(tiny_corpus), tmp_path / "run")
+    assert zoo.load(tmp_path / "run")[0].alphas == pytest.approx([0.7, 0.7])
+
+
+def test_what_settings_determine_is_not_taken_from_another_model(tmp_path: Path) -> None:
+    given, fixed, trained = (
+        build("power-mean", changed("power-mean", alphas=alphas, alpha=alpha).network)
+        for alphas, alpha in (("fixed", 0.25), ("fixed", 0.75), ("trained", 0.75))
+    )
+    model_file.describe(tmp_path / "given.safetensors", given, FrontEnd(rate_hz=8000), {}).write()
+    said: list[str] = []
+    for network in (fixed, trained):
+        take_weights(network, tmp_path / "given.safetensors", FrontEnd(rate_hz=8000), say=lambda s, _: said.append(s))
+        assert torch.equal(network.weights()["unfolded.bank.couplings_1"], given.weights()["unfolded.bank.couplings_1"])
+    assert fixed.alphas == [0.75, 0.75] and trained.alphas == [0.25, 0.25] and not said
 
 
 def test_training_starts_from_the_weights_that_another_model_shares(tiny_corpus: Path, tmp_path: Path) -> None:
