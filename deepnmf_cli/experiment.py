@@ -246,6 +246,8 @@ def train(
         if settings.frame_stride > 1 and any(p.requires_grad for p in network.parameters()):
             mixtures = processes.part(settings.batch)
             frames = FrameStore(source, recipe.front_end, network, mixtures, settings.frame_stride, cache, key)
+            if workers > 1:
+                say("training.frame_stride above 1: --workers has no effect, this process prepares the frames", True)
         of_layers = {"depth": recipe.depth, "constraints": recipe.constraints}
         loop = network, recipe.front_end, recipe.objective, settings, journal, describe, device, frames
         trainer = Trainer(*loop, **of_layers, processes=processes)

@@ -199,7 +199,7 @@ def _slots(made: _Batches, count: int) -> Iterator[list[_Slots | None]]:
 def _serve(connection: Connection, made: _Batches, numbers: range, count: int, slots: _Slots | None) -> None:
     """Run one of `count` processes: send its batches in turn, or the error of the first that fails."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training loop ends its processes itself
-    made.source.cache.capacity_bytes //= count
+    made.source.divide(count)
     with suppress(OSError, EOFError):  # nobody listens any more
         for turn, number in enumerate(numbers):
             try:

@@ -65,10 +65,11 @@ class ExampleSource(Protocol):
 
     length: int
     """Samples per example."""
-    cache: ClipCache
-    """Where its clips are kept."""
 
     def __getitem__(self, index: int) -> tuple[Samples, Samples]: ...
+
+    def divide(self, processes: int) -> None:
+        """Use this process's share of the memory, and of the cores; `processes` of them have a copy of the source."""
 
 
 class MixtureDataset:
@@ -122,6 +123,10 @@ class MixtureDataset:
         # All that is not target counts as noise, late reverberation included, so that the mixture stays their sum.
         target, noise = change.channel(target, noise + (wet - target))
         return scale_to_level((target, noise), draw.uniform(*s.level_db))
+
+    def divide(self, processes: int) -> None:
+        """Keep as many clips as one of `processes` may."""
+        self.cache.capacity_bytes //= processes
 
     def unpack(self, file: Path) -> None:
         """Decode all clips into `file` at once, for all processes to share: see `clips.unpack`."""
@@ -246,6 +251,10 @@ class PairDataset:
 
         speech, noise = _not_silent(segment, audible(), "speech")
         return speech, noise
+
+    def divide(self, processes: int) -> None:
+        """Keep as many clips as one of `processes` may."""
+        self.cache.capacity_bytes //= processes
 
     def _at(self, pair: tuple[Path, Path], start: int) -> Segment:
         """Return (speech, noise) from `start` on, (2, length), and the clean file."""

@@ -91,12 +91,15 @@ class Share:
         self._source, self._batch = source, batch
         self._size = processes.part(batch)
         self._first = processes.rank * self._size
-        self.length, self.cache = source.length, source.cache
+        self.length = source.length
 
     def __getitem__(self, index: int) -> tuple[Samples, Samples]:
         """Return example `index` of this process, whose batches are those of all processes divided by their number."""
         number, place = divmod(index, self._size)
         return self._source[number * self._batch + self._first + place]
+
+    def divide(self, processes: int) -> None:
+        self._source.divide(processes)
 
 
 @contextmanager

@@ -48,7 +48,7 @@ class Taught:
     ) -> None:
         self.own, self.general, self.own_share = own, general, own_share
         self.teacher, self.front_end = teacher, front_end
-        self.length, self.cache = own.length, own.cache
+        self.length = own.length
 
     def is_own(self, index: int) -> bool:
         """Return whether the example has the user's own noise, as `own_share` of all examples have, evenly spread."""
@@ -61,6 +61,12 @@ class Taught:
         mixture = sum(self.general[index])
         speech = enhanced(self.teacher, self.front_end, mixture)
         return speech, mixture - speech
+
+    def divide(self, processes: int) -> None:
+        """Keep as many clips as one of `processes` may, and let the teacher use one thread."""
+        self.own.divide(processes)
+        self.general.divide(processes)
+        torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def test_what_needs_whole_batches_is_refused(settings: str, message: str) -> Non
 class Counted:
     """Examples that are their own numbers."""
 
-    length, cache = 7, None
+    length = 7
 
     def __getitem__(self, index: int) -> int:
         return index

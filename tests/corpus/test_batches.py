@@ -31,6 +31,9 @@ class Counting:
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         return np.full(self.length, index, np.float32), np.full(self.length, -index, np.float32)
 
+    def divide(self, processes: int) -> None:
+        self.cache.capacity_bytes //= processes
+
 
 class Hanging(Counting):
     """A source on a disk that does not answer after its first four examples."""

@@ -185,10 +185,13 @@ def test_an_error_in_a_worker_reaches_the_training_loop(corpus: Path) -> None:
 class Deadly:
     """A source that ends whoever asks it for an example."""
 
-    length, cache = 10, ClipCache(RATE)
+    length = 10
 
     def __getitem__(self, index: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
+
+    def divide(self, processes: int) -> None:
+        pass
 
 
 def test_a_worker_that_ends_is_an_error_with_a_remedy() -> None:

@@ -125,6 +125,14 @@ def test_frames_that_examples_do_not_have_are_refused(tiny_corpus: Path) -> None
         FrameStore(source, chosen.front_end, initial_network(chosen, source), 2, 500)
 
 
+def test_processes_that_frames_do_not_need_are_reported(tiny_corpus: Path, tmp_path: Path) -> None:
+    for chosen, expected in ((framewise("dnn"), 1), (recipe("dnn"), 0)):
+        said: list[str] = []
+        folder = tmp_path / f"{expected}"
+        train(chosen, recordings(tiny_corpus), folder, workers=2, progress=lambda r: said.append(r.get("note", "")))
+        assert sum("--workers has no effect" in note for note in said) == expected
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "multiplicative"])
 def test_greedy_training_begins_at_the_readout(tiny_corpus: Path, optimizer: str) -> None:
     chosen = framewise("deep-nmf", {"trained_layers": 3}, optimizer=optimizer, greedy=True, steps=3)

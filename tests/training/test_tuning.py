@@ -17,6 +17,7 @@ from deepnmf_cli.networks import build
 from deepnmf_cli.networks.backend import TorchBackend
 from deepnmf_cli.recipe import Recipe, read_recipe
 from deepnmf_cli.signal.stft import FrontEnd
+from deepnmf_cli.training.processes import Processes, Share
 from deepnmf_cli.training.tuning import SHARES, Step, Taught, best_step, blended
 
 TINY = {
@@ -53,13 +54,27 @@ def model(tiny_corpus: Path, tmp_path_factory) -> Path:
 class Constant:
     """Examples of constant speech 1 and noise `value`."""
 
-    length, cache = 800, None
+    length = 800
 
     def __init__(self, value: float) -> None:
-        self.value = value
+        self.value, self.divided = value, 1
+
+    def divide(self, processes: int) -> None:
+        self.divided *= processes
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         return np.ones(800, np.float32), np.full(800, self.value, np.float32)
+
+
+def test_processes_that_make_examples_share_the_memory_and_the_cores(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr("torch.set_num_threads", threads.append)
+    teacher, file = zoo.load(model)
+    own, general = Constant(0.0), Constant(0.5)
+    Share(Taught(own, general, 0.5, teacher, file.front_end), Processes(), 6).divide(3)
+    assert (own.divided, general.divided, threads) == (3, 3, [1])
 
 
 def test_general_examples_have_the_output_of_the_teacher_as_target(model: Path) -> None:
