@@ -1,7 +1,6 @@
 """`deepnmf enhance`: remove the noise from recordings."""
 
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,16 +8,7 @@ from typing import Any
 import click
 
 from deepnmf_cli.commands import console, remote
-from deepnmf_cli.commands.jobs import (
-    Engine,
-    Enhanced,
-    Settings,
-    enhance_all,
-    lengths,
-    longest_first,
-    process_count,
-    require_space,
-)
+from deepnmf_cli.commands.jobs import Batch, Engine, Enhanced, Settings, enhance_all, lengths, process_count
 from deepnmf_cli.commands.options import (
     AUTO,
     SEPARATE,
@@ -36,8 +26,8 @@ from deepnmf_cli.commands.options import (
     skip_existing_option,
     verbose_option,
 )
-from deepnmf_cli.commands.places import STREAM, Job, Places, Plan, plan, remove_leftovers
-from deepnmf_cli.commands.record import Record, still_needed
+from deepnmf_cli.commands.places import STREAM, Job, Places, Plan, plan, refuse_streams
+from deepnmf_cli.commands.record import Record
 from deepnmf_cli.commands.repair_options import (
     FIXES,
     clip_level_option,
@@ -46,7 +36,8 @@ from deepnmf_cli.commands.repair_options import (
     refuse_without_repair,
     repair_options,
 )
-from deepnmf_cli.errors import DeepnmfError, UsageError
+from deepnmf_cli.errors import UsageError
+from deepnmf_cli.workers import Progress
 
 
 @click.command()
@@ -194,7 +185,7 @@ def command(
         loudness_lufs,
         repair_options(inputs, fixes, gaps, clip_level_db) if repair else None,
     )
-    batch = _Batch(planned, settings, console.json_lines() if as_json else None, quiet)
+    batch = _Enhancing(planned, settings, runner, console.json_lines() if as_json else None, quiet, dry_run)
     several = len(planned.jobs) + len(planned.unreadable) > 1
     record = None
     with console.ended_by(batch.end):
@@ -207,7 +198,7 @@ def command(
             if dry_run:
                 batch.list(todo)
             elif todo:
-                batch.run(todo, runner, record)
+                batch.run(todo, record)
         finally:
             if record is not None:
                 record.close()
@@ -231,31 +222,15 @@ def _check_masks(model: str | None, depth: int | None) -> None:
         console.warn(f"--vad was measured with {names}: where {model} leaves more noise, that may be taken for speech.")
 
 
-class _Batch:
-    """The work of one call, and the reports on it: rows of JSON to `tell`, or sentences if that is None."""
+class _Enhancing(Batch):
+    """The work of one call."""
 
-    def __init__(self, planned: Plan, settings: Settings, tell: Any, quiet: bool) -> None:
-        self.outcome = console.Outcome(tell or (lambda row: None))
-        self._planned, self._settings, self._tell, self._quiet = planned, settings, tell, quiet
-        self._silent = quiet or tell is not None
-        self._elapsed_s, self._dry = 0.0, False
-
-    def begin(self, record: Record | None, skip: bool, overwrite: bool) -> list[Job]:
-        """Report what cannot be done, and what need not be done; return the jobs that are left."""
-        for path, error in self._planned.unreadable:
-            self.outcome.failed(_row(path), error)
-        for sentence in self._planned.left_out:
-            self._say(sentence)
-        if record is None:
-            return self._planned.jobs
-        todo, told = still_needed(self._planned.jobs, record, skip, overwrite, self.outcome, self._row_of)
-        if told:
-            self._say(told)
-        return todo
+    def __init__(self, planned: Plan, settings: Settings, engine: Engine, tell: Any, quiet: bool, dry: bool) -> None:
+        super().__init__(planned, tell, quiet, dry)
+        self._settings, self._engine = settings, engine
 
     def list(self, jobs: Sequence[Job]) -> None:
         """Report what `run` would do."""
-        self._dry = True
         known = lengths(jobs)
         for job in jobs:
             info = known.get(job)
@@ -265,84 +240,58 @@ class _Batch:
                 else f" ({info.seconds:.1f} s, {info.rate_hz} Hz, {console.count(info.channels, 'channel')})"
             )
             beside = "".join(f", {path}" for path in (job.removed, job.speech) if path is not None)
-            row = self._row_of(job)
+            row = self.row(job.source, job)
             if info is not None:
                 row |= {"seconds": info.seconds, "rate_hz": info.rate_hz, "channels": info.channels}
             self.outcome.planned(row)
-            if self._tell is None:
+            if self.tell is None:
                 console.announce(f"{job.source} -> {job.target}{beside}{size}")
 
-    def run(self, jobs: Sequence[Job], engine: Engine, record: Record | None) -> None:
-        """Enhance all jobs, and add the outcome of each to `outcome`."""
-        remove_leftovers(self._planned.jobs)
-        known = lengths(jobs)
-        require_space(known)
-        seconds = sum(info.seconds for info in known.values())
+    def are_spread(self, files: int, seconds: float) -> bool:
         where = self._settings.device, self._settings.backend
-        several = engine.ray or process_count(engine.jobs, len(jobs), seconds, *where) > 1
-        if several:
-            jobs = longest_first(jobs, known)
-        begin = time.perf_counter()
-        try:
-            with console.progress(self._silent) as bar:
-                bar.set_description_str(_done(0, jobs))
-                bar.reset(total=seconds)
-                for finished, (job, done) in enumerate(
-                    enhance_all(jobs, self._settings, engine, seconds, bar.update), 1
-                ):
-                    if isinstance(done, DeepnmfError):
-                        self.outcome.failed(self._row_of(job), done)
-                    else:
-                        if record is not None:
-                            record.done(job)
-                        self._elapsed_s += done.elapsed_s
-                        self._report(job, done)
-                    bar.set_description_str(_done(finished, jobs))
-        finally:
-            if several or not self._elapsed_s:
-                self._elapsed_s = time.perf_counter() - begin
+        return self._engine.ray or process_count(self._engine.jobs, files, seconds, *where) > 1
 
-    def end(self, stopped: BaseException | None) -> None:
-        """Report the summary."""
-        outcome, elapsed_s = self.outcome, self._elapsed_s
-        done = [row for row in outcome.rows if row["status"] == "done"]
-        seconds = sum(row["seconds"] for row in done)
-        if self._tell is not None:
-            speed = elapsed_s / seconds if seconds else None
-            self._tell({**outcome.summary_row(seconds, elapsed_s, stopped), "real_time_factor": speed})
-        elif self._dry:
-            self._say(f"{console.count(outcome.count('planned'), 'file')} to enhance; nothing was written.")
-        elif outcome.rows and (text := outcome.summary("Enhanced")):
-            if done:
-                speed = f"a real-time factor of {elapsed_s / seconds:.3f}"
-                text += f" {seconds:.1f} s of audio in {elapsed_s:.1f} s, {speed}."
-            self._say(text)
+    def results(self, jobs: Sequence[Job], seconds: float, progress: Progress) -> Iterator[tuple[Job, Any]]:
+        return enhance_all(jobs, self._settings, self._engine, seconds, progress)
 
-    def _say(self, sentence: str) -> None:
-        if not self._silent:
-            console.say(sentence)
-
-    def _report(self, job: Job, done: Enhanced) -> None:
+    def report(self, job: Job, done: Enhanced) -> None:
+        self.elapsed_s += done.elapsed_s
         info, clipped, notes = done.rewritten.info, done.rewritten.clipped, list(done.rewritten.notes)
         loudness = None
         if done.loudness is not None:
             loudness = {"before": done.loudness.before, "after": done.loudness.after}
             notes += filter(None, [done.loudness.note])
-        row = self._row_of(job) | {
+        row = self.row(job.source, job) | {
             "seconds": info.seconds, "rate_hz": info.rate_hz, "channels": info.channels,
             "channel_mode": done.channel_mode, "clipped": sum(clipped.values()),
             "real_time_factor": done.elapsed_s / info.seconds, "notes": notes, "loudness": loudness,
             "speech": None if done.speech is None else [_spoken(stretch) for stretch in done.speech],
         }  # fmt: skip
         if self._settings.channel_mode == AUTO and done.channel_mode == SEPARATE:
-            self._say(f"{job.source}: the channels have little in common; each was enhanced on its own.")
+            self.say(f"{job.source}: the channels have little in common; each was enhanced on its own.")
         warnings = [f"{job.source}: {note}." for note in notes]
         self.outcome.done(row, warnings + [_clipping(path, samples) for path, samples in clipped.items() if samples])
 
-    def _row_of(self, job: Job) -> dict[str, Any]:
+    def summary(self, seconds: float) -> str:
+        outcome = self.outcome
+        if self.dry:
+            return f"{console.count(outcome.count('planned'), 'file')} to enhance; nothing was written."
+        text = outcome.summary("Enhanced") if outcome.rows else ""
+        if text and outcome.count("done"):
+            speed = f"a real-time factor of {self.elapsed_s / seconds:.3f}"
+            text += f" {seconds:.1f} s of audio in {self.elapsed_s:.1f} s, {speed}."
+        return text
+
+    def row(self, source: str, job: Job | None = None) -> dict[str, Any]:
         from deepnmf_cli import zoo  # takes seconds, in which other processes already work
 
-        return _row(job.source, job.target, job.removed, job.speech, model=self._settings.model or zoo.DEFAULT_MODEL)
+        target, removed, speech = (job.target, job.removed, job.speech) if job else (None, None, None)
+        model = (self._settings.model or zoo.DEFAULT_MODEL) if job else None
+        return {
+            "type": "file", "input": source, "output": target, "noise": removed, "seconds": None, "rate_hz": None,
+            "channels": None, "channel_mode": None, "model": model, "clipped": None, "real_time_factor": None,
+            "notes": [], "loudness": None, "vad": speech, "speech": None,
+        }  # fmt: skip
 
 
 def _plain(path: str | None) -> str | None:
@@ -364,27 +313,6 @@ def _plan(inputs: Sequence[str], places: Places, may_exist: bool, engine: Engine
     return remote.plan(inputs, places, may_exist)
 
 
-def _done(finished: int, jobs: Sequence[Job]) -> str:
-    """Return the text in front of the progress bar."""
-    if len(jobs) > 1:
-        return f"{finished}/{len(jobs)} files "
-    return "" if jobs[0].source == STREAM else f"{Path(jobs[0].source).name} "
-
-
-def refuse_streams(jobs: Sequence[Job], as_json: bool, skip_existing: bool) -> None:
-    """Raise UsageError instead of waiting for audio from a keyboard, or printing it on a screen."""
-    for job in jobs:
-        if job.source == STREAM:
-            console.refuse_input("Try `... - < noisy.wav`.")
-        if job.target == STREAM and as_json:
-            expected, remedy = "one of the two there", "Name an output file."
-            raise UsageError("--json", "the audio on standard output too", expected, remedy)
-        if job.target == STREAM:
-            console.refuse_output("Try `... -o - > clean.wav`.")
-        if skip_existing and STREAM in (job.source, job.target):
-            raise UsageError("--skip-existing", "a stream, which is never there", "files", "Leave the option out.")
-
-
 def _facts(settings: Settings, removed: str | None) -> dict[str, Any]:
     """Return what determines an output besides its input, by names that a message can quote."""
     from deepnmf_cli import zoo
@@ -403,21 +331,6 @@ def _facts(settings: Settings, removed: str | None) -> dict[str, Any]:
         "--mix": settings.mix, "--depth": settings.depth, "--channels": settings.channel_mode,
         "--loudness": settings.loudness_lufs, "--repair": content(settings.repair, "gaps"),
         "--noise-profile": content(settings.noise_profile, "file"), "--noise-out": removed is not None,
-    }  # fmt: skip
-
-
-def _row(
-    source: str,
-    target: str | None = None,
-    removed: str | None = None,
-    vad: str | None = None,
-    model: str | None = None,
-) -> dict[str, Any]:
-    """Return the row of one file in the JSON Lines; what is not known is null."""
-    return {
-        "type": "file", "input": source, "output": target, "noise": removed, "seconds": None, "rate_hz": None,
-        "channels": None, "channel_mode": None, "model": model, "clipped": None, "real_time_factor": None, "notes": [],
-        "loudness": None, "vad": vad, "speech": None,
     }  # fmt: skip
 
 

@@ -1,8 +1,9 @@
-"""The work on files: a model is applied to one after the other, in this process or in several."""
+"""The work on files: a model is applied to one after the other, in this process or in several, and each is reported."""
 
 import os
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from deepnmf_cli import checkpoint
 from deepnmf_cli.commands import console
 from deepnmf_cli.commands.options import AUTO, SEPARATE, TOGETHER, NoiseProfile, backend_for
-from deepnmf_cli.commands.places import STREAM, Job, remove_leftovers
+from deepnmf_cli.commands.places import STREAM, Job, Plan, remove_leftovers
+from deepnmf_cli.commands.record import Record, still_needed
 from deepnmf_cli.commands.remote import as_files, is_url
-from deepnmf_cli.errors import AudioError, ModelError
+from deepnmf_cli.errors import AudioError, DeepnmfError, ModelError
 from deepnmf_cli.workers import Progress, Work, Workers, available_cpus, work_here
 
 if TYPE_CHECKING:
@@ -345,3 +347,100 @@ def streams_as_files(job: Job) -> Iterator[Job]:
         with target.open("rb") as file:
             shutil.copyfileobj(file, sys.stdout.buffer)
         sys.stdout.buffer.flush()
+
+
+class Batch(ABC):
+    """The work of one call. Reports are rows of JSON to `tell`, or sentences if that is None."""
+
+    def __init__(
+        self, planned: Plan, tell: Callable[[dict[str, Any]], object] | None, quiet: bool, dry: bool = False
+    ) -> None:
+        """With `dry`, nothing is written."""
+        self.outcome = console.Outcome(tell or (lambda row: None))
+        self.planned, self.tell, self.dry = planned, tell, dry
+        self.silent = quiet or tell is not None
+        self.elapsed_s = 0.0
+
+    @abstractmethod
+    def row(self, source: str, job: Job | None = None) -> dict[str, Any]:
+        """Return the row of an input in the JSON Lines, with null for what is not known before its job is done."""
+
+    @abstractmethod
+    def are_spread(self, files: int, seconds: float) -> bool:
+        """Return whether so many files with so much sound are shared out among several processes."""
+
+    @abstractmethod
+    def results(self, jobs: Sequence[Job], seconds: float, progress: Progress) -> Iterator[tuple[Job, Any]]:
+        """Yield (job, result) as jobs are done, or (job, error) for those that failed."""
+
+    @abstractmethod
+    def report(self, job: Job, done: Any) -> None:
+        """Add a result to `outcome`. In one process, its part of the time may be added to `elapsed_s`."""
+
+    @abstractmethod
+    def summary(self, seconds: float) -> str:
+        """Return the last sentence; `seconds` is the length of the sound in the files that are done."""
+
+    def begin(self, record: Record | None, skip: bool, overwrite: bool) -> list[Job]:
+        """Report what cannot be done, and what need not be done; return the jobs that are left."""
+        for path, error in self.planned.unreadable:
+            self.outcome.failed(self.row(path), error)
+        for sentence in self.planned.left_out:
+            self.say(sentence)
+        if record is None:
+            return self.planned.jobs
+        todo, told = still_needed(self.planned.jobs, record, skip, overwrite, self.outcome, self._row_of)
+        self.say(told)
+        return todo
+
+    def run(self, jobs: Sequence[Job], record: Record | None) -> None:
+        """Do all jobs, and report the outcome of each."""
+        known = lengths(jobs)
+        if not self.dry:
+            remove_leftovers(self.planned.jobs)
+            require_space(known)
+        seconds = sum(info.seconds for info in known.values())
+        spread = self.are_spread(len(jobs), seconds)
+        if spread:
+            jobs = longest_first(jobs, known)
+        begin = time.perf_counter()
+        try:
+            with console.progress(self.silent) as bar:
+                bar.set_description_str(_done(0, jobs))
+                bar.reset(total=seconds)
+                for finished, (job, done) in enumerate(self.results(jobs, seconds, bar.update), 1):
+                    if isinstance(done, DeepnmfError):
+                        self.outcome.failed(self._row_of(job), done)
+                    else:
+                        if record is not None:
+                            record.done(job)
+                        self.report(job, done)
+                    bar.set_description_str(_done(finished, jobs))
+        finally:
+            if spread or not self.elapsed_s:
+                self.elapsed_s = time.perf_counter() - begin
+
+    def end(self, stopped: BaseException | None) -> None:
+        """Report the summary. `stopped` is what ended the work early, if anything did."""
+        rows = [row for row in self.outcome.rows if row["status"] in ("done", "planned")]
+        seconds = sum(row["seconds"] or 0.0 for row in rows)
+        if self.tell is not None:
+            speed = self.elapsed_s / seconds if seconds and not self.dry else None
+            self.tell({**self.outcome.summary_row(seconds, self.elapsed_s, stopped), "real_time_factor": speed})
+        else:
+            self.say(self.summary(seconds))
+
+    def say(self, sentence: str) -> None:
+        """Print a sentence, unless it is empty or nothing is to be printed."""
+        if sentence and not self.silent:
+            console.say(sentence)
+
+    def _row_of(self, job: Job) -> dict[str, Any]:
+        return self.row(job.source, job)
+
+
+def _done(finished: int, jobs: Sequence[Job]) -> str:
+    """Return the text in front of the progress bar."""
+    if len(jobs) > 1:
+        return f"{finished}/{len(jobs)} files "
+    return "" if jobs[0].source == STREAM else f"{Path(jobs[0].source).name} "

@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 from typing import NoReturn
 
 from deepnmf_cli import checkpoint, extras
+from deepnmf_cli.commands import console
 from deepnmf_cli.errors import AudioError, UsageError
 
 STREAM = "-"
@@ -271,3 +272,17 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def refuse_streams(jobs: Sequence[Job], as_json: bool, skip_existing: bool) -> None:
+    """Raise UsageError instead of waiting for audio from a keyboard, or printing it on a screen."""
+    for job in jobs:
+        if job.source == STREAM:
+            console.refuse_input("Try `... - < noisy.wav`.")
+        if job.target == STREAM and as_json:
+            expected, remedy = "one of the two there", "Name an output file."
+            raise UsageError("--json", "the audio on standard output too", expected, remedy)
+        if job.target == STREAM:
+            console.refuse_output("Try `... -o - > clean.wav`.")
+        if skip_existing and STREAM in (job.source, job.target):
+            raise UsageError("--skip-existing", "a stream, which is never there", "files", "Leave the option out.")

@@ -1,6 +1,5 @@
 """`deepnmf repair`: fill gaps, remove clicks, and restore clipped sound."""
 
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,11 +10,10 @@ import click
 
 from deepnmf_cli.checkpoint import file_hash
 from deepnmf_cli.commands import console
-from deepnmf_cli.commands.enhance import refuse_streams
-from deepnmf_cli.commands.jobs import lengths, on_this_machine, process_count, require_space, streams_as_files
+from deepnmf_cli.commands.jobs import Batch, on_this_machine, process_count, streams_as_files
 from deepnmf_cli.commands.options import overwrite_option, quiet_option, skip_existing_option, verbose_option
-from deepnmf_cli.commands.places import STREAM, Job, Places, plan, remove_leftovers
-from deepnmf_cli.commands.record import Record, still_needed
+from deepnmf_cli.commands.places import STREAM, Job, Places, Plan, plan, refuse_streams
+from deepnmf_cli.commands.record import Record
 from deepnmf_cli.commands.remote import is_url
 from deepnmf_cli.commands.repair_options import (
     clip_level_option,
@@ -24,7 +22,7 @@ from deepnmf_cli.commands.repair_options import (
     gaps_option,
     repair_options,
 )
-from deepnmf_cli.errors import DeepnmfError, UsageError
+from deepnmf_cli.errors import UsageError
 from deepnmf_cli.workers import Progress, Work
 
 if TYPE_CHECKING:
@@ -103,38 +101,14 @@ def command(
     options = repair_options(inputs, fixes, gaps, clip_level_db, models)
     planned = plan(inputs, Places(output, None, in_place, REPAIRED), may_exist=overwrite or skip_existing or dry_run)
     refuse_streams(planned.jobs, as_json, skip_existing)
-    tell = console.json_lines() if as_json else lambda row: None
-    outcome = console.Outcome(tell)
-    silent = quiet or as_json
-    for path, error in planned.unreadable:
-        outcome.failed(_row(path), error)
-    for sentence in planned.left_out:
-        if not silent:
-            console.say(sentence)
     settings = Settings(options, overwrite or in_place, dry_run, verbose)
-    begin = time.perf_counter()
-
-    def end(stopped: BaseException | None) -> None:
-        seconds = sum(row["seconds"] for row in outcome.rows if row["status"] in ("done", "planned"))
-        if as_json:
-            tell(outcome.summary_row(seconds, time.perf_counter() - begin, stopped))
-        elif not silent and dry_run:
-            console.say("Nothing was written.")
-        elif not silent and outcome.rows and (text := outcome.summary("Repaired", sum(map(_is_whole, outcome.rows)))):
-            console.say(text)
-
-    with console.ended_by(end):
-        todo, record = planned.jobs, None
-        if skip_existing or len(todo) > 1:
-            record = Record("repair", _facts(options))
-            todo, told = still_needed(
-                todo, record, skip_existing, overwrite, outcome, lambda job: _row(job.source, job.target)
-            )
-            if told and not silent:
-                console.say(told)
-        if todo:
-            _run(todo, settings, jobs, outcome, silent, None if dry_run else record)
-    return outcome.exit_code
+    batch = _Repairing(planned, settings, jobs, console.json_lines() if as_json else None, quiet, dry_run)
+    with console.ended_by(batch.end):
+        several = len(planned.jobs) > 1 or skip_existing
+        record = Record("repair", _facts(options)) if several else None
+        if todo := batch.begin(record, skip_existing, overwrite):
+            batch.run(todo, None if dry_run else record)
+    return batch.outcome.exit_code
 
 
 @dataclass(frozen=True)
@@ -162,47 +136,53 @@ class Done:
     filled_s: float = 0.0
 
 
-def _run(
-    jobs: Sequence[Job],
-    settings: Settings,
-    asked: int | None,
-    outcome: console.Outcome,
-    silent: bool,
-    record: Record | None,
-) -> None:
-    known, dry = lengths(jobs), settings.dry
-    if not dry:
-        remove_leftovers(jobs)
-        require_space(known)
-    total = sum(info.seconds for info in known.values())
-    processes = process_count(asked, len(jobs), total, "cpu")
-    with console.progress(silent) as bar:
-        bar.reset(total=total)
-        for job, done in on_this_machine(jobs, prepare, settings, processes, bar.update):
-            row = _row(job.source, None if dry else job.target)
-            if isinstance(done, DeepnmfError):
-                outcome.failed(row, done)
-                continue
-            row |= {
-                "seconds": done.seconds, "rate_hz": done.rate_hz, "channels": done.channels,
-                "intervals": done.intervals, "clipping": done.clipping, "declipped": done.declipped,
-                "filled_s": done.filled_s, "clipped": sum(done.clipped.values()), "notes": list(done.notes),
-            }  # fmt: skip
-            if not silent:
-                console.say(f"{job.source}: {_told(done)}")
-            warnings = [f"{job.source}: {note}." for note in done.notes]
-            beyond = [
-                f"{path}: {console.count(samples, 'sample')} beyond full scale clipped again. Lower the level of the"
-                " input first, or write WAV in floating point."
-                for path, samples in done.clipped.items()
-                if samples
-            ]
-            if dry:
-                outcome.planned(row)
-                continue
-            if record is not None:
-                record.done(job)
-            outcome.done(row, warnings + beyond)
+class _Repairing(Batch):
+    """The work of one call; with `dry`, files are examined only."""
+
+    def __init__(self, planned: Plan, settings: Settings, asked: int | None, tell: Any, quiet: bool, dry: bool) -> None:
+        """`asked` is the number of processes that were asked for."""
+        super().__init__(planned, tell, quiet, dry)
+        self._settings, self._asked = settings, asked
+
+    def are_spread(self, files: int, seconds: float) -> bool:
+        return self._processes(files, seconds) > 1
+
+    def results(self, jobs: Sequence[Job], seconds: float, progress: Progress) -> Iterator[tuple[Job, Any]]:
+        return on_this_machine(jobs, prepare, self._settings, self._processes(len(jobs), seconds), progress)
+
+    def _processes(self, files: int, seconds: float) -> int:
+        return process_count(self._asked, files, seconds, "cpu")
+
+    def report(self, job: Job, done: Done) -> None:
+        row = self.row(job.source, job) | {
+            "seconds": done.seconds, "rate_hz": done.rate_hz, "channels": done.channels,
+            "intervals": done.intervals, "clipping": done.clipping, "declipped": done.declipped,
+            "filled_s": done.filled_s, "clipped": sum(done.clipped.values()), "notes": list(done.notes),
+        }  # fmt: skip
+        self.say(f"{job.source}: {_told(done)}")
+        if self.dry:
+            self.outcome.planned(row)
+            return
+        beyond = [
+            f"{path}: {console.count(samples, 'sample')} beyond full scale clipped again. Lower the level of the input"
+            " first, or write WAV in floating point."
+            for path, samples in done.clipped.items()
+            if samples
+        ]
+        self.outcome.done(row, [f"{job.source}: {note}." for note in done.notes] + beyond)
+
+    def summary(self, seconds: float) -> str:
+        if self.dry:
+            return "Nothing was written."
+        rows = self.outcome.rows
+        return self.outcome.summary("Repaired", sum(map(_is_whole, rows))) if rows else ""
+
+    def row(self, source: str, job: Job | None = None) -> dict[str, Any]:
+        return {
+            "type": "file", "input": source, "output": job.target if job else None, "seconds": None,
+            "rate_hz": None, "channels": None, "intervals": [], "clipping": [], "declipped": None, "filled_s": None,
+            "clipped": None, "notes": [],
+        }  # fmt: skip
 
 
 def prepare(settings: Settings, threads: int | None = None) -> Work:
@@ -275,11 +255,3 @@ def _is_sure(found: dict[str, Any]) -> bool:
 def _is_whole(row: dict[str, Any]) -> bool:
     """Return whether a file is done in which nothing was found."""
     return row["status"] == "done" and not any(map(_is_sure, (*row["intervals"], *row["clipping"])))
-
-
-def _row(source: str, target: str | None = None) -> dict[str, Any]:
-    """Return the row of one file in the JSON Lines."""
-    return {
-        "type": "file", "input": source, "output": target, "seconds": None, "rate_hz": None, "channels": None,
-        "intervals": [], "clipping": [], "declipped": None, "filled_s": None, "clipped": None, "notes": [],
-    }  # fmt: skip
