@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -12,10 +13,10 @@ from pathlib import Path
 
 from deepnmf_cli.errors import ModelError, shortened
 
-try:
-    import fcntl
-except ImportError:  # Windows
+if sys.platform == "win32":
     fcntl = None
+else:
+    import fcntl
 
 FORMAT = 2
 """Version of the file layout; a reader refuses a newer one instead of guessing. Version 2 introduced model files in

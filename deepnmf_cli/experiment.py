@@ -28,6 +28,7 @@ from deepnmf_cli.errors import DeepnmfError, ModelError, TrainingError, UsageErr
 from deepnmf_cli.model_file import ModelFile
 from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.base import MaskNetwork
+from deepnmf_cli.networks.frame_network import FrameNetwork
 from deepnmf_cli.recipe import Recipe
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training import multiplicative
@@ -72,7 +73,9 @@ def _open(recordings: Recordings, recipe: Recipe, say: Say) -> Material:
     made = Mixtures(recipe.mixing, recipe.augmentation, recipe.front_end.rate_hz, recipe.training.seed)
     if recipe.tuning.own_share < 1:
         return for_tuning(recordings, made, say)
-    return (from_clips if recordings.pairs is None else from_pairs)(recordings, made, say)
+    if recordings.pairs is not None:
+        return from_pairs(recordings.pairs, recordings.dev, made, say)
+    return from_clips(recordings, made, say)
 
 
 def initial_network(
@@ -202,6 +205,7 @@ def train(
         progress({"note": note})
     teacher = None
     if opened.general is not None:
+        assert init is not None  # as _require_for_tuning found
         teacher = build(recipe.model, recipe.network)
         take_weights(teacher, init, recipe.front_end, partial)
         source = Taught(source, opened.general, recipe.tuning.own_share, teacher, recipe.front_end)
@@ -244,6 +248,7 @@ def train(
 
         frames, settings = None, recipe.training
         if settings.frame_stride > 1 and any(p.requires_grad for p in network.parameters()):
+            assert isinstance(network, FrameNetwork)  # as recipes require
             mixtures = processes.part(settings.batch)
             frames = FrameStore(source, recipe.front_end, network, mixtures, settings.frame_stride, cache, key)
             if workers > 1:

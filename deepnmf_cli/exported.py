@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime
@@ -51,7 +51,9 @@ FEW = 4
 
 def with_checksum(content: bytes) -> bytes:
     """Return the bytes of a file whose metadata have NO_CHECKSUM as CHECKSUM, with the right checksum in its place."""
-    start, end = _CHECKSUM.search(content).span(1)
+    match = _CHECKSUM.search(content)
+    assert match is not None
+    start, end = match.span(1)
     return content[:start] + _checksum(content, start, end) + content[end:]
 
 
@@ -140,13 +142,15 @@ class ExportedGraph:
         """Return masks of magnitudes (1, F, T) or features, float32, and the next states; see `MaskNetwork.forward`."""
         given = dict(zip(self._states, states, strict=True))
         try:
-            masks, *states = self._session.run(None, {self._inputs: inputs, **given})
+            outputs = self._session.run(None, {self._inputs: inputs, **given})
         except Exception as error:  # ONNX Runtime's own types have no other ancestor
             if lack_of_memory(error):
                 raise
             found = f"a graph that fails when it runs ({shortened(error)})"
             raise ModelError(self._path, found, "one that `deepnmf export` wrote", "Export the model again.") from error
-        return masks, states
+        # ONNX Runtime's type names everything that graphs may return.
+        masks, *following = cast("list[np.ndarray]", outputs)
+        return masks, following
 
     def single_frames(self, states: list[np.ndarray]) -> "SingleFrames":
         """Continue frame by frame from `states`, with a graph for single frames."""
@@ -327,7 +331,7 @@ class OnnxBackend(InNumpy):
             graph = self._graph(self._any)
             return graph(inputs, state.states if isinstance(state, SingleFrames) else state or graph.start)
         if not isinstance(state, SingleFrames):
-            graph = self._graph(self._single)
+            graph = self._graph(self._paths[-1])  # the one for single frames, as here it exists
             state = graph.single_frames(state or graph.start)
         masks = [state(inputs[..., t : t + 1]) for t in range(frames)]
         return masks[0] if frames == 1 else np.concatenate(masks, -1), state

@@ -88,7 +88,7 @@ def _ending(error: BaseException, received: list[int]) -> tuple[int, str]:
     if isinstance(error, DeepnmfError):
         return error.exit_code, f"Error: {error}"
     if isinstance(error, OSError):  # such as for a disk that fills up or a folder that disappears during the work
-        remedy = REMEDIES.get(error.errno, "Mend the path or its permissions, then repeat.")
+        remedy = REMEDIES.get(error.errno or 0, "Mend the path or its permissions, then repeat.")
         return EXIT_FAILED, f"Error: {error.filename or 'system'}: {error.strerror or error}. {remedy}"
     raise error
 

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from deepnmf_cli.checkpoint import shipped_folder
 from deepnmf_cli.corpus.augment import AugmentationSettings
@@ -55,7 +55,7 @@ class Recipe:
         sections = {f.name for f in dataclasses.fields(cls)}
         refuse_unknown(table, sections, where)
         model, network, front_end = network_settings({"model": "deep-nmf", **table}, where)
-        kinds = {f.name: f.default_factory for f in dataclasses.fields(cls) if f.name not in NETWORK_TABLES}
+        kinds = {name: kind for name, kind in get_type_hints(cls).items() if name not in NETWORK_TABLES}
         built = {name: section(kind, table.get(name, {}), f"{where} [{name}]") for name, kind in kinds.items()}
         built |= {"network": network, "front_end": front_end}
         optimizer = built["training"].optimizer
@@ -163,7 +163,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     return _over(_read(below, (*above, file)), table)
 
 
-def _over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """`below` with the values of `above`, section by section."""
     sections = {key: value if isinstance(value, Mapping) else {} for key, value in below.items()}
     nested = {key: _over(sections.get(key, {}), value) for key, value in above.items() if isinstance(value, Mapping)}

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from deepnmf_cli.errors import DeepnmfError, lack_of_memory
 
@@ -47,7 +48,7 @@ class Workers:
 
     def __init__(self, count: int, prepare: Callable[..., Work], *arguments: Any) -> None:
         self.count, self._prepare, self._arguments = count, prepare, arguments
-        self._processes: dict[Connection, multiprocessing.Process] = {}
+        self._processes: dict[Connection, SpawnProcess] = {}
 
     def __enter__(self) -> Self:
         for _ in range(self.count):
@@ -83,7 +84,7 @@ class Workers:
         idle: set[Connection] = set()
         prepared: set[Connection] = set()
         while waiting or at_work:
-            for connection in wait([c for c in self._processes if c not in idle]):
+            for connection in _ready([c for c in self._processes if c not in idle]):
                 try:
                     kind, content = connection.recv()
                 except (EOFError, OSError):
@@ -117,7 +118,7 @@ class Workers:
             with suppress(OSError):
                 connection.send(None)
         end = time.monotonic() + GRACE_S
-        while at_work and (heard := wait(list(at_work), max(0.0, end - time.monotonic()))):
+        while at_work and (heard := _ready(list(at_work), max(0.0, end - time.monotonic()))):
             for connection in heard:
                 try:
                     kind, content = connection.recv()
@@ -138,6 +139,11 @@ class Workers:
             process.start()
         theirs.close()
         self._processes[ours] = process
+
+
+def _ready(connections: list[Connection], timeout_s: float | None = None) -> list[Connection]:
+    """Return those of the connections that have something to say, once one has, or after the time-out."""
+    return cast("list[Connection]", wait(connections, timeout_s))  # its type allows sockets and numbers too
 
 
 SHARED_MEMORY = Path("/dev/shm")

@@ -38,8 +38,11 @@ class _Abandoned(BaseException):
 class Worker:
     """A process of the cluster: prepared once, it takes task after task. Ray calls `end` while a task runs."""
 
+    _work: Work
+    """Set by `prepare`, which is called before any task is given."""
+
     def __init__(self) -> None:
-        self._ending, self._work = False, None
+        self._ending = False
 
     def prepare(self, version: str, prepare: Callable[..., Work], arguments: tuple) -> DeepnmfError | None:
         """Return why this worker is unfit, or None if it is ready."""
@@ -92,8 +95,9 @@ class RayWorkers:
     def __enter__(self) -> Self:
         import ray
 
-        resources = {"num_cpus": 1, "num_gpus": self._gpus, "max_concurrency": 2}
-        self._actor = ray.remote(**resources)(Worker)
+        # Ray's type does not know `max_concurrency`, an option of actors alone.
+        make = ray.remote(num_cpus=1, num_gpus=self._gpus, max_concurrency=2)  # pyright: ignore[reportCallIssue]
+        self._actor = make(Worker)
         self._shared = ray.put(self._arguments)
         for _ in range(self.count):
             self._start()
@@ -186,7 +190,7 @@ class RayWorkers:
                 if task is not NOTHING:
                     progress(result[1])
                     yield task, result[0]
-                elif result is not None:
+                elif isinstance(result, DeepnmfError):
                     raise result
 
     def _start(self) -> None:

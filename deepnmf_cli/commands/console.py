@@ -284,8 +284,9 @@ def time_left(done: float, total: float | None, per_s: float) -> str:
     """Return for example ", 02:30 left"; empty if the time is unknown."""
     from tqdm import tqdm
 
-    known = total is not None and per_s > 0
-    return f", {tqdm.format_interval(max(0.0, (total - done) / per_s))} left" if known else ""
+    if total is None or not per_s > 0:
+        return ""
+    return f", {tqdm.format_interval(max(0.0, (total - done) / per_s))} left"
 
 
 def _audio_line(done: float, total: float | None, per_s: float) -> str:
@@ -382,5 +383,5 @@ def _is_plain(stream: TextIO | None) -> bool:
 def _text(raw: io.FileIO, before: TextIO | None) -> TextIO:
     encoding, errors = (before.encoding, before.errors) if before else ("utf-8", "backslashreplace")
     errors = "backslashreplace" if errors == "strict" else errors  # names of files may hold what it cannot encode
-    lines = before is None or before.line_buffering
+    lines = before is None or bool(before.line_buffering)
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, line_buffering=lines)

@@ -168,7 +168,7 @@ def command(
     if address is not None and engine != "ray":
         raise UsageError("--address", "no --engine ray", "both", "Add --engine ray, or leave --address out.")
     runner = Engine(jobs, engine == "ray", address)
-    places = Places(*map(_plain, (output, noise_out)), in_place, speech=vad)
+    places = Places(_plain(output), _plain(noise_out), in_place, speech=vad)
     planned = _plan([remote.plain(path) for path in inputs], places, overwrite or skip_existing, runner)
     refuse_streams(planned.jobs, as_json, skip_existing)
     settings = Settings(

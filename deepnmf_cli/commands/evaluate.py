@@ -205,14 +205,13 @@ def command(
     result = report.make_report(systems, known, sha256, _command_line(context), remarks)
 
     written = []
-    if report_folder:
+    if kept and report_folder:
         named = {system.name: source for system, source in zip(systems, sources, strict=True)}
         heard = listening.examples(listening.rank(result), examples, named)
         written = report.write_report(result, report_folder, heard)
-    if kept:
         kept.remove()
     _show(result, as_json, latex)
-    if written and not quiet:
+    if kept and report_folder and not quiet:
         if kept.found:
             console.say(f"{console.count(kept.found, 'score')} of an earlier call did not have to be computed again.")
         console.say(f"Wrote {', '.join(path.name for path in written)} to {pairing.printable(report_folder)}.")

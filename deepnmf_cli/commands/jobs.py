@@ -205,9 +205,8 @@ def prepare_shipped(shipped: Shipped) -> Work:
             (here / name).write_bytes(content)
         if shipped.model:
             settings = replace(settings, model=str(here / next(iter(shipped.model))))
-        if shipped.noise:
-            profile = replace(settings.noise_profile, file=str(here / shipped.noise[0]))
-            settings = replace(settings, noise_profile=profile)
+        if shipped.noise and (profile := settings.noise_profile):
+            settings = replace(settings, noise_profile=replace(profile, file=str(here / shipped.noise[0])))
         path = zoo.find(settings.model)
         if checkpoint.file_hash(path) != shipped.sha256:
             remedy = "Install the same version of deepnmf on all machines."
@@ -260,7 +259,7 @@ def prepare(settings: Settings, threads: int | None = None, in_memory: bool = Fa
 
             def label(info: "AudioInfo") -> None:
                 nonlocal speech
-                if activity is not None:
+                if activity is not None and files.speech is not None:
                     speech = activity.stretches(info.seconds)
                     _write_labels(Path(files.speech), speech, settings.overwrite)
 
@@ -337,7 +336,7 @@ def streams_as_files(job: Job) -> Iterator[Job]:
                     shutil.copyfileobj(sys.stdin.buffer, file)
             except OSError as error:
                 remedy = "Free some space, or set TMPDIR to a folder on another disk."
-                raise AudioError(folder, error.strerror, "room for standard input", remedy) from error
+                raise AudioError(folder, error.strerror or str(error), "room for standard input", remedy) from error
             job = replace(job, source=str(source))
         if job.target != STREAM:
             yield job

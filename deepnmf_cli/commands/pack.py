@@ -83,7 +83,11 @@ def command(
 
     shown = sys.stderr.isatty()
     with tqdm(total=max_size, unit="B", unit_scale=True, file=sys.stderr, disable=not shown, leave=False) as bar:
-        packed = pack(corpora, output, max_size, rate_hz, dev, part, say, lambda size: bar.update(size - bar.n))
+
+        def show(size: int) -> None:
+            bar.update(size - bar.n)
+
+        packed = pack(corpora, output, max_size, rate_hz, dev, part, say, show)
     for role, group in (("speech", "speaker"), ("noise", "kind")):
         pieces = packed.pieces[role]
         groups = console.count(len({piece.clip.group for piece in pieces}), group)

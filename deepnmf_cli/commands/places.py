@@ -177,7 +177,7 @@ def suffix_of(path: PurePath) -> str:
     """Return the suffix of the output for an input: its own, or that of WAV if its own cannot be written."""
     from deepnmf_cli.signal.formats import is_writable
 
-    return path.suffix if is_writable(path) else ".wav"
+    return path.suffix if is_writable(path.name) else ".wav"
 
 
 def _place(output: str, file: _Input, several: bool) -> str:
@@ -195,7 +195,7 @@ def _place(output: str, file: _Input, several: bool) -> str:
             raise UsageError(output, "no folder", f"a folder{because}", "Name a folder.")
         return str(path / file.relative.with_suffix(suffix_of(file.relative)))
     if is_media(path):
-        extras.require("media", path)
+        extras.require("media", str(path))
     elif not is_writable(path):
         found = f"the suffix {path.suffix!r}" if path.suffix else "a name without a suffix"
         remedy = "Choose such a name, or an existing folder."

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 from uuid import uuid4
 
 from deepnmf_cli import extras
@@ -28,7 +28,7 @@ PRIVATE = {"memory"}
 """Protocols whose files only one process sees."""
 
 
-def is_url(path: str | None) -> bool:
+def is_url(path: str | None) -> TypeGuard[str]:
     """Return whether a place is a URL."""
     return path is not None and "://" in path
 
@@ -65,11 +65,13 @@ def plan(inputs: Sequence[str], places: Places, may_exist: bool) -> RemotePlan:
     Each folder is listed once. Raises UsageError where `places.plan` does, and for what cannot go with URLs: standard
     input or output, --in-place, and a missing output.
     """
-    for found, wrong in (("standard input or output", STREAM in (*inputs, places.output)),
-                         ("--in-place", places.in_place), ("no output", places.output is None)):  # fmt: skip
-        if wrong:
-            address = next(p for p in (*inputs, places.output, places.removed) if is_url(p))
-            raise UsageError(address, f"{found} beside an address", "-o and a place for the outputs", "Name one by -o.")
+    output = places.output
+    if output is None or places.in_place or STREAM in (*inputs, output):
+        address = next(path for path in (*inputs, output, places.removed) if is_url(path))
+        found = "--in-place" if places.in_place else "no output"
+        if STREAM in (*inputs, output):
+            found = "standard input or output"
+        raise UsageError(address, f"{found} beside an address", "-o and a place for the outputs", "Name one by -o.")
     files: list[tuple[str, PurePosixPath]] = []
     entries: dict[str, Entry] = {}
     failures: list[tuple[str, AudioError]] = []
@@ -92,16 +94,16 @@ def plan(inputs: Sequence[str], places: Places, may_exist: bool) -> RemotePlan:
         files += [(place, relative) for place, (relative, _) in audio.items()]
         entries |= {place: entry for place, (_, entry) in audio.items()}
 
-    def target(output: str | None, relative: PurePosixPath) -> str | None:
-        return output and _target(output, relative, several)
-
-    jobs = [places.job(place, target(places.output, name), target(places.removed, name)) for place, name in files]
+    jobs = [
+        places.job(place, _target(output, name, several), places.removed and _target(places.removed, name, several))
+        for place, name in files
+    ]
     _check(jobs)
-    folder, slash, _ = places.output.rpartition("/")
-    root = places.output if several else folder + slash or "."
+    folder, slash, _ = output.rpartition("/")
+    root = output if several else folder + slash or "."
     there: dict[str, Entry] = {}
     beside = [] if several else [job.speech for job in jobs]  # what a listing of the output alone does not hold
-    for folder in filter(None, [places.output, places.removed, *beside]):
+    for folder in filter(None, [output, places.removed, *beside]):
         with suppress(AudioError):  # what cannot be listed is reported when it is written
             there |= {place: entry for place, (_, entry) in _list(folder)[0].items()}
     existing = [path for job in jobs for path in job.written if path in there]
@@ -254,7 +256,8 @@ def as_files(job: Job, folder: Path) -> Iterator[Job]:
     }
     if job.source in local:
         fetch(job.source, local[job.source])
-    source, target, removed, speech = (None if p is None else str(local.get(p, p)) for p in places)
+    source, target = (str(local.get(place, place)) for place in (job.source, job.target))
+    removed, speech = (place and str(local.get(place, place)) for place in (job.removed, job.speech))
     try:
         yield Job(source, target, removed, speech)
     except AudioError as error:
@@ -300,8 +303,8 @@ class RemoteRecord(Record):
         elif missing:
             problem = f"no {missing[0]} beside it"
         else:
-            known = source.time_s is not None and target.time_s is not None
-            problem = "a file that is older than the input" if known and target.time_s < source.time_s else ""
+            is_older = source.time_s is not None and target.time_s is not None and target.time_s < source.time_s
+            problem = "a file that is older than the input" if is_older else ""
         if not problem or replaces:
             return State(needed=bool(problem), known=line is not None)
         if line is None:

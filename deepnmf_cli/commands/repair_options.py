@@ -42,7 +42,8 @@ def _level(context: click.Context, option: click.Parameter, value: str | None) -
         level = float(value)
     except ValueError:
         raise click.BadParameter(f"{value!r} is neither {AUTO} nor a number of decibels.", context, option) from None
-    if not -100 <= refuse_endless(context, option, level) <= 100:
+    refuse_endless(context, option, level)
+    if not -100 <= level <= 100:
         raise click.BadParameter(f"{value} is beyond 100 dB.", context, option)
     return level
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, BinaryIO, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self, cast
 
 import click
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from deepnmf_cli.enhancer import Enhancer
     from deepnmf_cli.repair.examine import RepairOptions
     from deepnmf_cli.repair.live import LiveRepairer
-    from deepnmf_cli.signal.pipe import PipeReader
+    from deepnmf_cli.signal.pipe import PipeReader, Source
     from deepnmf_cli.signal.samples import Layout
 
 RATE_HZ, CHANNELS, FORMAT = 16000, 1, "s16le"
@@ -242,7 +242,7 @@ def command(
     # Blocks are small: a second thread would cost more by waiting than it could gain.
     chosen = backend_for(backend, noise_profile, changes_depth=keep_up)
     enhancer = zoo.load_enhancer(model, device, chosen, threads=1, depth=depth)
-    if noise_profile is not None:
+    if noise_profile is not None and noise_profile.file is not None:
         enhancer = noise_profile.teach(enhancer, noise_profile.file, noise_profile.file)
     block_s, sound = block_ms / 1000, _Sound(rate_hz, channels[0], sample_format, channels[1])
     enhance = partial(
@@ -275,7 +275,8 @@ def _pipe(
     from deepnmf_cli.signal.pipe import PipeReader, PipeWriter
     from deepnmf_cli.signal.samples import Layout
 
-    with _UntilInterrupted(sys.stdin.buffer) as source:
+    # `read1` is missing in typeshed's type of the buffer.
+    with _UntilInterrupted(cast("Source", sys.stdin.buffer)) as source:
         raw = Layout(sound.rate_hz or RATE_HZ, sound.channels or CHANNELS, sound.format or FORMAT)
         reader = PipeReader(source, raw, surely_raw=sound.format is not None)
         layout = reader.layout
@@ -347,12 +348,12 @@ class _UntilInterrupted:
     The signal interrupts only the wait for data, never a computation. A second one ends the program at once.
     """
 
-    _KINDS: ClassVar = {
+    _KINDS: ClassVar[dict[int, tuple[type[KeyboardInterrupt], int]]] = {
         signal.SIGINT: (KeyboardInterrupt, EXIT_INTERRUPTED),
         signal.SIGTERM: (Terminated, EXIT_TERMINATED),
     }
 
-    def __init__(self, source: BinaryIO) -> None:
+    def __init__(self, source: "Source") -> None:
         self._source, self._waiting = source, False
         self.exit_code = EXIT_DONE
 
@@ -468,7 +469,7 @@ class _Meter:
     def show(self, speech: "np.ndarray", late: int) -> None:
         from deepnmf_cli.signal.sound_card import level_dbfs
 
-        if self._drawing and time.monotonic() - self._drawn >= METER_PERIOD_S:
+        if self._drawing and self._recorded is not None and time.monotonic() - self._drawn >= METER_PERIOD_S:
             self._drawn = time.monotonic()
             warning = f"  {late} late" if late else ""
             line = f"\rin {_bar(level_dbfs(self._recorded))}  out {_bar(level_dbfs(speech))}{warning}"

@@ -154,11 +154,12 @@ def command(
     if threads:
         torch.set_num_threads(threads)
     begins = None if init is None else lambda: Recipe.of_file(model_file.read(find(init)))
+    chosen: str | Path | None = recipe
     if recipe is None and model is None and init is None:
-        recipe = DEFAULT_RECIPE
+        chosen = DEFAULT_RECIPE
     elif recipe is None and model is not None and (recipes_folder() / f"{model}.toml").is_file():
-        recipe = model
-    settings = read_recipe(recipe, model, overrides, begins)
+        chosen = model
+    settings = read_recipe(chosen, model, overrides, begins)
     recordings = Recordings(speech, noise, rir, dev, manifest, pairs, general_noise)
     with _Stopping(tells) as stopping, _Progress(settings.training.steps) as show:
         worse = None
@@ -248,7 +249,7 @@ class _Stopping:
     keep, and the second time, a signal does what it did before the context.
     """
 
-    CODES: ClassVar = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
+    CODES: ClassVar[dict[int, int]] = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
 
     def __init__(self, tells: bool = True) -> None:
         """With `tells`, print what a signal does."""

@@ -174,7 +174,8 @@ class Augmentation:
             speakers = self.draw.integers(s.babble_speakers[0], s.babble_speakers[1] + 1)
             voices = [other_speech(self.draw) for _ in range(speakers)]
             gains = 10 ** (self.draw.uniform(-5, 5, speakers) / 20)
-            noise = sum(voice * np.float32(gain / rms(voice)) for voice, gain in zip(voices, gains, strict=True))
+            scaled = [voice * np.float32(gain / rms(voice)) for voice, gain in zip(voices, gains, strict=True)]
+            noise = np.sum(scaled, axis=0)
         elif self._happens("synthetic_noise"):
             noise = effects.coloured_noise(len(noise), self.draw, self.draw.uniform(*s.noise_slope_db))
         noise = self._coloured(self._varied(noise, other_noise))
@@ -219,7 +220,7 @@ class Augmentation:
         if self._happens("equalizer"):
             both = effects.filtered(both, effects.colour(self.draw))
         if self._happens("clip"):
-            both = np.stack(effects.clip(*both, self.draw.uniform(*s.clip_db)))
+            both = np.stack(effects.clip(both[0], both[1], self.draw.uniform(*s.clip_db)))
         if self._happens("band_limit"):
             highest = self.draw.choice(s.band_limits_hz)
             telephone = highest == s.band_limits_hz[0] and self.draw.random() < 0.5

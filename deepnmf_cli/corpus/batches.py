@@ -3,13 +3,13 @@
 import math
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import Empty, Full, Queue
 from threading import Event, Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -43,7 +43,7 @@ def batches(
     workers: int,
     distinct: int = 0,
     waiting: Callable[[], None] = lambda: None,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield batches `first` to `last` - 1 as (speech, noise), each (size, samples), made by a thread or by processes.
 
     Batch b holds the examples b * size .. (b + 1) * size - 1, whatever the number of workers. With `distinct`, batch b
@@ -86,7 +86,8 @@ def _ahead(make: Callable[[int], Arrays], numbers: range, count: int, waiting: C
     def fill() -> None:
         for number in numbers:
             try:
-                item = tuple(_tensor(part) for part in make(number))
+                speech, noise = make(number)
+                item = _tensor(speech), _tensor(noise)
             except Exception as error:
                 item = error
             while not ended.is_set():
@@ -134,9 +135,9 @@ def _processes(made: _Batches, numbers: range, count: int) -> Iterator[Callable[
     def receive(number: int) -> Arrays:
         turn, one = divmod(number - numbers.start, count)
         try:
-            given = connections[one].recv()
-            if given is None:
-                given = tuple(slots[one].batch(turn).copy())
+            given: Any = connections[one].recv()
+            if (slot := slots[one]) is not None and given is None:
+                given = tuple(slot.batch(turn).copy())
                 with suppress(OSError):  # a process that has sent its last batch no longer listens
                     connections[one].send(None)
         except (EOFError, OSError) as error:

@@ -76,7 +76,7 @@ def unpack(paths: Iterable[Path], rate_hz: int, file: Path, first_channel: bool 
         paths = sorted(set(paths))
         decoded = pool.map(lambda path: _integers(path, rate_hz, first_channel), paths)
         for path, (samples, step) in zip(paths, decoded, strict=True):
-            out.write(samples)
+            out.write(samples.data)
             places[path] = end, end + len(samples), step
             end += len(samples)
     return Unpacked(file, places)
@@ -210,7 +210,8 @@ class Excerpts(ClipCache):
 
     def _ends(self, path: Path, like: Path | None) -> tuple[int, int]:
         total = super().length(path, like)
-        return tuple(round(share * total) for share in self.parts.get(path, (0.0, 1.0)))
+        first, end = self.parts.get(path, (0.0, 1.0))
+        return round(first * total), round(end * total)
 
 
 def _integers(

@@ -120,9 +120,9 @@ class MixtureDataset:
         noise = change.noise(self._noises(draw, change.noise_speed()), self.speech, self.noise)
         noise = scale_to_snr(wet, noise, snr_db)
         wet, target = change.pause(wet, target)
-        # All that is not target counts as noise, late reverberation included, so that the mixture stays their sum.
-        target, noise = change.channel(target, noise + (wet - target))
-        return scale_to_level((target, noise), draw.uniform(*s.level_db))
+        noise += wet - target  # late reverberation: all that is not target counts, so that the mixture stays their sum
+        target, noise = change.channel(target, noise)
+        return scale_to_level(target, noise, draw.uniform(*s.level_db))
 
     def divide(self, processes: int) -> None:
         """Keep as many clips as one of `processes` may."""

@@ -81,7 +81,7 @@ def filtered(samples: Samples, coefficients: tuple[np.ndarray, np.ndarray]) -> S
     """Return samples passed through a filter as drawn by `colour`."""
     from scipy.signal import lfilter
 
-    return lfilter(*coefficients, samples).astype(np.float32)
+    return np.asarray(lfilter(*coefficients, samples), np.float32)
 
 
 def limit_band(samples: Samples, highest_hz: float, lowest_hz: float, rate_hz: int) -> Samples:
@@ -89,9 +89,9 @@ def limit_band(samples: Samples, highest_hz: float, lowest_hz: float, rate_hz: i
     from scipy.signal import butter, sosfilt
 
     if highest_hz < rate_hz / 2:
-        samples = sosfilt(butter(BAND_ORDER, highest_hz, "low", fs=rate_hz, output="sos"), samples)
+        samples = np.asarray(sosfilt(butter(BAND_ORDER, highest_hz, "low", fs=rate_hz, output="sos"), samples))
     if lowest_hz:
-        samples = sosfilt(butter(BAND_ORDER // 2, lowest_hz, "high", fs=rate_hz, output="sos"), samples)
+        samples = np.asarray(sosfilt(butter(BAND_ORDER // 2, lowest_hz, "high", fs=rate_hz, output="sos"), samples))
     return samples.astype(np.float32)
 
 
@@ -118,12 +118,13 @@ def code(samples: Samples, rate_hz: int, codec: str, compression: float) -> Samp
         return samples
     scale = np.float32(0.9 / peak)  # coders clip at 1
     file, (container, coding) = io.BytesIO(), CODECS[codec]
-    mode = {}
+    mode = None
     if codec == "mp3":
-        mode, compression = {"bitrate_mode": "CONSTANT"}, min(compression, LARGEST_MP3_COMPRESSION)
-    soundfile.write(file, samples * scale, rate_hz, coding, format=container, compression_level=compression, **mode)
+        mode, compression = "CONSTANT", min(compression, LARGEST_MP3_COMPRESSION)
+    how = {"format": container, "compression_level": compression, "bitrate_mode": mode}
+    soundfile.write(file, samples * scale, rate_hz, coding, **how)
     file.seek(0)
-    decoded, _ = soundfile.read(file, dtype="float32")
+    decoded = np.asarray(soundfile.read(file, dtype="float32")[0], np.float32)
     if codec == "mp3" and len(decoded) > len(samples):
         decoded = decoded[MP3_DELAY:]
     return _fitted(decoded, len(samples)) / scale
@@ -181,7 +182,8 @@ def rumble(length: int, draw: np.random.Generator, rate_hz: int) -> Samples:
     from scipy.signal import butter, sosfilt
 
     noise = draw.standard_normal(length + rate_hz)  # the filter settles in the first second
-    noise = sosfilt(butter(2, [5.0, draw.uniform(20.0, 80.0)], "band", fs=rate_hz, output="sos"), noise)[rate_hz:]
+    band = butter(2, [5.0, draw.uniform(20.0, 80.0)], "band", fs=rate_hz, output="sos")
+    noise = np.asarray(sosfilt(band, noise))[rate_hz:]
     # Its strength wanders by a log-normal factor, over times between 50 ms and a second.
     points = draw.normal(0.0, draw.uniform(0.0, 2.0), 2 + int(length / rate_hz / draw.uniform(0.05, 1.0)))
     noise *= np.exp(_in_lines(points, length))
@@ -301,7 +303,7 @@ def _joined(before: Samples, after: Samples, fade: int) -> Samples:
     """Return `after` (m,) joined to `before` (n,) with `fade` samples of both overlapping: (n + m - fade,)."""
     rise = np.linspace(0, 1, fade, dtype=np.float32)
     crossing = before[-fade:] * (1 - rise) + after[:fade] * rise
-    return np.concatenate([before[:-fade], crossing, after[fade:]])
+    return np.concatenate([before[:-fade], crossing, after[fade:]]).astype(np.float32, copy=False)
 
 
 def _voiced_stretch(speech: Samples, draw: np.random.Generator, rate_hz: int) -> tuple[int, int, float] | None:

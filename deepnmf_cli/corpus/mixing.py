@@ -12,7 +12,7 @@ EARLY_S = 0.05
 """Reflections within 50 ms of the direct sound add to speech (Haas effect) and belong to an "early" target."""
 
 
-def rms(samples: Samples) -> float:
+def rms(samples: NDArray[np.floating]) -> float:
     """Return the root mean square of samples of any shape."""
     return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
 
@@ -27,10 +27,10 @@ def scale_to_snr(speech: Samples, noise: Samples, snr_db: float) -> Samples:
     return noise * np.float32(rms(speech) / rms(noise) * 10 ** (-snr_db / 20))
 
 
-def scale_to_level(signals: tuple[Samples, ...], level_db: float) -> tuple[Samples, ...]:
-    """Scale all signals by the gain that brings their sum to an RMS of `level_db` dBFS."""
-    gain = np.float32(10 ** (level_db / 20) / max(rms(np.sum(signals, axis=0)), SILENT_RMS))
-    return tuple(s * gain for s in signals)
+def scale_to_level(speech: Samples, noise: Samples, level_db: float) -> tuple[Samples, Samples]:
+    """Return both, scaled by the gain that brings their sum to an RMS of `level_db` dBFS."""
+    gain = np.float32(10 ** (level_db / 20) / max(rms(speech + noise), SILENT_RMS))
+    return speech * gain, noise * gain
 
 
 def in_room(dry: Samples, response: Samples, rate_hz: int, early_only: bool = False) -> Samples:

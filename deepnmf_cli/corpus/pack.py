@@ -20,7 +20,7 @@ import io
 import itertools
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -286,7 +286,9 @@ def _coded(piece: Piece, rate_hz: int) -> bytes | None:
     return file.getvalue()
 
 
-def _ahead(pieces: Iterator[Piece], rate_hz: int, pool: ThreadPoolExecutor) -> Iterator[tuple[Piece, bytes | None]]:
+def _ahead(
+    pieces: Iterator[Piece], rate_hz: int, pool: ThreadPoolExecutor
+) -> Generator[tuple[Piece, bytes | None], None, None]:
     """Yield (piece, result of `_coded`) in the order of the pieces, coded ahead by the threads of the pool."""
     waiting: deque[tuple[Piece, Future[bytes | None]]] = deque()
     try:

@@ -72,13 +72,12 @@ class Material:
     general_dev: tuple[Pair, ...] = ()
 
 
-def from_pairs(recordings: Recordings, made: Mixtures, say: Say) -> Material:
+def from_pairs(folder: Path, dev_folder: Path | None, made: Mixtures, say: Say) -> Material:
     """Return segments of ready pairs, CHiME-2 included, as material. Raises CorpusError if there are too few pairs."""
-    folder = recordings.pairs
     in_sets = is_chime(folder)
     pairs = chime_pairs(folder, "train") if in_sets else find_pairs(folder)
     _require(folder, len(pairs), "pairs")
-    dev = find_pairs(recordings.dev) if recordings.dev else chime_pairs(folder, "dev") if in_sets else []
+    dev = find_pairs(dev_folder) if dev_folder else chime_pairs(folder, "dev") if in_sets else []
     if dev:
         held_out = set()
         _warn_of_shared(say, (path for pair in pairs for path in pair), (path for pair in dev for path in pair))
@@ -99,9 +98,8 @@ def from_clips(recordings: Recordings, made: Mixtures, say: Say) -> Material:
     _say_what_there_is(clips, say)
     cache = ClipCache(made.rate_hz)
     if recordings.dev:
-        return Material(
-            _mixtures(clips.speech, clips.noise, clips.rooms, made, cache), _dev(recordings, clips, made, say)
-        )
+        source = _mixtures(clips.speech, clips.noise, clips.rooms, made, cache)
+        return Material(source, _dev(recordings.dev, clips, made, say))
     speech, dev_speech = _split(clips.speech, clips.dev_speech, "speakers", say)
     noise, dev_noise = _split(clips.noise, clips.dev_noise, "kinds of noise", say)
     source = _mixtures(speech, noise, clips.rooms, made, cache)
@@ -152,7 +150,10 @@ def for_tuning(recordings: Recordings, made: Mixtures, say: Say) -> Material:
         )
     as_it_is = replace(made, augmentation=AugmentationSettings())
     source = _mixtures(speech, own, clips.rooms, as_it_is, own_cache)
-    dev = _dev(recordings, clips, made, say) if recordings.dev else _fixed(dev_speech, dev_own, rate_hz, dev_own_cache)
+    if recordings.dev:
+        dev = _dev(recordings.dev, clips, made, say)
+    else:
+        dev = _fixed(dev_speech, dev_own, rate_hz, dev_own_cache)
     augmentation = made.augmentation
     if not general_noise:
         babble = max(BABBLE_SHARE, augmentation.babble_probability)
@@ -191,9 +192,9 @@ def _fixed(
     return [(s, s + n) for s, n in (made[i] for i in range(HELD_OUT_MIXTURES))]
 
 
-def _dev(recordings: Recordings, clips: "_Clips", made: Mixtures, say: Say) -> list[Pair]:
+def _dev(folder: Path, clips: "_Clips", made: Mixtures, say: Say) -> list[Pair]:
     """Return the pairs of the dev folder."""
-    pairs = find_pairs(recordings.dev)
+    pairs = find_pairs(folder)
     say(f"dev: {count(len(pairs), 'pair')}", False)
     given = [clip.path for clip in (*clips.speech, *clips.noise)]
     _warn_of_shared(say, given, (path for pair in pairs for path in pair))
@@ -212,12 +213,18 @@ class _Clips:
 
 
 def _clips(recordings: Recordings) -> _Clips:
-    """Return the clips of the folders, or of the manifest, which may list its own speech and noise for dev mixtures."""
+    """Return the clips of the folders, or of the manifest, which may list its own speech and noise for dev mixtures.
+
+    Raises UsageError if there is neither a manifest nor both folders.
+    """
     if recordings.manifest is not None:
         by_role = read_manifest(recordings.manifest)
         keys = [("speech", "train"), ("noise", "train"), ("rir", "train"), ("speech", "dev"), ("noise", "dev")]
         clips = _Clips(*(by_role.get(key, []) for key in keys))
         where = (recordings.manifest, recordings.manifest)
+    elif recordings.speech is None or recordings.noise is None:
+        found = "neither a manifest nor folders of both speech and noise"
+        raise UsageError("recordings", found, "one of the two, or ready pairs", "Name the folder that is missing.")
     else:
         rooms = scan(recordings.rooms) if recordings.rooms else []
         clips = _Clips(scan(recordings.speech), scan(recordings.noise), rooms, [], [])

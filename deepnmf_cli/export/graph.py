@@ -88,6 +88,7 @@ def export(
     from deepnmf_cli.export.weights import share, shrink
     from deepnmf_cli.kernels.onnx_operators import spell_out
 
+    path = Path(path)
     network = network.to("cpu").eval().requires_grad_(False)
     _fold_parameters(network)
     inputs, form = (FEATURES, (1, PLANES, bins)) if network.uses_phase else (MAGNITUDE, (1, bins))
@@ -102,14 +103,16 @@ def export(
             program = torch.export.export(
                 _Flat(network, spec), (example, *states), dynamic_shapes=(frames, (None,) * len(states)), strict=False
             )
-            model = torch.onnx.export(
+            exported = torch.onnx.export(
                 program,
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=[inputs, *(STATE + name for name in names)],
                 output_names=[MASKS, *(NEXT_STATE + name for name in names)],
                 verbose=False,
-            ).model_proto
+            )
+            assert exported is not None  # torch returns None only without `dynamo`
+            model = exported.model_proto
     except Exception as error:  # torch raises many types, and documents none of them
         because = (
             "since they depend on values" if "data-dependent" in str(error) else f"{type(error).__name__} in torch"

@@ -71,16 +71,19 @@ def png(title: str, sections: Sequence[Section]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows: list[list[Panel | Lines]] = []
+    rows: list[Sequence[Panel | Lines]] = []
     for section in sections:
-        rows += [list(section.panels[i : i + COLUMNS]) for i in range(0, len(section.panels), COLUMNS)]
+        rows += [section.panels[i : i + COLUMNS] for i in range(0, len(section.panels), COLUMNS)]
         rows += [[section.lines]] if section.lines else []
     figure = Figure(figsize=(3.6 * COLUMNS, 0.6 + 2.5 * max(1, len(rows))), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title.replace("$", r"\$"))
     for part, row in zip(figure.subfigures(max(1, len(rows)), 1, squeeze=False)[:, 0], rows, strict=False):
         for axes, shown in zip(np.atleast_1d(part.subplots(1, len(row))), row, strict=True):
-            (_draw_lines if isinstance(shown, Lines) else _draw_panel)(axes, shown)
+            if isinstance(shown, Lines):
+                _draw_lines(axes, shown)
+            else:
+                _draw_panel(axes, shown)
     return _saved(figure)
 
 

@@ -132,7 +132,9 @@ def load(path: Path) -> ctypes.CDLL:
     """Return the library at `path`. Raises NativeError if it is unreadable, damaged, or of another version or user."""
     try:
         content = path.read_bytes()
-        foreign = hasattr(os, "geteuid") and path.stat().st_uid not in (0, os.geteuid())
+        # One beside this file comes from whoever installed the package, whose Python code runs as well.
+        installed = path.parent == Path(__file__).parent
+        foreign = not installed and hasattr(os, "geteuid") and path.stat().st_uid not in (0, os.geteuid())
     except OSError as error:
         raise NativeError(path, f"no readable file ({error.strerror})", "a library", REBUILD) from error
     body, mark, digits = content[: -len(MARK) - 64], content[-len(MARK) - 64 : -64], content[-64:]

@@ -76,7 +76,8 @@ def pack(name: str, settings: Mapping[str, Any], weights: Mapping[str, np.ndarra
     wide = band_matrix(grid.bins, grid.single, grid.wide, front_end.rate_hz)[grid.single :, grid.single :]
     segments, pool, spread = _segments(wide)
     turns = np.exp(-2j * np.pi * np.arange(front_end.window_hops) / front_end.window_hops)
-    arrays = {"segments": segments, "pool": pool, "spread": spread, "hop_turn": np.stack([turns.real, turns.imag], -1)}
+    arrays = {"segments": segments, "pool": pool, "spread": spread}
+    arrays["hop_turn"] = np.stack([np.real(turns), np.imag(turns)], -1)
     matrices = grid.matrices()
     arrays |= grid.biases() | _above(front_end, grid.bins)
     if unknown := sorted(settings.keys() - KNOWN) + sorted(weights.keys() - grid.used):

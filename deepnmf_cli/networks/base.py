@@ -109,6 +109,10 @@ class MaskNetwork(nn.Module):
         """Return whether its layers can be trained one after the other."""
         return False
 
+    def train_last(self, layers: int) -> None:
+        """Let gradients reach only the last trained layers. Raises TypeError for a network that is not `layerwise`."""
+        raise TypeError(f"{type(self).__name__} has no layers that can be trained one after the other")
+
     def moved(self, tensors: dict[str, Tensor], given: tuple[Any, FrontEnd], own: FrontEnd) -> dict[str, Tensor]:
         """Return the weights of a network with settings and front end `given`, converted for this network and its `own`
         front end: as they are, unless a subclass converts them.

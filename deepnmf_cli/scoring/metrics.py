@@ -4,6 +4,7 @@ import math
 from collections import ChainMap
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -24,9 +25,9 @@ class Metric:
     """Empty for a number without a unit."""
     digits: int
     """Number of decimals that are shown."""
-    compute: Callable[[np.ndarray, np.ndarray, int], float] | None
+    compute: Callable[[np.ndarray, np.ndarray, int], float]
     """(reference (N,), estimate (N,), rate_hz) -> score, of float arrays that are not silent. Raises NoScore, whose
-    text says why, where the measure is not defined. None for a measure that takes more than two signals."""
+    text says why, where the measure is not defined."""
     lower_is_better: bool = False
 
     @property
@@ -64,12 +65,17 @@ COMPOSITE = {
     metric.name: metric
     for metric in (
         Metric("SSNR", "dB", 2, segmental_snr),
-        *(Metric(name, "", 2, lambda *signals, name=name: composite_score(*signals, name)) for name in COMPOSITES),
+        *(Metric(name, "", 2, partial(composite_score, name=name)) for name in COMPOSITES),
     )
 }
 """Metrics that papers report beside PESQ, computed only on request."""
 
-RECOGNITION = {words.NAME: Metric(words.NAME, "%", 1, None, lower_is_better=True)}
+
+def _by_transcript(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) -> float:
+    raise NoScore(f"{words.NAME}: two signals without a transcript")
+
+
+RECOGNITION = {words.NAME: Metric(words.NAME, "%", 1, _by_transcript, lower_is_better=True)}
 """The metric that needs a transcript and a program: `scorer` computes it."""
 
 ALL = ChainMap(METRICS, COMPOSITE, DNSMOS, RECOGNITION)

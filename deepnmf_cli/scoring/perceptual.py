@@ -89,7 +89,7 @@ def remember_last(score: Callable[[np.ndarray, np.ndarray, int], Value]) -> Call
 
     @functools.wraps(score)
     def remembering(reference: np.ndarray, estimate: np.ndarray, rate_hz: int) -> Value:
-        key = (rate_hz, *(hashlib.blake2b(np.ascontiguousarray(x)).digest() for x in (reference, estimate)))
+        key = (rate_hz, *(hashlib.blake2b(np.ascontiguousarray(x).data).digest() for x in (reference, estimate)))
         for known, value in tuple(last):  # a copy, and one item: threads may share the function
             if known == key:
                 return value

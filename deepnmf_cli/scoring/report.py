@@ -66,9 +66,10 @@ def summarise(values: Sequence[float], clusters: Sequence[Sequence[str]] = ()) -
 
     defined = [value for value in values if not math.isnan(value)]
     count = len(defined)
-    mean = math.fsum(defined) / count if count else None
-    ci95 = None
-    if count > 1:
+    mean = ci95 = None
+    if count:
+        mean = math.fsum(defined) / count
+    if mean is not None and count > 1:
         variance = math.fsum((value - mean) ** 2 for value in defined) / (count - 1)
         ci95 = float(stdtrit(count - 1, 0.5 + bootstrap.CONFIDENCE / 2)) * math.sqrt(variance / count)
     summary = {"mean": mean, "ci95": ci95, "count": count}

@@ -216,17 +216,17 @@ def _gather(
 
     What `finished` holds is not computed again; the others are added to it.
     """
-    gathered = [finished.get(pair) if finished else None for pair in pairs]
-    missing = [place for place, scores in enumerate(gathered) if scores is None]
-    if progress and len(missing) < len(pairs):
-        progress(math.fsum(scores.seconds for scores in gathered if scores))
+    known = {place: scores for place, pair in enumerate(pairs) if finished and (scores := finished.get(pair))}
+    missing = [place for place in range(len(pairs)) if place not in known]
+    if progress and known:
+        progress(math.fsum(scores.seconds for scores in known.values()))
     for number, scores in pool.map(function, (task(pairs[place]) for place in missing)):
-        gathered[missing[number]] = scores
+        known[missing[number]] = scores
         if finished:
             finished.add(pairs[missing[number]], scores)
         if progress:
             progress(scores.seconds)
-    return gathered
+    return [known[place] for place in range(len(pairs))]
 
 
 def _leave_interrupts_to_the_parent() -> None:

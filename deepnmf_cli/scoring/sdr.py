@@ -40,14 +40,14 @@ def sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
     With P the projection on the span of the reference's copies delayed by 0 .. 511 samples,
     SDR = 10 log10(|P e|^2 / |e - P e|^2). NaN when either signal is silent: the ratio is then 0/0.
     """
-    scales = _unit_energy(reference), _unit_energy(estimate)
-    if None in scales:
+    of_reference, of_estimate = _unit_energy(reference), _unit_energy(estimate)
+    if of_reference is None or of_estimate is None:
         return math.nan
     if len(reference) > BLOCK_SAMPLES:
-        return _sdr_by_blocks(reference, estimate, *scales)
+        return _sdr_by_blocks(reference, estimate, of_reference, of_estimate)
     from fast_bss_eval import sdr_loss  # imports torch where it is installed, which takes seconds
 
-    reference, estimate = scales[0](reference), scales[1](estimate)
+    reference, estimate = of_reference(reference), of_estimate(estimate)
     # The library truncates circular correlations: below 512 samples they would wrap around, zeros keep them linear.
     padding = (0, max(0, FILTER_TAPS - len(reference)))
     # `pairwise` because the library's other path misreads NumPy 2's `linalg.solve`; with one pair they are the same.
@@ -59,7 +59,7 @@ def sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
         clamp_db=LIMIT_DB,
         pairwise=True,
     )
-    return -float(loss_db[0, 0])
+    return -float(np.asarray(loss_db)[0, 0])
 
 
 def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
@@ -68,13 +68,13 @@ def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
     With r and e free of their means and scaled to unit energy, and c = r.e, SI-SDR = 10 log10(c^2 / |e - c r|^2)
     (eq. (4) of the paper). NaN when either signal is constant: the ratio is then 0/0.
     """
-    scales = _unit_energy(reference, zero_mean=True), _unit_energy(estimate, zero_mean=True)
-    if None in scales:
+    of_reference, of_estimate = (_unit_energy(signal, zero_mean=True) for signal in (reference, estimate))
+    if of_reference is None or of_estimate is None:
         return math.nan
 
     def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for r, e in zip(_blocks(reference), _blocks(estimate), strict=True):
-            yield scales[0](r), scales[1](e)
+            yield of_reference(r), of_estimate(e)
 
     cosine = math.fsum(float(r @ e) for r, e in blocks())
     distortions = (e - cosine * r for r, e in blocks())

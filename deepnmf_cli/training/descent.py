@@ -34,9 +34,11 @@ class Optimiser(Protocol):
 
     def step(self, batch: Batch | FrameBatch, learning_rate: float) -> float:
         """Take one step and return the loss before it."""
+        ...
 
     def state(self) -> State:
         """Return the state that a resumed run needs to continue bit for bit."""
+        ...
 
     def load_state(self, state: State) -> None:
         """Restore a state that `state` returned."""
@@ -99,8 +101,9 @@ class GradientDescent:
 
     def step(self, batch: Batch | FrameBatch, learning_rate: float) -> float:
         """Take one gradient step and return the loss before it."""
-        change = self._captured or self._change
-        return float(change(batch, learning_rate))
+        if self._captured is not None and isinstance(batch, Batch):
+            return float(self._captured(batch, learning_rate))
+        return float(self._change(batch, learning_rate))
 
     def _change(self, batch: Batch | FrameBatch, learning_rate: float) -> Tensor:
         def masks() -> Tensor:
@@ -168,8 +171,8 @@ class CapturedStep:
         self._before = [w.detach().clone() for w in weights]
         self._stream, self._graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
         self._warm_up = WARM_UP_STEPS
-        self._batch: Batch | None = None
-        self._loss: Tensor | None = None
+        self._captured: tuple[Batch, Tensor] | None = None
+        """Where the graph reads a batch and leaves the loss."""
 
     def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
         """Take one step and return the loss before it, a tensor that the next step overwrites."""
@@ -177,28 +180,31 @@ class CapturedStep:
             torch._foreach_copy_(self._before, self._weights)
         if self._warm_up:
             self._warm_up -= 1
-            self._run(batch)
+            loss = self._run(batch)
         else:
-            self._replay(batch)
+            loss = self._replay(batch)
         with torch.no_grad():
             # A graph cannot follow the changing learning rate: it steps with a rate of 1, of which a share is kept.
             torch._foreach_lerp_(self._before, self._weights, learning_rate)
             torch._foreach_copy_(self._weights, self._before)
-        return self._loss
+        return loss
 
-    def _run(self, batch: Batch) -> None:
+    def _run(self, batch: Batch) -> Tensor:
         """Run the step on the stream on which the graph will be captured."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            self._loss = self._change(batch)
+            loss = self._change(batch)
         torch.cuda.current_stream().wait_stream(self._stream)
+        return loss
 
-    def _replay(self, batch: Batch) -> None:
-        if self._batch is None:
-            self._batch = Batch(batch.waveforms.clone(), batch.spectra.clone(), batch.window_hops)
+    def _replay(self, batch: Batch) -> Tensor:
+        if self._captured is None:
+            read = Batch(batch.waveforms.clone(), batch.spectra.clone(), batch.window_hops)
             # Only calls of this thread may invalidate the capture: another one pins memory for the next mixtures.
             with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
-                self._loss = self._change(self._batch)
-        self._batch.waveforms.copy_(batch.waveforms)
-        self._batch.spectra.copy_(batch.spectra)
+                self._captured = read, self._change(read)
+        read, loss = self._captured
+        read.waveforms.copy_(batch.waveforms)
+        read.spectra.copy_(batch.spectra)
         self._graph.replay()
+        return loss

@@ -75,8 +75,10 @@ class FrameBatch:
     fixed: Any = None
     waveforms: None = None
 
-    def masks(self, network: FrameNetwork) -> Tensor:
-        """Return the network's masks (B, 2, F, N), speech first."""
+    def masks(self, network: MaskNetwork) -> Tensor:
+        """Return the masks (B, 2, F, N), speech first, of a network of context frames. Raises TypeError for others."""
+        if not isinstance(network, FrameNetwork):
+            raise TypeError(f"{network.name} does not take single frames")
         masks = network.frame_masks(self.evidence, self.fixed)
         return masks.unflatten(-1, (len(self.spectra), -1)).movedim(-2, 0)
 
@@ -149,10 +151,9 @@ class FrameStore:
         """Return the state above the fixed layers, computed from the nearest one that has been stored."""
         wanted, place = self.network.fixed_layers, f"fixed-{self.fixed_key}"
         found = (self.folder / place).glob(f"{index}-*.safetensors") if self.folder else ()
-        layers = max((k for p in found if (k := int(p.stem.partition("-")[2])) <= wanted), default=0)
-        known = (
-            checkpoint.load(self._path(place, f"{index}-{layers}"))[0]["state"].to(evidence.device) if layers else None
-        )
+        stored = {int(path.stem.partition("-")[2]): path for path in found}
+        layers = max((k for k in stored if k <= wanted), default=0)
+        known = checkpoint.load(stored[layers])[0]["state"].to(evidence.device) if layers else None
 
         def state() -> dict[str, Tensor]:
             return {"state": self.network.fixed_state(evidence, layers, known)}

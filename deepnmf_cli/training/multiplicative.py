@@ -13,7 +13,8 @@ from deepnmf_cli.inference import nmf, wiener
 from deepnmf_cli.inference.algorithm import Parameters
 from deepnmf_cli.inference.divergence import divergence
 from deepnmf_cli.inference.nmf import DICTIONARY
-from deepnmf_cli.networks.deep_nmf import DeepNmf
+from deepnmf_cli.networks.base import MaskNetwork
+from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings
 from deepnmf_cli.training.descent import State
 from deepnmf_cli.training.minibatch import Batch, FrameBatch
 from deepnmf_cli.training.objectives import COMPRESSION_FLOOR, TERMS, TINY, ObjectiveSettings, phase_sensitive
@@ -41,7 +42,7 @@ LARGEST_EXPONENT = 1e4
 def require_support(network: object, objective: ObjectiveSettings, optimizer: str, where: str = "recipe") -> None:
     """Raise RecipeError for networks and objectives that the multiplicative rules do not support."""
     place, remedy = f"{where} training.optimizer", "Set training.optimizer=adam."
-    if not hasattr(network, "parameterisation"):
+    if not isinstance(network, DeepNmfSettings):
         raise RecipeError(place, f"{optimizer!r} for another network", "deep-nmf or dnmf", remedy)
     if network.parameterisation != "log":
         found = f"network.parameterisation {network.parameterisation!r}"
@@ -67,9 +68,10 @@ class MultiplicativeDescent:
         square of its log(N / P), means as in Adam. The best of the three where it was measured.
     """
 
-    def __init__(self, network: DeepNmf, settings: ObjectiveSettings, rule: str, momentum: float) -> None:
-        """`momentum` is rho, in [0, 1)."""
+    def __init__(self, network: MaskNetwork, settings: ObjectiveSettings, rule: str, momentum: float) -> None:
+        """`momentum` is rho, in [0, 1). Raises RecipeError as `require_support` does."""
         require_support(network.settings, settings, rule)
+        assert isinstance(network, DeepNmf)
         self.network, self.settings, self.rule, self.momentum = network, settings, rule, momentum
         self.slots = sorted(network.settings.ties.trained)
         self.kept: State = {}
@@ -167,4 +169,5 @@ def _targets(settings: ObjectiveSettings, batch: Batch | FrameBatch) -> tuple[Te
     gamma = torch.tensor([1.0, settings.noise_weight], device=size.device)
     weights = settings.magnitude * gamma / (len(size) * (size + (TINY / 2 if beta == 2 else TINY)))
     per_frame = weights[..., None, None].expand(-1, -1, 1, mixture.shape[-1])
-    return nmf.join_frames(mixture.abs()), *(x.permute(1, 2, 0, 3).flatten(-2) for x in (targets, per_frame))
+    targets, per_frame = (x.permute(1, 2, 0, 3).flatten(-2) for x in (targets, per_frame))
+    return nmf.join_frames(mixture.abs()), targets, per_frame

@@ -110,6 +110,8 @@ def objective(
     if settings.pauses:
         loss = loss + settings.pauses * residue_db(estimates[:, SPEECH], truth[:, SPEECH], magnitude)
     if settings.needs_waveforms:
+        if waveforms is None:
+            raise ValueError("terms on waveforms, of a batch without them")
         target = waveforms[:, SPEECH] * gain[:, 0]
         pair = front_end.pair(front_end.rate_hz)
         loss = loss + _waveform_terms(

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -143,7 +143,7 @@ class Trainer:
         self.pair = front_end.pair(front_end.rate_hz)
         if settings.machine_code and device == "cpu":
             network.accelerate()
-        self.trained = [p for p in self.network.parameters() if p.requires_grad]
+        self.trained: list[Tensor] = [p for p in self.network.parameters() if p.requires_grad]
         self.terms: LayerTerms | None = None
         if depth.wanted or constraints.wanted:
             self.terms = LayerTerms(self.network, depth, constraints, settings.seed)
@@ -156,6 +156,7 @@ class Trainer:
             self.optimiser = SimplexSearch(self.network, front_end, objective_settings)
         else:
             gpu = device.startswith("cuda")
+            alike = network.same_operations and not settings.greedy and self.terms is None
             self.optimiser = GradientDescent(
                 self.network,
                 front_end,
@@ -164,11 +165,7 @@ class Trainer:
                 mixed_precision=gpu and settings.mixed_precision and network.mixed_precision,
                 muon=settings.optimizer == "muon",
                 plain_momentum=settings.momentum if settings.optimizer == "sgd" else None,
-                captured=gpu
-                and settings.machine_code
-                and network.same_operations
-                and not settings.greedy
-                and self.terms is None,
+                captured=gpu and settings.machine_code and alike,
                 weight_decay=settings.weight_decay,
                 terms=self.terms,
                 processes=processes,
@@ -325,7 +322,9 @@ class Trainer:
         rows = self.journal.rows
         return bool(rows) and self.settings.score == SCORES[1] and (rows[-1]["dev_pesq"] is None) == extras.has("pesq")
 
-    def _batches(self, source: ExampleSource, workers: int, pause: Callable[[], None]) -> Iterator[Batch | FrameBatch]:
+    def _batches(
+        self, source: ExampleSource, workers: int, pause: Callable[[], None]
+    ) -> Generator[Batch | FrameBatch, None, None]:
         """Yield the batches of the remaining steps."""
         s = self.settings
         try:

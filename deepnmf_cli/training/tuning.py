@@ -58,7 +58,8 @@ class Taught:
         """Return example `index` as (speech, noise), each (samples,)."""
         if self.is_own(index):
             return self.own[index]
-        mixture = sum(self.general[index])
+        speech, noise = self.general[index]
+        mixture = speech + noise
         speech = enhanced(self.teacher, self.front_end, mixture)
         return speech, mixture - speech
 

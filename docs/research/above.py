@@ -160,7 +160,7 @@ class Mixer:
                 noise *= 1e-4
         if not is_silent(clean) and not is_silent(noise):
             noise = scale_to_snr(clean, noise, 60 if self.is_clean else draw.uniform(-6, 15))
-        clean, noise = scale_to_level((clean, noise), draw.uniform(-40, -15))
+        clean, noise = scale_to_level(clean, noise, draw.uniform(-40, -15))
         return clean, clean + noise
 
     @staticmethod

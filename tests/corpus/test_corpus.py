@@ -84,7 +84,7 @@ def test_achieved_snr_and_level_of_examples_lie_in_the_asked_ranges(corpus: Path
 
 def test_level_scales_all_signals_alike() -> None:
     speech, noise = tone(300), tone(1000)
-    louder = scale_to_level((speech, noise), -10.0)
+    louder = scale_to_level(speech, noise, -10.0)
     assert 20 * np.log10(rms(sum(louder))) == pytest.approx(-10.0, abs=1e-3)
     np.testing.assert_allclose(louder[0] / louder[0].max(), speech / speech.max(), atol=1e-6)
 

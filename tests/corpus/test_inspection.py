@@ -15,7 +15,7 @@ from deepnmf_cli.corpus.augment import AugmentationSettings
 from deepnmf_cli.corpus.dataset import MixingSettings
 from deepnmf_cli.corpus.manifest import Clip, scan
 from deepnmf_cli.corpus.sources import Mixtures, Recordings, for_tuning, from_clips, from_pairs
-from deepnmf_cli.errors import AudioError, CorpusError
+from deepnmf_cli.errors import AudioError, CorpusError, UsageError
 
 RATE = 16000
 MADE = Mixtures(MixingSettings(segment_s=0.5), AugmentationSettings(), RATE, 0)
@@ -161,8 +161,15 @@ def test_pairs_are_looked_at_before_training(folders: Path) -> None:
     (folders / "dev/noisy").rename(folders / "dev/apart")
     (folders / "dev/clean").rename(folders / "dev/noisy")
     (folders / "dev/apart").rename(folders / "dev/clean")
-    from_pairs(Recordings(pairs=folders / "dev"), MADE, said)
+    from_pairs(folders / "dev", None, MADE, said)
     assert said[0] == "pairs: 5 to train on, 1 for the dev score" and "sides swapped" in said[1]
+
+
+@pytest.mark.parametrize("material", [from_clips, for_tuning])
+@pytest.mark.parametrize("given", ["speech", "noise", "rooms"])
+def test_material_without_speech_or_noise_is_refused(folders: Path, material, given: str) -> None:
+    with pytest.raises(UsageError, match="neither a manifest nor folders of both speech and noise"):
+        material(Recordings(**{given: folders / "speech"}), MADE, Said())
 
 
 @pytest.mark.parametrize("count,held_out", [(40, 2), (2400, 120), (30_000, 120)])
@@ -172,7 +179,7 @@ def test_few_pairs_are_held_out_and_soon(tmp_path: Path, monkeypatch, count: int
     monkeypatch.setattr(sources, "load", lambda given, rate_hz: given)
     monkeypatch.setattr(inspection, "suspicious_pairs", lambda *_: [])
     began = time.process_time()
-    material = from_pairs(Recordings(pairs=tmp_path), MADE, Said())
+    material = from_pairs(tmp_path, None, MADE, Said())
     assert time.process_time() - began < 2  # quadratic, it took 12 s
     assert len(material.dev) == held_out and set(material.dev) | set(material.source._pairs) == set(pairs)
     assert not set(material.dev) & set(material.source._pairs)

@@ -87,7 +87,7 @@ def test_networks_that_loop_over_frames_are_exported_for_single_frames_only(tmp_
     with pytest.raises(UsageError, match="a loop over frames.*--streaming"):
         graph.export(LoopOverFrames(), 257, tmp_path / "loop.onnx", {WEIGHTS: ""}, single_frames=False)
     assert not list(tmp_path.iterdir())
-    assert graph.export(LoopOverFrames(), 257, tmp_path / "loop.onnx", {WEIGHTS: ""}, single_frames=True) < 1e-5
+    assert graph.export(LoopOverFrames(), 257, str(tmp_path / "loop.onnx"), {WEIGHTS: ""}, single_frames=True) < 1e-5
 
 
 def test_steps_that_depend_on_values_are_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """--backend native gives what ONNX Runtime gives; it is built when asked for, and what stands in its way is said."""
 
 import dataclasses
+import os
 import pickle
 import re
 import shutil
@@ -256,6 +257,20 @@ def test_a_library_that_cannot_be_loaded(cache):
     with pytest.raises(NativeError, match="found a library that this machine cannot load"):
         zoo.load_enhancer("tiny", backend="native")
     assert repr(zoo.load_enhancer("tiny").backend) == "ONNX Runtime, 1 thread"
+
+
+@needs_compiler
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="files have no owner here")
+def test_a_library_of_another_user_is_taken_from_the_package_alone(cache, monkeypatch, tmp_path):
+    (file,) = cache.iterdir()
+    if os.geteuid():
+        monkeypatch.setattr(os, "geteuid", lambda own=os.geteuid(): own + 1)
+    else:
+        os.chown(file, 4242, -1)
+    with pytest.raises(NativeError, match="found a library of another user"):
+        library.load(file)
+    monkeypatch.setattr(library, "__file__", str(file.with_name("library.py")))
+    assert library.load(file).deepnmf_interface() == library.INTERFACE
 
 
 def test_without_a_library(deepnmf, empty, tmp_path):
