@@ -153,8 +153,15 @@ def test_tables_compare_the_same_files_and_give_intervals_over_clusters(tables) 
     assert "| 2 | 0.50 | 0.60 | 0.70 | 3 hidden, rate 0.1 |" in trials
     noisy = {"dev": {"SDR": [0.0, 0.0, 3.0, 3.0]}}
     row = {"parameters": 9, "dev": {"SDR": [1.0, 3.0, 4.0, 6.0]}}
-    table = {name: {"name": name, "level": name == "nmf", **row} for name in ("nmf", "dnn", "nmf-nothing")}
+    rows = {"nmf-r9-c1-adam": (True, 5), "dnn-2x64": (False, 5), "nmf-r9-c0-nothing": (False, 0)}
+    table = {
+        name: {"name": name, "level": level, "trained_parameters": trained, **row}
+        for name, (level, trained) in rows.items()
+    }
     lines = tables.paper_table({"rows": table, "noisy": noisy, "dev": files}, "dev").splitlines()
     assert lines[2].startswith("| noisy |  |  | 0.00 | 3.00 | 1.50 [")
-    assert lines[3].startswith("| nmf | 9 | 1 | 2.00 | 5.00 | 3.50 [")
-    assert [line.split(" | ")[0] for line in lines[4:]] == ["| dnn, no plateau", "| nmf-nothing"]
+    assert lines[3].startswith("| NMF, R = 9, C = 1, by Adam | 9 | 1 | 2.00 | 5.00 | 3.50 [")
+    assert [line.split(" | ")[0] for line in lines[4:]] == [
+        "| DNN, 2 x 64, no plateau",
+        "| NMF, R = 9, C = 0, not trained",
+    ]

@@ -177,11 +177,25 @@ def paper_table(kept: dict, part: str) -> str:
         sdr = files(rows, part, "SDR") if rows else kept["noisy"][part]["SDR"]
         cells = [f"{rows[0]['parameters']:,}", str(len(rows))] if rows else ["", ""]
         by_snr = [statistics.mean(x for x, snr in zip(sdr, snrs, strict=True) if snr == level) for level in levels]
-        rising = [row for row in rows or () if "-nothing" not in name and not row["level"]]
-        lines.append(
-            [name + ", no plateau" * bool(rising), *cells, *(f"{x:.2f}" for x in by_snr), shown(sdr, kept[part])]
-        )
+        rising = [row for row in rows or () if row["trained_parameters"] and not row["level"]]
+        words = in_words(name) + ", no plateau" * bool(rising)
+        lines.append([words, *cells, *(f"{x:.2f}" for x in by_snr), shown(sdr, kept[part])])
     return table(["", "parameters", "seeds", *(f"{level:g} dB" for level in levels), "mean"], lines)
+
+
+RULES = {"adam": "by Adam", "printed": "by (38)", "nothing": "not trained"}
+
+
+def in_words(name: str) -> str:
+    """The name of a row of the paper's table, such as nmf-r100-c2-adam or dnn-2x512, in words."""
+    family, *parts = name.split("-")
+    if family == "dnn":
+        layers, units = parts[0].split("x")
+        return f"DNN, {layers} x {units}"
+    if family == "nmf":
+        atoms, trained, rule = parts
+        return f"NMF, R = {atoms[1:]}, C = {trained[1:]}, {RULES[rule]}"
+    return name
 
 
 def over_sizes() -> Figure:
