@@ -100,12 +100,17 @@ class ClipCache:
         taken from there.
         """
         self.rate_hz, self.capacity_bytes, self.first_channel = rate_hz, capacity_bytes, first_channel
+        self._whole_bytes = capacity_bytes
         self.unpacked = unpacked
         self._held: OrderedDict[Path, tuple[np.ndarray, np.float32]] = OrderedDict()
         self._long: dict[Path, _Long | None] = {}
         self._energies: dict[Path, NDArray[np.float32]] = {}
         self._bytes = 0
         self._lock = Lock()
+
+    def divide(self, processes: int) -> None:
+        """Keep at most one of `processes` equal parts of the capacity, however often this is called."""
+        self.capacity_bytes = self._whole_bytes // processes
 
     def __getstate__(self) -> dict:
         """Pickle the settings alone, for another process, which fills a cache of its own."""

@@ -126,7 +126,7 @@ class MixtureDataset:
 
     def divide(self, processes: int) -> None:
         """Keep as many clips as one of `processes` may."""
-        self.cache.capacity_bytes //= processes
+        self.cache.divide(processes)
 
     def unpack(self, file: Path) -> None:
         """Decode all clips into `file` at once, for all processes to share: see `clips.unpack`."""
@@ -254,7 +254,7 @@ class PairDataset:
 
     def divide(self, processes: int) -> None:
         """Keep as many clips as one of `processes` may."""
-        self.cache.capacity_bytes //= processes
+        self.cache.divide(processes)
 
     def _at(self, pair: tuple[Path, Path], start: int) -> Segment:
         """Return (speech, noise) from `start` on, (2, length), and the clean file."""

@@ -92,7 +92,6 @@ class Hyperlista(SparseCoding[State]):
 
     name = "hyperlista"
     over_frequency = False
-    by_layer = False
     ridge: float = 0.0
     threshold: float = 0.03
     """Initial value of t."""

@@ -89,8 +89,6 @@ class SparseCoding(Algorithm[Tensor, State]):
     over_frequency: ClassVar[bool] = True
     """Whether only dictionaries have a frequency axis, so that `deepnmf_cli.inference.over_frequency` can interpolate
     them to other frequencies."""
-    by_layer: ClassVar[bool] = True
-    """Whether layers have trained parameters of their own."""
     bins: int
     atoms: tuple[int, int]
     """Numbers of atoms of speech and of noise, R in all."""

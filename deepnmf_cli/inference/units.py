@@ -31,6 +31,8 @@ class Exponent:
     trained: bool = True
     shared: bool = False
     """Whether all layers share one value."""
+    setting: bool = False
+    """Whether settings alone determine it: it is neither trained nor changed in the course of training."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class UnitMessages(Algorithm[Tensor, Tensor]):
         if isinstance(alpha := self.alpha, Exponent):
             value = torch.tensor(alpha.initial)
             found["alpha"] = Parameter(
-                layers, lambda _: value, shared=alpha.shared, trained=alpha.trained, setting=True
+                layers, lambda _: value, shared=alpha.shared, trained=alpha.trained, setting=alpha.setting
             )
         return found
 

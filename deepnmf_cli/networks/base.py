@@ -136,7 +136,7 @@ class MaskNetwork(nn.Module):
         return False
 
     def anneal(self, progress: float) -> None:
-        """Apply the settings of a schedule for this point of the training: 0 is its first step, 1 its last."""
+        """Apply the settings of a schedule for this point of the training: 0 is its first step, 1 its last one."""
 
     @property
     def annealing(self) -> bool:

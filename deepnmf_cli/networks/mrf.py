@@ -143,7 +143,8 @@ class PowerMean(MrfNetwork):
     settings_type = PowerMeanSettings
 
     def _exponent(self) -> Exponent:
-        return Exponent(self.settings.alpha, self.settings.alphas == "trained")
+        alphas = self.settings.alphas
+        return Exponent(self.settings.alpha, trained=alphas == "trained", setting=alphas == "fixed")
 
     @property
     def alphas(self) -> list[float]:

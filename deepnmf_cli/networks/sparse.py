@@ -69,7 +69,8 @@ class SparseCodingSettings(CodingSettings):
     algorithm: str = "ista"
     """Name of the algorithm, one of those in `deepnmf_cli.inference`."""
     trained_layers: int = -1
-    """Layers trained, counted from the readout (C), from 0 to K + 1; -1 for all, tied or not."""
+    """Layers trained, counted from the readout (C), from 0 to K + 1; -1 for all, tied or not. It has no effect on both
+    "hyperlista", whose layers have nothing of their own."""
     mask_power: float = 1.0
     """Power applied to the models of the sources before they share out the mixture."""
     ridge: float = 0.0
@@ -105,8 +106,8 @@ class SparseCodingSettings(CodingSettings):
             raise ValueError(f"algorithm {self.algorithm!r} is none of {', '.join(ALGORITHMS)}")
         if not -1 <= self.trained_layers <= self.iterations + 1:
             raise ValueError(f"trained_layers must lie between 0 and iterations + 1 = {self.iterations + 1}, or be -1")
-        if self.trained_layers >= 0 and (self.tied or not ALGORITHMS[self.algorithm].by_layer):
-            raise ValueError("the layers have their parameters in common; leave out trained_layers")
+        if self.trained_layers >= 0 and self.tied:
+            raise ValueError("tied layers are trained together; leave out trained_layers")
         if ALGORITHMS[self.algorithm].sketches and not 1 <= self.sketch_bands < self.bands:
             raise ValueError(f"sketch_bands must be at least 1 and below the {self.bands} bands")
         if self.over_hz and not ALGORITHMS[self.algorithm].over_frequency:

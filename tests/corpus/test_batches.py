@@ -32,7 +32,7 @@ class Counting:
         return np.full(self.length, index, np.float32), np.full(self.length, -index, np.float32)
 
     def divide(self, processes: int) -> None:
-        self.cache.capacity_bytes //= processes
+        self.cache.divide(processes)
 
 
 class Hanging(Counting):

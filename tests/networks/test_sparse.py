@@ -227,7 +227,6 @@ def test_rivals_in_recipes_are_about_as_large_as_what_they_are_compared_with() -
         (SparseCodingSettings(), {"algorithm": "lasso"}),
         (SparseCodingSettings(), {"trained_layers": 12}),
         (SparseCodingSettings(), {"trained_layers": 2, "tied": True}),
-        (SparseCodingSettings(algorithm="hyperlista"), {"trained_layers": 0}),
         (SparseCodingSettings(algorithm="psista"), {"sketch_bands": 96}),
         (SparseCodingSettings(algorithm="psista"), {"period": 0}),
         (SparseCodingSettings(algorithm="psista"), {"sketch": "random"}),

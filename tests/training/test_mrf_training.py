@@ -54,6 +54,15 @@ def test_what_settings_determine_is_not_taken_from_another_model(tmp_path: Path)
     assert fixed.alphas == [0.75, 0.75] and trained.alphas == [0.25, 0.25] and not said
 
 
+def test_an_annealed_model_is_taken_as_it_became(tmp_path: Path) -> None:
+    """As the teacher of fine-tuning is, which has the settings that the model was trained with."""
+    given, again = (build("power-mean", changed("power-mean", alphas="annealed", alpha=0.0).network) for _ in range(2))
+    given.anneal(1.0)
+    model_file.describe(tmp_path / "given.safetensors", given, FrontEnd(rate_hz=8000), {}).write()
+    take_weights(again, tmp_path / "given.safetensors", FrontEnd(rate_hz=8000))
+    assert again.alphas == given.alphas == [1.0, 1.0] and not again.annealing
+
+
 def test_training_starts_from_the_weights_that_another_model_shares(tiny_corpus: Path, tmp_path: Path) -> None:
     train(changed("mean-field"), recordings(tiny_corpus), tmp_path / "sigmoid")
     settings = changed("power-mean", alphas="fixed", alpha=0.0)

@@ -77,6 +77,16 @@ def test_processes_that_make_examples_share_the_memory_and_the_cores(
     assert (own.divided, general.divided, threads) == (3, 3, [1])
 
 
+def test_sources_that_share_a_cache_divide_it_once(tiny_corpus: Path, model: Path, monkeypatch) -> None:
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
+    made = sources.Mixtures(tiny().mixing, tiny().augmentation, 8000, 1)
+    material = sources.for_tuning(recordings(tiny_corpus, dev=tiny_corpus / "dev"), made, lambda *said: None)
+    assert material.source.cache is material.general.cache
+    whole, (teacher, file) = material.source.cache.capacity_bytes, zoo.load(model)
+    Taught(material.source, material.general, 0.5, teacher, file.front_end).divide(3)
+    assert material.source.cache.capacity_bytes == whole // 3
+
+
 def test_general_examples_have_the_output_of_the_teacher_as_target(model: Path) -> None:
     teacher, file = zoo.load(model)
     general = Constant(0.5)
