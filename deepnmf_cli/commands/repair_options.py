@@ -8,12 +8,10 @@ import click
 
 from deepnmf_cli.commands.options import AUTO, refuse_endless
 from deepnmf_cli.errors import UsageError
+from deepnmf_cli.repair import CLIPPING, FIXES, GAPS
 
 if TYPE_CHECKING:
     from deepnmf_cli.repair.examine import RepairOptions
-
-FIXES = ("gaps", "clipping", "clicks")
-
 
 WORDS = {
     "gap": ("marked gap", "marked gaps"),
@@ -93,7 +91,7 @@ def live_options(fixes: tuple[str, ...], clip_level_db: float | None) -> "Repair
 
     Raises UsageError for a level if clipping is not to be repaired, and for clipping alone without a level.
     """
-    if fixes == ("clipping",) and clip_level_db is None:
+    if fixes == (CLIPPING,) and clip_level_db is None:
         found, expected = "clipping alone, and no --clip-level", "the level, which a stream cannot know beforehand"
         raise UsageError("--fix", found, expected, "Tell it by --clip-level.")
     return repair_options(["-"], fixes, AUTO, clip_level_db)
@@ -108,9 +106,9 @@ def repair_options(
 
     if gaps != AUTO and (len(inputs) > 1 or Path(inputs[0]).is_dir()):
         raise UsageError("--gaps", "one file of gaps for several inputs", "one input", "Repair them one by one.")
-    if gaps != AUTO and "gaps" not in fixes:
+    if gaps != AUTO and GAPS not in fixes:
         raise UsageError("--gaps", "--fix without gaps", "gaps among --fix", "Leave one of them out.")
-    if clip_level_db is not None and "clipping" not in fixes:
+    if clip_level_db is not None and CLIPPING not in fixes:
         raise UsageError("--clip-level", "--fix without clipping", "clipping among --fix", "Leave one of them out.")
     files = tuple((model.load(Path(file)).settings.task, file) for file in models)
     return RepairOptions(fixes, None if gaps == AUTO else gaps, clip_level_db, files)

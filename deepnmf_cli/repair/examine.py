@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from deepnmf_cli.errors import AudioError
-from deepnmf_cli.repair import model
+from deepnmf_cli.repair import CLICKS, CLIPPING, FIXES, GAPS, model
 from deepnmf_cli.repair.detect import Scanner
 from deepnmf_cli.repair.model import RepairModel
-from deepnmf_cli.repair.repairer import CLIPPING as CLIPPED
-from deepnmf_cli.repair.repairer import FIXES, GAPS, Repairer
+from deepnmf_cli.repair.repairer import Repairer
 from deepnmf_cli.repair.spans import CLICK, GIVEN, Clipping, Findings, read_gaps
 from deepnmf_cli.signal.audio import AudioReader
 from deepnmf_cli.signal.samples import check_samples
@@ -60,8 +59,8 @@ def examine(
             progress(0.0)
         found = scanner.finish()
     spans = [s for s in found.spans if wanted(s.kind, options)]
-    clipping = found.clipping if CLIPPED in options.fixes else []
-    if CLIPPED in options.fixes and options.clip_level_db is not None:
+    clipping = found.clipping if CLIPPING in options.fixes else []
+    if CLIPPING in options.fixes and options.clip_level_db is not None:
         level = 10 ** (options.clip_level_db / 20)
         if level > scanner.peak:
             peak_db = 20 * np.log10(max(scanner.peak, 1e-10))
@@ -89,7 +88,7 @@ def repairer(findings: Findings, options: RepairOptions, rate_hz: int, channels:
 def wanted(kind: str, options: RepairOptions) -> bool:
     """Whether a span that was found is repaired; if gaps are marked, only clicks."""
     if kind == CLICK:
-        return "clicks" in options.fixes
+        return CLICKS in options.fixes
     return GAPS in options.fixes and options.gaps is None
 
 

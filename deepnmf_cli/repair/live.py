@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from deepnmf_cli.repair import CLICKS, CLIPPING
 from deepnmf_cli.repair.detect import Scanner
 from deepnmf_cli.repair.examine import RepairOptions, refuse, wanted
-from deepnmf_cli.repair.repairer import CLICKS, CLIPPING, Repairer
+from deepnmf_cli.repair.repairer import Repairer
 from deepnmf_cli.repair.spans import GIVEN, SURE, Clipping, Findings, Span
 
 LONGEST_S = 0.04

@@ -24,9 +24,6 @@ PIECE_S, MARGIN_S, CLIP_CONTEXT_S = 1.0, 0.3, 0.15
 model sees around a clipped stretch.
 """
 
-GAPS, CLIPPING, CLICKS = "gaps", "clipping", "clicks"
-FIXES = (GAPS, CLIPPING, CLICKS)
-
 
 @dataclass
 class Counts:
