@@ -147,7 +147,10 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         if path.is_dir():
             found, remedy = "a folder", "Name folders of recordings by options, such as --speech and --noise."
         raise RecipeError(path, found, f"a recipe in TOML, or one of {', '.join(known)}", remedy) from None
-    except (ValueError, OSError) as error:  # of TOML, of its encoding, or of a number of thousands of digits
+    except OSError as error:
+        found, remedy = f"a file that cannot be read ({error.strerror or error})", "Check the path and its permissions."
+        raise RecipeError(path, found, "a recipe in TOML", remedy) from error
+    except ValueError as error:  # of TOML, of its encoding, or of a number of thousands of digits
         raise RecipeError(
             path, f"text that is not TOML ({shortened(error)})", "a recipe in TOML", "Mend that line."
         ) from error
@@ -189,7 +192,7 @@ def _apply(table: dict[str, Any], override: str) -> None:
 def _require_layers(model: str, built: Mapping[str, Any], where: str) -> None:
     """Raise RecipeError if the layers of a network cannot be used by [depth] or [constraints] in this training."""
     training = built["training"]
-    by_gradient = training.optimizer == "muon" or training.optimizer.startswith("adam")
+    by_gradient = training.optimizer in ("muon", "sgd") or training.optimizer.startswith("adam")
     for key, wrong in (("greedy", training.greedy), ("optimizer", not by_gradient)):
         if wrong:
             found = f"training.{key} = {shown(getattr(training, key))} beside [depth] or [constraints]"

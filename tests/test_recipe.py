@@ -133,6 +133,16 @@ def test_missing_and_damaged_recipes_are_named(tmp_path: Path) -> None:
         read_recipe(tmp_path / "bad.toml")
 
 
+def test_a_recipe_that_cannot_be_read_is_no_text_to_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "mine.toml").write_text("")
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(RecipeError, match=r"found a file that cannot be read \(Permission denied\).*its permissions"):
+        read_recipe(tmp_path / "mine.toml")
+
+
 @pytest.mark.parametrize("path", [*SHIPPED, *RESEARCH], ids=lambda p: str(p.relative_to(ROOT)))
 def test_recipes_of_the_project_are_valid(path: Path) -> None:
     assert read_recipe(path).model in NETWORKS

@@ -188,13 +188,14 @@ ASKED = {
 
 
 @pytest.mark.parametrize(
-    ("model", "asked"),
-    [("grid", "constraints"), ("sparse-coding", "all"), ("recurrent-ista", "constraints")],
+    ("model", "asked", "optimizer"),
+    [("grid", "constraints", "adam"), ("sparse-coding", "all", "muon"), ("recurrent-ista", "constraints", "sgd")],
 )
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
-    tiny_corpus: Path, tmp_path: Path, model: str, asked: str, monkeypatch
+    tiny_corpus: Path, tmp_path: Path, model: str, asked: str, optimizer: str, monkeypatch
 ) -> None:
-    chosen, where, steps = recipe(model, **ASKED[asked]), recordings(tiny_corpus), []
+    chosen = recipe(model, **ASKED[asked], training={"optimizer": optimizer})
+    where, steps = recordings(tiny_corpus), []
     if model != "grid":  # a picture of each is enough
         monkeypatch.setattr(Journal, "_write_figure", lambda *_: None)
     assert train(chosen, where, tmp_path / "whole")
