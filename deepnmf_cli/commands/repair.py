@@ -102,7 +102,7 @@ def command(
     planned = plan(inputs, Places(output, None, in_place, REPAIRED), may_exist=overwrite or skip_existing or dry_run)
     refuse_streams(planned.jobs, as_json, skip_existing)
     settings = Settings(options, overwrite or in_place, dry_run, verbose)
-    batch = _Repairing(planned, settings, jobs, console.json_lines() if as_json else None, quiet, dry_run)
+    batch = _Repairing(planned, settings, jobs, console.json_lines() if as_json else None, quiet)
     with console.ended_by(batch.end):
         several = len(planned.jobs) > 1 or skip_existing
         record = Record("repair", _facts(options)) if several else None
@@ -137,11 +137,11 @@ class Done:
 
 
 class _Repairing(Batch):
-    """The work of one call; with `dry`, files are examined only."""
+    """The work of one call; in a dry run, files are examined only."""
 
-    def __init__(self, planned: Plan, settings: Settings, asked: int | None, tell: Any, quiet: bool, dry: bool) -> None:
+    def __init__(self, planned: Plan, settings: Settings, asked: int | None, tell: Any, quiet: bool) -> None:
         """`asked` is the number of processes that were asked for."""
-        super().__init__(planned, tell, quiet, dry)
+        super().__init__(planned, tell, quiet, settings.dry)
         self._settings, self._asked = settings, asked
 
     def are_spread(self, files: int, seconds: float) -> bool:
