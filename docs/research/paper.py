@@ -14,8 +14,9 @@ import json
 import math
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -162,24 +163,45 @@ def reverberant(corpus: Path, part: str) -> Iterator[tuple[np.ndarray, np.ndarra
         yield wet, wet + scale_to_snr(wet, noisy - clean, float(row["snr_db"]))
 
 
-@torch.no_grad()
-def enhance(network: FrameNetwork, noisy: np.ndarray) -> np.ndarray:
-    """Return the speech in a mixture (N,)."""
-    pair, samples = Pair(), torch.from_numpy(noisy)
-    spectrum = pair.analysis(samples)
-    evidence, _ = stack_context(normalise_level(modulus(spectrum)[None])[0], CONTEXT)
-    masks = network.eval().frame_masks(evidence[0])
-    network.train()
-    return pair.synthesis(masks[0] * spectrum, len(noisy)).numpy()
+@dataclass(frozen=True)
+class Example:
+    """A fixed mixture as a network sees it: reverberant speech (N,), spectrum (F, T), evidence (CONTEXT F, T), and the
+    output of the network's fixed layers, None if it has none.
+    """
+
+    wet: np.ndarray
+    spectrum: Tensor
+    evidence: Tensor
+    fixed: Any
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, wet: np.ndarray, noisy: np.ndarray, network: FrameNetwork) -> "Example":
+        spectrum = Pair().analysis(torch.from_numpy(noisy))
+        evidence = stack_context(normalise_level(modulus(spectrum)[None])[0], CONTEXT)[0][0]
+        return cls(wet, spectrum, evidence, network.fixed_state(evidence) if network.fixed_layers else None)
+
+    @torch.no_grad()
+    def enhanced(self, network: FrameNetwork) -> np.ndarray:
+        """Return the speech (N,)."""
+        masks = network.eval().frame_masks(self.evidence, self.fixed)
+        network.train()
+        return Pair().synthesis(masks[0] * self.spectrum, len(self.wet)).numpy()
 
 
-def scores(network: FrameNetwork, corpus: Path, part: str, metrics: tuple[str, ...]) -> dict[str, list[float]]:
-    """Return metric -> the scores of all fixed mixtures."""
-    found: dict[str, list[float]] = {metric: [] for metric in metrics}
+def examples(network: FrameNetwork, corpus: Path, part: str) -> Iterator[Example]:
+    """Yield all fixed mixtures of dev or test."""
     for wet, noisy in reverberant(corpus, part):
-        speech = enhance(network, noisy).astype(np.float64)
+        yield Example.of(wet, noisy, network)
+
+
+def scores(network: FrameNetwork, mixed: Iterable[Example], metrics: tuple[str, ...]) -> dict[str, list[float]]:
+    """Return metric -> the scores of all mixtures."""
+    found: dict[str, list[float]] = {metric: [] for metric in metrics}
+    for example in mixed:
+        speech = example.enhanced(network).astype(np.float64)
         for metric, values in found.items():
-            values.append(round(METRICS[metric].compute(wet.astype(np.float64), speech, RATE_HZ), 3))
+            values.append(round(METRICS[metric].compute(example.wet.astype(np.float64), speech, RATE_HZ), 3))
     return found
 
 
@@ -244,9 +266,14 @@ class Training:
             "name": self.row.name, "seed": self.row.seed, "parameters": self.network.parameter_counts()[0],
             "trained_parameters": sum(p.numel() for p in self.trained), "settings": dict(self.row.settings),
             "dev_curve": self.curve, "best_step": next(step for step, score in self.curve if score == best),
-            "level": level, "dev": scores(self.network, self.corpus, "dev", ("SDR", "SI-SDR")),
+            "level": level, "dev": scores(self.network, self.dev, ("SDR", "SI-SDR")),
             "cpu_seconds": round(spent + time.process_time() - self.began, 1),
         }  # fmt: skip
+
+    @cached_property
+    def dev(self) -> list[Example]:
+        """All mixtures of dev, kept because their fixed layers take as long as some hundred steps: about a GB."""
+        return list(examples(self.network, self.corpus, "dev"))
 
     def _step(self, step: int) -> None:
         if self.row.rule == "printed":
@@ -281,7 +308,7 @@ class Training:
     def _score(self, step: int) -> None:
         own = [p.detach().clone() for p in self.trained]
         self._become(self.average)
-        score = float(np.mean(scores(self.network, self.corpus, "dev", ("SI-SDR",))["SI-SDR"]))
+        score = float(np.mean(scores(self.network, self.dev, ("SI-SDR",))["SI-SDR"]))
         if not self.curve or score > max(s for _, s in self.curve):
             self.best = {name: x.detach().clone() for name, x in self.network.weights().items()}
         self.curve.append((step, round(score, 4)))
@@ -368,7 +395,7 @@ def main() -> None:
                 print(row.full_name, flush=True)
                 network = Training(row, plan, given.corpus, given.runs).network
                 network.load_weights(checkpoint.load(path.with_name("best.safetensors"))[0])
-                write(path, scores(network, given.corpus, "test", tuple(METRICS)))
+                write(path, scores(network, examples(network, given.corpus, "test"), tuple(METRICS)))
     path = given.plan.with_suffix(".json")
     kept: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"rows": {}, "noisy": {}}
     kept["rows"] |= {row.full_name: found for row in table if (found := result(row, given.runs)) is not None}

@@ -84,6 +84,19 @@ def test_mixtures_hold_speech_in_a_room_at_their_snr(paper, corpus: Path) -> Non
         assert np.corrcoef(wet, expected)[0, 1] > 0.9999
 
 
+def test_fixed_layers_are_run_once_and_scores_stay_the_same(paper, corpus: Path, monkeypatch) -> None:
+    torch.manual_seed(0)
+    shape = {"bins": 201, "context": 9, "atoms": 4, "iterations": 5}
+    network = DeepNmf(DeepNmfSettings(**shape, trained_layers=2))
+    kept = list(paper.examples(network, corpus, "test"))
+    monkeypatch.setattr(DeepNmf, "fixed_layers", 0)  # every layer is run at every visit
+    whole = list(paper.examples(network, corpus, "test"))
+    assert [example.fixed is None for example in kept + whole] == [False, False, True, True]
+    found = [paper.scores(network, mixed, ("SDR",))["SDR"] for mixed in (kept, whole)]
+    np.testing.assert_allclose(*found, atol=2e-3)
+    assert found[0][0] != found[0][1]
+
+
 class Store:
     """Batches by number: two, each of one mixture."""
 
