@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from deepnmf_cli.scoring.metrics import METRICS
-from deepnmf_cli.scoring.mixtures import known_mixtures
+from deepnmf_cli.scoring.mixtures import Mixture, known_mixtures
 from deepnmf_cli.scoring.report import System, make_report
 from deepnmf_cli.scoring.scorer import Scores
 
@@ -136,6 +136,22 @@ def test_a_comparison_is_kept_without_what_can_be_computed_again(intervals, tmp_
     (kept / "report.md").unlink()
     intervals.main([str(kept / "origin.json"), "--of", "ours"])
     assert (kept / "report.md").read_text() == page
+
+
+def test_groups_and_further_scores_are_kept_as_well(intervals, tmp_path):
+    names = [f"f{place}" for place in range(4)]
+    values = [{"SDR": 1.0 * place, "CSIG": 2.0 + place, "OVRL": 3.0} for place in range(4)]
+    scores = [Scores(name, value, (), 2.5, 16000) for name, value in zip(names, values, strict=True)]
+    known = {name: Mixture(3.0, None, "xy"[place % 2], {"sex": "fm"[place // 2]}) for place, name in enumerate(names)}
+    known["f3"] = Mixture(3.0, None, "y")
+    report = make_report([System("ours", "estimate", "from", scores)], known, "cd", "deepnmf evaluate ...")
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    intervals.main([str(tmp_path / "report.json"), "--compact", str(tmp_path)])
+    (again,) = intervals.again(intervals.read(tmp_path / "origin.json"))["systems"]
+    (before,) = report["systems"]
+    assert again == before
+    assert [group["value"] for group in again["by_group"]["sex"]] == ["f", "m"]
+    assert list(again["summary"]) == ["SDR", "CSIG", "OVRL"] and "interval" in again["summary"]["SDR"]
 
 
 ROOT = RESEARCH.parents[1]

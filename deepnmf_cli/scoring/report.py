@@ -21,7 +21,7 @@ from deepnmf_cli.scoring import bootstrap
 from deepnmf_cli.scoring.figures import GAIN, SCORES, draw, png
 from deepnmf_cli.scoring.listening import Example
 from deepnmf_cli.scoring.metrics import DNSMOS
-from deepnmf_cli.scoring.mixtures import GROUPS, MOST_VALUES, Mixture, factors
+from deepnmf_cli.scoring.mixtures import FACTORS, GROUPS, MOST_VALUES, Mixture, factors
 from deepnmf_cli.scoring.page import page
 from deepnmf_cli.scoring.scorer import ESTIMATE, MODEL, NOISY, Scores
 from deepnmf_cli.scoring.tables import markdown, metrics
@@ -227,7 +227,7 @@ def _means(values: Sequence[Mapping[str, float]], clusters: Sequence[Sequence[st
 
 def _file_row(one: Scores, mixture: Mixture) -> dict[str, Any]:
     values = {metric: None if math.isnan(value) else value for metric, value in one.values.items()}
-    known = {"snr_db": mixture.snr_db, "speaker": mixture.speaker, "noise": mixture.noise}
+    known = {"snr_db": mixture.snr_db, "speaker": mixture.speaker, "noise": mixture.noise, **mixture.groups}
     return {"name": one.name, **known, "seconds": one.seconds, **values, "notes": list(one.notes)}
 
 
@@ -280,7 +280,9 @@ def _json(report: Mapping[str, Any]) -> str:
 
 
 def _write_csv(report: Mapping[str, Any], path: Path) -> None:
-    columns = ["system", "name", "snr_db", "speaker", "noise", "seconds", *metrics(report), "notes"]
+    rows = report["systems"][0]["files"]
+    groups = [column for column in GROUPS if any(column in row for row in rows)]
+    columns = ["system", "name", "snr_db", *FACTORS, *groups, "seconds", *metrics(report), "notes"]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()

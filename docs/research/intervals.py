@@ -21,8 +21,8 @@ from pathlib import Path
 
 from deepnmf_cli.checkpoint import atomic_path
 from deepnmf_cli.scoring.figures import GAIN, SCORES
-from deepnmf_cli.scoring.metrics import DNSMOS, METRICS
-from deepnmf_cli.scoring.mixtures import Mixture, known_mixtures
+from deepnmf_cli.scoring.metrics import ALL
+from deepnmf_cli.scoring.mixtures import DESCRIBED, GROUPS, Mixture, known_mixtures
 from deepnmf_cli.scoring.report import FILES_CSV, REPORT_HTML, REPORT_JSON, REPORT_MD, System, make_report, write_report
 from deepnmf_cli.scoring.scorer import NOISY, Scores
 from deepnmf_cli.scoring.tables import markdown
@@ -47,10 +47,10 @@ def read(path: Path) -> dict:
 
 def _values(row: dict[str, str]) -> dict:
     """Return a row of files.csv as report.json has it."""
-    numbers = {
-        key: float(row[key]) if row[key] else None for key in row.keys() & {*METRICS, *DNSMOS, "seconds", "snr_db"}
-    }
-    return {**row, **numbers, "notes": [note for note in row["notes"].split("; ") if note]}
+    numbers = {key: float(row[key]) if row[key] else None for key in row.keys() & {*ALL, "seconds", "snr_db"}}
+    groups = {key: row[key] for key in GROUPS if row.get(key)}
+    rest = {key: row[key] for key in row if key not in GROUPS}
+    return {**rest, **groups, **numbers, "notes": [note for note in row["notes"].split("; ") if note]}
 
 
 def system(described: dict, rate_hz: int) -> System:
@@ -58,11 +58,7 @@ def system(described: dict, rate_hz: int) -> System:
     scores = [
         Scores(
             row["name"],
-            {
-                metric: math.nan if row[metric] is None else row[metric]
-                for metric in (*METRICS, *DNSMOS)
-                if metric in row
-            },
+            {metric: math.nan if row[metric] is None else row[metric] for metric in row if metric in ALL},
             tuple(row["notes"]),
             row["seconds"],
             rate_hz,
@@ -72,12 +68,17 @@ def system(described: dict, rate_hz: int) -> System:
     return System(described["name"], described["kind"], described["source"], scores, described["model"])
 
 
+def _mixture(row: dict) -> Mixture:
+    groups = {column: row[column] for column in GROUPS if row.get(column)}
+    return Mixture(row.get("snr_db"), row.get("speaker") or None, row.get("noise") or None, groups)
+
+
 def again(report: dict, of: Collection[str] = ()) -> dict:
     """Return the report with new intervals and, if `of` names systems, their differences only; its origin is kept."""
     systems = [system(described, report["reference"]["rates_hz"][0]) for described in report["systems"]]
     systems.sort(key=lambda one: (one.kind != NOISY, one.name not in of))
     rows = report["systems"][0]["files"]
-    mixtures = {row["name"]: Mixture(row["snr_db"], row["speaker"], row["noise"]) for row in rows if row.get("speaker")}
+    mixtures = {row["name"]: _mixture(row) for row in rows if any(row.get(column) for column in DESCRIBED)}
     mixtures = mixtures or known_mixtures([row["name"] for row in rows])
     new = make_report(systems, mixtures, report["reference"]["sha256"], report["command"])
     if of:
