@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from deepnmf_cli import checkpoint
 from deepnmf_cli.corpus.dataset import ExampleSource
-from deepnmf_cli.errors import RecipeError
+from deepnmf_cli.errors import ModelError, RecipeError
 from deepnmf_cli.inference.nmf import join_frames
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.networks.frame_network import FrameNetwork
@@ -148,12 +149,15 @@ class FrameStore:
         }
 
     def _fixed(self, index: int, evidence: Tensor) -> Tensor:
-        """Return the state above the fixed layers, computed from the nearest one that has been stored."""
+        """Return the state above the fixed layers, computed from the nearest one that has been stored undamaged."""
         wanted, place = self.network.fixed_layers, f"fixed-{self.fixed_key}"
         found = (self.folder / place).glob(f"{index}-*.safetensors") if self.folder else ()
         stored = {int(path.stem.partition("-")[2]): path for path in found}
-        layers = max((k for k in stored if k <= wanted), default=0)
-        known = checkpoint.load(stored[layers])[0]["state"].to(evidence.device) if layers else None
+        layers, known = 0, None
+        for below in sorted((k for k in stored if k <= wanted), reverse=True):
+            with suppress(ModelError):
+                layers, known = below, checkpoint.load(stored[below])[0]["state"].to(evidence.device)
+                break
 
         def state() -> dict[str, Tensor]:
             return {"state": self.network.fixed_state(evidence, layers, known)}
@@ -175,9 +179,10 @@ class FrameStore:
 
 
 def kept(path: Path | None, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the tensors in the file, which is made if it does not exist; with None, nothing is stored."""
+    """Return the tensors in the file, which is made if it is missing or damaged; with None, nothing is stored."""
     if path and path.is_file():
-        return checkpoint.load(path)[0]
+        with suppress(ModelError):
+            return checkpoint.load(path)[0]
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)  # before `make`, which may take an hour
         checkpoint.remove_leftovers(path.parent)

@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import torch
 
+from deepnmf_cli import checkpoint
 from deepnmf_cli.errors import RecipeError
 from deepnmf_cli.experiment import initial_network, open_corpus, train
 from deepnmf_cli.networks import build
@@ -67,6 +68,18 @@ def test_fixed_states_are_continued_from_the_nearest_kept_one(tiny_corpus: Path,
     batch = held[0]
     torch.testing.assert_close(batch.fixed, held.network.fixed_state(batch.evidence), rtol=1e-5, atol=1e-7)
     assert [p.name for p in tmp_path.glob("fixed-*/*")] == ["0-6.safetensors"]
+
+
+def test_damaged_files_are_made_again(tiny_corpus: Path, tmp_path: Path) -> None:
+    chosen = framewise("deep-nmf", {"iterations": CHEAP_LAYERS + 3})
+    before = store(chosen, tiny_corpus, tmp_path)[0]
+    for path in tmp_path.glob("*/*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-40])
+    for _ in range(2):
+        again = store(chosen, tiny_corpus, tmp_path)[0]
+        assert torch.equal(again.evidence, before.evidence) and torch.equal(again.fixed, before.fixed)
+    for path in tmp_path.glob("fixed-*/*"):
+        assert checkpoint.load(path)[0]["state"].shape == before.fixed.shape
 
 
 def test_large_states_are_not_kept(tiny_corpus: Path, tmp_path: Path, monkeypatch) -> None:
