@@ -138,6 +138,19 @@ def test_a_comparison_is_kept_without_what_can_be_computed_again(intervals, tmp_
     assert (kept / "report.md").read_text() == page
 
 
+def test_files_with_one_value_are_compared_by_themselves(intervals, tmp_path, capsys):
+    report = made_report()
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    intervals.main([str(tmp_path / "report.json"), "--of", "ours", "--where", "noise=n1"])
+    page = capsys.readouterr().out
+    assert "3 files, 0.1 minutes" in page
+    rows = {line.split(" | ")[0].strip("| "): line for line in page.splitlines() if line.startswith("|")}
+    files = {one["name"]: [row["SDR"] for row in one["files"] if row["noise"] == "n1"] for one in report["systems"]}
+    assert rows["ours - two"].split(" | ")[1].startswith(f"{np.subtract(files['ours'], files['two']).mean():+.2f}")
+    with pytest.raises(SystemExit, match="noise=n9: no such file"):
+        intervals.main([str(tmp_path / "report.json"), "--where", "noise=n9"])
+
+
 def test_groups_and_further_scores_are_kept_as_well(intervals, tmp_path):
     names = [f"f{place}" for place in range(4)]
     values = [{"SDR": 1.0 * place, "CSIG": 2.0 + place, "OVRL": 3.0} for place in range(4)]

@@ -4,12 +4,14 @@
     python docs/research/intervals.py REPORT.json --of NAME ... --compact FOLDER
     python docs/research/intervals.py FOLDER/origin.json --of NAME ...
     python docs/research/intervals.py FOLDER/origin.json --only NAME --to models/NAME/report.json
+    python docs/research/intervals.py FOLDER/origin.json --of NAME ... --where room=yes
 
 This is for reports that were written before intervals took account of speakers and noises, and for those of many
 systems: with --of, the named systems come first, and only their differences to others are kept. report.json is
 rewritten, and so are report.md and the figures beside it if they exist. --compact writes what a repository should hold
 of a comparison: files.csv with rounded scores, origin.json with everything that is neither a score nor computed from
-scores, and the page and figures made from the two. --only writes the report of one system and the noisy input.
+scores, and the page and figures made from the two. --only writes the report of one system and the noisy input. --where
+prints the tables for the files that have a value in a column of files.csv.
 """
 
 import argparse
@@ -107,6 +109,15 @@ def only(report: dict, name: str) -> dict:
     return again(report | {"systems": systems})
 
 
+def where(report: dict, column: str, value: str) -> dict:
+    """Return the report with the files that have a value in a column. Raises SystemExit if there are none."""
+    systems = [one | {"files": [row for row in one["files"] if row.get(column) == value]} for one in report["systems"]]
+    if not (kept := systems[0]["files"]):
+        raise SystemExit(f"{column}={value}: no such file")
+    reference = {"files": len(kept), "seconds": math.fsum(row["seconds"] for row in kept)}
+    return report | {"systems": systems, "reference": report["reference"] | reference}
+
+
 def _write_pages(report: dict, folder: Path) -> None:
     """Write what `evaluate --report` writes except for report.json, report.html and the gain by SNR, whose lines are
     too many to tell apart.
@@ -130,12 +141,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--of", nargs="+", default=(), metavar="NAME")
     parser.add_argument("--compact", type=Path, metavar="FOLDER")
     parser.add_argument("--only", metavar="NAME")
+    parser.add_argument("--where", metavar="COLUMN=VALUE")
     parser.add_argument("--to", type=Path, metavar="FILE")
     given = parser.parse_args(arguments)
     for path in given.reports:
         report = read(path)
         if given.only:
             _write_json(only(report, given.only), given.to or path)
+        elif given.where:
+            print(markdown(again(where(report, *given.where.split("=", 1)), given.of)))
         elif given.compact:
             compact(report, given.of, given.compact)
         elif path.name == ORIGIN_JSON:
