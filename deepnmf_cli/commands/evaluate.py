@@ -79,8 +79,8 @@ TELLING = {"report_folder", "overwrite", "examples", "jobs", "as_json", "latex",
 @overwrite_option
 @click.option(
     "--examples", metavar="N", type=click.IntRange(min=0), default=4, show_default=True,
-    help="Put the N worst and the N best files of each system into report.html as sounds. Each takes up to 1 MB per "
-    "system.",
+    help="Put the N files on which the first model, or else the first estimate, does worst and the N on which it does "
+    "best into report.html, with the sound of every system. Each takes up to 1 MB per system.",
 )  # fmt: skip
 @click.option(
     "--dnsmos", is_flag=True,

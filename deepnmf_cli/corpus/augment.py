@@ -153,7 +153,7 @@ class Augmentation:
         return self.draw.uniform(*self.settings.noise_speed) if self._happens("noise_speed") else 1.0
 
     def speech(self, speech: Samples) -> Samples:
-        """Return dry speech (n,), possibly slowed, possibly with a held vowel, possibly coloured."""
+        """Return dry speech (n,), possibly slowed, possibly with a sustained vowel, possibly coloured."""
         if self._happens("slow"):
             speech = effects.slowed(speech, self.draw.uniform(*self.settings.slow))
         if self._happens("held"):

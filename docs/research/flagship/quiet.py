@@ -3,7 +3,7 @@
     python docs/research/flagship/quiet.py CLEAN NOISY MODEL|FOLDER ... [--every 5]
 
 CLEAN and NOISY are folders of equal names at 16 kHz; every n-th file is used. A model is a name or file; a folder holds
-what another program made of NOISY, and has no columns of held sounds. Prints a row of a Markdown table for each.
+what another program made of NOISY, and has no columns of sustained sounds. Prints a row of a Markdown table for each.
 """
 
 import argparse
