@@ -45,6 +45,10 @@ def without_native_code(tmp_path_factory):
         yield
 
 
+def _no_json(word: str) -> Any:
+    raise AssertionError(f"{word} is not JSON")
+
+
 @dataclass(frozen=True)
 class Result:
     """What a call of the program left: exit code, standard output, standard error."""
@@ -55,12 +59,12 @@ class Result:
 
     @property
     def json(self) -> Any:
-        return json.loads(self.out)
+        return json.loads(self.out, parse_constant=_no_json)
 
     @property
     def lines(self) -> list[Any]:
         """The objects of JSON Lines."""
-        return [json.loads(line) for line in self.out.splitlines()]
+        return [json.loads(line, parse_constant=_no_json) for line in self.out.splitlines()]
 
 
 class Terminal(io.StringIO):

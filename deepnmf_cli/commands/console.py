@@ -188,13 +188,13 @@ def announce(text: str) -> None:
 
 def echo_json(document: Any) -> None:
     """Print one JSON document on standard output."""
-    click.echo(json.dumps(document, indent=2))
+    click.echo(json.dumps(document, indent=2, allow_nan=False))
 
 
 def json_lines() -> Callable[[dict[str, Any]], None]:
     """Return a function that prints one line of JSON Lines, flushed at once, on what is standard output now."""
     output = sys.stdout
-    return lambda row: click.echo(json.dumps(row), file=output)
+    return lambda row: click.echo(json.dumps(row, allow_nan=False), file=output)
 
 
 def progress(hidden: bool) -> "tqdm | Lines":

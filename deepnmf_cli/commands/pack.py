@@ -12,7 +12,7 @@ from deepnmf_cli.errors import EXIT_DONE
 
 FOLDER = click.Path(path_type=Path)
 
-UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
 class Size(click.ParamType):
@@ -23,8 +23,8 @@ class Size(click.ParamType):
     def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMG]i?|)B?", value)
-        size = float(match[1]) * UNITS[match[2]] if match else 0.0
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kKMG]i?|)B?", value)
+        size = float(match[1]) * UNITS[match[2].replace("K", "k")] if match else 0.0
         if not 1 <= size < math.inf:
             self.fail(f"{value!r} is no size. Write for example 40MB, 38MiB or 500kB.", param, ctx)
         return int(size)

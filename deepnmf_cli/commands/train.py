@@ -162,12 +162,12 @@ def command(
     settings = read_recipe(chosen, model, overrides, begins)
     recordings = Recordings(speech, noise, rir, dev, manifest, pairs, general_noise)
     with _Stopping(tells) as stopping, _Progress(settings.training.steps) as show:
-        worse = None
+        worse, over = None, False
 
         def progress(report: dict) -> None:
-            nonlocal worse
+            nonlocal worse, over
             stopping.began = stopping.began or "began" in report
-            worse = report.get("worse", worse)
+            worse, over = report.get("worse", worse), report.get("over", over)
             if tells:
                 show(report)
 
@@ -190,16 +190,25 @@ def command(
                 processes=processes,
             )
         except DeepnmfError as error:
-            if tells:
+            # What is wrong with the call or the material is found by every process, and told by the first of each
+            # machine; what happens later may happen to one of them.
+            if stopping.began or processes.first_of_machine:
                 raise
             return error.exit_code
+    code = stopping.exit_code
+    if not complete and not stopping() and not over:
+        code = EXIT_TERMINATED
+        if tells:
+            console.say("Another process was stopped.")
     if not tells:
-        return stopping.exit_code
-    if not complete and not stopping():
+        return code
+    if over:
         console.say(f"{minutes:g} min are over.")
     if not complete:
-        click.echo(f"Present weights: {output / 'last.safetensors'}. Continue with --resume.", err=True)
-        return stopping.exit_code
+        last = output / "last.safetensors"
+        present = f"Present weights: {last}. " if last.is_file() else ""  # they are complete while a share is chosen
+        click.echo(f"{present}Continue with --resume.", err=True)
+        return code
     if worse is not None:
         raise worse
     console.announce(f"Best model: {output / 'best.safetensors'}")

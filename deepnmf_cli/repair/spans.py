@@ -3,14 +3,14 @@
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from deepnmf_cli.errors import AudioError, shortened
 
-GAP, ZEROS, FROZEN, NOT_FINITE, CLICK, CLIPPED = "gap", "zeros", "frozen", "not finite", "click", "clipping"
+GAP, ZEROS, FROZEN, NOT_FINITE, CLICK = "gap", "zeros", "frozen", "not finite", "click"
 """Kinds of spans: the first is marked by the user, the others are found."""
 
 HARD, RESAMPLED, SOFT, GIVEN = "hard", "resampled", "soft", "given"
@@ -58,7 +58,7 @@ class Clipping:
             name: round(20 * math.log10(level), 2) if math.isfinite(level) else None
             for name, level in (("low_db", self.low), ("high_db", self.high))
         }
-        return {**asdict(self), "channel": self.channel + 1, "confidence": round(self.confidence, 3), **levels}
+        return {"channel": self.channel + 1, **levels, "kind": self.kind, "confidence": round(self.confidence, 3)}
 
 
 @dataclass(frozen=True)

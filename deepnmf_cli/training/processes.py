@@ -34,6 +34,11 @@ class Processes:
     count: int = 1
 
     @property
+    def first_of_machine(self) -> bool:
+        """Whether no process of this machine has a lower number."""
+        return self.alone or os.environ.get("LOCAL_RANK", "0") == "0"
+
+    @property
     def alone(self) -> bool:
         return self.count == 1
 
@@ -42,7 +47,8 @@ class Processes:
         if self.alone:
             return
         joined = torch.cat([x.flatten() for x in tensors])
-        distributed.all_reduce(joined)
+        with _with_others():
+            distributed.all_reduce(joined)
         means = (joined / self.count).split([x.numel() for x in tensors])
         torch._foreach_copy_(list(tensors), [mean.view_as(x) for mean, x in zip(means, tensors, strict=True)])
 
@@ -50,14 +56,16 @@ class Processes:
         """Replace the tensors of all other processes by those of the first one, in place."""
         if not self.alone:
             for tensor in tensors:
-                distributed.broadcast(tensor, 0)
+                with _with_others():
+                    distributed.broadcast(tensor, 0)
 
     def any(self, *flags: bool) -> list[bool]:
         """Return for each flag whether it is set in any process."""
         if self.alone:
             return [*flags]
         found = torch.tensor(flags, dtype=torch.int32)
-        distributed.all_reduce(found, distributed.ReduceOp.MAX)
+        with _with_others():
+            distributed.all_reduce(found, distributed.ReduceOp.MAX)
         return [bool(flag) for flag in found]
 
     def first(self, compute: Callable[[], Given]) -> Given:
@@ -70,7 +78,8 @@ class Processes:
                 found[0] = compute()
             except Exception as error:
                 found[1] = error
-        distributed.broadcast_object_list(found, 0, device=torch.device("cpu"))
+        with _with_others():
+            distributed.broadcast_object_list(found, 0, device=torch.device("cpu"))
         if found[1] is not None:
             raise found[1]
         return found[0]
@@ -81,6 +90,16 @@ class Processes:
             remedy = "Set training.batch to a multiple of the number of processes."
             raise UsageError("training.batch", f"{batch}", f"a number that {self.count} processes can share", remedy)
         return batch // self.count
+
+
+@contextmanager
+def _with_others() -> Iterator[None]:
+    """Raise DeepnmfError instead of the RuntimeError of an exchange with a process that has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        found, remedy = "that another process of this run has ended", "See what that one says; then use --resume."
+        raise DeepnmfError("torchrun", found, "all processes at work", remedy) from error
 
 
 class Share:

@@ -225,6 +225,7 @@ class Trainer:
                 try:
                     self._steps(source, dev, workers, progress, pause, stop)
                 except _TimeIsUp:
+                    progress({"over": True})
                     if not self.journal.rows or self.step > self.journal.rows[-1]["step"]:
                         self._score(dev, pause)
                     raise _Stopped from None

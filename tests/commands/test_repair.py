@@ -121,6 +121,14 @@ def test_clipping_is_restored_beyond_its_level(deepnmf, write, tmp_path):
     assert again.code == 0 and snr_db(clean, soundfile.read(tmp_path / "told.wav")[0]) > snr_db(clean, before)
 
 
+def test_clipping_of_one_side_has_no_level_on_the_other(deepnmf, write):
+    clean = soundfile.read(DEMO, frames=3 * RATE_HZ, start=RATE_HZ // 2)[0]
+    done = deepnmf("repair", write("in.wav", np.minimum(clean, 0.4 * clean.max())), "--json")
+    (found,) = done.lines[0]["clipping"]
+    assert list(found) == ["channel", "low_db", "high_db", "kind", "confidence"] and found["low_db"] is None
+    assert abs(found["high_db"] - 20 * np.log10(0.4 * clean.max())) < 0.2
+
+
 def test_marked_gaps_are_filled_in_all_channels(deepnmf, write, clean, tmp_path):
     (tmp_path / "gaps.txt").write_text("0.475\t0.485\tcough\n")
     both = np.rint(np.stack([clean, 0.5 * clean], 1) * 32768) / 32768

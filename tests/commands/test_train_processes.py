@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from deepnmf_cli import checkpoint
-from deepnmf_cli.errors import UsageError
+from deepnmf_cli.errors import DeepnmfError, UsageError
 from deepnmf_cli.experiment import require_shareable
 from deepnmf_cli.recipe import read_recipe
 from deepnmf_cli.training.processes import Processes, Share
@@ -100,6 +101,58 @@ def test_what_needs_whole_batches_is_refused(settings: str, message: str) -> Non
     require_shareable(recipe, Processes())
     with pytest.raises(UsageError, match=re.escape(message)):
         require_shareable(recipe, Processes(0, 2))
+
+
+@pytest.mark.parametrize(("machine_rank", "begun", "told"), [("0", False, 1), ("1", False, 0), ("1", True, 1)])
+def test_an_error_of_another_process_is_told(
+    deepnmf,
+    corpus: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch,
+    machine_rank: str,
+    begun: bool,
+    told: int,
+) -> None:
+    def train(*given, **named) -> bool:
+        report = given[6]
+        if begun:
+            report({"began": {}})
+        raise DeepnmfError("a.wav", "nothing", "sound", "Mend it.")
+
+    monkeypatch.setenv("LOCAL_RANK", machine_rank)
+    monkeypatch.setattr("deepnmf_cli.training.processes.joined", lambda device: nullcontext((Processes(1, 2), device)))
+    monkeypatch.setattr("deepnmf_cli.experiment.train", train)
+    result = deepnmf(*arguments(corpus, tmp_path / "run"))
+    assert result.code == 1 and result.err.count("a.wav: found nothing; expected sound. Mend it.") == told
+
+
+def test_the_end_of_another_process_is_not_taken_for_that_of_the_time(
+    deepnmf,
+    corpus: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch,
+) -> None:
+    monkeypatch.setattr("deepnmf_cli.training.processes.joined", lambda device: nullcontext((Processes(0, 2), device)))
+    monkeypatch.setattr("deepnmf_cli.experiment.train", lambda *given, **named: False)
+    for limit in ([], ["--minutes", "5"]):
+        result = deepnmf(*arguments(corpus, tmp_path / "run"), *limit)
+        assert result.code == 143 and "Another process was stopped.\nContinue with --resume." in result.err
+        assert "min are over" not in result.err and "Present weights" not in result.err
+
+
+def test_all_stop_when_one_is_stopped(corpus: Path, tmp_path: Path) -> None:  # noqa: F811
+    run = tmp_path / "run"
+    running = started(*arguments(corpus, run, *STEPS, "--set", "training.steps=100000"))
+    until = time.monotonic() + PATIENCE_S
+    while not (run / "history.csv").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    for child in Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split():
+        if b"RANK=1\0" in Path(f"/proc/{child}/environ").read_bytes().replace(b"LOCAL_RANK=1\0", b""):
+            os.kill(int(child), signal.SIGTERM)
+    _, errors = running.communicate(timeout=PATIENCE_S)
+    assert running.returncode != 0 and "Continue with --resume." in errors, errors
+    assert "TypeError" not in errors and "Best model" not in errors
+    assert checkpoint.load(run / "resume.safetensors")[1]["progress"]["step"] < 100000
 
 
 class Counted:

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from click import BadParameter
 
+from deepnmf_cli.commands.pack import Size
 from deepnmf_cli.corpus import pack as packs
 from deepnmf_cli.corpus.clips import decode
 from deepnmf_cli.corpus.manifest import read_manifest
@@ -70,6 +72,15 @@ def size(folder: Path) -> int:
 def order(folder: Path, role: str) -> list[str]:
     """Groups in the order in which their pieces went in."""
     return [row["speaker"] for row in sorted(rows(folder), key=lambda row: row["path"]) if row["role"] == role]
+
+
+@pytest.mark.parametrize("prefix", ["", "k", "K", "ki", "Ki", "M", "Mi", "G", "Gi"])
+def test_sizes_have_units(prefix: str) -> None:
+    base, power = 1024 if "i" in prefix else 1000, 1 + "KMG".find(prefix[:1].upper() or "-")
+    for written in (f"40{prefix}B", f"40 {prefix}B", f"40{prefix}"):
+        assert Size().convert(written, None, None) == 40 * base**power
+    with pytest.raises(BadParameter, match="is no size"):
+        Size().convert(f"40{prefix}x", None, None)
 
 
 def test_a_pack_with_room_for_all_has_every_second_once(corpus: Path, tmp_path: Path) -> None:
