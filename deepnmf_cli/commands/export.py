@@ -51,7 +51,7 @@ def command(
     magnitudes (1, F, T) and states, and returns masks (1, 2, F, T), speech first, and the next states. Graphs of models
     that use phase, such as base, take features (1, 5, F, T) and return masks (1, 3, F, T). The transforms from waveform
     to spectra and back are not part of the graph; docs/export.md has details and examples. The written file is compared
-    with the model and rejected if a mask differs by more than 1e-5 (float32 weights).
+    with the model and rejected if a mask differs by more than 1e-5, with weights of fewer bits by more than 0.1.
 
     \b
     Examples:

@@ -12,6 +12,7 @@ import numpy as np
 
 from deepnmf_cli import __version__, checkpoint
 from deepnmf_cli.errors import UsageError
+from deepnmf_cli.export.int8 import rounded
 from deepnmf_cli.native import model
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.signal.stft import FrontEnd
@@ -21,8 +22,6 @@ MODEL = "deepnmf_model.h"
 """The file that differs between models."""
 
 FILES = (*SOURCES, MODEL)
-
-LARGEST_INT8 = 127
 
 
 def write(network: MaskNetwork, front_end: FrontEnd, name: str, folder: Path, weights: str = "float32") -> list[Path]:
@@ -63,20 +62,13 @@ def _header(packed: model.NativeModel, name: str, int8: bool) -> Iterator[str]:
     for key in model.MATRICES:
         values, scales = packed.matrices[key], np.empty(0, np.float32)
         if int8:
-            values, scales = quantised(values)
+            values, scales = rounded(values, (1,))  # for each output
         yield from _array(key, values)
         yield from _array(f"{key}_scales", scales)
         members.append(f"{{{_pointer(key, values)}, {_pointer(f'{key}_scales', scales)}}}")
     yield "\n#define DEEPNMF_MODEL { \\"
     yield ", \\\n".join(f"    {member}" for member in members) + " }"
     yield "\n#endif\n"
-
-
-def quantised(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return integers (K, inputs, outputs) int8 and scales (K, outputs), whose product approximates a matrix."""
-    scales = abs(matrix).max(1, initial=0, keepdims=True) / LARGEST_INT8
-    numbers = np.rint(matrix / np.where(scales > 0, scales, 1)).astype(np.int8)
-    return numbers, scales[:, 0].astype(np.float32)
 
 
 def _pointer(name: str, array: np.ndarray) -> str:

@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from deepnmf_cli.export.int8 import rounded, scaled_axis
+
 WEIGHTS = ("float32", "float16", "int8")
 
 SMALLEST = 512
@@ -22,7 +24,7 @@ SMALLEST_SHARED = 32
 def shrink(model: onnx.ModelProto, weights: str) -> None:
     """Store the matrices of `model` as `weights`, one of WEIGHTS; they are converted back when the file is opened.
 
-    "int8": each row has a scale of its own, the largest magnitude of the row over 127.
+    "int8": each row of a matrix, or each column (see `scaled_axis`), has a scale of its own.
     """
     if weights == "float32":
         return
@@ -37,11 +39,10 @@ def shrink(model: onnx.ModelProto, weights: str) -> None:
             kept.append(numpy_helper.from_array(values.astype(np.float16), small))
             nodes.append(helper.make_node("Cast", [small], [tensor.name], to=TensorProto.FLOAT))
             continue
-        rows = np.abs(values).reshape(len(values), -1).max(1)
-        scale = np.where(rows > 0, rows / 127, 1).astype(np.float32)
-        steps = np.rint(values / scale.reshape(-1, *[1] * (values.ndim - 1))).astype(np.int8)
-        kept += [numpy_helper.from_array(steps, small), numpy_helper.from_array(scale, f"{small}.scale")]
-        nodes.append(helper.make_node("DequantizeLinear", [small, f"{small}.scale"], [tensor.name], axis=0))
+        axis = scaled_axis(values)
+        steps, scale = rounded(values, tuple(k for k in range(values.ndim) if k != axis))
+        kept += [numpy_helper.from_array(steps, small), numpy_helper.from_array(scale.ravel(), f"{small}.scale")]
+        nodes.append(helper.make_node("DequantizeLinear", [small, f"{small}.scale"], [tensor.name], axis=axis))
     _replace(model.graph, kept, nodes)
 
 

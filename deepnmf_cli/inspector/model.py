@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from deepnmf_cli.enhancer import Enhancer
 from deepnmf_cli.inspector.panels import Panel, Section
@@ -12,7 +13,7 @@ from deepnmf_cli.inspector.recording import Heard, hear, hertz
 from deepnmf_cli.networks.backend import TorchBackend
 from deepnmf_cli.networks.band_network import BandNetwork
 from deepnmf_cli.networks.base import MaskNetwork
-from deepnmf_cli.networks.grid import GridWiring
+from deepnmf_cli.networks.grid import Grid, GridWiring
 from deepnmf_cli.pages.render import RANGE_DB
 from deepnmf_cli.signal.level import normalise_level
 from deepnmf_cli.signal.spectrogram import spectrogram_db
@@ -145,13 +146,8 @@ def activations(model: Inspected, heard: Heard) -> Section | None:
     found, unfolded = atoms(model), _unfolded(model.network)
     if found is None or unfolded is None:
         return None
-    state = _states(model.network, heard).get(unfolded.iterations)
-    if not isinstance(state, torch.Tensor):
-        return None
-    values = state.cpu().numpy().reshape(-1, state.shape[-1])
-    count, speech = sum(spectra.shape[1] for spectra in found), found[0].shape[1]
-    if len(values) != count:
-        return None
+    values = _use(_states(model.network, heard)[unfolded.iterations])
+    speech = found[0].shape[1]
     dictionary = unfolded.bank.value(DICTIONARY, 0).cpu().unflatten(0, (-1, unfolded.algorithm.bins)).abs().mean(0)
     if isinstance(model.network, BandNetwork):
         dictionary = model.network.spread(dictionary.T).T
@@ -164,6 +160,16 @@ def activations(model: Inspected, heard: Heard) -> Section | None:
         panels.append(Panel(f"activations of {name}", levels, highest - 60, highest, f"{len(rows)}", "end"))
     text = "How strongly each atom is used, from the lowest spectrum to the highest, in dB down to -60."
     return Section("Activations", text, panels=panels)
+
+
+def _use(state: Tensor | tuple[Tensor, ...]) -> np.ndarray:
+    """Return the activations (R, T) in the state of one example, which accelerated algorithms give first among others,
+    sparse coding as (1, R, T), recurrent networks as (R, T, 1), and all others as (R, T).
+    """
+    use = state if isinstance(state, Tensor) else state[0]
+    if use.dim() == 3:
+        use = use[0] if len(use) == 1 else use[..., 0]
+    return use.cpu().numpy()
 
 
 def _states(network: MaskNetwork, heard: Heard) -> dict[int, Any]:
@@ -182,13 +188,13 @@ the rise of the level since the last frame; and how far the level is above that 
 
 @torch.inference_mode()
 def units(model: Inspected, heard: Heard) -> Section | None:
-    """Return a section on what the spins of a grid follow after its last layer; None for other networks.
+    """Return a section on what the spins of a `Grid` follow after its last layer; None for other networks.
 
     It has expectations tanh(u) of the field u, and their correlations over frames and nodes with what is known of the
     sound.
     """
     network, unfolded = model.network, _unfolded(model.network)
-    if unfolded is None or not isinstance(network, GridWiring):
+    if unfolded is None or not isinstance(network, Grid):
         return None
     states = _states(network, heard)
     field = states[unfolded.iterations][0][:, 0]  # (T, N, C)

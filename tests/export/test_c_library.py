@@ -245,14 +245,6 @@ def test_int8_is_the_network_of_the_weights_that_it_stands_for(tmp_path, sound, 
     np.testing.assert_allclose(run(program, samples, 16000), expected, rtol=0, atol=TOLERANCE)
 
 
-def test_int8_is_next_to_the_weights():
-    matrix = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
-    matrix[1, :, 2] = 0
-    numbers, scales = c_library.quantised(matrix)
-    assert numbers.dtype == np.int8 and numbers.shape == matrix.shape and scales.shape == (2, 3)
-    assert (abs(numbers * scales[:, None] - matrix) <= 0.501 * scales[:, None]).all() and abs(numbers).max() == 127
-
-
 def test_the_source_without_vectors(tmp_path, sound):
     export_tiny(tmp_path)
     program = compiled(tmp_path, COMPILERS[0], "-std=c99", "-O1", "-DDEEPNMF_SCALAR")

@@ -173,7 +173,7 @@ def test_a_graph_that_differs_is_refused(exported) -> None:
     network = random_network("dnn")
     with torch.no_grad():
         network.layers[0].weight.mul_(1.01)
-    with pytest.raises(ModelError, match="masks that differ"):
+    with pytest.raises(ModelError, match="masks differ"):
         graph.verify(network, FRONT_END.bins, exported("dnn", False), False)
 
 

@@ -8,10 +8,13 @@ from deepnmf_cli.enhancer import Enhancer
 from deepnmf_cli.inspector import model as models
 from deepnmf_cli.inspector.model import FOLLOWED, Inspected, activations, atoms, chosen_layers, layers, units
 from deepnmf_cli.inspector.recording import hear
+from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.backend import TorchBackend
 from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings
 from deepnmf_cli.networks.dnn import Dnn
 from deepnmf_cli.networks.grid import Grid, GridSettings
+from deepnmf_cli.networks.sparse import ALGORITHMS
+from deepnmf_cli.recipe import read_recipe
 from deepnmf_cli.signal.stft import FrontEnd
 
 RATE_HZ = 16000
@@ -94,6 +97,22 @@ def test_units_are_compared_with_what_they_may_follow(grid, voice, hiss):
     unit = int(first.title.split()[1].rstrip(":")) - 1
     np.testing.assert_array_equal(first.values, spins[..., unit].T)
     assert units(Inspected(Dnn(), FrontEnd()), heard) is None
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, *(f"sparse-coding {name}" for name in ALGORITHMS)])
+def test_every_network_can_be_inspected(name, hiss):
+    name, _, algorithm = name.partition(" ")
+    torch.manual_seed(0)
+    recipe = read_recipe(None, name, [f"network.algorithm={algorithm}"] if algorithm else [], None)
+    model = Inspected(build(recipe.model, recipe.network).eval(), recipe.front_end)
+    heard = hear(model.enhancer, hiss(0.5)[None], RATE_HZ)
+    assert layers(model, heard, RATE_HZ) is None or len(model.network.depths) > 1
+    used, found = activations(model, heard), atoms(model)
+    assert (used is None) == (found is None) == (models.atom_section(model) is None)
+    if found is not None:
+        assert [panel.values.shape[0] for panel in used.panels] == [spectra.shape[1] for spectra in found]
+        assert {panel.values.shape[1] for panel in used.panels} == {heard.mask.shape[1]}
+    assert (units(model, heard) is None) == (name not in ("grid", "grid-fixed"))
 
 
 def test_onsets_and_levels_are_followed_by_what_rises_with_them(grid, hiss):
