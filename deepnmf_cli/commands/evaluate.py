@@ -186,7 +186,7 @@ def command(
     ]
 
     with (
-        ledger.Ledger(report_folder, metrics) if report_folder else nullcontext() as kept,
+        ledger.Ledger(report_folder, metrics, _command_line(context)) if report_folder else nullcontext() as kept,
         console.progress(hidden=as_json or quiet) as bar,
         scorer.ScoringPool(jobs or _jobs(len(names))) as pool,
     ):
@@ -301,11 +301,12 @@ def _refuse_another(context: click.Context, folder: Path, overwrite: bool) -> No
     from deepnmf_cli.scoring import ledger, report
 
     existing = [path for name in report.FILES if os.path.lexists(path := folder / name)]
-    if overwrite or not existing or (folder / ledger.LEDGER).is_file():
+    if overwrite or not existing:
         return
-    earlier = report.command_of(folder)
-    if earlier is not None and _deciding(context, earlier) == _deciding(context, _command_line(context)):
-        return
+    earlier, asked = report.command_of(folder), _deciding(context, _command_line(context))
+    for command in (earlier, ledger.command_of(folder)):
+        if command is not None and _deciding(context, command) == asked:
+            return
     found = "an existing file" if earlier is None else f"the report of another command ({shortened(earlier)})"
     remedy = "Pass --overwrite to replace it, or choose another folder."
     raise UsageError(existing[0], found, "a new name, or an earlier report of this command", remedy)
@@ -357,10 +358,12 @@ def _score_folders(
     metrics: list[str],
     taken: list[str],
 ) -> "list[System]":
+    from deepnmf_cli.scoring.listening import REFERENCE
     from deepnmf_cli.scoring.pairing import printable
     from deepnmf_cli.scoring.report import ESTIMATE, NOISY, System
     from deepnmf_cli.scoring.scorer import score_files
 
+    reserved = (NOISY, REFERENCE) if noisy else (REFERENCE,)
     last_parts = Counter(Path(folder).absolute().name for folder in paired)
     last_parts.update(taken)  # a folder that is called as something else in the table is called by its path
     systems = []
@@ -369,7 +372,9 @@ def _score_folders(
         if folder == noisy:
             name, kind = NOISY, NOISY
         else:
-            name, kind = (name if last_parts[name] == 1 and name != NOISY else folder), ESTIMATE
+            name, kind = (name if last_parts[name] == 1 and name not in reserved else folder), ESTIMATE
+            if name in reserved:
+                name = os.path.join(os.curdir, name)
         scores = score_files(pairs, pool, progress, kept and kept.of("files", *metrics), metrics)
         systems.append(System(printable(name), kind, printable(folder), scores))
     return systems

@@ -31,18 +31,22 @@ def dnsmos_score(estimate: np.ndarray, rate_hz: int, name: str) -> float:
     """Return SIG (speech), BAK (background) or OVRL (overall) of an array (N,), the mean over windows of 9 s.
 
     A shorter recording is repeated. Rates above 16 kHz are resampled; a peak beyond full scale is scaled to it. Raises
-    NoScore below 16 kHz, for which the network was not made.
+    NoScore below 16 kHz, for which the network was not made, and for less than a sample at 16 kHz.
     """
     if rate_hz < WIDE_BAND_HZ:
         raise NoScore(f"{name}: a sampling rate below {WIDE_BAND_HZ} Hz")
     samples = np.asarray(estimate, np.float32)
-    return _scores(samples.tobytes(), rate_hz)[NAMES.index(name)]
+    if not (found := _scores(samples.tobytes(), rate_hz)):
+        raise NoScore(f"{name}: too short")
+    return found[NAMES.index(name)]
 
 
 @lru_cache(maxsize=1)
 def _scores(content: bytes, rate_hz: int) -> tuple[float, ...]:
-    """Return all three at once, because they are asked for one after the other."""
+    """Return all three at once, because they are asked for one after the other; none if nothing is left at 16 kHz."""
     samples = resampled(np.frombuffer(content, np.float32), rate_hz, WIDE_BAND_HZ).astype(np.float32)
+    if not len(samples):
+        return ()
     samples = samples / max(1.0, float(np.abs(samples).max()))
     length, hop = int(WINDOW_S * WIDE_BAND_HZ), int(HOP_S * WIDE_BAND_HZ)
     while len(samples) < length:

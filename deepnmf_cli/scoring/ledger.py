@@ -24,7 +24,19 @@ SCORING = 1
 LEDGER = "unfinished.jsonl"
 """Name of the file in the folder of a report; it is removed when the report is complete."""
 
-_DECIDING = ("fast-bss-eval", "numpy", "pesq", "pystoi", "scipy", "soxr")
+_DECIDING = ("fast-bss-eval", "numpy", "onnxruntime", "pesq", "pystoi", "scipy", "soxr", "speechmos")
+
+
+COMMAND = "command"
+
+
+def command_of(folder: str | Path) -> str | None:
+    """Return the command line whose evaluation was stopped, or None if there is no ledger in the folder."""
+    try:
+        first = (Path(folder) / LEDGER).read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+        return str(json.loads(first)[COMMAND])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 class Ledger:
@@ -35,8 +47,8 @@ class Ledger:
     such as one that a crash cut short, is ignored. Raises DeepnmfError if the file cannot be written.
     """
 
-    def __init__(self, folder: str | Path, metrics: Sequence[str] = tuple(METRICS)) -> None:
-        """`metrics` names the scores that every line must have."""
+    def __init__(self, folder: str | Path, metrics: Sequence[str] = tuple(METRICS), command: str = "") -> None:
+        """`metrics` names the scores that every line must have; `command` is the command line that asks for them."""
         self.path = Path(folder) / LEDGER
         self.found = 0
         """Number of scores that have been taken from the file."""
@@ -45,7 +57,8 @@ class Ledger:
         self._lines = _read(self.path, header, metrics)
         try:
             with atomic_path(self.path) as partial:
-                partial.write_text("".join(map(_text, [header, *self._lines.values()])), encoding="utf-8")
+                lines = [header | {COMMAND: command}, *self._lines.values()]
+                partial.write_text("".join(map(_text, lines)), encoding="utf-8")
             self._file = self.path.open("a", encoding="utf-8")
         except OSError as error:
             raise self._failure(error) from error
@@ -130,7 +143,10 @@ def _read(path: Path, header: dict[str, Any], metrics: Sequence[str]) -> dict[st
         first, *rest = path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
     except OSError:
         return {}
-    if first != _text(header).rstrip():
+    try:
+        if {key: value for key, value in json.loads(first).items() if key != COMMAND} != header:
+            return {}
+    except (ValueError, AttributeError, RecursionError):
         return {}
     lines = {}
     for text in rest:

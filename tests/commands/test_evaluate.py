@@ -417,6 +417,37 @@ def test_a_report_that_was_stopped_in_the_midst_is_finished(deepnmf, sets, monke
     assert deepnmf(*COMPARED).code == 0 and len(os.listdir("report")) == 5
 
 
+def test_an_interrupted_command_lets_no_other_replace_the_report_that_it_may_replace(deepnmf, sets, monkeypatch):
+    assert deepnmf(*COMPARED).code == 0
+    before = Path("report/report.json").read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(report, "write_report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert deepnmf(*COMPARED, "--noisy", "noisy", "--overwrite").code == 130
+    refused = deepnmf(*COMPARED, "--rate", "8000")
+    assert refused.code == 2 and "found the report of another command" in refused.err
+    assert Path("report/report.json").read_bytes() == before
+    assert deepnmf(*COMPARED, "--noisy", "noisy").code == 0
+
+
+def test_folders_with_names_that_mean_something_else_are_told_apart(deepnmf, sets):
+    Path("other/noisy").mkdir(parents=True)
+    shutil.copytree("enhanced", "reference")
+    for path in Path("enhanced").iterdir():
+        shutil.copy(path, "other/noisy")
+    shutil.copytree("noisy", "data/noisy")
+    shutil.rmtree("noisy")
+    shutil.copytree("other/noisy", "noisy")
+    words = ["evaluate", "--reference", "clean", "--noisy", "data/noisy", "--json"]
+    found = deepnmf(*words, "--estimate", "noisy", "--estimate", "other/noisy", "--estimate", "reference").json
+    named = [(system["name"], system["kind"]) for system in found["systems"]]
+    assert named == [
+        ("noisy", "noisy"),
+        ("./noisy", "estimate"),
+        ("other/noisy", "estimate"),
+        ("./reference", "estimate"),
+    ]
+
+
 def test_a_changed_file_and_a_changed_model_are_scored_again(deepnmf, sets, models, counted, monkeypatch):
     words = ["evaluate", "--reference", "clean", "--noisy", "noisy", "--model", "best", "--report", "report"]
 

@@ -57,3 +57,9 @@ def test_what_fills_a_window_is_not_repeated_and_windows_begin_every_second(monk
     whole = np.append(samples, samples) if extra < 0 else samples
     starts = range(0, len(whole) // RATE_HZ * RATE_HZ - 144_160 + 1, RATE_HZ)
     np.testing.assert_array_equal(heard, [whole[start : start + 144_160] for start in starts] or [whole[:144_160]])
+
+
+def test_less_than_a_sample_at_16_khz_has_no_score() -> None:
+    with pytest.raises(NoScore, match="SIG: too short"):
+        dnsmos_score(np.ones(1), 48000, "SIG")
+    assert 1 <= dnsmos_score(np.ones(1), 16000, "SIG") <= 5
