@@ -14,7 +14,7 @@ from deepnmf_cli.corpus.dataset import MixingSettings
 from deepnmf_cli.errors import RecipeError, nearest, shortened
 from deepnmf_cli.model_file import NETWORK_TABLES, ModelFile, network_settings
 from deepnmf_cli.networks import NETWORKS, build
-from deepnmf_cli.settings import refuse_unknown, section, shown
+from deepnmf_cli.settings import apply_override, refuse_unknown, section, shown
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training import layers, minibatch, multiplicative
 from deepnmf_cli.training.layers import DepthSettings
@@ -126,7 +126,7 @@ def read_recipe(
         if initial is not None and "model" not in table:
             table = _over(initial().to_dict(), table)
         for override in overrides:
-            _apply(table, override)
+            apply_override(table, override)
         return Recipe.from_dict(table, where)
     except RecursionError as error:
         raise RecipeError(where, "tables in tables in tables", "sections of settings", "Mend the recipe.") from error
@@ -171,22 +171,6 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     sections = {key: value if isinstance(value, Mapping) else {} for key, value in below.items()}
     nested = {key: _over(sections.get(key, {}), value) for key, value in above.items() if isinstance(value, Mapping)}
     return {**below, **above, **nested}
-
-
-def _apply(table: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    *sections, name = key.strip().split(".")
-    if not equals or not name:
-        raise RecipeError(f"--set {override}", "no value", "section.key=value", "For example --set training.steps=500.")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except ValueError:
-        value = text  # a bare word: strings need no quotes on the command line
-    for part in sections:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
-            raise RecipeError(f"--set {override}", f"{part!r}, which is no section", "section.key=value", "Mend it.")
-    table[name] = value
 
 
 def _require_layers(model: str, built: Mapping[str, Any], where: str) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import re
+import tomllib
 from collections.abc import Iterable, Mapping
 from types import UnionType
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
@@ -65,3 +66,20 @@ def refuse_unknown(table: Mapping[str, Any], known: Iterable[str], where: str) -
             raise RecipeError(
                 where, f"unknown key {shown(key)}", f"one of {', '.join(sorted(known))}", nearest(key, known)
             )
+
+
+def apply_override(table: dict[str, Any], override: str) -> None:
+    """Set a value of a recipe as "section.key=value" says. Raises RecipeError for other text."""
+    key, equals, text = override.partition("=")
+    *sections, name = key.strip().split(".")
+    if not equals or not name:
+        raise RecipeError(f"--set {override}", "no value", "section.key=value", "For example --set training.steps=500.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except ValueError:
+        value = text  # a bare word: strings need no quotes on the command line
+    for part in sections:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"--set {override}", f"{part!r}, which is no section", "section.key=value", "Mend it.")
+    table[name] = value

@@ -42,7 +42,7 @@ HEAVY |= {"av", "fsspec", "onnx", "onnxruntime", "ray", "pesq", "pystoi", "fast_
 """Packages that cost start-up time."""
 
 
-LIGHT_REACH, FULL_REACH = 59, 80
+LIGHT_REACH, FULL_REACH = 59, 81
 NOT_REACHED = {"training", "corpus", "scoring", "recipe"}
 """Modules that `enhance` may reach, without those that import torch and with them; and rooms that it does not reach."""
 

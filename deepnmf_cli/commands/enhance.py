@@ -167,6 +167,8 @@ def command(
         console.log()
     if address is not None and engine != "ray":
         raise UsageError("--address", "no --engine ray", "both", "Add --engine ray, or leave --address out.")
+    if engine == "ray" and gaps != AUTO:  # marks one recording, in a file that other machines may not see
+        raise UsageError("--gaps", "--engine ray beside it", "one recording on this machine", "Leave --engine out.")
     runner = Engine(jobs, engine == "ray", address)
     places = Places(_plain(output), _plain(noise_out), in_place, speech=vad)
     planned = _plan([remote.plain(path) for path in inputs], places, overwrite or skip_existing, runner)

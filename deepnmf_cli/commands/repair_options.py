@@ -111,4 +111,6 @@ def repair_options(
     if clip_level_db is not None and CLIPPING not in fixes:
         raise UsageError("--clip-level", "--fix without clipping", "clipping among --fix", "Leave one of them out.")
     files = tuple((model.load(Path(file)).settings.task, file) for file in models)
+    if len(tasks := [task for task, _ in files]) > len(set(tasks)):
+        raise UsageError("--model", f"two models for {max(tasks, key=tasks.count)}", "one for each", "Leave one out.")
     return RepairOptions(fixes, None if gaps == AUTO else gaps, clip_level_db, files)

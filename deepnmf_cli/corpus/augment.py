@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from deepnmf_cli.corpus import effects
-from deepnmf_cli.corpus.mixing import Samples, rms, scale_to_snr
+from deepnmf_cli.corpus.mixing import Samples, is_silent, rms, scale_to_snr
 
 STREAM = 1
 """Third number of the seed of an example's augmentation; its mixture is drawn from the first two alone."""
@@ -155,7 +155,8 @@ class Augmentation:
     def speech(self, speech: Samples) -> Samples:
         """Return dry speech (n,), possibly slowed, possibly with a sustained vowel, possibly coloured."""
         if self._happens("slow"):
-            speech = effects.slowed(speech, self.draw.uniform(*self.settings.slow))
+            slowed = effects.slowed(speech, self.draw.uniform(*self.settings.slow))
+            speech = speech if is_silent(slowed) else slowed  # it is the first part, which may be a pause
         if self._happens("held"):
             speech = effects.held(speech, self.draw, self.rate_hz, self.settings.held_s)
         return self._coloured(speech)

@@ -143,7 +143,7 @@ def _processes(made: _Batches, numbers: range, count: int) -> Iterator[Callable[
         except (EOFError, OSError) as error:
             remedy = "Memory may have run out: use fewer with --workers."
             raise DeepnmfError("workers", "a process that ended unexpectedly", "one that lasts", remedy) from error
-        if isinstance(given, DeepnmfError):
+        if isinstance(given, Exception):
             raise given
         return given
 
@@ -205,7 +205,7 @@ def _serve(connection: Connection, made: _Batches, numbers: range, count: int, s
         for turn, number in enumerate(numbers):
             try:
                 batch = made[number]
-            except DeepnmfError as error:
+            except Exception as error:  # which the training process raises, as it would its own
                 connection.send(error)
                 return
             if slots is not None:

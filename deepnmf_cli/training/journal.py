@@ -150,7 +150,7 @@ class Journal:
         except OSError as error:
             found = f"that it cannot be made ({error.strerror})"
             raise UsageError(self.folder, found, "a folder for the run", "Choose another folder.") from error
-        with _held(self.folder):
+        with locked(self.folder):
             if self._is_new and self.resume_path.exists():
                 found, remedy = "a run that began meanwhile", "Continue it with --resume, or choose another."
                 raise UsageError(self.folder, found, "an empty or new folder", remedy)
@@ -289,7 +289,7 @@ class Journal:
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Lock the folder, since this process and a second one would overwrite each other's files.
 
     The lock ends with the process, however that ends. Raises UsageError if another process holds it.

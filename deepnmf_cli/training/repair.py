@@ -4,6 +4,7 @@ The loss is the mean of -10 log10 |x|^2 / |x - y|^2 over examples, taken over th
 is minus the signal-to-noise ratio there in decibels, so that loud examples count no more than others.
 """
 
+import csv
 import dataclasses
 import json
 import time
@@ -19,15 +20,17 @@ from torch import Tensor
 
 from deepnmf_cli import checkpoint
 from deepnmf_cli.corpus.clips import ClipCache
-from deepnmf_cli.errors import CorpusError, RecipeError, UsageError, count, nearest, shortened
+from deepnmf_cli.errors import CorpusError, RecipeError, UsageError, count, shortened
 from deepnmf_cli.repair import model
 from deepnmf_cli.repair.model import RepairSettings
 from deepnmf_cli.repair.projection import Observation, Problem, problem, unit_gain
 from deepnmf_cli.repair.unfolded import ConsistentProjection, network
-from deepnmf_cli.settings import refuse_unknown, section
+from deepnmf_cli.settings import apply_override, refuse_unknown, section
 from deepnmf_cli.signal.formats import scan
+from deepnmf_cli.training.journal import locked
 
 BEST, LAST = "best.safetensors", "last.safetensors"
+DECIMALS = ("loss", "dev_snr_db")
 QUIET = 1e-3**0.5
 """Damage in parts whose mean power is below this share of that of the clip (-15 dB) is not learned from: nobody hears a
 gap in a pause."""
@@ -102,13 +105,7 @@ def read_recipe(path: Path, overrides: tuple[str, ...] = ()) -> RepairRecipe:
     except (ValueError, OSError) as error:
         raise RecipeError(path, f"no TOML ({error})", "a recipe of repair", "Mend the recipe.") from error
     for override in overrides:
-        key, _, text = override.partition("=")
-        group, _, name = key.strip().partition(".")
-        try:
-            table.setdefault(group, {})[name] = tomllib.loads(f"value = {text}")["value"]
-        except (ValueError, TypeError, AttributeError):
-            expected, remedy = "section.key=value", nearest(group, table, "See docs/repair.md.")
-            raise RecipeError(f"--set {override}", "no value of a section", expected, remedy) from None
+        apply_override(table, override)
     kinds = {"repair": RepairSettings, "damage": DamageSettings, "training": ScheduleSettings}
     refuse_unknown(table, [*kinds, "start"], str(path))
     built = {name: section(kind, table.get(name, {}), f"{path} [{name}]") for name, kind in kinds.items()}
@@ -226,7 +223,8 @@ def train(
     """Train a model into the folder `output`; returns whether the last step was reached.
 
     The folder gets recipe.json, history.csv, the best model by its score on held-out speakers, and a resume point.
-    Raises UsageError for a folder that holds another run.
+    Raises UsageError for a folder that holds another run, or in which another process trains, and to resume where there
+    is none.
     """
     clips = scan(speech, follow_links=True).audio
     if len(clips) < 2:
@@ -235,88 +233,121 @@ def train(
     dev_clips = [p for p in clips if p.parent in held] or clips[-1:]
     clips = [p for p in clips if p not in set(dev_clips)]
     output.mkdir(parents=True, exist_ok=True)
-    facts = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    note, last = output / "recipe.json", output / LAST
-    if note.exists() and not resume:
-        raise UsageError(output, "a run", "an empty folder", "Pass --resume to go on, or choose another folder.")
-    if resume and note.exists() and _recipe_of(note) != facts:
-        raise UsageError(output, "a run by another recipe", "the same recipe", "Choose another folder.")
-    schedule = recipe.training
-    torch.manual_seed(schedule.seed)
-    unfolded = network(ConsistentProjection(recipe.repair.prox, **recipe.start), recipe.repair.layers)
-    optimizer = torch.optim.Adam(unfolded.parameters(), schedule.learning_rate, betas=(0.9, 0.99))
-    step, best = 0, -np.inf
-    if resume and last.exists():
-        step, best = _restore(last, unfolded, optimizer)
-    examples = make_examples(clips, recipe, schedule.examples, 0)
-    dev = make_examples(dev_clips, recipe, schedule.held_out, 1)
-    _write(note, json.dumps(facts, indent=1))  # from here on the folder holds a run
+    with locked(output):
+        facts = json.loads(json.dumps(dataclasses.asdict(recipe)))
+        note = output / "recipe.json"
+        if note.exists() and not resume:
+            raise UsageError(output, "a run", "an empty folder", "Pass --resume to go on, or choose another folder.")
+        if resume and not note.exists():
+            raise UsageError(output, "no run to resume", f"a folder with {note.name}", "Leave out --resume.")
+        if resume and _recipe_of(note) != facts:
+            raise UsageError(output, "a run by another recipe", "the same recipe", "Choose another folder.")
+        run = _Run(recipe, facts, output)
+        if resume:
+            run.restore()
+        examples = make_examples(clips, recipe, recipe.training.examples, 0)
+        dev = make_examples(dev_clips, recipe, recipe.training.held_out, 1)
+        _write(note, json.dumps(facts, indent=1))  # from here on the folder holds a run
+        return run.continued(examples, dev, progress, stop)
 
-    def score() -> float:
+
+class _Run:
+    """The state of a run, and its files."""
+
+    def __init__(self, recipe: RepairRecipe, facts: dict[str, Any], folder: Path) -> None:
+        self.recipe, self.facts, self.folder = recipe, facts, folder
+        torch.manual_seed(recipe.training.seed)
+        self.unfolded = network(ConsistentProjection(recipe.repair.prox, **recipe.start), recipe.repair.layers)
+        parameters = self.unfolded.parameters()
+        self.optimizer = torch.optim.Adam(parameters, recipe.training.learning_rate, betas=(0.9, 0.99))
+        self.step, self.best = 0, -np.inf
+        self.losses: list[float] = []
+        """Losses since the last score."""
+        self.rows: list[dict[str, Any]] = []
+        """Rows of history.csv, one for each score."""
+        self._cpu_s = -time.process_time()
+
+    def continued(
+        self, examples: Examples, dev: Examples, progress: Callable[[dict], object], stop: Callable[[], bool]
+    ) -> bool:
+        """Train until the last step, or until `stop`; returns whether the last step was reached."""
+        schedule = self.recipe.training
+        if not self.rows:
+            self._score(dev, progress)
+        while self.step < schedule.steps and not stop():
+            for group in self.optimizer.param_groups:  # falls to zero along a cosine
+                group["lr"] = schedule.learning_rate * (0.5 + 0.5 * np.cos(np.pi * self.step / schedule.steps))
+            rows = np.random.default_rng([schedule.seed, 2, self.step]).integers(schedule.examples, size=schedule.batch)
+            batch = examples.part(torch.from_numpy(rows))
+            loss = -batch.snr_db(self.unfolded(batch.problem)).mean()
+            self.optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.unfolded.parameters(), 10.0)
+            self.optimizer.step()
+            self.step += 1
+            self.losses.append(loss.item())
+            if self.step % schedule.score_every == 0 or self.step == schedule.steps:
+                self._score(dev, progress)
+            else:
+                progress({"step": self.step, "loss": self.losses[-1], "best": self.best, "row": None})
+        if self.step < schedule.steps:
+            self._save()
+        return self.step >= schedule.steps
+
+    def _score(self, dev: Examples, progress: Callable[[dict], object]) -> None:
+        """Score the weights, and keep them if they are the best; write the resume point and the history."""
         with torch.no_grad():
-            parts = [dev.part(slice(i, i + 50)) for i in range(0, schedule.held_out, 50)]
-            return float(torch.cat([part.snr_db(unfolded(part.problem)) for part in parts]).mean())
+            parts = [dev.part(slice(i, i + 50)) for i in range(0, len(dev.clean), 50)]
+            score = float(torch.cat([part.snr_db(self.unfolded(part.problem)) for part in parts]).mean())
+        if score > self.best:
+            self.best = score
+            seconds = self.recipe.training.batch * self.recipe.damage.segment_s * self.step
+            provenance = {"recipe": self.facts, "step": self.step, "dev_snr_db": score, "seconds_heard": seconds}
+            model.save(self.folder / BEST, self.recipe.repair, self.unfolded.bank.values(), provenance)
+        loss = float(np.mean(self.losses)) if self.losses else None
+        self.losses.clear()
+        self.rows.append({"step": self.step, "loss": loss, "dev_snr_db": score, "cpu_s": self._spent_s()})
+        self._save()
+        row = {"step": self.step, "loss": loss, "dev_score": score}
+        progress({"step": self.step, "loss": loss, "best": self.best, "row": row})
 
-    def keep(loss: float | None, began: float) -> None:
-        nonlocal best
-        found = score()
-        if found > best:
-            best = found
-            seconds = schedule.batch * recipe.damage.segment_s * step
-            provenance = {"recipe": facts, "step": step, "dev_snr_db": found, "seconds_heard": seconds}
-            model.save(output / BEST, recipe.repair, unfolded.bank.values(), provenance)
-        _remember(last, unfolded, optimizer, step, best)
-        history = output / "history.csv"
-        rows = history.read_text() if history.exists() else "step,loss,dev_snr_db,cpu_s\n"
-        _write(history, f"{rows}{step},{'' if loss is None else f'{loss:.4f}'},{found:.4f},{began:.1f}\n")
-        progress({"step": step, "loss": loss, "best": best, "row": {"step": step, "loss": loss, "dev_score": found}})
+    def _spent_s(self) -> float:
+        """Return the processor time of the run in seconds, that before a resume included."""
+        return round(self._cpu_s + time.process_time(), 1)
 
-    if step == 0:
-        keep(None, time.process_time())
-    losses = []
-    while step < schedule.steps and not stop():
-        for group in optimizer.param_groups:  # falls to zero along a cosine
-            group["lr"] = schedule.learning_rate * (0.5 + 0.5 * np.cos(np.pi * step / schedule.steps))
-        rows = np.random.default_rng([schedule.seed, 2, step]).integers(schedule.examples, size=schedule.batch)
-        batch = examples.part(torch.from_numpy(rows))
-        loss = -batch.snr_db(unfolded(batch.problem)).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(unfolded.parameters(), 10.0)
-        optimizer.step()
-        step += 1
-        losses.append(loss.item())
-        if step % schedule.score_every == 0 or step == schedule.steps:
-            keep(float(np.mean(losses)), time.process_time())
-            losses.clear()
-        else:
-            progress({"step": step, "loss": losses[-1], "best": best, "row": None})
-    if step < schedule.steps:
-        _remember(last, unfolded, optimizer, step, best)
-    return step >= schedule.steps
+    def _save(self) -> None:
+        tensors = {f"weight.{name}": p.detach() for name, p in self.unfolded.named_parameters()}
+        for number, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{number}.{key}": torch.as_tensor(value) for key, value in state.items()}
+        kept = {"step": self.step, "best": self.best, "losses": self.losses, "rows": self.rows}
+        checkpoint.save(self.folder / LAST, tensors, kept | {"cpu_s": self._spent_s()})
+        with checkpoint.atomic_path(self.folder / "history.csv") as partial, open(partial, "w", newline="") as file:
+            writer = csv.DictWriter(file, ["step", "loss", "dev_snr_db", "cpu_s"])
+            writer.writeheader()
+            for row in self.rows:
+                writer.writerow(row | {k: f"{row[k]:.4f}" for k in DECIMALS if row[k] is not None})
+
+    def restore(self) -> None:
+        """Take the state from the resume point, if the run has come to one."""
+        if not (self.folder / LAST).exists():
+            return
+        tensors, kept = checkpoint.load(self.folder / LAST)
+        weights = {k.removeprefix("weight."): v for k, v in tensors.items() if k.startswith("weight.")}
+        self.unfolded.load_state_dict(weights, False)
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("adam."):
+                _, number, name = key.split(".", 2)
+                state.setdefault(int(number), {})[name] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        try:
+            self.step, self.best, self.losses, self.rows = (kept[key] for key in ("step", "best", "losses", "rows"))
+            self._cpu_s += kept["cpu_s"]
+        except (KeyError, TypeError) as error:
+            found, remedy = "a resume point of an earlier version", "Begin in another folder."
+            raise UsageError(self.folder / LAST, found, "one of this version", remedy) from error
 
 
 def _write(path: Path, text: str) -> None:
     with checkpoint.atomic_path(path) as partial:
         partial.write_text(text)
-
-
-def _remember(path: Path, unfolded: Any, optimizer: Any, step: int, best: float) -> None:
-    tensors = {f"weight.{name}": p.detach() for name, p in unfolded.named_parameters()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{number}.{key}": torch.as_tensor(value) for key, value in state.items()}
-    checkpoint.save(path, tensors, {"step": step, "best": best if np.isfinite(best) else None})
-
-
-def _restore(path: Path, unfolded: Any, optimizer: Any) -> tuple[int, float]:
-    tensors, meta = checkpoint.load(path)
-    unfolded.load_state_dict(
-        {k.removeprefix("weight."): v for k, v in tensors.items() if k.startswith("weight.")}, False
-    )
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("adam."):
-            _, number, name = key.split(".", 2)
-            state.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    return meta["step"], -np.inf if meta["best"] is None else meta["best"]

@@ -309,6 +309,7 @@ with cluster.connected(None):
     ("arguments", "message"),
     [
         (["in", "-o", "out", "--address", "a:1"], "--address: found no --engine ray"),
+        (["in/a.wav", "--repair", "--gaps", "marks.txt", "--engine", "ray"], "--gaps: found --engine ray beside it"),
         (["-", "-o", "out.wav", "--engine", "ray"], "--engine ray: found standard input or output"),
         (["memory://in", "-o", "memory://out", "--engine", "ray"], "found what only one process sees"),
         (["memory://in"], "memory://in: found no output beside an address"),

@@ -13,6 +13,7 @@ RATE_HZ = 16000
 DEMO = Path(__file__).parents[2] / "data" / "demo" / "clean.wav"
 
 
+DECLIP = Path(__file__).parents[2] / "models" / "declip" / "repair.safetensors"
 ENHANCER = Path(__file__).parents[2] / "models" / "tiny" / "model.safetensors"
 
 
@@ -169,6 +170,7 @@ def test_impossible_input_is_an_error_and_leaves_nothing(deepnmf, write, clean, 
         ([source, "--fix", "clicks", "--gaps", tmp_path / "all.txt"], 2, "--fix without gaps"),
         ([source, square, "--gaps", tmp_path / "all.txt"], 2, "several inputs"),
         ([source, "--model", source], 1, "no model of repair"),
+        ([source, *(2 * ["--model", DECLIP])], 2, "--model: found two models for declip; expected one for each"),
         ([source, "--model", ENHANCER], 1, "found a model of speech enhancement; expected a model of repair, which"),
         ([tmp_path / "gone.wav"], 1, "no readable file"),
     ]

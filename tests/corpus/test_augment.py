@@ -157,3 +157,11 @@ def test_snr_holds_for_noise_of_every_kind(corpus: Path) -> None:
 def test_impossible_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError):
         AugmentationSettings(**wrong)
+
+
+def test_speech_is_not_slowed_to_silence() -> None:
+    """The beginning of a segment, which is what remains of it, may be a pause."""
+    settings = AugmentationSettings(slow_probability=1.0, slow=(0.4, 0.5))
+    speech = np.concatenate([np.zeros(9000, np.float32), np.sin(0.17 * np.arange(7000, dtype=np.float32))])
+    np.testing.assert_array_equal(Augmentation(settings, 0, 0, 16000).speech(speech), speech)
+    assert not np.array_equal(Augmentation(settings, 0, 0, 16000).speech(speech[::-1].copy()), speech[::-1])

@@ -182,6 +182,24 @@ def test_an_error_in_a_worker_reaches_the_training_loop(corpus: Path) -> None:
         list(batches(examples, 2, 0, 2, 2))
 
 
+class Unreadable:
+    """A source whose disk fails."""
+
+    length = 10
+
+    def __getitem__(self, index: int) -> None:
+        raise OSError(5, "Input/output error", "clip.wav")
+
+    def divide(self, processes: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_errors_of_the_system_reach_the_training_loop_as_well(workers: int) -> None:
+    with pytest.raises(OSError, match="Input/output error: 'clip.wav'"):
+        list(batches(Unreadable(), 2, 0, 4, workers))
+
+
 class Deadly:
     """A source that ends whoever asks it for an example."""
 

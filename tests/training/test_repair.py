@@ -10,7 +10,7 @@ import torch
 from deepnmf_cli.errors import CorpusError, RecipeError, UsageError
 from deepnmf_cli.recipe import recipes_folder
 from deepnmf_cli.repair import model
-from deepnmf_cli.training import repair
+from deepnmf_cli.training import journal, repair
 
 SMALL = (
     "repair.layers=2", "training.examples=12", "training.held_out=4", "training.batch=4", "training.steps=6",
@@ -42,6 +42,10 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(task, speech, tmp_path):
     whole, parts = (model.load(tmp_path / name / "best.safetensors") for name in ("whole", "parts"))
     for one, other in zip(whole.layers, parts.layers, strict=True):
         assert all(np.array_equal(one[name], other[name]) for name in one)
+    histories = [(tmp_path / name / "history.csv").read_text().splitlines() for name in ("whole", "parts")]
+    assert [row.split(",")[:3] for row in histories[0]] == [row.split(",")[:3] for row in histories[1]]
+    spent = [float(row.split(",")[3]) for row in histories[1][1:]]
+    assert spent == sorted(spent)
     scores = [row["row"]["dev_score"] for row in rows if row["row"]]
     assert len(scores) == 3 and max(scores) > scores[0]
     assert [row["loss"] is None for row in rows] == [True] + [False] * (len(rows) - 1)  # unknown before a step
@@ -86,9 +90,21 @@ def test_what_cannot_be_trained_is_said(speech, tmp_path):
     (tmp_path / "run" / "recipe.json").write_text("{")
     with pytest.raises(UsageError, match="no readable recipe"):
         repair.train(recipe("declip"), speech, tmp_path / "run", resume=True)
+    with pytest.raises(UsageError, match="no run to resume"):
+        repair.train(recipe("declip"), speech, tmp_path / "new", resume=True)
     with pytest.raises(CorpusError, match="usable segments"):
         repair.train(recipe("declip", "damage.segment_s=60.0"), speech, tmp_path / "early")
     assert not list((tmp_path / "early").iterdir())  # which a second try may take
+
+
+def test_words_need_no_quotes(speech):
+    assert recipe("declip", "repair.prox=pew").repair == recipe("declip", 'repair.prox="pew"').repair
+
+
+@pytest.mark.skipif(journal.fcntl is None, reason="needs locks of folders")
+def test_two_processes_do_not_train_in_one_folder(speech, tmp_path):
+    with journal.locked(tmp_path), pytest.raises(UsageError, match="another process is training"):
+        repair.train(recipe("declip"), speech, tmp_path)
 
 
 def test_the_command_trains_and_its_model_repairs(deepnmf, speech, tmp_path):
