@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Self
 
 import numpy as np
@@ -33,6 +33,7 @@ class Pace:
         self.depth = self.least = len(backends)
         self.shortened_s = 0.0
         """Seconds of sound that were not processed by all layers."""
+        self._arrived: float | None = None
         self._behind_s = self._without_delay_s = 0.0
         self._patience_s, self._tried = PATIENCE_S, False
 
@@ -56,10 +57,16 @@ class Pace:
         """Return the number of all layers."""
         return len(self._backends)
 
+    def arriving(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the blocks; what is done with one of them before it comes to `feed` counts as time spent on it."""
+        for block in blocks:
+            self._arrived = self._clock()
+            yield block
+
     def feed(self, stream: StreamingEnhancer | SeparateChannels, block: np.ndarray, rate_hz: int) -> np.ndarray:
         """Return the output of `stream.feed` for a block (C, n), with as many layers as there is time for."""
         stream.run_by(self._backends[self.depth - 1])
-        begin = self._clock()
+        begin, self._arrived = self._clock() if self._arrived is None else self._arrived, None
         speech = stream.feed(block)
         self.account(self._clock() - begin, block.shape[-1] / rate_hz)
         return speech

@@ -1,6 +1,7 @@
 """A stream that runs fewer layers while the computer is too slow, by an artificial clock."""
 
 from functools import partial
+from itertools import repeat
 from types import SimpleNamespace
 
 import numpy as np
@@ -42,6 +43,22 @@ class Slow:
 def begun(layer_s: float) -> tuple[Slow, Pace]:
     slow = Slow(layer_s)
     return slow, Pace([1, 2, 3, 4], lambda: slow.now_s)
+
+
+def test_what_is_done_before_the_network_counts() -> None:
+    """A repair that takes half of the time leaves half of it for layers."""
+    slow, pace = begun(BLOCK_S / 4.5)
+
+    def repaired():
+        for block in pace.arriving(repeat(BLOCK)):
+            slow.now_s += BLOCK_S / 2
+            yield block
+
+    blocks = repaired()
+    for _ in range(round(300 / BLOCK_S)):
+        slow.now_s += 1.0  # the wait for the next block, which does not count
+        pace.feed(slow, next(blocks), RATE_HZ)
+    assert np.mean(np.array(slow.depths[-4000:]) == 2) > 0.98
 
 
 @pytest.mark.parametrize("affordable", [1, 2, 3])

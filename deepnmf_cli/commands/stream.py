@@ -4,7 +4,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
@@ -70,6 +70,8 @@ class _Repair:
 
     options: "RepairOptions"
     longest_s: float
+    arriving: Callable[[Iterable["np.ndarray"]], Iterable["np.ndarray"]] = iter
+    """Notes when blocks arrive, so that the time that repair takes counts as well."""
     repairer: "LiveRepairer | None" = None
 
     def begin(self, rate_hz: int, channels: int, name: str) -> int:
@@ -94,7 +96,7 @@ class _Repair:
 
         assert self.repairer is not None
         repairer = self.repairer
-        return lambda blocks, *rest: enhance(repaired_live(blocks, repairer), *rest)
+        return lambda blocks, *rest: enhance(repaired_live(self.arriving(blocks), repairer), *rest)
 
     def tell(self, quiet: bool) -> None:
         """Tell what was repaired. Raises AudioError if a channel was damaged throughout; all was written before."""
@@ -251,6 +253,8 @@ def command(
     pace = Pace.of(enhancer) if keep_up else None
     if pace is not None:
         enhance = partial(enhance, feed=pace.feed)
+        if repair is not None:
+            repair.arriving = pace.arriving
     if is_live:
         code = _live(enhancer, enhance, sound, block_s, repair, (input_device, output_device), quiet)
     else:
