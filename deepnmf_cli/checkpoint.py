@@ -126,7 +126,7 @@ def _partial(final: Path) -> Iterator[Path]:
 
 def _to_disk(partial: Path, final: Path) -> None:
     reached(f"{final.name}: written")
-    with open(partial, "rb") as written:
+    with open(partial, "r+b") as written:  # Windows syncs only what may be written
         os.fsync(written.fileno())
     # mkstemp makes private files; the result gets the permissions that a plain open() would have given it.
     partial.chmod(final.stat().st_mode & 0o777 if final.exists() else 0o666 & ~_umask())
@@ -255,7 +255,14 @@ def _rename_to_new(source: Path, target: Path) -> None:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
+    """Return the mask of permissions of new files. Linux tells it; elsewhere it has to be set for a moment, to one that
+    keeps private what other threads create then.
+    """
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/self/status").read_text("ascii", "replace").splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    mask = os.umask(0o077)
     os.umask(mask)
     return mask
 

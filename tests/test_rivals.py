@@ -147,8 +147,12 @@ def test_files_with_one_value_are_compared_by_themselves(intervals, tmp_path, ca
     rows = {line.split(" | ")[0].strip("| "): line for line in page.splitlines() if line.startswith("|")}
     files = {one["name"]: [row["SDR"] for row in one["files"] if row["noise"] == "n1"] for one in report["systems"]}
     assert rows["ours - two"].split(" | ")[1].startswith(f"{np.subtract(files['ours'], files['two']).mean():+.2f}")
-    with pytest.raises(SystemExit, match="noise=n9: no such file"):
-        intervals.main([str(tmp_path / "report.json"), "--where", "noise=n9"])
+    for wrong in ("noise=n9", "noise"):
+        with pytest.raises(SystemExit, match=rf"noise=({wrong[6:]}): no such file"):
+            intervals.main([str(tmp_path / "report.json"), "--where", wrong])
+    with pytest.raises(SystemExit, match="the folder of the report"):
+        intervals.main([str(tmp_path / "report.json"), "--compact", str(tmp_path)])
+    assert (tmp_path / "report.json").exists()
 
 
 def test_groups_and_further_scores_are_kept_as_well(intervals, tmp_path):
@@ -159,8 +163,8 @@ def test_groups_and_further_scores_are_kept_as_well(intervals, tmp_path):
     known["f3"] = Mixture(3.0, None, "y")
     report = make_report([System("ours", "estimate", "from", scores)], known, "cd", "deepnmf evaluate ...")
     (tmp_path / "report.json").write_text(json.dumps(report))
-    intervals.main([str(tmp_path / "report.json"), "--compact", str(tmp_path)])
-    (again,) = intervals.again(intervals.read(tmp_path / "origin.json"))["systems"]
+    intervals.main([str(tmp_path / "report.json"), "--compact", str(tmp_path / "kept")])
+    (again,) = intervals.again(intervals.read(tmp_path / "kept/origin.json"))["systems"]
     (before,) = report["systems"]
     assert again == before
     assert [group["value"] for group in again["by_group"]["sex"]] == ["f", "m"]

@@ -161,7 +161,7 @@ class RayWorkers:
             if idle and all(task is NOTHING for _, task in self._at_work.values()):
                 return
             done, _ = ray.wait(list(self._at_work), timeout=WAITING_S)
-            if not (done or begun or told):
+            if not done and not told and all(task is NOTHING for _, task in self._at_work.values()):
                 told = True
                 console.warn(f"No worker has started within {WAITING_S:.0f} s. Is there a free CPU in the cluster?")
             for awaited in done:
@@ -170,15 +170,16 @@ class RayWorkers:
                     result = ray.get(awaited)
                 except RayActorError as error:
                     self._remove(actor)
-                    if task is NOTHING and not begun:
-                        raise _unfit(error) from error
+                    if task is NOTHING:  # it died while it was prepared, and so may the next one, without end
+                        if not begun or not (self._at_work or idle):
+                            raise _unfit(error) from error
+                        continue
                     self._start()
-                    if task is not NOTHING:
-                        deaths[name(task)] += 1
-                        if deaths[name(task)] > RETRIES:
-                            yield task, lost(name(task))
-                        else:
-                            again.append(task)
+                    deaths[name(task)] += 1
+                    if deaths[name(task)] > RETRIES:
+                        yield task, lost(name(task))
+                    else:
+                        again.append(task)
                     continue
                 except RayError as error:  # unexpected
                     if task is NOTHING:

@@ -195,8 +195,10 @@ def learn_dictionary(
         usage = memory * usage + h[-w.shape[1] :].sum(-1)
         w = unit_columns(bound.minimiser())
         unused = usage < UNUSED * usage.mean()
-        if index < (1 - SETTLING) * iterations and unused.any():
-            w[:, unused] = _fresh_atoms(m, int(unused.sum()), generator)
+        count = int(unused.sum())
+        # A block with too few frames for all of them leaves it to the next one.
+        if index < (1 - SETTLING) * iterations and 0 < count <= audible(m).numel():
+            w[:, unused] = _fresh_atoms(m, count, generator)
             bound, usage[unused] = bound.without(unused), usage.mean()
     if w is None:
         raise ValueError(f"{iterations} iterations learn no dictionary; expected at least one")

@@ -149,7 +149,10 @@ def main(arguments: list[str] | None = None) -> None:
         if given.only:
             _write_json(only(report, given.only), given.to or path)
         elif given.where:
-            print(markdown(again(where(report, *given.where.split("=", 1)), given.of)))
+            column, _, value = given.where.partition("=")
+            print(markdown(again(where(report, column, value), given.of)))
+        elif given.compact and given.compact.resolve() == path.parent.resolve():
+            raise SystemExit(f"{given.compact}: the folder of the report; choose another for its compact form")
         elif given.compact:
             compact(report, given.of, given.compact)
         elif path.name == ORIGIN_JSON:

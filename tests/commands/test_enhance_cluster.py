@@ -19,7 +19,7 @@ import soundfile
 
 from deepnmf_cli.commands import remote
 from deepnmf_cli.commands.record import RECORD
-from deepnmf_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SOME_FAILED, EXIT_USAGE
+from deepnmf_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_SOME_FAILED, EXIT_USAGE, ClusterError
 
 ROOT = Path(__file__).parents[2]
 RATE_HZ = 16000
@@ -401,6 +401,32 @@ def test_what_is_done_when_workers_are_told_to_end_is_reported(monkeypatch):
         for task, result in workers.run(["a", "b", "c"], lambda amount: None):
             found.append((task, result))
     assert found == [("a", "aa")]  # b was abandoned, c never begun
+
+
+def test_workers_that_cannot_be_replaced_end_the_work(monkeypatch):
+    """Two workers are prepared; each dies at work, and so does every other one that takes its place, when prepared."""
+    from deepnmf_cli.commands import cluster
+
+    class Actor:
+        def __getattr__(self, name):
+            return SimpleNamespace(remote=lambda *given: (name, *given, next(calls)))
+
+    def get(awaited):
+        if awaited[0] == "do" or next(prepared) >= 2:
+            raise KeyError("died")
+
+    calls, prepared = itertools.count(), itertools.count()
+    fake, exceptions = ModuleType("ray"), ModuleType("ray.exceptions")
+    fake.remote = lambda **resources: lambda worker: SimpleNamespace(remote=Actor)
+    fake.put, fake.kill, fake.get = (lambda x: x), (lambda actor: None), get
+    fake.wait = lambda awaited, num_returns=1, timeout=None: (awaited[:1], [])
+    fake.exceptions = exceptions
+    exceptions.RayActorError, exceptions.RayError = KeyError, LookupError
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    monkeypatch.setitem(sys.modules, "ray.exceptions", exceptions)
+    with cluster.RayWorkers(2, 0, lambda: None) as workers, pytest.raises(ClusterError):
+        list(workers.run(["a", "b", "c"], lambda amount: None))
+    assert next(prepared) == 4
 
 
 def test_one_file_its_noise_and_paths_beside_addresses(deepnmf, stub, memory):

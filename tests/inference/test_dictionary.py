@@ -220,6 +220,18 @@ def test_atoms_are_drawn_anew_up_to_four_fifths_of_the_blocks_and_no_later(monke
     assert drawn == list(range(8))
 
 
+def test_a_block_of_few_audible_frames_draws_nothing_anew():
+    """Three of four atoms fall out of use in a block with two audible frames, and are drawn from the next one."""
+    w = unit_columns(torch.eye(8)[:, :4] + 1e-9)
+    first, few, last = torch.rand(8, 40), torch.zeros(8, 40), torch.zeros(8, 40)
+    first[4:] = 0
+    few[0, :2] = 1
+    last[4:] = torch.rand(4, 40)
+    blocks = [first, few, last, last]
+    learned = learn_dictionary(lambda index: blocks[min(index, 3)], 10, 4, initial=w, memory=0.0)
+    assert learned[4:].norm(dim=0).min() > 0.9
+
+
 def test_the_divergence_is_kullback_leiblers_where_none_is_named():
     m, w, _ = problem()
     found, named = (learn_dictionary(lambda index: m, 3, 6, initial=w, **beta) for beta in ({}, {"beta": 1.0}))
