@@ -7,7 +7,9 @@ import errno
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from deepnmf_cli.signals import ending, handled
 
 REMEDIES = {
     errno.ENOSPC: "Free some space, then repeat.",
@@ -28,33 +30,25 @@ def run(arguments: list[str] | None = None) -> None:
             code = group.call(arguments)
         except BaseException as error:
             code, message = _ending(error, received)
-            if sys.stderr is not None:
-                print(_coloured(message), file=sys.stderr)
+            with suppress(OSError):  # the terminal may be gone
+                if sys.stderr is not None:
+                    print(_coloured(message), file=sys.stderr)
     sys.exit(code)
 
 
 @contextmanager
 def _signals_as_exceptions() -> Iterator[list[int]]:
-    """Let Ctrl-C raise KeyboardInterrupt, and SIGTERM its subclass Terminated, so that temporary files are removed on
-    the way out; yield the signals received. A signal that the program was told to ignore when started stays ignored.
+    """Let signals that end the program raise exceptions, so that temporary files are removed on the way out; yield the
+    signals received.
     """
     received: list[int] = []
 
     def stop(number: int, frame: object) -> None:
         received.append(number)
-        from deepnmf_cli.errors import Terminated
+        raise ending(number)[0]
 
-        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    answered = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
-    for number in answered:
-        signal.signal(number, stop)
-    try:
+    with handled(stop):
         yield received
-    finally:
-        for number in answered:
-            signal.signal(number, before[number])
 
 
 def _coloured(message: str) -> str:
@@ -80,7 +74,7 @@ def _ending(error: BaseException, received: list[int]) -> tuple[int, str]:
     )
 
     # A signal that arrives while a library is imported may surface as an error of any kind.
-    if isinstance(error, Terminated) or signal.SIGTERM in received:
+    if isinstance(error, Terminated) or {*received} - {signal.SIGINT}:
         return EXIT_TERMINATED, "Terminated."
     if isinstance(error, KeyboardInterrupt) or received:
         return EXIT_INTERRUPTED, "Interrupted."

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from deepnmf_cli.errors import DeepnmfError, lack_of_memory
+from deepnmf_cli.signals import TERMINAL, leave_to_owner
 
 Progress = Callable[[float], object]
 Work = Callable[[Any, Progress], Any]
@@ -169,7 +170,7 @@ def available_cpus() -> int:
 
 def _serve(connection: Connection, prepare: Callable[..., Work], arguments: tuple) -> None:
     """Run a worker process: report that it is ready, or why not, then answer each task with its outcome."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    leave_to_owner()
     signal.signal(signal.SIGTERM, _abandon)
 
     def send(kind: int, content: Any) -> None:
@@ -222,7 +223,7 @@ def interrupts_held() -> Iterator[None]:
         return
     # Spawning the first process would start the tracker, which lets interrupts through again.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL)
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = [
     {"errors"},
+    {"signals"},
     {"checkpoint", "external", "extras", "settings", "tables", "workers"},
     {"kernels", "pages"},
     {"inference", "signal"},
@@ -42,7 +43,7 @@ HEAVY |= {"av", "fsspec", "onnx", "onnxruntime", "ray", "pesq", "pystoi", "fast_
 """Packages that cost start-up time."""
 
 
-LIGHT_REACH, FULL_REACH = 59, 81
+LIGHT_REACH, FULL_REACH = 60, 82
 NOT_REACHED = {"training", "corpus", "scoring", "recipe"}
 """Modules that `enhance` may reach, without those that import torch and with them; and rooms that it does not reach."""
 

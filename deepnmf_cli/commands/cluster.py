@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import socket
 import sys
 from collections import Counter, deque
@@ -13,6 +12,7 @@ from typing import Any, Self
 from deepnmf_cli import __version__, extras
 from deepnmf_cli.commands import console
 from deepnmf_cli.errors import ClusterError, DeepnmfError, shortened
+from deepnmf_cli.signals import kept
 from deepnmf_cli.workers import Progress, Work, lost, outcome
 
 CONNECT_S = 5.0
@@ -226,14 +226,11 @@ def connected(address: str | None) -> Iterator[tuple[int, int]]:
     import ray
 
     own = {"include_dashboard": False, "object_store_memory": STORE_BYTES} if address == "local" else {}
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        ray.init(address, log_to_driver=False, configure_logging=False, **own)
+        with kept():  # Ray sets handlers of its own
+            ray.init(address, log_to_driver=False, configure_logging=False, **own)
     except Exception as error:  # of many types
         raise _unreachable(address, error) from error
-    finally:
-        for number, handler in before.items():  # Ray sets handlers of its own
-            signal.signal(number, handler)
     try:
         resources = ray.cluster_resources()
         with redirect_stdout(sys.stderr):  # Ray would print its messages among the results

@@ -1,14 +1,13 @@
 """`deepnmf stream`: remove the noise from sound as it arrives, through pipes or from a microphone to a loudspeaker."""
 
 import re
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import click
 
@@ -40,6 +39,7 @@ from deepnmf_cli.commands.repair_options import (
     refuse_without_repair,
 )
 from deepnmf_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, UsageError
+from deepnmf_cli.signals import ending, handled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -352,13 +352,8 @@ class _UntilInterrupted:
     The signal interrupts only the wait for data, never a computation. A second one ends the program at once.
     """
 
-    _KINDS: ClassVar[dict[int, tuple[type[KeyboardInterrupt], int]]] = {
-        signal.SIGINT: (KeyboardInterrupt, EXIT_INTERRUPTED),
-        signal.SIGTERM: (Terminated, EXIT_TERMINATED),
-    }
-
     def __init__(self, source: "Source") -> None:
-        self._source, self._waiting = source, False
+        self._source, self._waiting, self._handling = source, False, handled(self._handle)
         self.exit_code = EXIT_DONE
 
     @property
@@ -366,13 +361,11 @@ class _UntilInterrupted:
         return self.exit_code != EXIT_DONE
 
     def __enter__(self) -> Self:
-        heard = [number for number in self._KINDS if signal.getsignal(number) != signal.SIG_IGN]
-        self._previous = {number: signal.signal(number, self._handle) for number in heard}
+        self._handling.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+    def __exit__(self, *exception: Any) -> None:
+        self._handling.__exit__(*exception)
 
     def read1(self, size: int, /) -> bytes:
         """See `BufferedIOBase.read1`; empty once a signal has arrived."""
@@ -387,7 +380,7 @@ class _UntilInterrupted:
             self._waiting = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        (kind, code), again = self._KINDS[number], self.interrupted
+        (kind, code), again = ending(number), self.interrupted
         self.exit_code = code
         if again or self._waiting:
             raise kind

@@ -1,20 +1,20 @@
 """`deepnmf train`."""
 
 import re
-import signal
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import ClassVar, Self
+from typing import Any, Self
 
 import click
 
 from deepnmf_cli import extras
 from deepnmf_cli.commands import console
 from deepnmf_cli.commands.options import device_option, logging_option, refuse_endless
-from deepnmf_cli.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, CorpusError, DeepnmfError, UsageError
+from deepnmf_cli.errors import EXIT_DONE, EXIT_TERMINATED, CorpusError, DeepnmfError, UsageError
+from deepnmf_cli.signals import ending, handled
 
 FOLDER = click.Path(path_type=Path)
 DEFAULT_RECIPE = "base"
@@ -258,20 +258,16 @@ class _Stopping:
     keep, and the second time, a signal does what it did before the context.
     """
 
-    CODES: ClassVar[dict[int, int]] = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
-
     def __init__(self, tells: bool = True) -> None:
         """With `tells`, print what a signal does."""
-        self.began, self.exit_code, self._tells = False, EXIT_DONE, tells
+        self.began, self.exit_code, self._tells, self._handling = False, EXIT_DONE, tells, handled(self._handle)
 
     def __enter__(self) -> Self:
-        heard = [number for number in self.CODES if signal.getsignal(number) != signal.SIG_IGN]
-        self._before = {number: signal.signal(number, self._handle) for number in heard}
+        self._before = self._handling.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    def __exit__(self, *exception: Any) -> None:
+        self._handling.__exit__(*exception)
 
     def __call__(self) -> bool:
         return self.exit_code != EXIT_DONE
@@ -282,7 +278,7 @@ class _Stopping:
             if callable(handler):
                 handler(number, frame)
             raise KeyboardInterrupt
-        self.exit_code = self.CODES[number]
+        self.exit_code = ending(number)[1]
         if not self._tells:
             return
         with suppress(RuntimeError, OSError):  # in the middle of another message, or without standard error

@@ -2,7 +2,6 @@
 
 import math
 import multiprocessing
-import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
@@ -16,6 +15,7 @@ import numpy as np
 from deepnmf_cli.checkpoint import temporary_folder
 from deepnmf_cli.corpus.dataset import ExampleSource
 from deepnmf_cli.errors import DeepnmfError
+from deepnmf_cli.signals import leave_to_owner
 from deepnmf_cli.workers import interrupts_held, shared_memory
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def _slots(made: _Batches, count: int) -> Iterator[list[_Slots | None]]:
 
 def _serve(connection: Connection, made: _Batches, numbers: range, count: int, slots: _Slots | None) -> None:
     """Run one of `count` processes: send its batches in turn, or the error of the first that fails."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training loop ends its processes itself
+    leave_to_owner()
     made.source.divide(count)
     with suppress(OSError, EOFError):  # nobody listens any more
         for turn, number in enumerate(numbers):

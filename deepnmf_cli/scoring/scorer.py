@@ -2,7 +2,6 @@
 
 import math
 import multiprocessing
-import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -17,6 +16,7 @@ from deepnmf_cli.scoring.metrics import METRICS, RECOGNITION, metric_of
 from deepnmf_cli.scoring.pairing import Pair, read_pair
 from deepnmf_cli.scoring.perceptual import NoScore
 from deepnmf_cli.scoring.sdr import lag_s
+from deepnmf_cli.signals import leave_to_owner
 from deepnmf_cli.workers import interrupts_held
 
 NOISY, ESTIMATE, MODEL = "noisy", "estimate", "model"
@@ -146,7 +146,7 @@ class ScoringPool:
     def __enter__(self) -> Self:
         if self.jobs > 1:
             spawn = multiprocessing.get_context("spawn")
-            self._executor = ProcessPoolExecutor(self.jobs, spawn, initializer=_leave_interrupts_to_the_parent)
+            self._executor = ProcessPoolExecutor(self.jobs, spawn, initializer=leave_to_owner)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -227,8 +227,3 @@ def _gather(
         if progress:
             progress(scores.seconds)
     return [known[place] for place in range(len(pairs))]
-
-
-def _leave_interrupts_to_the_parent() -> None:
-    # Ctrl-C reaches every process of the terminal; only the one that talks to the user should respond.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

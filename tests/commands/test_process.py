@@ -22,8 +22,8 @@ ROOT = Path(deepnmf_cli.__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 PROGRAM = [sys.executable, "-m", "deepnmf_cli.main"]
 PATIENCE_S = 60
-CODES = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
-WORDS = {signal.SIGINT: "Interrupted.", signal.SIGTERM: "Terminated."}
+CODES = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED, signal.SIGHUP: EXIT_TERMINATED}
+WORDS = {signal.SIGINT: "Interrupted.", signal.SIGTERM: "Terminated.", signal.SIGHUP: "Terminated."}
 
 FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
 
@@ -124,7 +124,7 @@ def test_what_was_done_before_a_signal_is_told(folder, jobs, number):
     assert process.returncode == CODES[number] and err.strip() == WORDS[number]
     first, summary = map(json.loads, out.splitlines())
     assert first["input"] == "in/a.wav" and summary["done"] == 1
-    assert summary["stopped"] == {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+    assert summary["stopped"] == WORDS[number].lower().rstrip(".")
     assert summary["exit_code"] == CODES[number]
     assert sorted(os.listdir("out")) == [RECORD, "a.wav"]
 

@@ -234,7 +234,10 @@ def wait_until_read(process: subprocess.Popen) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, EXIT_INTERRUPTED), (signal.SIGTERM, EXIT_TERMINATED)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, EXIT_INTERRUPTED), (signal.SIGTERM, EXIT_TERMINATED), (signal.SIGHUP, EXIT_TERMINATED)],
+)
 def test_blocks_come_out_at_once_and_an_interrupt_flushes_the_rest(started, enhanced, voice, hiss, number, code):
     layout, draw = Layout(16000, 1, "s16le"), np.random.default_rng(0)
     data, sent, out = sound(voice, hiss, layout), 0, b""
