@@ -195,7 +195,8 @@ def train(
         progress({"note" if warning else "found": sentence})
 
     _require_for_tuning(recipe, recordings, init)
-    for package, setting in packages(recipe.augmentation):
+    # Ready pairs are not changed, and need none of what changes them.
+    for package, setting in packages(recipe.augmentation) if recordings.pairs is None else ():
         extras.require("train", setting, (package,))
     if not extras.has("matplotlib"):
         say("matplotlib is not installed: history.csv is written, curves.png is not drawn", True)

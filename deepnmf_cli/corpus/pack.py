@@ -6,7 +6,7 @@ A pack is a folder:
     speech/          pieces of at most PIECE_S, one channel, in Ogg Opus
     noise/           the same in Ogg Vorbis
     rooms/           room responses in FLAC
-    dev/clean/ and dev/noisy/   pairs in FLAC, which must stay as they are for scores to be compared
+    dev/clean/ and dev/noisy/   pairs as they are, which must stay as they are for scores to be compared
     SHA256SUMS       checksums of all files, as `sha256sum` writes them
 
 At 24 kbit/s Opus is nearly transparent for speech, and Vorbis is not; in noise Opus loses 3 to 5 dB above 4 kHz, where

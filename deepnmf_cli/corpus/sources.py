@@ -86,6 +86,7 @@ def from_pairs(folder: Path, dev_folder: Path | None, made: Mixtures, say: Say) 
         dev = sorted(held_out)
     kept = [pair for pair in pairs if pair not in held_out]
     say(f"pairs: {len(kept):,} to train on, {len(dev):,} for the dev score", False)
+    say("pairs are used as they are: [augmentation] and, except for segment_s, [mixing] have no effect", False)
     for sentence in inspection.suspicious_pairs(pairs, made.rate_hz):
         say(sentence, True)
     source = PairDataset(kept, made.mixing.segment_s, made.rate_hz, made.seed)
