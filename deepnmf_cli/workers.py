@@ -52,8 +52,12 @@ class Workers:
         self._processes: dict[Connection, SpawnProcess] = {}
 
     def __enter__(self) -> Self:
-        for _ in range(self.count):
-            self._start()
+        try:
+            for _ in range(self.count):
+                self._start()
+        except BaseException:  # such as a limit on processes
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -65,7 +69,7 @@ class Workers:
     def run(
         self, tasks: Iterable[Any], progress: Progress, name: Callable[[Any], str] = str
     ) -> Iterator[tuple[Any, Any]]:
-        """Yield (task, result) as tasks are done; the result of a failed task is its DeepnmfError.
+        """Yield (task, result) as tasks are done; the result of a failed task is its DeepnmfError. Call it once.
 
         If a process dies, its task fails with an error that calls it `name(task)`, and the process is replaced. After
         Ctrl-C, tasks that are completed before their processes notice are yielded too, and then KeyboardInterrupt is

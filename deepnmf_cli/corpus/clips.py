@@ -71,14 +71,16 @@ def unpack(paths: Iterable[Path], rate_hz: int, file: Path, first_channel: bool 
 
     Raises CorpusError for a clip that cannot be read, and OSError if the disk is full.
     """
-    places, end = {}, 0
+    places, end, at_once = {}, 0, 8 * available_cpus()
     with ThreadPoolExecutor(available_cpus()) as pool, file.open("wb") as out:
         paths = sorted(set(paths))
-        decoded = pool.map(lambda path: _integers(path, rate_hz, first_channel), paths)
-        for path, (samples, step) in zip(paths, decoded, strict=True):
-            out.write(samples.data)
-            places[path] = end, end + len(samples), step
-            end += len(samples)
+        for first in range(0, len(paths), at_once):  # not all of them: decoded clips wait in memory for their turn
+            some = paths[first : first + at_once]
+            decoded = pool.map(lambda path: _integers(path, rate_hz, first_channel), some)
+            for path, (samples, step) in zip(some, decoded, strict=True):
+                out.write(samples.data)
+                places[path] = end, end + len(samples), step
+                end += len(samples)
     return Unpacked(file, places)
 
 
@@ -86,7 +88,8 @@ class ClipCache:
     """Clips of one channel at one sampling rate, kept as 16-bit samples up to a number of bytes.
 
     Recordings longer than `LONG_S`, in a format for which `formats.is_seekable` holds, are not kept: only the part that
-    is asked for is decoded, anew each time. It equals the same part of the whole up to the rounding of the resampler.
+    is asked for is decoded, anew each time. It equals the same part of the whole up to the rounding of the resampler
+    and to 16 bits; where channels cancel each other, the one that is used is chosen for each part.
     """
 
     def __init__(

@@ -28,6 +28,9 @@ BAND_RANGE_DB = 70.0
 BAND_WINDOW_S = 0.064
 """Length in seconds of the windows of spectra that show where a band ends."""
 
+MOST_FRAMES = 4000
+"""Most windows whose spectra are computed to find the band."""
+
 LOUD_SHARE = 95.0
 """Percentile of the levels of a frequency that stands for its loud moments."""
 
@@ -171,6 +174,7 @@ def band_hz(samples: np.ndarray, rate_hz: int) -> tuple[float, float]:
     size = max(2, round(BAND_WINDOW_S * rate_hz))
     padded = np.pad(samples, ((0, 0), (0, size)))
     frames = np.lib.stride_tricks.sliding_window_view(padded, size, axis=1)[:, : samples.shape[1] : max(1, size // 2)]
+    frames = frames[:, :: -(-frames.shape[1] // MOST_FRAMES)]  # spread over the recording: an hour would take gigabytes
     spectra = np.fft.rfft(frames * np.blackman(size))  # the leakage of a band is 70 dB down within 80 Hz
     loud = decibels(np.percentile(np.square(np.abs(spectra)).mean(0) / size**2, LOUD_SHARE, axis=0))
     if loud.max() <= QUIETEST_DB:

@@ -162,7 +162,11 @@ def test_pairs_are_looked_at_before_training(folders: Path) -> None:
     (folders / "dev/clean").rename(folders / "dev/noisy")
     (folders / "dev/apart").rename(folders / "dev/clean")
     from_pairs(folders / "dev", None, MADE, said)
-    assert said[0] == "pairs: 5 to train on, 1 for the dev score" and "used as they are" in said[1] and "sides swapped" in said[2]
+    assert (
+        said[0] == "pairs: 5 to train on, 1 for the dev score"
+        and "used as they are" in said[1]
+        and "sides swapped" in said[2]
+    )
 
 
 @pytest.mark.parametrize("material", [from_clips, for_tuning])

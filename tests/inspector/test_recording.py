@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from deepnmf_cli.enhancer import Enhancer
+from deepnmf_cli.inspector import recording
 from deepnmf_cli.inspector.recording import Heard, band_hz, clipped, estimated_snr_db, hear, level_db, measured, section
 from deepnmf_cli.signal.arrays import InNumpy
 from deepnmf_cli.signal.stft import FrontEnd
@@ -61,6 +62,18 @@ def test_the_band_is_where_the_sound_is(low, high):
     samples = np.fft.irfft(np.where((hz > low) & (hz < high), spectrum, 0))[None]
     assert band_hz(samples, RATE_HZ) == pytest.approx((low, high), abs=130)  # two lines of a window of 32 ms
     assert band_hz(np.zeros((1, 999)), RATE_HZ) == (0.0, 0.0)
+
+
+def test_the_band_of_a_long_recording_takes_little_memory(monkeypatch):
+    """Every fourth window is looked at, from the beginning to the end."""
+    draw = np.random.default_rng(0)
+    noise = np.fft.irfft(np.fft.rfft(draw.standard_normal(64 * 8000)) * (np.arange(32 * 8000 + 1) < 32 * 2000))
+    whole = band_hz(noise[None], 8000)
+    seen = []
+    monkeypatch.setattr(recording, "MOST_FRAMES", 500)
+    monkeypatch.setattr(recording.np.fft, "rfft", lambda x, rfft=np.fft.rfft: seen.append(x.shape) or rfft(x))
+    assert band_hz(noise[None], 8000) == pytest.approx(whole, abs=20) and whole[1] == pytest.approx(1000, abs=100)
+    assert seen == [(1, 500, 512)]
 
 
 def test_levels_are_relative_to_full_scale_frame_by_frame():
