@@ -162,10 +162,11 @@ class StreamingEnhancer:
         if self._path is not None:
             remedy = 'Load the model with backend="torch".'
             raise UsageError("run_by", "a stream of native code", "one that passes its state on", remedy)
-        self._take(backend)
+        if backend is not self._given:
+            self._take(backend)
 
     def _take(self, backend: Backend) -> None:
-        lower = self.pair.bins < self.bins
+        lower, self._given = self.pair.bins < self.bins, backend
         self.backend = backend.hearing(self.pair.bins) if lower and isinstance(backend, Hearing) else backend
 
     def reset(self) -> None:
