@@ -2,6 +2,7 @@
 
 import errno
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -320,6 +321,12 @@ def reason(error: Exception) -> str:
     return text.strip().rstrip(".").removeprefix("Error : ")
 
 
+def _is_of_soundfile(error: BaseException) -> bool:
+    """Return whether an error was raised in soundfile itself."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return frames[-1].f_code.co_filename == soundfile.__file__
+
+
 @contextmanager
 def explaining(path: Path) -> Iterator[None]:
     """Turn what a failing write raises into an AudioError that says why the output could not be written."""
@@ -327,6 +334,8 @@ def explaining(path: Path) -> Iterator[None]:
         yield
     # A disk that fills up shows as a "System error" of libsndfile or as a failed assertion of soundfile.
     except (OSError, soundfile.SoundFileError, AssertionError) as error:
+        if isinstance(error, AssertionError) and not _is_of_soundfile(error):
+            raise
         if isinstance(error, FileExistsError):
             found, expected = "a file that appeared while the output was made", "a name that is free until the end"
             remedy = "It was left as it is: pass --overwrite to replace it, or choose another name."

@@ -280,3 +280,8 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     for folder in (tmp_path / "none", tmp_path / "file"):
         with raises("x.wav", "an output that cannot be written", "another folder"):
             audio_writer.write(folder / "x.wav", noise(10), RATE_HZ)
+
+
+def test_an_assertion_of_our_own_is_no_full_disk(tmp_path):
+    with pytest.raises(AssertionError), audio.explaining(tmp_path / "x.wav"):
+        raise AssertionError
