@@ -126,11 +126,15 @@ def _partial(final: Path) -> Iterator[Path]:
 
 def _to_disk(partial: Path, final: Path) -> None:
     reached(f"{final.name}: written")
-    with open(partial, "r+b") as written:  # Windows syncs only what may be written
-        os.fsync(written.fileno())
+    _sync(partial)
     # mkstemp makes private files; the result gets the permissions that a plain open() would have given it.
     partial.chmod(final.stat().st_mode & 0o777 if final.exists() else 0o666 & ~_umask())
     reached(f"{final.name}: synced")
+
+
+def _sync(path: Path) -> None:
+    with open(path, "r+b") as written:  # Windows syncs only what may be written
+        os.fsync(written.fileno())
 
 
 def _rename(partial: Path, final: Path, replace: bool) -> None:
@@ -154,6 +158,9 @@ def atomic_folder(final: str | Path) -> Iterator[Path]:
             reached(f"{final.name}: opened")
             yield partial
             reached(f"{final.name}: written")
+            for path in sorted(partial.rglob("*")):
+                if path.is_file():
+                    _sync(path)
             partial.chmod(0o777 & ~_umask())  # mkdtemp makes private folders
             os.replace(partial, final)
             reached(f"{final.name}: renamed")

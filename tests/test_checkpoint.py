@@ -355,3 +355,29 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path, monkeypatch, li
     with pytest.raises(FileExistsError), atomic_path(final, replace=False) as partial:
         partial.write_bytes(b"newer")
     assert final.read_bytes() == b"new" and os.listdir(tmp_path) == ["out.wav"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="files have no owner here")
+def test_leftovers_of_other_users_stay(tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "x.wav") as partial:
+        leftover = tmp_path / partial.name
+        raise KeyboardInterrupt
+    leftover.touch()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "geteuid", lambda own=os.geteuid(): own + 1)
+        remove_leftovers(tmp_path)
+    assert leftover.exists()
+    remove_leftovers(tmp_path)
+    assert not leftover.exists()
+
+
+def test_what_a_folder_holds_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    monkeypatch.setattr(os, "replace", lambda source, target: synced.append("renamed"))
+    with atomic_folder(tmp_path / "pack") as partial:
+        (partial / "below").mkdir()
+        names = [partial / "a.csv", partial / "below" / "b.ogg"]
+        for name in names:
+            name.write_text("x")
+    assert synced == [*map(str, names), "renamed"]

@@ -81,6 +81,31 @@ def test_streaming_writes_nothing_and_asks_nothing_of_the_network(sealed, tmp_pa
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the home is another variable there")
+@pytest.mark.parametrize(
+    ("arguments", "left"),
+    [
+        (["models"], []),
+        (["repair", NOISY, "-o", "repaired.wav"], ["repaired.wav"]),
+        (["inspect", NOISY, "-o", "page.html"], ["page.html"]),
+        (["export", "tiny", "-o", "tiny.onnx"], ["tiny.onnx"]),
+        (["evaluate", "--reference", NOISY.parent, "--estimate", NOISY.parent, "--report", "report"], ["report"]),
+    ],
+    ids=lambda given: given[0] if given else "",
+)
+def test_other_commands_write_their_outputs_only_and_ask_nothing_of_the_network(sealed, tmp_path, arguments, left):
+    sealed(*arguments)
+    assert os.listdir(tmp_path / "work") == left
+
+
+def test_what_python_asks_of_the_network_is_noticed(sealed, tmp_path):
+    (tmp_path / "hooks" / "deepnmf_cli").mkdir()  # in place of the program
+    (tmp_path / "hooks" / "deepnmf_cli" / "__init__.py").write_text("")
+    (tmp_path / "hooks" / "deepnmf_cli" / "main.py").write_text("import socket; socket.getaddrinfo('127.0.0.1', 9)")
+    with pytest.raises(AssertionError, match="NETWORK"):
+        sealed("models")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the home is another variable there")
 def test_training_writes_its_run_only_and_asks_nothing_of_the_network(sealed, tmp_path):
     draw = np.random.default_rng(0)
     for role in ("speech", "noise"):

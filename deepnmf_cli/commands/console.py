@@ -30,6 +30,7 @@ from deepnmf_cli.errors import (
 )
 
 if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
     from tqdm import tqdm
 
 
@@ -332,29 +333,45 @@ class Closed(io.TextIOBase):
         raise OSError(errno.EBADF, os.strerror(errno.EBADF), OUTPUT)
 
 
-class _Messages(io.FileIO):
+# These are buffers and not raw files on purpose: a signal that arrives when a raw file written in Python has just been
+# written to would make the buffer above it write the same once more.
+
+
+class _Messages(io.BufferedWriter):
     """Standard error: what cannot be written to it is dropped."""
 
-    def write(self, data: bytes) -> int:
-        try:
-            return super().write(data) or len(data)
-        except OSError:
-            return len(data)
+    def write(self, data: "ReadableBuffer", /) -> int:
+        with suppress(OSError):
+            super().write(data)
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
 
 
-class _Results(io.FileIO):
+class _Results(io.BufferedWriter):
     """Standard output: the first loss raises an OSError that names it; later ones, such as at the exit, are silent."""
 
     _lost = False
 
-    def write(self, data: bytes) -> int | None:
-        if self._lost:
-            return len(data)
+    def write(self, data: "ReadableBuffer", /) -> int:
+        with self._losing_once():
+            super().write(data)
+        return memoryview(data).nbytes
+
+    def flush(self) -> None:
+        with self._losing_once():
+            super().flush()
+
+    @contextmanager
+    def _losing_once(self) -> Iterator[None]:
         try:
-            return super().write(data)
+            yield
         except OSError as error:
-            self._lost, error.filename = True, OUTPUT
-            raise
+            if not self._lost:
+                self._lost, error.filename = True, OUTPUT
+                raise
 
 
 def guard() -> None:
@@ -365,12 +382,12 @@ def guard() -> None:
         except OSError:  # closed: the next file opened would get this number, and what is meant for the stream
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     if sys.stderr is sys.__stderr__ and _is_plain(sys.stderr):
-        sys.stderr = _text(_Messages(2, "w", closefd=False), sys.stderr)
+        sys.stderr = _text(_Messages(io.FileIO(2, "w", closefd=False)), sys.stderr)
     if sys.stdout is None:
         sys.stdout = Closed()
     elif sys.stdout is sys.__stdout__ and _is_plain(sys.stdout):
         # Results get a descriptor of their own, as C decoders print to the usual one, which becomes that of messages.
-        sys.stdout = _text(_Results(os.dup(1), "w"), sys.stdout)
+        sys.stdout = _text(_Results(io.FileIO(os.dup(1), "w")), sys.stdout)
         os.dup2(2, 1)
 
 
@@ -380,8 +397,8 @@ def _is_plain(stream: TextIO | None) -> bool:
     return stream is None or isinstance(getattr(buffer, "raw", buffer), io.FileIO)
 
 
-def _text(raw: io.FileIO, before: TextIO | None) -> TextIO:
+def _text(buffer: io.BufferedWriter, before: TextIO | None) -> TextIO:
     encoding, errors = (before.encoding, before.errors) if before else ("utf-8", "backslashreplace")
     errors = "backslashreplace" if errors == "strict" else errors  # names of files may hold what it cannot encode
     lines = before is None or bool(before.line_buffering)
-    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, line_buffering=lines)
+    return io.TextIOWrapper(buffer, encoding, errors, line_buffering=lines)

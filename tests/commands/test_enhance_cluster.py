@@ -186,7 +186,8 @@ def rows(text: str) -> dict[str, tuple]:
 
 
 def holder(pattern: str) -> int:
-    """The process that holds open the partial output of this name."""
+    """The process that holds open the partial output of this name, in the current folder."""
+    pattern = os.path.join(os.path.realpath(os.curdir), pattern)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for link in (link for process in Path("/proc").glob("[0-9]*") for link in process.glob("fd/*")):

@@ -162,10 +162,11 @@ def test_names_that_are_not_text_are_names(deepnmf, stub, noisy):
     ("stdin", ("enhance", "-", "-o", "clean.wav")), ("stdout", ("enhance", "noisy.wav", "-o", "-")),
     ("stdin", ("stream",)), ("stdout", ("stream",)),
 ])  # fmt: skip
-def test_streams_that_are_closed_are_refused(stub, noisy, name, arguments):
+def test_streams_that_are_closed_are_refused(noisy, name, arguments):
     closed = {"stdin": "<&-", "stdout": ">&-"}[name]
     command = f"{sys.executable} -m deepnmf_cli.main {' '.join(arguments)} {closed}"
     given = {"stdin": subprocess.DEVNULL} if name == "stdout" else {}
+    given |= {"env": os.environ | {"PYTHONPATH": str(ROOT)}}
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, **given)
     assert done.returncode == EXIT_USAGE, done.stderr
     assert f"standard {name[3:]}put: found a closed stream" in done.stderr and "Traceback" not in done.stderr

@@ -93,6 +93,35 @@ run(["enhance", "noisy.wav", "-o", "clean.wav"])
     assert os.listdir() == ["noisy.wav"]
 
 
+def test_a_signal_while_a_line_is_written_does_not_write_it_again(tmp_path):
+    """The reader of the line sends it, at once: it arrives between the writing and the return from it."""
+    script = """
+import signal, sys, click
+from deepnmf_cli.commands import console
+from deepnmf_cli.signals import handled, ending
+def stop(number, frame):
+    raise ending(number)[0]
+with handled(stop):
+    console.guard()
+    output = sys.stdout if sys.argv[1] == "stdout" else sys.stderr
+    try:
+        while True:
+            click.echo("line " * 60, file=output)
+            for _ in range(10**6):
+                pass
+    except KeyboardInterrupt:
+        click.echo("end", file=output)
+"""
+    for name in ("stdout", "stderr"):
+        for _ in range(8):
+            pipes = {name: subprocess.PIPE, "text": True, "env": ENVIRONMENT}
+            with subprocess.Popen([sys.executable, "-c", script, name], **pipes) as process:
+                getattr(process, name).readline()
+                process.send_signal(signal.SIGINT)
+                rest = "".join(process.communicate(timeout=PATIENCE_S)[name == "stderr"])
+            assert rest == "end\n", name
+
+
 @pytest.mark.parametrize("number", CODES)
 def test_a_signal_that_a_library_turns_into_another_error_is_still_that_signal(number):
     assert main._ending(ImportError("numpy failed"), [number]) == (CODES[number], WORDS[number])
@@ -117,12 +146,14 @@ def test_what_was_done_before_a_signal_is_told(folder, jobs, number):
     command = [*PROGRAM, "enhance", "in/a.wav", "in/b.wav", "-o", "out", "--jobs", str(jobs), "--json"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=ENVIRONMENT, start_new_session=True, **pipes) as process:
-        wait_for(process, lambda: Path("out/a.wav").exists() and any(Path("out").glob(".b-*.wav")))
-        time.sleep(0.2)  # the outcome of a file is told to the process that counts after the file is there
+        wait_for(process, lambda: any(Path("out").glob(".b-*.wav")))
+        told = process.stdout.readline()  # the outcome of a file is told after the file is there
         os.killpg(process.pid, number)
         out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == CODES[number] and err.strip() == WORDS[number]
-    first, summary = map(json.loads, out.splitlines())
+    lines = (told + out).splitlines()
+    assert len(lines) == 2, lines
+    first, summary = map(json.loads, lines)
     assert first["input"] == "in/a.wav" and summary["done"] == 1
     assert summary["stopped"] == WORDS[number].lower().rstrip(".")
     assert summary["exit_code"] == CODES[number]

@@ -9,6 +9,7 @@ import torch
 from deepnmf_cli.enhancer import Enhancer
 from deepnmf_cli.export import graph
 from deepnmf_cli.exported import WEIGHTS, ExportedGraph, OnnxBackend
+from deepnmf_cli.kernels.grid_layer import LANES
 from deepnmf_cli.networks import build
 from deepnmf_cli.networks.backend import TorchBackend
 from deepnmf_cli.networks.grid import Grid
@@ -127,10 +128,12 @@ def test_one_silent_channel_gives_what_one_channel_gives() -> None:
 
 
 def test_machine_code_computes_the_same() -> None:
-    network, sound = build("grid", WHOLE), torch.randn(1, 257, 30, dtype=torch.complex64)
-    network.load_weights(trained(WHOLE).weights())
+    shape, sound = dataclasses.replace(WHOLE, channels=LANES), torch.randn(1, 257, 30, dtype=torch.complex64)
+    network = build("grid", shape)
+    network.load_weights(trained(shape).weights())
     expected, _ = network(network.features_of(sound, 2))
-    network.accelerate()  # where there is a compiler
+    if not network.accelerate():
+        pytest.skip("needs a compiler")
     torch.testing.assert_close(network(network.features_of(sound, 2))[0], expected, rtol=0, atol=1e-4)
 
 

@@ -1,6 +1,7 @@
 """Speech activity: exact marginals of the chain, the same by pieces and at any level or rate, and right on a recording."""
 
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,10 +55,13 @@ class Halves(InNumpy):
         return lambda samples: 0 * samples
 
 
+DEMO = Path(__file__).parents[2] / "data/demo/noisy.wav"
+
+
 @pytest.fixture(scope="module")
 def demo():
     """A recording (1, n) with a pause from 3.3 to 4.25 s, and its rate."""
-    samples, rate_hz = soundfile.read("data/demo/noisy.wav", dtype="float32", always_2d=True)
+    samples, rate_hz = soundfile.read(DEMO, dtype="float32", always_2d=True)
     return samples.T, rate_hz
 
 
