@@ -111,6 +111,8 @@ def test_a_network_goes_on_from_the_state_of_any_depth(name: str) -> None:
             network.stop_after(depth)
             masks, state = network(inputs[..., begin:end], state)
             assert masks.shape[-1] == end - begin and bool(masks.isfinite().all())
+        forgotten, _ = network(inputs[..., begin:end], None)
+    assert not torch.equal(masks, forgotten)
 
 
 def layers(state: tuple) -> tuple:

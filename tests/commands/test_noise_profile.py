@@ -8,6 +8,7 @@ import soundfile
 import torch
 
 from deepnmf_cli import model_file
+from deepnmf_cli.commands import options as profiles
 from deepnmf_cli.errors import EXIT_FAILED, EXIT_USAGE
 from deepnmf_cli.networks import build
 from deepnmf_cli.recipe import Recipe
@@ -53,6 +54,19 @@ def test_a_stretch_and_a_file_of_it_teach_the_same(deepnmf, talk, nmf_model):
     np.testing.assert_array_equal(read("stretch.wav"), read("open.wav"))
     assert np.abs(read("stretch.wav") - read("without.wav")).max() > 0.01
     assert np.abs(read("stretch.wav")[3000:12000]).mean() < 0.7 * np.abs(read("without.wav")[3000:12000]).mean()
+
+
+def test_the_first_minute_of_a_profile_is_used(deepnmf, talk, nmf_model, monkeypatch):
+    assert profiles.LONGEST_S == 60
+    given = ["--model", nmf_model, "--noise-profile"]
+    with monkeypatch.context() as patched:
+        patched.setattr(profiles, "LONGEST_S", 0.8)
+        for name, profile in {"all": ":", "first": ":0.8", "file": "talk.wav"}.items():
+            assert deepnmf("enhance", "talk.wav", "-o", f"{name}.wav", *given, profile).code == 0
+    np.testing.assert_array_equal(read("all.wav"), read("first.wav"))
+    np.testing.assert_array_equal(read("file.wav"), read("first.wav"))
+    assert deepnmf("enhance", "talk.wav", "-o", "more.wav", *given, ":").code == 0
+    assert np.abs(read("more.wav") - read("all.wav")).max() > 0.01
 
 
 def test_every_recording_has_its_own_stretch_and_pipes_have_one_too(deepnmf, talk, nmf_model, hiss):

@@ -135,14 +135,10 @@ def test_errors_that_nobody_expected_are_raised_again():
 @pytest.mark.parametrize("number", CODES)
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_what_was_done_before_a_signal_is_told(folder, jobs, number):
-    """The first file is short. The second one is zeros without end, as far as this test is concerned."""
+    """The first file is short, the second one is not."""
     os.makedirs("in")
     soundfile.write("in/a.wav", np.full(100, 0.1), 48000)
-    soundfile.write("in/b.wav", np.zeros(100), 48000)
-    with open("in/b.wav", "r+b") as file:
-        file.seek(40)
-        file.write(((1 << 30) - 44).to_bytes(4, "little"))
-    os.truncate("in/b.wav", 1 << 30)
+    endless("in/b.wav")
     command = [*PROGRAM, "enhance", "in/a.wav", "in/b.wav", "-o", "out", "--jobs", str(jobs), "--json"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=ENVIRONMENT, start_new_session=True, **pipes) as process:
@@ -158,6 +154,33 @@ def test_what_was_done_before_a_signal_is_told(folder, jobs, number):
     assert summary["stopped"] == WORDS[number].lower().rstrip(".")
     assert summary["exit_code"] == CODES[number]
     assert sorted(os.listdir("out")) == [RECORD, "a.wav"]
+
+
+@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize(
+    ("words", "partial"),
+    [(["repair", "in/b.wav", "-o", "out/b.wav"], ".b-*"), (["export", "tiny", "-o", "out/x.onnx"], ".x-*")],
+)
+def test_other_commands_end_by_signals_in_the_same_way(folder, words, partial, number):
+    os.makedirs("in")
+    os.makedirs("out")
+    endless("in/b.wav")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*PROGRAM, *words], env=ENVIRONMENT, start_new_session=True, **pipes) as process:
+        wait_for(process, lambda: any(Path("out").glob(partial)))
+        os.killpg(process.pid, number)
+        _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == CODES[number] and err.strip().endswith(WORDS[number])
+    assert os.listdir("out") == []
+
+
+def endless(name: str) -> None:
+    """A file of zeros without end, as far as these tests are concerned."""
+    soundfile.write(name, np.zeros(100), 48000)
+    with open(name, "r+b") as file:
+        file.seek(40)
+        file.write(((1 << 30) - 44).to_bytes(4, "little"))
+    os.truncate(name, 1 << 30)
 
 
 def wait_for(process: subprocess.Popen, condition) -> None:

@@ -16,6 +16,7 @@ from deepnmf_cli.repair.spans import HARD, Clipping, Findings, Span
 
 RATE_HZ = 16000
 DEMO = Path(__file__).parents[2] / "data" / "demo" / "clean.wav"
+PAGE = Path(__file__).parents[2] / "docs" / "repair.md"
 
 
 def damaged(sound, seconds: float = 3.0) -> np.ndarray:
@@ -73,6 +74,26 @@ def test_longer_gaps_stay_and_a_longer_limit_fills_them_later(sound):
     np.testing.assert_array_equal(short[:, 10000:], long[:, 10000:])
     delay = second.latency_samples - first.latency_samples
     assert LONGEST_S == 0.04 and 0.06 * RATE_HZ < delay < 0.08 * RATE_HZ
+
+
+@pytest.mark.parametrize(
+    ("row", "fixes", "longest_s", "clip_level_db"),
+    [
+        ("by default, for gaps of up to 40 ms", ("gaps", "clicks"), 0.04, None),
+        ("`--fix gaps`: clicks", ("gaps",), 0.04, None),
+        ("`--fix gaps --longest-gap 20`", ("gaps",), 0.02, None),
+        ("`--longest-gap 100`", ("gaps", "clicks"), 0.1, None),
+        ("`--clip-level`, with any of these", ("gaps", "clicks", "clipping"), 0.04, -6.0),
+    ],
+)
+def test_delays_are_those_that_the_page_promises(row, fixes, longest_s, clip_level_db):
+    (line,) = [line for line in PAGE.read_text("utf-8").splitlines() if line.startswith(f"| {row}")]
+    promised = int(line.split("|")[2].split()[0])
+    options = RepairOptions(fixes, clip_level_db=clip_level_db)
+    delay = LiveRepairer(options, RATE_HZ, 1, longest_s).latency_samples
+    if clip_level_db is not None:  # "96 ms more"
+        delay -= LiveRepairer(RepairOptions(("gaps", "clicks")), RATE_HZ, 1, longest_s).latency_samples
+    assert round(1000 * delay / RATE_HZ) == promised
 
 
 def test_what_is_not_finite_for_long_becomes_silent(sound):

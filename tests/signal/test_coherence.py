@@ -88,6 +88,15 @@ def test_the_rate_does_not_matter(speaker, noise, tmp_path, rate_hz):
         assert are_separate(tmp_path / f"{name}.wav") is expected
 
 
+def test_the_first_five_minutes_decide(speaker, noise, tmp_path, monkeypatch):
+    assert coherence.LONGEST_S == 300
+    one, two = call(speaker, noise), panned(speaker, noise)
+    soundfile.write(tmp_path / "scene.wav", np.concatenate([one, two], 1).T, RATE_HZ, "FLOAT")
+    assert not are_separate(tmp_path / "scene.wav")
+    monkeypatch.setattr(coherence, "LONGEST_S", one.shape[1] / RATE_HZ)
+    assert are_separate(tmp_path / "scene.wav")
+
+
 def test_coherence_is_that_of_its_definition():
     """Two channels of y = x + n of equal power are coherent by 1/4: the share 1/2 of what they have in common, squared."""
     common, one, other = np.random.default_rng(0).standard_normal((3, 60 * RATE_HZ)).astype(np.float32)
