@@ -84,11 +84,9 @@ def test_streaming_writes_nothing_and_asks_nothing_of_the_network(sealed, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "left"),
     [
-        (["models"], []),
         (["repair", NOISY, "-o", "repaired.wav"], ["repaired.wav"]),
         (["inspect", NOISY, "-o", "page.html"], ["page.html"]),
         (["export", "tiny", "-o", "tiny.onnx"], ["tiny.onnx"]),
-        (["evaluate", "--reference", NOISY.parent, "--estimate", NOISY.parent, "--report", "report"], ["report"]),
     ],
     ids=lambda given: given[0] if given else "",
 )

@@ -96,6 +96,46 @@ def test_a_process_that_is_killed_is_an_error_where_its_batch_is_awaited() -> No
     assert not multiprocessing.active_children()
 
 
+class Unreadable:
+    """A source whose disk fails."""
+
+    length = 10
+
+    def __getitem__(self, index: int) -> None:
+        raise OSError(5, "Input/output error", "clip.wav")
+
+    def divide(self, processes: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_errors_of_the_system_reach_the_training_loop_as_well(workers: int) -> None:
+    with pytest.raises(OSError, match="Input/output error: 'clip.wav'"):
+        list(batches(Unreadable(), 2, 0, 4, workers))
+
+
+class Deadly:
+    """A source that ends whoever asks it for an example, after it has told that it was asked."""
+
+    length = 10
+
+    def __init__(self, told: Path) -> None:
+        self.told = told
+
+    def __getitem__(self, index: int) -> None:
+        self.told.touch()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def divide(self, processes: int) -> None:
+        pass
+
+
+def test_a_worker_that_ends_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(DeepnmfError, match="found a process that ended unexpectedly"):
+        list(batches(Deadly(tmp_path / "told"), 2, 0, 4, 2))
+    assert (tmp_path / "told").exists()
+
+
 SMALL = f"""
 import os, sys
 sys.path.insert(0, {str(ROOT)!r})

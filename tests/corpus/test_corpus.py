@@ -1,8 +1,6 @@
 """Mixtures, clips, manifests and pairs: what training hears."""
 
 import csv
-import os
-import signal
 from collections import Counter
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from deepnmf_cli.corpus.dataset import MixingSettings, MixtureDataset, PairDatas
 from deepnmf_cli.corpus.dataset import _Drawing as Drawing
 from deepnmf_cli.corpus.manifest import Clip, audio_files, pair_folders, read_manifest, scan
 from deepnmf_cli.corpus.mixing import in_room, rms, scale_to_level, scale_to_snr
-from deepnmf_cli.errors import CorpusError, DeepnmfError
+from deepnmf_cli.errors import CorpusError
 from deepnmf_cli.signal import formats
 
 RATE = 16000
@@ -180,41 +178,6 @@ def test_an_error_in_a_worker_reaches_the_training_loop(corpus: Path) -> None:
         path.write_bytes(b"not audio")
     with pytest.raises(CorpusError, match="no audio that can be read"):
         list(batches(examples, 2, 0, 2, 2))
-
-
-class Unreadable:
-    """A source whose disk fails."""
-
-    length = 10
-
-    def __getitem__(self, index: int) -> None:
-        raise OSError(5, "Input/output error", "clip.wav")
-
-    def divide(self, processes: int) -> None:
-        pass
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_errors_of_the_system_reach_the_training_loop_as_well(workers: int) -> None:
-    with pytest.raises(OSError, match="Input/output error: 'clip.wav'"):
-        list(batches(Unreadable(), 2, 0, 4, workers))
-
-
-class Deadly:
-    """A source that ends whoever asks it for an example."""
-
-    length = 10
-
-    def __getitem__(self, index: int) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    def divide(self, processes: int) -> None:
-        pass
-
-
-def test_a_worker_that_ends_is_an_error_with_a_remedy() -> None:
-    with pytest.raises(DeepnmfError, match="found a process that ended unexpectedly"):
-        list(batches(Deadly(), 2, 0, 4, 2))
 
 
 def test_cache_stays_within_its_capacity_and_keeps_samples_beyond_one(tmp_path: Path) -> None:
