@@ -86,7 +86,6 @@ def test_streaming_writes_nothing_and_asks_nothing_of_the_network(sealed, tmp_pa
     [
         (["repair", NOISY, "-o", "repaired.wav"], ["repaired.wav"]),
         (["inspect", NOISY, "-o", "page.html"], ["page.html"]),
-        (["export", "tiny", "-o", "tiny.onnx"], ["tiny.onnx"]),
     ],
     ids=lambda given: given[0] if given else "",
 )

@@ -15,22 +15,6 @@ from deepnmf_cli.errors import EXIT_FAILED, EXIT_USAGE
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["enhance", "--help"], ["models", "--help"]])
-def test_help_imports_nothing_heavy(arguments):
-    script = f"""
-import sys
-from deepnmf_cli.main import run
-try:
-    run({arguments!r})
-except SystemExit as end:
-    assert not end.code, end.code
-heavy = {{"torch", "numpy", "soundfile", "librosa", "scipy", "matplotlib", "safetensors", "tqdm"}} & set(sys.modules)
-assert not heavy, heavy
-"""
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 def test_version(deepnmf):
     assert deepnmf("--version").out.decode() == f"deepnmf, version {deepnmf_cli.__version__}\n"
 
