@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from deepnmf_cli.errors import CorpusError
 from deepnmf_cli.signal.formats import audio_suffixes
@@ -34,6 +35,12 @@ class Mixture:
     speaker: str | None = None
     noise: str | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], snr_db: float | None) -> "Mixture":
+        """Return what a row of a table says, whose empty cells are unknown."""
+        groups = {column: value for column in GROUPS if (value := row.get(column))}
+        return cls(snr_db, row.get("speaker") or None, row.get("noise") or None, groups)
 
 
 def known_mixtures(names: Sequence[str], table: str | Path | None = None) -> dict[str, Mixture]:
@@ -100,8 +107,7 @@ def _read(path: Path) -> dict[str, Mixture]:
 
 def _mixture(path: Path, line: int, row: Mapping[str, str | None]) -> Mixture:
     snr_db = _snr(path, line, row["snr_db"]) if "snr_db" in row else None
-    groups = {column: value for column in GROUPS if (value := row.get(column))}
-    return Mixture(snr_db, row.get("speaker") or None, row.get("noise") or None, groups)
+    return Mixture.of(row, snr_db)
 
 
 def _snr(path: Path, line: int, text: str | None) -> float:

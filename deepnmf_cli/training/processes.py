@@ -54,10 +54,11 @@ class Processes:
 
     def share(self, tensors: Sequence[Tensor]) -> None:
         """Replace the tensors of all other processes by those of the first one, in place."""
-        if not self.alone:
+        if self.alone:
+            return
+        with _with_others():
             for tensor in tensors:
-                with _with_others():
-                    distributed.broadcast(tensor, 0)
+                distributed.broadcast(tensor, 0)
 
     def any(self, *flags: bool) -> list[bool]:
         """Return for each flag whether it is set in any process."""

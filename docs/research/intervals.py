@@ -50,9 +50,8 @@ def read(path: Path) -> dict:
 def _values(row: dict[str, str]) -> dict:
     """Return a row of files.csv as report.json has it."""
     numbers = {key: float(row[key]) if row[key] else None for key in row.keys() & {*ALL, "seconds", "snr_db"}}
-    groups = {key: row[key] for key in GROUPS if row.get(key)}
-    rest = {key: row[key] for key in row if key not in GROUPS}
-    return {**rest, **groups, **numbers, "notes": [note for note in row["notes"].split("; ") if note]}
+    known = {key: value for key, value in row.items() if value or key not in GROUPS}
+    return {**known, **numbers, "notes": [note for note in row["notes"].split("; ") if note]}
 
 
 def system(described: dict, rate_hz: int) -> System:
@@ -70,17 +69,13 @@ def system(described: dict, rate_hz: int) -> System:
     return System(described["name"], described["kind"], described["source"], scores, described["model"])
 
 
-def _mixture(row: dict) -> Mixture:
-    groups = {column: row[column] for column in GROUPS if row.get(column)}
-    return Mixture(row.get("snr_db"), row.get("speaker") or None, row.get("noise") or None, groups)
-
-
 def again(report: dict, of: Collection[str] = ()) -> dict:
     """Return the report with new intervals and, if `of` names systems, their differences only; its origin is kept."""
     systems = [system(described, report["reference"]["rates_hz"][0]) for described in report["systems"]]
     systems.sort(key=lambda one: (one.kind != NOISY, one.name not in of))
     rows = report["systems"][0]["files"]
-    mixtures = {row["name"]: _mixture(row) for row in rows if any(row.get(column) for column in DESCRIBED)}
+    described = [row for row in rows if any(row.get(column) for column in DESCRIBED)]
+    mixtures = {row["name"]: Mixture.of(row, row.get("snr_db")) for row in described}
     mixtures = mixtures or known_mixtures([row["name"] for row in rows])
     new = make_report(systems, mixtures, report["reference"]["sha256"], report["command"])
     if of:
