@@ -14,7 +14,7 @@ from tests.fuzz.campaign import case_of
 
 ROOT = Path(__file__).parents[2]
 SEED = 18
-CASES, MINUTES = 200, 1
+CASES, MINUTES = 120, 3
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that fork")
 
@@ -30,7 +30,7 @@ def fuzz(folder: Path, *arguments: object) -> tuple[int, dict, str]:
 def test_a_short_campaign_finds_nothing(tmp_path):
     code, report, printed = fuzz(tmp_path, "--seed", SEED, "--cases", CASES, "--minutes", MINUTES, "--processes", 2)
     assert code == 0 and report["findings"] == [], printed
-    assert report["cases"]["enhance"] > 5 and report["exit_codes"]["0"] > 0 and report["exit_codes"]["1"] > 0
+    assert min(report["cases"].values()) > 5 and report["exit_codes"]["0"] > 0 and report["exit_codes"]["1"] > 0
 
 
 PLANTED = {

@@ -71,15 +71,9 @@ def test_the_driver_trains_scores_and_collects(experiment, tiny_corpus: Path, tm
         f'recipes = "{tmp_path}"\n[rates]\ntiny = [0.01, 0.001]\n[seeds]\ntiny = 2\nagain = 1\n[init]\nagain = "tiny"\n'
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    for verb in ("train", "score", "collect"):
-        command = [
-            sys.executable,
-            str(ROOT / "docs/research/experiment.py"),
-            verb,
-            str(plan),
-            str(corpus),
-            str(tmp_path / "runs"),
-        ]
+    folders = [str(path) for path in (plan, corpus, tmp_path / "runs")]
+    for verb, *names in (("train",), ("score", "tiny-seed1-lr0.01"), ("collect",)):
+        command = [sys.executable, str(ROOT / "docs/research/experiment.py"), verb, *folders, *names]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
         assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
@@ -91,3 +85,4 @@ def test_the_driver_trains_scores_and_collects(experiment, tiny_corpus: Path, tm
     row = results["tiny-seed1-lr0.01"]
     assert (row["rung"], row["seed"], row["learning_rate"]) == ("tiny", 1, 0.01)
     assert len(row["test"]["sdr"]) == 2 and row["test"]["summary"]["SI-SDR"]["count"] == 2
+    assert [name for name, row in results.items() if "test" in row] == ["tiny-seed1-lr0.01"]  # no other was named
