@@ -31,12 +31,13 @@ import soundfile
 
 from deepnmf_cli import checkpoint
 from deepnmf_cli.corpus import inspection
-from deepnmf_cli.corpus.clips import decode
+from deepnmf_cli.corpus.clips import ClipCache, decode
 from deepnmf_cli.corpus.effects import CODED_HZ
 from deepnmf_cli.corpus.manifest import ROLES, SMALLEST_CORPUS, Clip, find_pairs, read_manifest, remarks_on, scan
 from deepnmf_cli.corpus.mixing import Samples, is_silent
 from deepnmf_cli.errors import CorpusError, DeepnmfError, UsageError, count
 from deepnmf_cli.signal import audio
+from deepnmf_cli.signal.formats import AudioInfo, is_seekable
 from deepnmf_cli.workers import available_cpus
 
 INDEX, SUMS = "index.csv", "SHA256SUMS"
@@ -140,15 +141,15 @@ def pack(
     _warn_of_shared(clips, pairs, say)
     chosen = {role: _of_part(clips[role], part) for role in SHARES}
     checkpoint.remove_leftovers(output.absolute().parent)
-    packed = Packed()
+    packed, coder = Packed(), _Coder(rate_hz)
     try:
         with checkpoint.atomic_folder(output) as folder, ThreadPoolExecutor(available_cpus()) as pool:
             packed.bytes += len(_line(COLUMNS).encode()) + len(_sum_line("0" * 64, Path(INDEX)))
             _pack_dev(pairs, folder, DEV_SHARE * max_bytes, packed)
             if pairs and not packed.pairs:
                 say(f"{dev}: not one pair fits into {DEV_SHARE:.0%} of the pack; it has none.", True)
-            _pack_rooms(clips["rir"], folder, ROOMS_SHARE * max_bytes, rate_hz, packed)
-            _pack_pieces(chosen, folder, max_bytes, rate_hz, pool, packed, progress)
+            _pack_rooms(clips["rir"], folder, ROOMS_SHARE * max_bytes, coder, packed)
+            _pack_pieces(chosen, folder, max_bytes, coder, pool, packed, progress)
             _require_enough(packed, corpora, max_bytes)
             (folder / INDEX).write_text(_line(COLUMNS) + "".join(sorted(packed.lines)), encoding="utf-8")
             write_sums(folder)
@@ -268,33 +269,51 @@ def _pieces(role: str, clips: Sequence[Clip]) -> Iterator[Piece]:
         yield from (Piece(role, clip, start, min(clip.seconds, start + PIECE_S)) for clip in left)
 
 
-def _decoded(piece: Piece, rate_hz: int) -> Samples:
-    """Return the samples (n,) of a piece. Raises CorpusError if it cannot be read."""
-    own_hz = audio.info(piece.clip.path).rate_hz
-    first, end = round(piece.start_s * own_hz), round(piece.end_s * own_hz)
-    return decode(piece.clip.path, rate_hz, first_channel=piece.role == "rir", start=first, frames=end - first)
+class _Coder:
+    """Reads and codes pieces, from several threads."""
 
+    def __init__(self, rate_hz: int) -> None:
+        self.rate_hz = rate_hz
+        self._infos: dict[Path, AudioInfo] = {}
+        self._wholes = ClipCache(rate_hz)
 
-def _coded(piece: Piece, rate_hz: int) -> bytes | None:
-    """Return a piece in the coding of its role; None for silence. Raises CorpusError if it cannot be read."""
-    samples = _decoded(piece, rate_hz)
-    if not len(samples) or (is_silent(samples) if piece.role in SHARES else not samples.any()):
-        return None
-    samples = samples / max(1.0, float(np.abs(samples).max()))  # neither coding goes beyond 1
-    file = io.BytesIO()
-    soundfile.write(file, samples, rate_hz, **CODINGS[piece.role][1])
-    return file.getvalue()
+    def coded(self, piece: Piece) -> bytes | None:
+        """Return a piece in the coding of its role; None for silence. Raises CorpusError if it cannot be read."""
+        samples = self._decoded(piece)
+        if not len(samples) or (is_silent(samples) if piece.role in SHARES else not samples.any()):
+            return None
+        samples = samples / max(1.0, float(np.abs(samples).max()))  # neither coding goes beyond 1
+        file = io.BytesIO()
+        soundfile.write(file, samples, self.rate_hz, **CODINGS[piece.role][1])
+        return file.getvalue()
+
+    def _decoded(self, piece: Piece) -> Samples:
+        """Return the samples (n,) of a piece.
+
+        Where the format does not tell where a sample lies, as in MP3, every piece would be decoded from the start on:
+        such a recording is decoded once, and kept.
+        """
+        path = piece.clip.path
+        if path not in self._infos:
+            self._infos[path] = audio.info(path)
+        info = self._infos[path]
+        at_once = is_seekable(info) or piece.seconds == piece.clip.seconds
+        rate_hz = info.rate_hz if at_once else self.rate_hz
+        start, end = round(piece.start_s * rate_hz), round(piece.end_s * rate_hz)
+        if at_once:
+            return decode(path, self.rate_hz, first_channel=piece.role == "rir", start=start, frames=end - start)
+        return self._wholes.read(path, start, end)
 
 
 def _ahead(
-    pieces: Iterator[Piece], rate_hz: int, pool: ThreadPoolExecutor
+    pieces: Iterator[Piece], coder: _Coder, pool: ThreadPoolExecutor
 ) -> Generator[tuple[Piece, bytes | None], None, None]:
-    """Yield (piece, result of `_coded`) in the order of the pieces, coded ahead by the threads of the pool."""
+    """Yield (piece, what it is coded as) in the order of the pieces, coded ahead by the threads of the pool."""
     waiting: deque[tuple[Piece, Future[bytes | None]]] = deque()
     try:
         while True:
             while len(waiting) < 2 * available_cpus() and (piece := next(pieces, None)) is not None:
-                waiting.append((piece, pool.submit(_coded, piece, rate_hz)))
+                waiting.append((piece, pool.submit(coder.coded, piece)))
             if not waiting:
                 return
             piece, future = waiting.popleft()
@@ -324,11 +343,11 @@ def _pack_dev(pairs: Sequence[tuple[Path, Path]], folder: Path, most: float, pac
         _write(target, path.read_bytes(), folder, packed)
 
 
-def _pack_rooms(rooms: Sequence[Clip], folder: Path, most: float, rate_hz: int, packed: Packed) -> None:
+def _pack_rooms(rooms: Sequence[Clip], folder: Path, most: float, coder: _Coder, packed: Packed) -> None:
     """Write as many of the room responses as fit, short ones first, because most rooms are small."""
     used = 0
     for clip in sorted(rooms, key=lambda clip: (clip.seconds, clip.path)):
-        content = _coded(piece := Piece("rir", clip, 0.0, clip.seconds), rate_hz)
+        content = coder.coded(piece := Piece("rir", clip, 0.0, clip.seconds))
         if content is not None:
             if (used := used + len(content)) > most:
                 return
@@ -339,13 +358,13 @@ def _pack_pieces(
     clips: dict[str, list[Clip]],
     folder: Path,
     max_bytes: int,
-    rate_hz: int,
+    coder: _Coder,
     pool: ThreadPoolExecutor,
     packed: Packed,
     progress: Callable[[int], None],
 ) -> None:
     """Write pieces of speech and noise, in bytes proportional to their shares, until the next piece does not fit."""
-    ways = {role: _ahead(_turns(role, clips[role]), rate_hz, pool) for role in SHARES}
+    ways = {role: _ahead(_turns(role, clips[role]), coder, pool) for role in SHARES}
     used = dict.fromkeys(SHARES, 0)
     with closing(ways["speech"]), closing(ways["noise"]):
         while ways:

@@ -10,6 +10,7 @@ import soundfile
 from click import BadParameter
 
 from deepnmf_cli.commands.pack import Size
+from deepnmf_cli.corpus import clips, manifest
 from deepnmf_cli.corpus import pack as packs
 from deepnmf_cli.corpus.clips import decode
 from deepnmf_cli.corpus.manifest import read_manifest
@@ -65,6 +66,10 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(reader)
 
 
+def start_s(row: dict[str, str]) -> float:
+    return float(row["start_s"])
+
+
 def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
@@ -118,6 +123,34 @@ def test_pieces_have_the_length_and_the_place_of_their_source(corpus: Path, tmp_
         correlation = np.fft.irfft(spectra[0] * spectra[1].conj())
         assert np.argmax(correlation) == 0, row
         assert correlation[0] > 0.7 * np.sqrt(np.sum(piece**2) * np.sum(source**2)), row
+
+
+@pytest.mark.parametrize("suffix", [".mp3", ".flac"])
+def test_no_part_of_a_recording_is_decoded_for_each_of_its_pieces(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    noise, samples = tmp_path / "long/noise", np.random.default_rng(1).uniform(-0.1, 0.1, round(10 * 16000 * PIECE_S))
+    noise.mkdir(parents=True)
+    soundfile.write(noise / f"long{suffix}", samples, 16000)
+    (scanned,) = manifest.scan(noise)
+    expected, decoded = decode(scanned.path, 16000), []
+    read = clips._read
+
+    def counted(path: Path, start: int, frames: int | None):
+        for block, rate_hz in read(path, start, frames):
+            decoded.append(0 if path != scanned.path else len(block) + (start if suffix == ".mp3" else 0))
+            yield block, rate_hz
+
+    monkeypatch.setattr(clips, "_read", counted)
+    monkeypatch.setattr(packs, "available_cpus", lambda: 1)
+    pack([corpus, tmp_path / "long"], tmp_path / "pack", 10**7)
+    assert sum(decoded) == len(expected)
+    pieces = sorted((row for row in rows(tmp_path / "pack") if row["source"] == str(scanned.path)), key=start_s)
+    assert len(pieces) >= 10
+    for row in pieces:
+        start, piece = round(16000 * start_s(row)), decode(tmp_path / "pack" / row["path"], 16000)
+        source = expected[start : start + len(piece)]
+        assert np.dot(piece, source) > 0.7 * np.sqrt(np.dot(piece, piece) * np.dot(source, source)), row
 
 
 @pytest.mark.parametrize("share", [0.75, 0.9])
