@@ -7,7 +7,6 @@ A network may use phase too. It then takes `signal.features.phase_features`, and
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from deepnmf_cli.errors import UsageError, require_depth
@@ -55,11 +54,16 @@ class MaskNetwork(nn.Module):
         """Return whether it takes `signal.features.phase_features` in place of magnitudes."""
         return False
 
+    @property
+    def phase_bins(self) -> int:
+        """Return the number of bins, from the lowest on, whose phase it uses."""
+        return 0
+
     def features_of(self, spectrum: Tensor, window_hops: int) -> Tensor:
         """Return the input of `forward` for complex spectra (B, F, T) of whole recordings of one channel, whose windows
-        have `window_hops` hops.
+        have `window_hops` hops. Phase planes are zero from `phase_bins` on.
         """
-        return features(spectrum[:, None], None, window_hops, self.uses_phase, modulus)
+        return features(spectrum[:, None], None, window_hops, self.uses_phase, modulus, self.phase_bins)
 
     def forward(self, inputs: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Return masks (B, 2, F, T) for magnitudes (B, F, T) >= 0, speech first, summing to one over the sources.
@@ -71,15 +75,17 @@ class MaskNetwork(nn.Module):
         past, inner = (None, None) if state is None else state
         if self.uses_phase:
             level, past = running_level(inputs[:, 0], past)
-            level = level[:, None, None]
-            evidence = torch.cat([inputs[:, :1] / level, inputs[:, 1:] / level.square()], 1)
+            level = level[:, None]
+            evidence = inputs[:, 0] / level, inputs[:, 1:, : self.phase_bins] / level.square()[:, None]
         else:
             evidence, past = normalise_level(inputs, past)
         masks, inner = self.masks(evidence, inner)
         return masks, (past, inner)
 
-    def masks(self, evidence: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Like `forward`, for magnitudes already divided by their running level, and products divided by its square."""
+    def masks(self, evidence: Any, state: Any) -> tuple[Tensor, Any]:
+        """Like `forward`, for magnitudes (B, F, T) already divided by their running level; with phase, a pair of these
+        and of the products (B, 4, phase_bins, T) of `signal.features.phase_features`, divided by its square.
+        """
         raise TypeError(f"{type(self).__name__} does not define masks")
 
     def fit(self, frames: Callable[[], Tensor]) -> None:

@@ -34,10 +34,11 @@ class GridWiring(BandNetwork):
     A subclass implements `beginning` and `infer`; its settings are a `GridShape`.
     """
 
-    def masks(self, evidence: Tensor, state: tuple | None) -> tuple[Tensor, tuple]:
+    def masks(self, evidence: Tensor | tuple[Tensor, Tensor], state: tuple | None) -> tuple[Tensor, tuple]:
         s, phase = self.settings, None
-        if self.uses_phase:
-            evidence, phase = evidence[:, 0], self._windows(_compressed(evidence[:, 1:, : s.single_bands]))
+        if isinstance(evidence, tuple):
+            evidence, products = evidence
+            phase = self._windows(_compressed(products))
         bands = self.pool(evidence).pow(COMPRESSION)
         past, begin = (None, None) if state is None else state
         stacked, past = stack_context(bands, s.context, past)
@@ -121,6 +122,10 @@ class Grid(GridWiring):
     @property
     def uses_phase(self) -> bool:
         return self.settings.phase
+
+    @property
+    def phase_bins(self) -> int:
+        return self.settings.single_bands if self.settings.phase else 0
 
     def beginning(self, observed: Tensor) -> tuple:
         batch, nodes = observed.shape[1:3]

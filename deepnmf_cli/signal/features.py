@@ -25,39 +25,52 @@ def features(
     window_hops: int,
     with_phase: bool,
     modulus: Callable[[Array], Array] = abs,
+    phase_bins: int | None = None,
 ) -> Array:
     """Return the features of the complex spectra (..., C, F, T) of C channels.
 
     These are magnitudes (..., F, T), averaged over channels, or with phase `phase_features` (..., PLANES, F, T), for
     which `before` (..., C, F, 1) is the previous frame, None at the start of a recording. Training, dev scores and
     enhancement all use this function; training, where no number is so large that its square overflows, with a faster
-    `modulus`.
+    `modulus`, and with products of the lowest `phase_bins` alone, those that the network reads.
     """
     if not with_phase:
         return over_channels(modulus(spectrum))
     before = namespace(spectrum).zeros_like(spectrum[..., :1]) if before is None else before
-    return phase_features(spectrum, before, window_hops)
+    return phase_features(spectrum, before, window_hops, modulus, phase_bins)
 
 
-def phase_features(spectrum: Array, before: Array, window_hops: int) -> Array:
+def phase_features(
+    spectrum: Array,
+    before: Array,
+    window_hops: int,
+    modulus: Callable[[Array], Array] = abs,
+    bins: int | None = None,
+) -> Array:
     """Magnitudes and phase differences (..., PLANES, F, T) of the complex spectra X (..., C, F, T) of C channels.
 
     `before` (..., C, F, 1) is the previous frame, zeros at the start of a recording, and `window_hops` is the number H
     of hops in a window. The magnitude |X| is followed by two products. In X_ft conj(X_f,t-1) exp(-2 pi i f / H), the
     last factor undoes what a hop adds to the phase at the centre of a bin; for H = 2 it is an alternating sign. The
-    other product is X_ft conj(X_f+1,t), zero for the last bin.
+    other product is X_ft conj(X_f+1,t), zero for the last bin. Both are zero from bin `bins` on, if that is given.
 
     Magnitudes and products are each averaged over channels, so that opposite channels do not cancel. The mean of
     products is scaled by mean |X| mean |Y| / mean |X||Y|: channels that differ only in gain, including silent ones,
     have the features of one channel with the mean gain.
     """
-    arrays = namespace(spectrum)
-    past = arrays.concatenate([before, spectrum[..., :-1]], -1)
-    above = arrays.concatenate([spectrum[..., 1:, :], arrays.zeros_like(spectrum[..., :1, :])], -2)
-    magnitude, in_frequency = over_channels(abs(spectrum)), _product(spectrum, above)
-    in_time = _product(spectrum, past) * like(_turns(spectrum.shape[-2], window_hops), spectrum)
-    planes = (magnitude, in_time.real, in_time.imag, in_frequency.real, in_frequency.imag)
-    return arrays.stack(planes, -3)
+    arrays, bins = namespace(spectrum), int(spectrum.shape[-2] if bins is None else bins)
+    magnitude = over_channels(modulus(spectrum))
+    low, following = spectrum[..., :bins, :], spectrum[..., 1 : bins + 1, :]
+    past = arrays.concatenate([before[..., :bins, :], low[..., :-1]], -1)
+    if bins == spectrum.shape[-2]:
+        following = arrays.concatenate([following, arrays.zeros_like(spectrum[..., :1, :])], -2)
+    in_frequency = _product(low, following)
+    in_time = _product(low, past) * like(_turns(bins, window_hops), spectrum)
+    planes = (in_time.real, in_time.imag, in_frequency.real, in_frequency.imag)
+    if bins < spectrum.shape[-2]:
+        rest = arrays.zeros_like(magnitude[..., bins:, :])
+        planes = (arrays.concatenate([plane, rest], -2) for plane in planes)
+    return arrays.stack((magnitude, *planes), -3)
 
 
 def over_channels(x: Array) -> Array:

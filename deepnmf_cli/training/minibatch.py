@@ -19,7 +19,7 @@ from deepnmf_cli.errors import ModelError, RecipeError
 from deepnmf_cli.inference.nmf import join_frames
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.networks.frame_network import FrameNetwork
-from deepnmf_cli.signal.level import normalised_magnitudes, stack_context
+from deepnmf_cli.signal.level import mixture_of, normalised_magnitudes, stack_context
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training.objectives import ObjectiveSettings
 
@@ -36,7 +36,7 @@ class Batch:
 
     def masks(self, network: MaskNetwork) -> Tensor:
         """Return the network's masks for the mixtures."""
-        return network(network.features_of(self.spectra.sum(1), self.window_hops))[0]
+        return network(network.features_of(mixture_of(self.spectra), self.window_hops))[0]
 
     def stacked(self, network: FrameNetwork) -> tuple[Tensor, None]:
         """Return the evidence (context F, B T) of a network of context frames, and None: nothing is known about the
@@ -46,7 +46,7 @@ class Batch:
 
     def evidence(self, context: int, chosen: slice) -> Tensor:
         """Return stacked frames (context F, N) of level-normalised magnitudes, the `chosen` ones of every mixture."""
-        stacked, _ = stack_context(normalised_magnitudes(self.spectra.sum(1)), context)
+        stacked, _ = stack_context(normalised_magnitudes(mixture_of(self.spectra)), context)
         return join_frames(stacked[..., chosen])
 
 

@@ -15,6 +15,7 @@ from deepnmf_cli.inference.divergence import divergence
 from deepnmf_cli.inference.nmf import DICTIONARY
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings
+from deepnmf_cli.signal.level import mixture_of
 from deepnmf_cli.training.descent import State
 from deepnmf_cli.training.minibatch import Batch, FrameBatch
 from deepnmf_cli.training.objectives import COMPRESSION_FLOOR, TERMS, TINY, ObjectiveSettings, phase_sensitive
@@ -159,10 +160,10 @@ def _targets(settings: ObjectiveSettings, batch: Batch | FrameBatch) -> tuple[Te
     """Return the mixture (F, B T), targets (2, F, B T) and weights (2, 1, B T), frames side by side, such that the
     objective is the weighted sum of divergences (37).
     """
-    mixture = batch.spectra.sum(1)
+    mixture = mixture_of(batch.spectra)
     level = mixture.abs().square().mean((-1, -2)).sqrt().clamp_min(TINY)[:, None, None]
     mixture, spectra = mixture / level, batch.spectra / level[:, None]
-    targets = phase_sensitive(spectra, mixture) if settings.phase_sensitive else spectra.abs()
+    targets = phase_sensitive(spectra, mixture[:, None]) if settings.phase_sensitive else spectra.abs()
     beta = settings.magnitude_beta
     # Half squared errors over half the energy, other divergences over the sum of targets to the power beta.
     size = targets.square().sum((-1, -2)) / 2 if beta == 2 else (targets + COMPRESSION_FLOOR).pow(beta).sum((-1, -2))

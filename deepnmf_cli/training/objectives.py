@@ -3,6 +3,7 @@
 Each term is divided by the energy of its target, so that loud and quiet mixtures count alike.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +12,7 @@ from torch.nn.functional import max_pool1d
 
 from deepnmf_cli.inference.divergence import divergence
 from deepnmf_cli.networks.base import NOISE, SPEECH
-from deepnmf_cli.signal.level import modulus
-from deepnmf_cli.signal.masks import complex_masks
+from deepnmf_cli.signal.level import mixture_of, modulus
 from deepnmf_cli.signal.stft import FrontEnd
 from deepnmf_cli.training.hearing import intelligibility_lost, points_lost, power_spectra
 
@@ -89,34 +89,35 @@ def objective(
     speech and noise, which sum to the mixture's; waveforms (B, 2, N) of the same, None if no term needs them. The
     default weights were chosen by the dev score.
     """
-    mixture = spectra.sum(1)
+    mixture = mixture_of(spectra)
     magnitude = modulus(mixture)
     gain = gain_to_unit_level(magnitude)
     mixture, magnitude = mixture * gain, magnitude * gain
-    sources = NOISE + 1 if settings.noise_weight else SPEECH + 1  # noise without weight is left out
-    masks, spectra = complex_masks(masks)[:, :sources], spectra[:, :sources] * gain[:, None]
-    estimates, truth = mask_size(masks) * magnitude[:, None], modulus(spectra)
+    planes, speech = masks.unbind(1), spectra[:, SPEECH] * gain
+    estimate, truth = mask_size(planes) * magnitude, modulus(speech)
     loss = magnitude.new_zeros(())
     if settings.magnitude:
-        target = phase_sensitive(spectra, mixture) if settings.phase_sensitive else truth
-        error = magnitude_error(estimates[:, SPEECH], target[:, SPEECH], settings.magnitude_beta)
+
+        def error(source: int, spectrum: Tensor) -> Tensor:
+            target = phase_sensitive(spectrum, mixture) if settings.phase_sensitive else modulus(spectrum)
+            return magnitude_error(mask_size(planes, source) * magnitude, target, settings.magnitude_beta)
+
+        both = error(SPEECH, speech)
         if settings.noise_weight:
-            noise_error = magnitude_error(estimates[:, NOISE], target[:, NOISE], settings.magnitude_beta)
-            error = error + settings.noise_weight * noise_error
-        loss = loss + settings.magnitude * error
+            both = both + settings.noise_weight * error(NOISE, spectra[:, NOISE] * gain)
+        loss = loss + settings.magnitude * both
     for weight, power in ((settings.compressed_half, 0.5), (settings.compressed_third, 0.3)):
         if weight:
-            loss = loss + weight * compressed_error(estimates[:, SPEECH], truth[:, SPEECH], power)
+            loss = loss + weight * compressed_error(estimate, truth, power)
     if settings.pauses:
-        loss = loss + settings.pauses * residue_db(estimates[:, SPEECH], truth[:, SPEECH], magnitude)
+        loss = loss + settings.pauses * residue_db(estimate, truth, magnitude)
     if settings.needs_waveforms:
         if waveforms is None:
             raise ValueError("terms on waveforms, of a batch without them")
         target = waveforms[:, SPEECH] * gain[:, 0]
-        pair = front_end.pair(front_end.rate_hz)
-        loss = loss + _waveform_terms(
-            settings, pair.synthesis(masks[:, SPEECH] * mixture, waveforms.shape[-1]), target, front_end.rate_hz
-        )
+        mask = planes[SPEECH] if len(planes) == REAL else torch.complex(planes[SPEECH], planes[REAL])
+        synthesised = front_end.pair(front_end.rate_hz).synthesis(mask * mixture, waveforms.shape[-1])
+        loss = loss + _waveform_terms(settings, synthesised, target, front_end.rate_hz)
     return loss
 
 
@@ -139,14 +140,24 @@ def gain_to_unit_level(magnitude: Tensor) -> Tensor:
     return 1 / magnitude.square().mean((-1, -2)).sqrt().clamp_min(TINY)[:, None, None]
 
 
-def mask_size(masks: Tensor) -> Tensor:
-    """Return |M| of real or complex masks; TINY^2 keeps the slope of a complex one finite at zero."""
-    return torch.view_as_real(masks).square().sum(-1).add(TINY**2).sqrt() if masks.is_complex() else masks
+REAL = 2
+"""Number of planes of masks that are real; a third one is the imaginary part, see `signal.masks.complex_masks`."""
 
 
-def phase_sensitive(spectra: Tensor, mixture: Tensor) -> Tensor:
-    """|S| cos(angle(S) - angle(M)), clipped at zero: the best that a non-negative mask can recover, (B, 2, F, T)."""
-    return ((spectra * mixture[:, None].conj()).real / mixture.abs()[:, None].clamp_min(TINY)).clamp_min(0)
+def mask_size(planes: Sequence[Tensor], source: int = SPEECH) -> Tensor:
+    """Return |M| (B, F, T) of a source, given the 2 or 3 planes of masks, each (B, F, T).
+
+    TINY^2 keeps the slope of a complex mask finite at zero. The planes are never made complex numbers, whose sums and
+    products over an axis of two are several times slower.
+    """
+    if len(planes) == REAL:
+        return planes[source]
+    return (planes[source].square() + planes[REAL].square()).add(TINY**2).sqrt()
+
+
+def phase_sensitive(spectrum: Tensor, mixture: Tensor) -> Tensor:
+    """|S| cos(angle(S) - angle(M)), clipped at zero: the best that a non-negative mask can recover, (B, F, T)."""
+    return ((spectrum * mixture.conj()).real / mixture.abs().clamp_min(TINY)).clamp_min(0)
 
 
 def magnitude_error(estimate: Tensor, target: Tensor, beta: float) -> Tensor:

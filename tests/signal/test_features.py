@@ -44,6 +44,17 @@ def test_features_stay_when_all_phases_turn_and_for_steady_tones_when_time_begin
     np.testing.assert_allclose(heard(x * np.complex64(np.exp(1.3j))), heard(x), atol=1e-6)
 
 
+@pytest.mark.parametrize("bins", [0, 1, 40, 256, 257])
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy])
+def test_phase_of_the_lowest_bins_is_that_of_all(convert, bins: int) -> None:
+    x = convert(spectrum(500.0) + spectrum(2130.0))
+    full, planes = (phase_features(x, 0 * x[..., :1], 2, bins=number) for number in (None, bins))
+    assert planes.shape == full.shape
+    np.testing.assert_array_equal(planes[0], full[0])
+    np.testing.assert_allclose(planes[:, :bins], full[:, :bins], rtol=1e-5, atol=1e-7)
+    assert (planes[1:, bins:] == 0).all()
+
+
 def test_channels_of_opposite_phase_do_not_cancel() -> None:
     x = spectrum(500.0)
     np.testing.assert_allclose(heard(np.concatenate([x, -x])), heard(x), atol=1e-7)

@@ -106,9 +106,11 @@ def test_waveform_terms_fall_by_their_weight_per_decibel_gained(term: str) -> No
 def test_phase_sensitive_target_is_the_projection_clipped_at_zero() -> None:
     spectra = torch.tensor([1 + 1j, -2 + 0j]).reshape(1, 2, 1, 1)
     mixture = spectra.sum(1)  # -1 + 1j: speech is orthogonal to it, noise at 45 degrees
-    target = phase_sensitive(spectra, mixture)
+    target = phase_sensitive(spectra, mixture[:, None])
     torch.testing.assert_close(target.flatten(), torch.tensor([0.0, math.sqrt(2)]), rtol=0, atol=1e-6)
-    assert float(phase_sensitive(torch.tensor([1 + 0j, -3 + 0j]).reshape(1, 2, 1, 1), mixture * 0 - 2)[0, 0]) == 0
+    assert (
+        float(phase_sensitive(torch.tensor([1 + 0j, -3 + 0j]).reshape(1, 2, 1, 1), mixture[:, None] * 0 - 2)[0, 0]) == 0
+    )
 
 
 def test_gradients_are_finite_for_silent_targets() -> None:
