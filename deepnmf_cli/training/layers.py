@@ -17,10 +17,9 @@ from torch import Tensor
 
 from deepnmf_cli.errors import RecipeError
 from deepnmf_cli.inference.algorithm import Descent
-from deepnmf_cli.networks.base import SPEECH, MaskNetwork
-from deepnmf_cli.signal.level import mixture_of, modulus
+from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.training.minibatch import Batch, FrameBatch
-from deepnmf_cli.training.objectives import TINY, compressed_error, gain_to_unit_level, mask_size
+from deepnmf_cli.training.objectives import TINY, compressed_error, mask_size
 from deepnmf_cli.training.primal_dual import ConstraintSettings, Multipliers, slack
 from deepnmf_cli.unfold.implicit import Settled
 from deepnmf_cli.unfold.network import Path
@@ -260,11 +259,9 @@ def _estimates(batch: Batch | FrameBatch, masks: Tensor, other: Tensor | None = 
 
     Without `other`, the second ones are those of true speech. All are at the level of the mixtures.
     """
-    magnitude = modulus(mixture_of(batch.spectra))
-    gain = gain_to_unit_level(magnitude)
+    mixture, truth = batch.magnitudes
 
     def speech(masks: Tensor) -> Tensor:
-        return mask_size(masks.float().unbind(1)) * magnitude * gain
+        return mask_size(masks.float().unbind(1)) * mixture
 
-    truth = modulus(batch.spectra[:, SPEECH]) * gain if other is None else speech(other)
-    return speech(masks), truth
+    return speech(masks), truth if other is None else speech(other)

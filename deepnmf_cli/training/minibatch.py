@@ -5,7 +5,8 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,30 @@ from deepnmf_cli import checkpoint
 from deepnmf_cli.corpus.dataset import ExampleSource
 from deepnmf_cli.errors import ModelError, RecipeError
 from deepnmf_cli.inference.nmf import join_frames
-from deepnmf_cli.networks.base import MaskNetwork
+from deepnmf_cli.networks.base import SPEECH, MaskNetwork
 from deepnmf_cli.networks.frame_network import FrameNetwork
-from deepnmf_cli.signal.level import mixture_of, normalised_magnitudes, stack_context
+from deepnmf_cli.signal.level import mixture_of, modulus, normalised_magnitudes, stack_context
 from deepnmf_cli.signal.stft import FrontEnd
-from deepnmf_cli.training.objectives import ObjectiveSettings
+from deepnmf_cli.training.objectives import ObjectiveSettings, gain_to_unit_level
+
+
+class _Spectra:
+    """What is computed once from the spectra of a batch."""
+
+    spectra: Tensor
+
+    @cached_property
+    def magnitudes(self) -> tuple[Tensor, Tensor]:
+        """The magnitudes (B, F, T) of mixtures and true speech, at the level at which mixtures have a mean square of
+        one.
+        """
+        mixture = modulus(mixture_of(self.spectra))
+        gain = gain_to_unit_level(mixture)
+        return mixture * gain, modulus(self.spectra[:, SPEECH]) * gain
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(_Spectra):
     """True speech and noise of mixtures: waveforms (B, 2, N), and complex spectra (B, 2, F, T) of windows of
     `window_hops` hops.
     """
@@ -33,10 +49,13 @@ class Batch:
     waveforms: Tensor
     spectra: Tensor
     window_hops: int
+    _features: dict[MaskNetwork, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def masks(self, network: MaskNetwork) -> Tensor:
-        """Return the network's masks for the mixtures."""
-        return network(network.features_of(mixture_of(self.spectra), self.window_hops))[0]
+        """Return the network's masks for the mixtures, whose features are computed at the first call."""
+        if network not in self._features:
+            self._features[network] = network.features_of(mixture_of(self.spectra), self.window_hops)
+        return network(self._features[network])[0]
 
     def stacked(self, network: FrameNetwork) -> tuple[Tensor, None]:
         """Return the evidence (context F, B T) of a network of context frames, and None: nothing is known about the
@@ -66,7 +85,7 @@ def require_support(network: type, objective: ObjectiveSettings, where: str = "r
 
 
 @dataclass(frozen=True)
-class FrameBatch:
+class FrameBatch(_Spectra):
     """Every n-th frame of B mixtures: evidence (context F, B N), spectra (B, 2, F, N) of true speech and noise, and the
     output of a network's fixed layers for the evidence, None if it has none.
     """

@@ -91,6 +91,17 @@ def test_every_layer_is_weighed_as_the_network_that_is_stopped_there(model: str)
     assert torch.equal(loss, losses[-1])
 
 
+def test_the_features_of_a_batch_are_computed_once_whatever_is_asked_of_its_layers(monkeypatch) -> None:
+    network, computed = made(), []
+    monkeypatch.setattr(
+        network, "features_of", lambda *given: computed.append(given) or MaskNetwork.features_of(network, *given)
+    )
+    terms = LayerTerms(network, DepthSettings((0.5,), (0.5,)), ConstraintSettings("target", epsilon=0.1))
+    for seed in range(2):
+        total(terms, examples(seed))
+        assert len(computed) == seed + 1
+
+
 def test_the_last_layer_does_not_learn_from_those_below() -> None:
     network, batch = made(), examples()
     terms = LayerTerms(network, DepthSettings(distillation=(1.0,)), ConstraintSettings())
