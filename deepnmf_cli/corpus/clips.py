@@ -38,6 +38,10 @@ BLOCK_S = 0.1
 """Resolution of `ClipCache.audible_starts`."""
 
 
+Block = tuple[NDArray[np.float32], int]
+"""A block (n, channels) of a file, and the file's own sampling rate."""
+
+
 @dataclass(frozen=True)
 class _Long:
     """A recording that is read in pieces: its own sampling rate, and its length at the cache's rate."""
@@ -245,8 +249,18 @@ def decode(
     channel. Raises CorpusError naming the file.
     """
     channel = 0 if first_channel else one_channel(like or path, start, frames)
+    return _converted(path, _read(path, start, frames), channel, rate_hz)
+
+
+def converted(path: Path, samples: NDArray[np.float32], own_rate_hz: int, rate_hz: int) -> Samples:
+    """Return what `decode` returns for a stretch of the file that has been read already, (n, channels)."""
+    channel = None if samples.shape[1] == 1 else _loudest_if_lost([samples])
+    return _converted(path, [(samples, own_rate_hz)], channel, rate_hz)
+
+
+def _converted(path: Path, blocks: Iterable[Block], channel: int | None, rate_hz: int) -> Samples:
     pieces, resampler = [], None
-    for samples, own_rate in _read(path, start, frames):
+    for samples, own_rate in blocks:
         mono = samples.mean(1) if channel is None else samples[:, min(channel, samples.shape[1] - 1)]
         if own_rate != rate_hz:
             extras.require("train", f"{path}: {own_rate} Hz", ("soxr",))
@@ -269,8 +283,12 @@ def one_channel(path: Path, start: int = 0, frames: int | None = None) -> int | 
     with _opened(path) as file:
         if file.info.channels == 1:
             return None
+    return _loudest_if_lost(samples for samples, _ in _read(path, start, frames))
+
+
+def _loudest_if_lost(blocks: Iterable[NDArray[np.float32]]) -> int | None:
     energy, average = 0.0, 0.0
-    for samples, _ in _read(path, start, frames):
+    for samples in blocks:
         energy = energy + np.einsum("nc,nc->c", samples, samples, dtype=np.float64)
         mean = samples.mean(1)
         average += float(np.dot(mean, mean))
@@ -281,15 +299,20 @@ def one_channel(path: Path, start: int = 0, frames: int | None = None) -> int | 
 @contextmanager
 def _opened(path: Path) -> Iterator[AudioReader]:
     """Yield the open file; its faults are raised as CorpusError."""
+    with explaining(path), AudioReader(path) as file:
+        yield file
+
+
+@contextmanager
+def explaining(path: Path) -> Iterator[None]:
+    """Raise the faults of a file as CorpusError."""
     try:
-        with AudioReader(path) as file:
-            yield file
+        yield
     except AudioError as error:
         raise CorpusError(path, error.found, error.expected, error.remedy) from error
 
 
-def _read(path: Path, start: int, frames: int | None) -> Iterator[tuple[NDArray[np.float32], int]]:
-    """Yield blocks (n, channels) and the file's own sampling rate."""
+def _read(path: Path, start: int, frames: int | None) -> Iterator[Block]:
     with _opened(path) as file:
         block = max(1, READ_SAMPLES // file.info.channels)
         end = None if frames is None else start + frames

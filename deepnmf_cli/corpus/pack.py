@@ -19,7 +19,7 @@ import hashlib
 import io
 import itertools
 import re
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -31,13 +31,14 @@ import soundfile
 
 from deepnmf_cli import checkpoint
 from deepnmf_cli.corpus import inspection
-from deepnmf_cli.corpus.clips import ClipCache, decode
+from deepnmf_cli.corpus.clips import Block, converted, decode, explaining
 from deepnmf_cli.corpus.effects import CODED_HZ
 from deepnmf_cli.corpus.manifest import ROLES, SMALLEST_CORPUS, Clip, find_pairs, read_manifest, remarks_on, scan
-from deepnmf_cli.corpus.mixing import Samples, is_silent
+from deepnmf_cli.corpus.mixing import is_silent
 from deepnmf_cli.errors import CorpusError, DeepnmfError, UsageError, count
 from deepnmf_cli.signal import audio
-from deepnmf_cli.signal.formats import AudioInfo, is_seekable
+from deepnmf_cli.signal.audio import AudioReader
+from deepnmf_cli.signal.formats import is_seekable
 from deepnmf_cli.workers import available_cpus
 
 INDEX, SUMS = "index.csv", "SHA256SUMS"
@@ -64,6 +65,9 @@ more than kinds of noise. What one role cannot fill goes to the other."""
 
 ROOMS_SHARE, DEV_SHARE = 0.05, 0.15
 """Largest shares of the bytes that room responses and dev pairs may take."""
+
+MOST_OPEN = 128
+"""Most files that are open at a time to be read piece by piece; the one whose turn lies furthest back goes first."""
 
 ROOM_FOLDERS = ("rooms", "rir")
 
@@ -141,15 +145,15 @@ def pack(
     _warn_of_shared(clips, pairs, say)
     chosen = {role: _of_part(clips[role], part) for role in SHARES}
     checkpoint.remove_leftovers(output.absolute().parent)
-    packed, coder = Packed(), _Coder(rate_hz)
+    packed = Packed()
     try:
         with checkpoint.atomic_folder(output) as folder, ThreadPoolExecutor(available_cpus()) as pool:
             packed.bytes += len(_line(COLUMNS).encode()) + len(_sum_line("0" * 64, Path(INDEX)))
             _pack_dev(pairs, folder, DEV_SHARE * max_bytes, packed)
             if pairs and not packed.pairs:
                 say(f"{dev}: not one pair fits into {DEV_SHARE:.0%} of the pack; it has none.", True)
-            _pack_rooms(clips["rir"], folder, ROOMS_SHARE * max_bytes, coder, packed)
-            _pack_pieces(chosen, folder, max_bytes, coder, pool, packed, progress)
+            _pack_rooms(clips["rir"], folder, ROOMS_SHARE * max_bytes, rate_hz, packed)
+            _pack_pieces(chosen, folder, max_bytes, rate_hz, pool, packed, progress)
             _require_enough(packed, corpora, max_bytes)
             (folder / INDEX).write_text(_line(COLUMNS) + "".join(sorted(packed.lines)), encoding="utf-8")
             write_sums(folder)
@@ -269,51 +273,77 @@ def _pieces(role: str, clips: Sequence[Clip]) -> Iterator[Piece]:
         yield from (Piece(role, clip, start, min(clip.seconds, start + PIECE_S)) for clip in left)
 
 
-class _Coder:
-    """Reads and codes pieces, from several threads."""
+class _Readers:
+    """Recordings that are read piece by piece, in the order of their pieces, and stay open until the last one.
 
-    def __init__(self, rate_hz: int) -> None:
-        self.rate_hz = rate_hz
-        self._infos: dict[Path, AudioInfo] = {}
-        self._wholes = ClipCache(rate_hz)
+    In formats that do not tell where a sample lies, such as MP3, every piece would be decoded from the start on.
+    """
 
-    def coded(self, piece: Piece) -> bytes | None:
-        """Return a piece in the coding of its role; None for silence. Raises CorpusError if it cannot be read."""
-        samples = self._decoded(piece)
-        if not len(samples) or (is_silent(samples) if piece.role in SHARES else not samples.any()):
-            return None
-        samples = samples / max(1.0, float(np.abs(samples).max()))  # neither coding goes beyond 1
-        file = io.BytesIO()
-        soundfile.write(file, samples, self.rate_hz, **CODINGS[piece.role][1])
-        return file.getvalue()
+    def __init__(self) -> None:
+        self._open: OrderedDict[Path, AudioReader] = OrderedDict()
+        self._seekable: set[Path] = set()
 
-    def _decoded(self, piece: Piece) -> Samples:
-        """Return the samples (n,) of a piece.
-
-        Where the format does not tell where a sample lies, as in MP3, every piece would be decoded from the start on:
-        such a recording is decoded once, and kept.
+    def read(self, piece: Piece) -> Block | None:
+        """Return the samples (n, channels) of a piece and their rate, or None for a piece that is read as quickly at
+        any time. Raises CorpusError if it cannot be read.
         """
         path = piece.clip.path
-        if path not in self._infos:
-            self._infos[path] = audio.info(path)
-        info = self._infos[path]
-        at_once = is_seekable(info) or piece.seconds == piece.clip.seconds
-        rate_hz = info.rate_hz if at_once else self.rate_hz
-        start, end = round(piece.start_s * rate_hz), round(piece.end_s * rate_hz)
-        if at_once:
-            return decode(path, self.rate_hz, first_channel=piece.role == "rir", start=start, frames=end - start)
-        return self._wholes.read(path, start, end)
+        if piece.seconds == piece.clip.seconds or path in self._seekable:
+            return None
+        with explaining(path):
+            reader = self._open[path] = self._open.pop(path, None) or AudioReader(path)
+            if is_seekable(reader.info):
+                self._seekable.add(path)
+                self._close(path)
+                return None
+            start, end = (round(time * reader.info.rate_hz) for time in (piece.start_s, piece.end_s))
+            samples = np.concatenate([*reader.blocks(start=start, end=end)], 1)
+        if piece.end_s >= piece.clip.seconds:
+            self._close(path)
+        elif len(self._open) > MOST_OPEN:
+            self._close(next(iter(self._open)))
+        return samples.T, reader.info.rate_hz
+
+    def close(self) -> None:
+        """Close what is still open."""
+        for path in list(self._open):
+            self._close(path)
+
+    def _close(self, path: Path) -> None:
+        self._open.pop(path).close()
+
+
+def _coded(piece: Piece, rate_hz: int, block: Block | None = None) -> bytes | None:
+    """Return a piece, which may have been read already, in the coding of its role; None for silence.
+
+    Raises CorpusError if it cannot be read.
+    """
+    path = piece.clip.path
+    if block is not None:
+        samples = converted(path, *block, rate_hz)
+    else:
+        with explaining(path):
+            own_hz = audio.info(path).rate_hz
+        start, end = (round(time * own_hz) for time in (piece.start_s, piece.end_s))
+        samples = decode(path, rate_hz, first_channel=piece.role == "rir", start=start, frames=end - start)
+    if not len(samples) or (is_silent(samples) if piece.role in SHARES else not samples.any()):
+        return None
+    samples = samples / max(1.0, float(np.abs(samples).max()))  # neither coding goes beyond 1
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate_hz, **CODINGS[piece.role][1])
+    return file.getvalue()
 
 
 def _ahead(
-    pieces: Iterator[Piece], coder: _Coder, pool: ThreadPoolExecutor
+    pieces: Iterator[Piece], rate_hz: int, pool: ThreadPoolExecutor
 ) -> Generator[tuple[Piece, bytes | None], None, None]:
-    """Yield (piece, what it is coded as) in the order of the pieces, coded ahead by the threads of the pool."""
+    """Yield (piece, result of `_coded`) in the order of the pieces, coded ahead by the threads of the pool."""
     waiting: deque[tuple[Piece, Future[bytes | None]]] = deque()
+    readers = _Readers()
     try:
         while True:
             while len(waiting) < 2 * available_cpus() and (piece := next(pieces, None)) is not None:
-                waiting.append((piece, pool.submit(coder.coded, piece)))
+                waiting.append((piece, pool.submit(_coded, piece, rate_hz, readers.read(piece))))
             if not waiting:
                 return
             piece, future = waiting.popleft()
@@ -321,6 +351,7 @@ def _ahead(
     finally:
         for _, future in waiting:
             future.cancel()
+        readers.close()
 
 
 def _pack_dev(pairs: Sequence[tuple[Path, Path]], folder: Path, most: float, packed: Packed) -> None:
@@ -343,11 +374,11 @@ def _pack_dev(pairs: Sequence[tuple[Path, Path]], folder: Path, most: float, pac
         _write(target, path.read_bytes(), folder, packed)
 
 
-def _pack_rooms(rooms: Sequence[Clip], folder: Path, most: float, coder: _Coder, packed: Packed) -> None:
+def _pack_rooms(rooms: Sequence[Clip], folder: Path, most: float, rate_hz: int, packed: Packed) -> None:
     """Write as many of the room responses as fit, short ones first, because most rooms are small."""
     used = 0
     for clip in sorted(rooms, key=lambda clip: (clip.seconds, clip.path)):
-        content = coder.coded(piece := Piece("rir", clip, 0.0, clip.seconds))
+        content = _coded(piece := Piece("rir", clip, 0.0, clip.seconds), rate_hz)
         if content is not None:
             if (used := used + len(content)) > most:
                 return
@@ -358,13 +389,13 @@ def _pack_pieces(
     clips: dict[str, list[Clip]],
     folder: Path,
     max_bytes: int,
-    coder: _Coder,
+    rate_hz: int,
     pool: ThreadPoolExecutor,
     packed: Packed,
     progress: Callable[[int], None],
 ) -> None:
     """Write pieces of speech and noise, in bytes proportional to their shares, until the next piece does not fit."""
-    ways = {role: _ahead(_turns(role, clips[role]), coder, pool) for role in SHARES}
+    ways = {role: _ahead(_turns(role, clips[role]), rate_hz, pool) for role in SHARES}
     used = dict.fromkeys(SHARES, 0)
     with closing(ways["speech"]), closing(ways["noise"]):
         while ways:

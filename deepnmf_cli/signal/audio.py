@@ -104,6 +104,10 @@ class AudioReader:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
         self._file.close()
         self._raw.close()
 
