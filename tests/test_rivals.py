@@ -137,6 +137,11 @@ def test_a_comparison_is_kept_without_what_can_be_computed_again(intervals, tmp_
     intervals.main([str(kept / "origin.json"), "--of", "ours"])
     assert (kept / "report.md").read_text() == page
 
+    before = (kept / "origin.json").read_bytes()
+    with pytest.raises(SystemExit):  # nowhere to write to but the report itself
+        intervals.main([str(kept / "origin.json"), "--only", "ours"])
+    assert (kept / "origin.json").read_bytes() == before
+
 
 def test_files_with_one_value_are_compared_by_themselves(intervals, tmp_path, capsys):
     report = made_report()

@@ -30,7 +30,7 @@ from deepnmf_cli.exported import (
     with_checksum,
 )
 from deepnmf_cli.networks.base import MaskNetwork
-from deepnmf_cli.signal.features import PLANES
+from deepnmf_cli.signal.features import PLANES, features
 from deepnmf_cli.unfold.network import Bank
 
 OPSET = 18
@@ -152,7 +152,8 @@ def verify(network: MaskNetwork, bins: int, path: Path, single_frames: bool, tol
         for frames in (1,) * 12 if single_frames else (1, 2, 40, 3):
             spectrum = draw.standard_normal((1, bins, frames, 2)) * draw.exponential(size=(1, bins, 1, 1))
             spectrum = torch.view_as_complex(torch.from_numpy(level * spectrum).float())
-            inputs = network.features_of(spectrum, window_hops=2)  # any number: phases are random
+            # Any number of hops, as phases are random; phase of all bins, as enhancement has it.
+            inputs = features(spectrum[:, None], None, 2, network.uses_phase)
             try:
                 masks, states = graph(inputs.numpy(), states)
             except Exception as error:  # ONNX Runtime's own types have no other base class

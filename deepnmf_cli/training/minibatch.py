@@ -49,7 +49,7 @@ class Batch(_Spectra):
     waveforms: Tensor
     spectra: Tensor
     window_hops: int
-    _features: dict[MaskNetwork, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    _features: dict[MaskNetwork, Tensor] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     def masks(self, network: MaskNetwork) -> Tensor:
         """Return the network's masks for the mixtures, whose features are computed at the first call."""

@@ -93,19 +93,23 @@ def objective(
     magnitude = modulus(mixture)
     gain = gain_to_unit_level(magnitude)
     mixture, magnitude = mixture * gain, magnitude * gain
-    planes, speech = masks.unbind(1), spectra[:, SPEECH] * gain
-    estimate, truth = mask_size(planes) * magnitude, modulus(speech)
+    planes = masks.unbind(1)
+
+    def magnitudes(source: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what is estimated, what is true, and the target of (37)."""
+        spectrum = spectra[:, source] * gain
+        true = modulus(spectrum)
+        target = phase_sensitive(spectrum, mixture) if settings.magnitude and settings.phase_sensitive else true
+        return mask_size(planes, source) * magnitude, true, target
+
+    estimate, truth, target = magnitudes(SPEECH)
     loss = magnitude.new_zeros(())
     if settings.magnitude:
-
-        def error(source: int, spectrum: Tensor) -> Tensor:
-            target = phase_sensitive(spectrum, mixture) if settings.phase_sensitive else modulus(spectrum)
-            return magnitude_error(mask_size(planes, source) * magnitude, target, settings.magnitude_beta)
-
-        both = error(SPEECH, speech)
+        error = magnitude_error(estimate, target, settings.magnitude_beta)
         if settings.noise_weight:
-            both = both + settings.noise_weight * error(NOISE, spectra[:, NOISE] * gain)
-        loss = loss + settings.magnitude * both
+            noise, _, target = magnitudes(NOISE)
+            error = error + settings.noise_weight * magnitude_error(noise, target, settings.magnitude_beta)
+        loss = loss + settings.magnitude * error
     for weight, power in ((settings.compressed_half, 0.5), (settings.compressed_third, 0.3)):
         if weight:
             loss = loss + weight * compressed_error(estimate, truth, power)
@@ -115,7 +119,7 @@ def objective(
         if waveforms is None:
             raise ValueError("terms on waveforms, of a batch without them")
         target = waveforms[:, SPEECH] * gain[:, 0]
-        mask = planes[SPEECH] if len(planes) == REAL else torch.complex(planes[SPEECH], planes[REAL])
+        mask = planes[SPEECH] if len(planes) == IMAGINARY else torch.complex(planes[SPEECH], planes[IMAGINARY])
         synthesised = front_end.pair(front_end.rate_hz).synthesis(mask * mixture, waveforms.shape[-1])
         loss = loss + _waveform_terms(settings, synthesised, target, front_end.rate_hz)
     return loss
@@ -140,23 +144,23 @@ def gain_to_unit_level(magnitude: Tensor) -> Tensor:
     return 1 / magnitude.square().mean((-1, -2)).sqrt().clamp_min(TINY)[:, None, None]
 
 
-REAL = 2
-"""Number of planes of masks that are real; a third one is the imaginary part, see `signal.masks.complex_masks`."""
+IMAGINARY = 2
+"""Number of the plane that complex masks have beside real ones, see `signal.masks.complex_masks`."""
 
 
 def mask_size(planes: Sequence[Tensor], source: int = SPEECH) -> Tensor:
     """Return |M| (B, F, T) of a source, given the 2 or 3 planes of masks, each (B, F, T).
 
-    TINY^2 keeps the slope of a complex mask finite at zero. The planes are never made complex numbers, whose sums and
-    products over an axis of two are several times slower.
+    TINY^2 keeps the slope of a complex mask finite at zero. Planes are squared as they are, because
+    complex numbers take several times as long.
     """
-    if len(planes) == REAL:
+    if len(planes) == IMAGINARY:
         return planes[source]
-    return (planes[source].square() + planes[REAL].square()).add(TINY**2).sqrt()
+    return (planes[source].square() + planes[IMAGINARY].square()).add(TINY**2).sqrt()
 
 
 def phase_sensitive(spectrum: Tensor, mixture: Tensor) -> Tensor:
-    """|S| cos(angle(S) - angle(M)), clipped at zero: the best that a non-negative mask can recover, (B, F, T)."""
+    """|S| cos(angle(S) - angle(M)), clipped at zero: the best that a non-negative mask can recover, (..., F, T)."""
     return ((spectrum * mixture.conj()).real / mixture.abs().clamp_min(TINY)).clamp_min(0)
 
 

@@ -139,10 +139,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--where", metavar="COLUMN=VALUE")
     parser.add_argument("--to", type=Path, metavar="FILE")
     given = parser.parse_args(arguments)
+    if given.only and not given.to:
+        parser.error("--only needs --to, a file for the report of the one system")
     for path in given.reports:
         report = read(path)
         if given.only:
-            _write_json(only(report, given.only), given.to or path)
+            _write_json(only(report, given.only), given.to)
         elif given.where:
             column, _, value = given.where.partition("=")
             print(markdown(again(where(report, column, value), given.of)))
