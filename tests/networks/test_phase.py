@@ -1,6 +1,7 @@
 """Networks that hear phase: what holds for masks and blocks of all others holds for them."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,12 +98,18 @@ def test_untrained_weights_of_phase_get_a_gradient() -> None:
     assert all(network.get_parameter(f"unfolded.bank.{name}_weight_0").grad.any() for name in ("phase", "turn"))
 
 
-@pytest.mark.parametrize("rate_hz", [8000, 16000, 44100])
-def test_streamed_torch_and_exported_outputs_agree(rate_hz: int, tmp_path) -> None:
-    network = trained(WHOLE)
-    files = [tmp_path / name for name in ("any.onnx", "single.onnx")]
-    for path, single in zip(files, (False, True)):
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> list[Path]:
+    """The exported network, for any number of frames and for single ones."""
+    paths = [tmp_path_factory.mktemp("exported") / name for name in ("any.onnx", "single.onnx")]
+    for path, single in zip(paths, (False, True)):
         assert graph.export(trained(WHOLE), FRONT_END.bins, path, {WEIGHTS: ""}, single) < graph.TOLERANCE
+    return paths
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 16000, 44100])
+def test_streamed_torch_and_exported_outputs_agree(rate_hz: int, files: list[Path]) -> None:
+    network = trained(WHOLE)
     draw = np.random.default_rng(0)
     samples = 0.1 * draw.standard_normal((2, rate_hz)).astype(np.float32)
     expected = Enhancer(TorchBackend(network), FRONT_END).enhance(samples, rate_hz)

@@ -178,3 +178,12 @@ def test_tables_compare_the_same_files_and_give_intervals_over_clusters(tables) 
         "| DNN, 2 x 64, no plateau",
         "| NMF, R = 9, C = 0, not trained",
     ]
+    for name, below in (("nmf-r9-c1-printed", 0.5), ("dnn-1x64", 2.0)):
+        scores = {"SDR": [value - below for value in row["dev"]["SDR"]]}
+        table[name] = {"name": name, "level": True, "trained_parameters": 5, "parameters": 8, "dev": scores}
+    assert tables.paper_leads_table({"rows": table, "dev": files}, "dev").splitlines() == [
+        "| SDR on dev, less that of | (38) | 1 x 64 | 2 x 64 |",
+        "| --- | --- | --- | --- |",
+        "| NMF, R = 9, C = 1, by Adam | +0.50 [0.50, 0.50] | +2.00 [2.00, 2.00] | +0.00 [0.00, 0.00] |",
+        "| NMF, R = 9, C = 0, not trained |  | +2.00 [2.00, 2.00] | +0.00 [0.00, 0.00] |",
+    ]

@@ -40,6 +40,7 @@ def tables() -> dict[str, Callable[..., str]]:
         "leads": lambda part: leads_table(read("sizes"), part),
         "cost": lambda: cost_table(read("sizes"), read("paper")),
         "paper": lambda part: paper_table(read("paper"), part),
+        "paper-leads": lambda part: paper_leads_table(read("paper"), part),
     }  # fmt: skip
 
 
@@ -163,12 +164,37 @@ def family_of(row: dict) -> str:
     return row.get("family") or ("dnn" if row["name"].startswith("dnn") else "deep-nmf")
 
 
-def paper_table(kept: dict, part: str) -> str:
-    """SDR by input SNR, as the paper prints it, on dev or test; means over seeds."""
+def paper_rows(kept: dict, part: str) -> dict[str, list[dict]]:
+    """Name of a row of the paper's table -> its seeds with scores on dev or test."""
     groups = defaultdict(list)
     for row in kept.get("rows", {}).values():
         if part in row:
             groups[row["name"]].append(row)
+    return groups
+
+
+def paper_leads_table(kept: dict, part: str) -> str:
+    """SDR of NMF less that of DNNs, and of NMF with as many layers trained by (38), on the same files of `part`."""
+    groups = paper_rows(kept, part)
+    others = sorted((n for n in groups if n.startswith("dnn")), key=lambda n: groups[n][0]["parameters"])
+
+    def lead(name: str, other: str) -> str:
+        if other not in groups or other == name:
+            return ""
+        pair = (files(groups[one], part, "SDR") or [] for one in (name, other))
+        return shown([a - b for a, b in zip(*pair, strict=True)], kept[part], "+")
+
+    lines = [
+        [in_words(name), *(lead(name, other) for other in (name.replace("-adam", "-printed"), *others))]
+        for name in groups
+        if name.endswith(("-adam", "-nothing"))
+    ]
+    return table([f"SDR on {part}, less that of", "(38)", *(in_words(other)[5:] for other in others)], lines)
+
+
+def paper_table(kept: dict, part: str) -> str:
+    """SDR by input SNR, as the paper prints it, on dev or test; means over seeds."""
+    groups = paper_rows(kept, part)
     snrs = [float(x) for x in kept[part]["snr_db"]] if part in kept else []
     levels = sorted(set(snrs))
     lines = []
