@@ -158,7 +158,14 @@ def test_tables_compare_the_same_files_and_give_intervals_over_clusters(tables) 
     }  # fmt: skip
     leads = tables.leads_table(results, "dev").splitlines()
     assert leads[0].endswith("| 50 |") and leads[2].startswith("| 50 | +1.00 [1.00, 1.00]")
-    assert tables.leads_table(results, "test") == ""
+    assert tables.leads_table(results, "test") == "" == tables.same_size_table(results)
+    scored = {"dev": files, "test": files, "runs": {name: dict(run) for name, run in results["runs"].items()}}
+    for name, lead in (("deep-nmf-50-t9-seed1", 1.0), ("dnn-50-t9-seed1", 0.0)):  # the second seed is not scored
+        scored["runs"][name]["test"] = {
+            metric: [lead + x for x in (1.0, 2.0, 3.0, 5.0)] for metric in ("SDR", "SI-SDR", "PESQ", "STOI", "ESTOI")
+        }
+    (line,) = tables.same_size_table(scored).splitlines()[2:]
+    assert line.startswith("| 50 | 9 | +1.00 [1.00, 1.00] | +1.00 [1.00, 1.00] |") and "| +1.000 [" in line
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in tables.sizes_table(results).splitlines()[2:5]]
     assert [row[0] for row in rows] == ["sigmoid DNN", "deep NMF", "sigmoid DNN"]
     assert rows[1][4] == "2" and rows[1][8].startswith("3.50 [") and rows[1][9] == ""

@@ -38,6 +38,7 @@ def tables() -> dict[str, Callable[..., str]]:
     return {
         "trials": lambda: trials_table(read("sizes")), "sizes": lambda: sizes_table(read("sizes")),
         "leads": lambda part: leads_table(read("sizes"), part),
+        "same-size": lambda: same_size_table(read("sizes")),
         "cost": lambda: cost_table(read("sizes"), read("paper")),
         "paper": lambda part: paper_table(read("paper"), part),
         "paper-leads": lambda part: paper_leads_table(read("paper"), part),
@@ -90,12 +91,12 @@ def files(rows: Sequence[dict], part: str, metric: str) -> list[float] | None:
     return [statistics.mean(x) for x in zip(*each, strict=True)] if each else None
 
 
-def shown(values: Sequence[float] | None, mixtures: dict, sign: str = "") -> str:
+def shown(values: Sequence[float] | None, mixtures: dict, sign: str = "", digits: int = 2) -> str:
     """Mean and interval."""
     if values is None:
         return ""
     ends = bootstrap.interval(values, [mixtures["speaker"], mixtures["noise"]])
-    return f"{statistics.mean(values):{sign}.2f} [{ends[0]:.2f}, {ends[1]:.2f}]"
+    return f"{statistics.mean(values):{sign}.{digits}f} [{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]"
 
 
 def sizes_table(kept: dict) -> str:
@@ -140,6 +141,24 @@ def leads_table(kept: dict, part: str) -> str:
         if any(cells):
             lines.append([f"{own:,}", *cells])
     return table([f"SDR on {part}: deep NMF less DNN of", *(f"{other:,}" for other in sizes["dnn"])], lines)
+
+
+def same_size_table(kept: dict) -> str:
+    """What deep NMF scores more than the DNN of the same size and context, where both were scored on test."""
+    columns = [("dev", "SDR"), *(("test", metric) for metric in ("SDR", "SI-SDR", "PESQ", "STOI", "ESTOI"))]
+    rows, lines = rows_of(kept), []
+    for (family, size, context), own in sorted(rows.items()):
+        other = rows.get(("dnn", size, context), [])
+        pairs = [(files(own, *column), files(other, *column)) for column in columns]
+        if family == "dnn" or any(None in pair for pair in pairs):
+            continue
+        cells = [f"{size:,}", str(context)]
+        for (part, metric), pair in zip(columns, pairs, strict=True):
+            values = [a - b for a, b in zip(*map(list, pair), strict=True)]
+            cells.append(shown(values, kept[part], "+", 2 if "SDR" in metric else 3))
+        lines.append(cells)
+    head = (f"{part} {metric}" + ", dB" * ("SDR" in metric) for part, metric in columns)
+    return table(["parameters", "T", *head], lines)
 
 
 def cost_table(sizes: dict, paper: dict) -> str:
