@@ -151,7 +151,7 @@ IMAGINARY = 2
 def mask_size(planes: Sequence[Tensor], source: int = SPEECH) -> Tensor:
     """Return |M| (B, F, T) of a source, given the 2 or 3 planes of masks, each (B, F, T).
 
-    TINY^2 keeps the slope of a complex mask finite at zero. Planes are squared as they are, because complex numbers take
+    TINY^2 keeps the slope of a complex mask finite at zero. Planes are squared as they are, as complex numbers take
     several times as long.
     """
     if len(planes) == IMAGINARY:
