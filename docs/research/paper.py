@@ -1,7 +1,7 @@
 """The paper's table in the paper's set-up: SDR by SNR of sparse NMF, deep NMF trained by (38) and by Adam, and DNNs.
 
     python docs/research/paper.py train PLAN CORPUS RUNS SIZES [NAME ...]   incomplete rows; can be interrupted
-    python docs/research/paper.py score PLAN CORPUS RUNS SIZES              all rows on test, once
+    python docs/research/paper.py score PLAN CORPUS RUNS SIZES              the rows named in [seeds] on test, once
     python docs/research/paper.py collect PLAN CORPUS RUNS SIZES            writes a JSON file beside the plan
 
 PLAN is docs/research/ladder/paper.toml; SIZES is the folder of runs of docs/research/sizes.py, whose trials give the
@@ -356,6 +356,11 @@ def result(row: Row, runs: Path) -> dict[str, Any] | None:
     return found
 
 
+def found_of(table: Iterable[Row], runs: Path) -> dict[str, Any]:
+    """Return full name -> results of all complete rows."""
+    return {row.full_name: found for row in table if (found := result(row, runs)) is not None}
+
+
 def write(path: Path, value: Any) -> None:
     with checkpoint.atomic_path(path) as partial:
         partial.write_text(json.dumps(value))
@@ -373,11 +378,13 @@ def main() -> None:
     sizes = SizesPlan(given.plan.parent / plan["sizes"])
     results = collect_sizes(sizes, given.corpus, given.sizes)["runs"]
     table, named = rows(plan, sizes, results), plan["seeds"]["rows"]
+    earlier = given.plan.with_suffix(".json")
+    kept: dict[str, Any] = json.loads(earlier.read_text()) if earlier.is_file() else {"rows": {}, "noisy": {}}
     for seed in range(2, plan["seeds"]["count"] + 1):
         table += [row for row in rows(plan, sizes, results, seed) if row.name in named]
     if given.verb == "train":
         for row in table:
-            if given.names and not row.name.startswith(tuple(given.names)):
+            if given.names and not row.full_name.startswith(tuple(given.names)):
                 continue
             with taken(given.runs / row.full_name) as free:
                 if free and result(row, given.runs) is None:
@@ -386,26 +393,26 @@ def main() -> None:
                     write(given.runs / row.full_name / "result.json", found)
         return
     if given.verb == "score":
-        missing = [row.full_name for row in table if result(row, given.runs) is None]
-        if missing or not named:
-            raise SystemExit(f"not scored on test: {len(missing)} rows are missing, {len(named)} are named in [seeds]")
-        for row in table:
+        missing = [row.full_name for row in table if row.full_name not in kept["rows"] | found_of(table, given.runs)]
+        tested = [row for row in table if row.name in named]
+        absent = [row.full_name for row in tested if result(row, given.runs) is None]
+        if missing or absent or not named:
+            raise SystemExit(f"not scored on test: no results of {missing}, no weights of {absent}, named: {named}")
+        for row in tested:
             path = given.runs / row.full_name / "test.json"
             if not path.is_file():
                 print(row.full_name, flush=True)
                 network = Training(row, plan, given.corpus, given.runs).network
                 network.load_weights(checkpoint.load(path.with_name("best.safetensors"))[0])
                 write(path, scores(network, examples(network, given.corpus, "test"), tuple(METRICS)))
-    path = given.plan.with_suffix(".json")
-    kept: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"rows": {}, "noisy": {}}
-    kept["rows"] |= {row.full_name: found for row in table if (found := result(row, given.runs)) is not None}
+    kept["rows"] |= found_of(table, given.runs)
     for part in ("dev", "test"):
         listed = mixtures(given.corpus / part)
         kept[part] = {key: [row[key] for row in listed] for key in ("name", "snr_db", "speaker", "noise")}
         if part == "dev" or any("test" in row for row in kept["rows"].values()):
             pairs = [[x.astype(np.float64) for x in pair] for pair in reverberant(given.corpus, part)]
             kept["noisy"][part] = {"SDR": [round(METRICS["SDR"].compute(*pair, RATE_HZ), 3) for pair in pairs]}
-    write(path, kept)
+    write(given.plan.with_suffix(".json"), kept)
 
 
 if __name__ == "__main__":
