@@ -394,13 +394,13 @@ def main() -> None:
         return
     if given.verb == "score":
         missing = [row.full_name for row in table if row.full_name not in kept["rows"] | found_of(table, given.runs)]
-        tested = [row for row in table if row.name in named]
-        absent = [row.full_name for row in tested if result(row, given.runs) is None]
-        if missing or absent or not named:
-            raise SystemExit(f"not scored on test: no results of {missing}, no weights of {absent}, named: {named}")
-        for row in tested:
+        if missing or not named:
+            raise SystemExit(f"not scored on test: no results of {missing}, {len(named)} rows are named in [seeds]")
+        for row in (row for row in table if row.name in named and "test" not in kept["rows"].get(row.full_name, {})):
             path = given.runs / row.full_name / "test.json"
-            if not path.is_file():
+            if result(row, given.runs) is None:
+                print(f"{row.full_name} has no weights here, and was not scored", flush=True)
+            elif not path.is_file():
                 print(row.full_name, flush=True)
                 network = Training(row, plan, given.corpus, given.runs).network
                 network.load_weights(checkpoint.load(path.with_name("best.safetensors"))[0])
