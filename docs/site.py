@@ -1,14 +1,13 @@
 """Hooks for MkDocs that add what the site needs beside the pages of this folder.
 
 Pages elsewhere in the project, such as the models' cards, are placed below `project/` on the site, and links between
-all pages are adapted to that. The recordings to listen to are the demo, noisy and clean, and what the program makes of
-it when the site is built. A link to a file that is not on the site becomes plain text.
+all pages are adapted to that. The recordings to listen to are those of the demo. A link to a file that is not on the
+site becomes plain text.
 """
 
 import os
 import re
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from mkdocs.structure.files import File
 
@@ -24,8 +23,7 @@ ELSEWHERE = {
 """Files outside of this folder -> their places on the site."""
 
 DEMO = ROOT / "data" / "demo"
-SOUNDS = {"listen/noisy.wav": DEMO / "noisy.wav", "listen/clean.wav": DEMO / "clean.wav"}
-ENHANCED = "listen/enhanced.wav"
+SOUNDS = {f"listen/{name}.wav": DEMO / f"{name}.wav" for name in ("noisy", "enhanced", "clean")}
 
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
@@ -33,7 +31,6 @@ LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 def on_files(files, config):
     for path, place in {**ELSEWHERE, **{path: place for place, path in SOUNDS.items()}}.items():
         files.append(File.generated(config, place, abs_src_path=str(path)))
-    files.append(File.generated(config, ENHANCED, content=enhanced()))
     return files
 
 
@@ -77,14 +74,3 @@ def lead(match, folder, file, files) -> str:
 def origin(file) -> Path:
     """Return the path of a page's source in the project."""
     return Path(file.abs_src_path).resolve()
-
-
-def enhanced() -> bytes:
-    """Return the demo enhanced by the default model, as the content of a WAV file."""
-    from deepnmf_cli import zoo
-    from deepnmf_cli.signal.rewrite import rewrite
-
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "enhanced.wav"
-        rewrite(DEMO / "noisy.wav", path, zoo.load_enhancer(device="cpu").enhance_blocks)
-        return path.read_bytes()

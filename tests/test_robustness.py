@@ -38,6 +38,12 @@ def usual(enhance, noisy):
     return enhance(noisy)
 
 
+def test_the_enhanced_demo_is_what_the_default_model_makes(usual):
+    """People hear it before they install anything. Remade by the command in data/README.md."""
+    committed = soundfile.read(DEMO / "enhanced.wav", dtype="int16")[0]
+    np.testing.assert_allclose(committed, 32768 * usual, atol=2)  # rounding, and other processors
+
+
 def resampled(samples, before_hz, after_hz):
     return soxr.resample(samples, before_hz, after_hz, quality="VHQ")
 
