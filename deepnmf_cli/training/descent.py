@@ -111,7 +111,7 @@ class GradientDescent:
                 return batch.masks(self.network)
 
         def loss_of(masks: Tensor) -> Tensor:
-            return objective(self.settings, masks.float(), batch.spectra, batch.waveforms, self.front_end)
+            return objective(self.settings, masks.float(), batch.truth, self.front_end)
 
         if self.terms is None:
             total = loss = loss_of(masks())

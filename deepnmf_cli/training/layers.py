@@ -10,6 +10,7 @@ All layers are read out in one pass. Layers that training does not change are le
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from deepnmf_cli.errors import RecipeError
 from deepnmf_cli.inference.algorithm import Descent
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.training.minibatch import Batch, FrameBatch
-from deepnmf_cli.training.objectives import TINY, compressed_error, mask_size
+from deepnmf_cli.training.objectives import TINY, Truth, compressed, mask_size, relative_error
 from deepnmf_cli.training.primal_dual import ConstraintSettings, Multipliers, slack
 from deepnmf_cli.unfold.implicit import Settled
 from deepnmf_cli.unfold.network import Path
@@ -164,19 +165,24 @@ class LayerTerms:
         self._steps += 1
         with self.network.unfolded.remembered(noise) as path:
             last = masks()
+
+            @cache
+            def after(layer: int) -> Tensor:
+                return last if layer == self.network.unfolded.iterations else self._after(layer, masks)
+
             loss = total = objective(last)
             for layer, (supervision, distillation) in enumerate(self._weights, start=1):
                 if layer not in path.states or not (supervision or distillation):
                     continue
-                earlier = self._after(layer, masks)
                 if supervision:
-                    total = total + supervision * objective(earlier)
+                    total = total + supervision * objective(after(layer))
                 if distillation:
-                    taught = compressed_error(*_estimates(batch, earlier, last.detach()), POWER)
+                    teacher = compressed(_speech(batch.truth, last.detach()), POWER)
+                    taught = relative_error(compressed(_speech(batch.truth, after(layer)), POWER), teacher)
                     total = total + distillation * taught
             if self.constrained:
                 with torch.set_grad_enabled(self.multipliers.active):
-                    found = slack(self._measures(batch, path, masks), self.epsilon)
+                    found = slack(self._measures(batch, path, after), self.epsilon)
                 total = self.multipliers.lagrangian(total, found)
                 self.multipliers.ascend(found)
                 self._slack, self._since = self._slack + found.detach(), self._since + 1
@@ -189,7 +195,8 @@ class LayerTerms:
         for batch in batches:
             with self.network.unfolded.remembered() as path:
                 batch.masks(self.network)
-                measures.append(self._measures(batch, path, lambda: batch.masks(self.network)))
+                masks = partial(batch.masks, self.network)
+                measures.append(self._measures(batch, path, partial(self._after, masks=masks)))
         return slack(torch.stack(measures).mean(0), self.epsilon)
 
     def feasible(self, found: Tensor) -> bool:
@@ -222,15 +229,16 @@ class LayerTerms:
         self._steps, self._since = moved["counts"].tolist()
         self._reference = {name: moved[f"reference.{name}"] for name in self._reference}
 
-    def _measures(self, batch: Batch | FrameBatch, path: Path, masks: Masks) -> Tensor:
-        """Return the measures m_0 .. m_K (K + 1,) of the constraint's kind."""
+    def _measures(self, batch: Batch | FrameBatch, path: Path, after: Callable[[int], Tensor]) -> Tensor:
+        """Return the measures m_0 .. m_K (K + 1,) of the constraint's kind, given the masks after each layer."""
         kind, algorithm = self.constraints.kind, self.network.unfolded.algorithm
         found = []
         for layer in self._layers:
             state = path.states[layer]
             if kind == "target":
-                estimate, truth = _estimates(batch, self._after(layer, masks))
-                found.append(compressed_error(estimate, truth, POWER).add(TINY).sqrt())
+                estimate = compressed(_speech(batch.truth, after(layer)), POWER)
+                error = relative_error(estimate, batch.truth.compressed_speech(POWER))
+                found.append(error.add(TINY).sqrt())
             elif kind == "objective":
                 found.append(algorithm.objective(path.evidence, state, self._reference).mean())
             else:
@@ -254,14 +262,6 @@ def _stopped(network: MaskNetwork, layer: int) -> Iterator[None]:
         unfolded.depth = unfolded.iterations
 
 
-def _estimates(batch: Batch | FrameBatch, masks: Tensor, other: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return magnitudes (B, F, T) of the speech estimated by `masks`, and of that estimated by `other` masks.
-
-    Without `other`, the second ones are those of true speech. All are at the level of the mixtures.
-    """
-    mixture, truth = batch.magnitudes
-
-    def speech(masks: Tensor) -> Tensor:
-        return mask_size(masks.float().unbind(1)) * mixture
-
-    return speech(masks), truth if other is None else speech(other)
+def _speech(truth: Truth, masks: Tensor) -> Tensor:
+    """Return the magnitude (B, F, T) of the speech estimated by `masks`, of the scaled mixtures."""
+    return mask_size(masks.float().unbind(1)) * truth.magnitude

@@ -18,30 +18,15 @@ from deepnmf_cli import checkpoint
 from deepnmf_cli.corpus.dataset import ExampleSource
 from deepnmf_cli.errors import ModelError, RecipeError
 from deepnmf_cli.inference.nmf import join_frames
-from deepnmf_cli.networks.base import SPEECH, MaskNetwork
+from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.networks.frame_network import FrameNetwork
-from deepnmf_cli.signal.level import mixture_of, modulus, normalised_magnitudes, stack_context
+from deepnmf_cli.signal.level import mixture_of, normalised_magnitudes, stack_context
 from deepnmf_cli.signal.stft import FrontEnd
-from deepnmf_cli.training.objectives import ObjectiveSettings, gain_to_unit_level
-
-
-class _Spectra:
-    """What is computed once from the spectra of a batch."""
-
-    spectra: Tensor
-
-    @cached_property
-    def magnitudes(self) -> tuple[Tensor, Tensor]:
-        """The magnitudes (B, F, T) of mixtures and true speech, at the level at which mixtures have a mean square of
-        one.
-        """
-        mixture = modulus(mixture_of(self.spectra))
-        gain = gain_to_unit_level(mixture)
-        return mixture * gain, modulus(self.spectra[:, SPEECH]) * gain
+from deepnmf_cli.training.objectives import ObjectiveSettings, Truth
 
 
 @dataclass(frozen=True)
-class Batch(_Spectra):
+class Batch:
     """True speech and noise of mixtures: waveforms (B, 2, N), and complex spectra (B, 2, F, T) of windows of
     `window_hops` hops.
     """
@@ -50,6 +35,11 @@ class Batch(_Spectra):
     spectra: Tensor
     window_hops: int
     _features: dict[MaskNetwork, Tensor] = field(init=False, default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def truth(self) -> Truth:
+        """What masks are compared with."""
+        return Truth(self.spectra, self.waveforms)
 
     def masks(self, network: MaskNetwork) -> Tensor:
         """Return the network's masks for the mixtures, whose features are computed at the first call."""
@@ -85,7 +75,7 @@ def require_support(network: type, objective: ObjectiveSettings, where: str = "r
 
 
 @dataclass(frozen=True)
-class FrameBatch(_Spectra):
+class FrameBatch:
     """Every n-th frame of B mixtures: evidence (context F, B N), spectra (B, 2, F, N) of true speech and noise, and the
     output of a network's fixed layers for the evidence, None if it has none.
     """
@@ -93,7 +83,11 @@ class FrameBatch(_Spectra):
     evidence: Tensor
     spectra: Tensor
     fixed: Any = None
-    waveforms: None = None
+
+    @cached_property
+    def truth(self) -> Truth:
+        """What masks are compared with, without waveforms."""
+        return Truth(self.spectra)
 
     def masks(self, network: MaskNetwork) -> Tensor:
         """Return the masks (B, 2, F, N), speech first, of a network of context frames. Raises TypeError for others."""

@@ -13,12 +13,11 @@ from deepnmf_cli.inference import nmf, wiener
 from deepnmf_cli.inference.algorithm import Parameters
 from deepnmf_cli.inference.divergence import divergence
 from deepnmf_cli.inference.nmf import DICTIONARY
-from deepnmf_cli.networks.base import MaskNetwork
+from deepnmf_cli.networks.base import NOISE, SPEECH, MaskNetwork
 from deepnmf_cli.networks.deep_nmf import DeepNmf, DeepNmfSettings
-from deepnmf_cli.signal.level import mixture_of
 from deepnmf_cli.training.descent import State
 from deepnmf_cli.training.minibatch import Batch, FrameBatch
-from deepnmf_cli.training.objectives import COMPRESSION_FLOOR, TERMS, TINY, ObjectiveSettings, phase_sensitive
+from deepnmf_cli.training.objectives import COMPRESSION_FLOOR, TERMS, TINY, ObjectiveSettings
 from deepnmf_cli.unfold.split import Parts, split_gradient, wiener_parts
 
 RULES = ("multiplicative", "exponentiated", "exponentiated-entries")
@@ -160,15 +159,13 @@ def _targets(settings: ObjectiveSettings, batch: Batch | FrameBatch) -> tuple[Te
     """Return the mixture (F, B T), targets (2, F, B T) and weights (2, 1, B T), frames side by side, such that the
     objective is the weighted sum of divergences (37).
     """
-    mixture = mixture_of(batch.spectra)
-    level = mixture.abs().square().mean((-1, -2)).sqrt().clamp_min(TINY)[:, None, None]
-    mixture, spectra = mixture / level, batch.spectra / level[:, None]
-    targets = phase_sensitive(spectra, mixture[:, None]) if settings.phase_sensitive else spectra.abs()
+    truth = batch.truth
+    targets = torch.stack([truth.target(source, settings.phase_sensitive) for source in (SPEECH, NOISE)], 1)
     beta = settings.magnitude_beta
     # Half squared errors over half the energy, other divergences over the sum of targets to the power beta.
     size = targets.square().sum((-1, -2)) / 2 if beta == 2 else (targets + COMPRESSION_FLOOR).pow(beta).sum((-1, -2))
     gamma = torch.tensor([1.0, settings.noise_weight], device=size.device)
     weights = settings.magnitude * gamma / (len(size) * (size + (TINY / 2 if beta == 2 else TINY)))
-    per_frame = weights[..., None, None].expand(-1, -1, 1, mixture.shape[-1])
+    per_frame = weights[..., None, None].expand(-1, -1, 1, targets.shape[-1])
     targets, per_frame = (x.permute(1, 2, 0, 3).flatten(-2) for x in (targets, per_frame))
-    return nmf.join_frames(mixture.abs()), targets, per_frame
+    return nmf.join_frames(truth.magnitude), targets, per_frame

@@ -4,7 +4,8 @@ Each term is divided by the energy of its target, so that loud and quiet mixture
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -80,47 +81,85 @@ class ObjectiveSettings:
         return any(getattr(self, name) for name in WAVEFORM_TERMS)
 
 
-def objective(
-    settings: ObjectiveSettings, masks: Tensor, spectra: Tensor, waveforms: Tensor | None, front_end: FrontEnd
-) -> Tensor:
-    """Return the mean loss of a batch.
+@dataclass(frozen=True)
+class Truth:
+    """What a batch of mixtures is made of, and what follows from it: computed once, whatever is compared with it.
 
-    masks (B, 2 or 3, F, T) of the mixture, see `signal.masks.complex_masks`; spectra (B, 2, F, T) complex of the true
-    speech and noise, which sum to the mixture's; waveforms (B, 2, N) of the same, None if no term needs them. The
-    default weights were chosen by the dev score.
+    Mixtures are scaled to a mean square of one over bins and frames, and their sources with them.
     """
-    mixture = mixture_of(spectra)
-    magnitude = modulus(mixture)
-    gain = gain_to_unit_level(magnitude)
-    mixture, magnitude = mixture * gain, magnitude * gain
+
+    spectra: Tensor
+    """(B, 2, F, T) complex, of the true speech and noise, which sum to the mixture's."""
+    waveforms: Tensor | None = None
+    """(B, 2, N) of the same; None if no term needs them."""
+    _compressed: dict[float, Tensor] = field(init=False, default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def _as_given(self) -> tuple[Tensor, Tensor]:
+        mixture = mixture_of(self.spectra)
+        return mixture, modulus(mixture)
+
+    @cached_property
+    def gain(self) -> Tensor:
+        """The gain (B, 1, 1) that scales mixtures."""
+        return gain_to_unit_level(self._as_given[1])
+
+    @cached_property
+    def mixture(self) -> Tensor:
+        """Complex spectrum (B, F, T) of the scaled mixture."""
+        return self._as_given[0] * self.gain
+
+    @cached_property
+    def magnitude(self) -> Tensor:
+        """Its magnitude (B, F, T)."""
+        return self._as_given[1] * self.gain
+
+    @cached_property
+    def speech(self) -> Tensor:
+        """Magnitude (B, F, T) of the scaled speech."""
+        return modulus(self.spectra[:, SPEECH] * self.gain)
+
+    def target(self, source: int, phase_sensitive: bool) -> Tensor:
+        """Return what (37) compares the masked magnitude of a source with, (B, F, T)."""
+        if phase_sensitive:
+            return phase_sensitive_target(self.spectra[:, source] * self.gain, self.mixture)
+        return self.speech if source == SPEECH else modulus(self.spectra[:, source] * self.gain)
+
+    def compressed_speech(self, power: float) -> Tensor:
+        """Return `compressed` of the scaled speech, (B, F, T)."""
+        if power not in self._compressed:
+            self._compressed[power] = compressed(self.speech, power)
+        return self._compressed[power]
+
+
+def objective(settings: ObjectiveSettings, masks: Tensor, truth: Truth, front_end: FrontEnd) -> Tensor:
+    """Return the mean loss of masks (B, 2 or 3, F, T), see `signal.masks.complex_masks`, of a batch.
+
+    The default weights were chosen by the dev score. Raises ValueError for terms on waveforms that `truth` lacks.
+    """
     planes = masks.unbind(1)
-
-    def magnitudes(source: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what is estimated, what is true, and the target of (37)."""
-        spectrum = spectra[:, source] * gain
-        true = modulus(spectrum)
-        target = phase_sensitive(spectrum, mixture) if settings.magnitude and settings.phase_sensitive else true
-        return mask_size(planes, source) * magnitude, true, target
-
-    estimate, truth, target = magnitudes(SPEECH)
-    loss = magnitude.new_zeros(())
+    estimate = mask_size(planes) * truth.magnitude
+    loss = estimate.new_zeros(())
     if settings.magnitude:
-        error = magnitude_error(estimate, target, settings.magnitude_beta)
+        beta, phase_sensitive = settings.magnitude_beta, settings.phase_sensitive
+        error = magnitude_error(estimate, truth.target(SPEECH, phase_sensitive), beta)
         if settings.noise_weight:
-            noise, _, target = magnitudes(NOISE)
-            error = error + settings.noise_weight * magnitude_error(noise, target, settings.magnitude_beta)
+            noise = magnitude_error(
+                mask_size(planes, NOISE) * truth.magnitude, truth.target(NOISE, phase_sensitive), beta
+            )
+            error = error + settings.noise_weight * noise
         loss = loss + settings.magnitude * error
     for weight, power in ((settings.compressed_half, 0.5), (settings.compressed_third, 0.3)):
         if weight:
-            loss = loss + weight * compressed_error(estimate, truth, power)
+            loss = loss + weight * relative_error(compressed(estimate, power), truth.compressed_speech(power))
     if settings.pauses:
-        loss = loss + settings.pauses * residue_db(estimate, truth, magnitude)
+        loss = loss + settings.pauses * residue_db(estimate, truth.speech, truth.magnitude)
     if settings.needs_waveforms:
-        if waveforms is None:
+        if truth.waveforms is None:
             raise ValueError("terms on waveforms, of a batch without them")
-        target = waveforms[:, SPEECH] * gain[:, 0]
+        target = truth.waveforms[:, SPEECH] * truth.gain[:, 0]
         mask = planes[SPEECH] if len(planes) == IMAGINARY else torch.complex(planes[SPEECH], planes[IMAGINARY])
-        synthesised = front_end.pair(front_end.rate_hz).synthesis(mask * mixture, waveforms.shape[-1])
+        synthesised = front_end.pair(front_end.rate_hz).synthesis(mask * truth.mixture, truth.waveforms.shape[-1])
         loss = loss + _waveform_terms(settings, synthesised, target, front_end.rate_hz)
     return loss
 
@@ -159,7 +198,7 @@ def mask_size(planes: Sequence[Tensor], source: int = SPEECH) -> Tensor:
     return (planes[source].square() + planes[IMAGINARY].square()).add(TINY**2).sqrt()
 
 
-def phase_sensitive(spectrum: Tensor, mixture: Tensor) -> Tensor:
+def phase_sensitive_target(spectrum: Tensor, mixture: Tensor) -> Tensor:
     """|S| cos(angle(S) - angle(M)), clipped at zero: the best that a non-negative mask can recover, (..., F, T)."""
     return ((spectrum * mixture.conj()).real / mixture.abs().clamp_min(TINY)).clamp_min(0)
 
@@ -182,9 +221,9 @@ def relative_error(estimate: Tensor, target: Tensor) -> Tensor:
     return ((estimate - target).square().sum((-1, -2)) / (energy + TINY)).mean()
 
 
-def compressed_error(estimate: Tensor, target: Tensor, power: float) -> Tensor:
-    """`relative_error` of magnitudes raised to `power`; the floor keeps the slope at zero finite."""
-    return relative_error((estimate + COMPRESSION_FLOOR).pow(power), (target + COMPRESSION_FLOOR).pow(power))
+def compressed(magnitude: Tensor, power: float) -> Tensor:
+    """Return magnitudes raised to `power`; the floor keeps the slope at zero finite."""
+    return (magnitude + COMPRESSION_FLOOR).pow(power)
 
 
 def residue_db(estimate: Tensor, target: Tensor, mixture: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class SimplexSearch:
         def loss(numbers: np.ndarray) -> float:
             self._take(torch.from_numpy(numbers))
             masks = batch.masks(self.network)
-            value = float(objective(self.settings, masks.float(), batch.spectra, batch.waveforms, self.front_end))
+            value = float(objective(self.settings, masks.float(), batch.truth, self.front_end))
             losses.append(value if np.isfinite(value) else np.inf)
             return losses[-1]
 

@@ -17,7 +17,7 @@ from deepnmf_cli.networks.grid import Grid
 from deepnmf_cli.networks.grid_settings import GridSettings
 from deepnmf_cli.signal.masks import complex_masks
 from deepnmf_cli.signal.stft import FrontEnd
-from deepnmf_cli.training.objectives import ObjectiveSettings, objective
+from deepnmf_cli.training.objectives import ObjectiveSettings, Truth, objective
 
 SMALL = GridSettings(bins=33, single_bands=9, wide_bands=6, bands_per_node=3, channels=6, iterations=2, phase=True)
 WHOLE = GridSettings(channels=4, iterations=2, local_fields=True, phase=True)
@@ -91,7 +91,7 @@ def test_untrained_weights_of_phase_get_a_gradient() -> None:
         spectrum = pair.analysis(waveforms)
         masks, _ = network(network.features_of(spectrum.sum(1), 2))
         network.zero_grad()
-        objective(ObjectiveSettings(), masks, spectrum, waveforms, FRONT_END).backward()
+        objective(ObjectiveSettings(), masks, Truth(spectrum, waveforms), FRONT_END).backward()
         for parameter in network.parameters():
             assert torch.isfinite(parameter.grad).all()
             parameter.data -= 0.1 * parameter.grad

@@ -21,7 +21,7 @@ from deepnmf_cli.training.dev import DevScore
 from deepnmf_cli.training.journal import CONSTRAINT_COLUMNS, Journal
 from deepnmf_cli.training.layers import POWER, DepthSettings, LayerNoise, LayerTerms, require_support
 from deepnmf_cli.training.minibatch import Batch
-from deepnmf_cli.training.objectives import ObjectiveSettings, compressed_error, objective
+from deepnmf_cli.training.objectives import ObjectiveSettings, compressed, objective, relative_error
 from deepnmf_cli.training.primal_dual import ConstraintSettings
 from deepnmf_cli.training.trainer import Trainer
 from tests.training.test_training import recordings
@@ -56,7 +56,7 @@ def examples(seed: int = 0) -> Batch:
 
 def total(terms: LayerTerms, batch: Batch) -> tuple[Tensor, Tensor]:
     def loss_of(masks: Tensor) -> Tensor:
-        return objective(OBJECTIVE, masks, batch.spectra, batch.waveforms, FRONT_END)
+        return objective(OBJECTIVE, masks, batch.truth, FRONT_END)
 
     return terms.total(batch, lambda: batch.masks(terms.network), loss_of)
 
@@ -75,13 +75,17 @@ def speech(batch: Batch, masks: Tensor | None) -> Tensor:
     return (batch.spectra[:, 0].abs() if masks is None else masks[:, 0] * mixture) * gain
 
 
+def compressed_error(estimate: Tensor, target: Tensor, power: float) -> Tensor:
+    return relative_error(compressed(estimate, power), compressed(target, power))
+
+
 @pytest.mark.parametrize("model", ["grid", "sparse-coding", "deep-nmf"])
 def test_every_layer_is_weighed_as_the_network_that_is_stopped_there(model: str) -> None:
     network, batch = made(model), examples()
     weights, taught = (0.5, 0.25), (2.0, 0.125)
     found, loss = total(LayerTerms(network, DepthSettings(weights, taught), ConstraintSettings()), batch)
     masks = [after(network, batch, depth) for depth in range(1, LAYERS + 1)]
-    losses = [objective(OBJECTIVE, m, batch.spectra, batch.waveforms, FRONT_END) for m in masks]
+    losses = [objective(OBJECTIVE, m, batch.truth, FRONT_END) for m in masks]
     errors = [compressed_error(speech(batch, m), speech(batch, masks[-1]).detach(), POWER) for m in masks]
     first = network.unfolded.fixed_layers  # of deep NMF, whose lowest layer is not trained
     assert first == (model == "deep-nmf")
@@ -173,7 +177,7 @@ def test_noise_comes_again_with_its_seed_and_only_in_training() -> None:
     quiet = batch.masks(network)
     found, _ = total(LayerTerms(network, DepthSettings(), ConstraintSettings(noise=0.5)), batch)
     assert torch.equal(batch.masks(network), quiet)
-    expected = objective(OBJECTIVE, quiet, batch.spectra, batch.waveforms, FRONT_END)
+    expected = objective(OBJECTIVE, quiet, batch.truth, FRONT_END)
     assert not torch.equal(found, expected)
 
 

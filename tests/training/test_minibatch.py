@@ -14,7 +14,7 @@ from deepnmf_cli.networks import build
 from deepnmf_cli.recipe import Recipe, read_recipe
 from deepnmf_cli.training import minibatch
 from deepnmf_cli.training.minibatch import CHEAP_LAYERS, KEPT_CONTEXT, FrameStore
-from deepnmf_cli.training.objectives import objective
+from deepnmf_cli.training.objectives import Truth, objective
 from deepnmf_cli.training.trainer import Trainer
 from tests.training.test_training import recipe, recordings
 
@@ -45,8 +45,8 @@ def test_masks_of_single_frames_equal_those_of_whole_mixtures(tiny_corpus: Path,
     torch.testing.assert_close(batch.masks(held.network), masks[..., chosen], rtol=1e-4, atol=1e-6)
     assert torch.equal(batch.spectra, spectra[..., chosen])
     settings, front_end = framewise(model).objective, framewise(model).front_end
-    whole = objective(settings, masks[..., chosen], spectra[..., chosen], waveforms, front_end)
-    single = objective(settings, batch.masks(held.network), batch.spectra, None, front_end)
+    whole = objective(settings, masks[..., chosen], Truth(spectra[..., chosen], waveforms), front_end)
+    single = objective(settings, batch.masks(held.network), batch.truth, front_end)
     torch.testing.assert_close(single, whole, rtol=1e-4, atol=0)
 
 

@@ -59,7 +59,7 @@ def test_parts_differ_by_the_gradient_of_the_objective(
     trained, examples = network(settings), batch()
     parts, loss = MultiplicativeDescent(trained, chosen, "multiplicative", 0.0).parts(examples)
     masks, _ = trained(trained.features_of(examples.spectra.sum(1), examples.window_hops))
-    expected = objective(chosen, masks, examples.spectra, examples.waveforms, FRONT_END)
+    expected = objective(chosen, masks, examples.truth, FRONT_END)
     assert loss == pytest.approx(expected.item(), rel=1e-9)
     expected.backward()
     assert len(parts) == len(settings.ties.trained)

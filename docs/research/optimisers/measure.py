@@ -25,7 +25,7 @@ from deepnmf_cli.recipe import Recipe, read_recipe
 from deepnmf_cli.signal.audio import read
 from deepnmf_cli.training.minibatch import Batch, FrameStore, changed
 from deepnmf_cli.training.multiplicative import MultiplicativeDescent, _log_quotient
-from deepnmf_cli.training.objectives import objective
+from deepnmf_cli.training.objectives import Truth, objective
 
 BATCHES = 16
 ADAM_EPSILON = 1e-8
@@ -66,7 +66,7 @@ def dev_errors(corpus: Path, folder: Path) -> None:
         )
         spectra = pair.analysis(torch.stack([clean, noisy - clean], 1))
         masks = Batch(clean, spectra, pair.window_hops).masks(network.eval())
-        error = objective(recipe.objective, masks, spectra, None, recipe.front_end)
+        error = objective(recipe.objective, masks, Truth(spectra), recipe.front_end)
         by_snr[float(row["snr_db"])].append(float(error))
     cells = []
     for errors in (
