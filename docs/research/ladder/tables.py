@@ -4,6 +4,7 @@ Intervals are those of `deepnmf evaluate`: 95 %, by the bootstrap over speakers 
 """
 
 import json
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -184,12 +185,16 @@ def family_of(row: dict) -> str:
 
 
 def paper_rows(kept: dict, part: str) -> dict[str, list[dict]]:
-    """Name of a row of the paper's table -> its seeds with scores on dev or test."""
+    """Name of a row of the paper's table -> its seeds with scores on dev or test; NMF first, from small to large."""
     groups = defaultdict(list)
     for row in kept.get("rows", {}).values():
         if part in row:
             groups[row["name"]].append(row)
-    return groups
+
+    def place(name: str) -> tuple[bool, list[int], str]:
+        return name.startswith("dnn"), [int(x) for x in re.findall(r"\d+", name)], name
+
+    return {name: groups[name] for name in sorted(groups, key=place)}
 
 
 def paper_leads_table(kept: dict, part: str) -> str:
