@@ -151,8 +151,14 @@ class Scores:
 
 
 def collect(runs: Path) -> None:
-    known = [run for run in runs_of_question() if (runs / run.name / SCORES).is_file()]
-    table = [{"rung": run.rung, **row} for run in known for row in read_rows(runs / run.name / SCORES)]
+    """Add complete runs to what was collected before, and make tables and figure of all."""
+    earlier = read_rows(KEPT) if KEPT.is_file() else []
+    table = []
+    for run in runs_of_question():
+        if (runs / run.name / SCORES).is_file():
+            table += [{"rung": run.rung, **row} for row in read_rows(runs / run.name / SCORES)]
+        else:
+            table += [row for row in earlier if row["rung"] == run.rung]
     write_rows(KEPT, table)
     scores = Scores(table)
     tables = {"depths": scores.table, "differences": scores.differences}

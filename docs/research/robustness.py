@@ -39,6 +39,7 @@ ROOMS_HEARD = "reverbjs_*"
 SEED = 4
 SCORES, NOISY = "robustness.csv", "robustness-noisy.csv"
 FAMILIES = ("grid", "sparse-coding")
+SEEDS = 3
 VARIANTS = {
     "": "plain", "-supervised": "deep supervision", "-descent": "constraints", "-noise": "noise",
     "-descent-noise": "constraints and noise",
@@ -215,32 +216,34 @@ def row(condition: str, example: Example, estimate: Samples) -> dict[str, str]:
 
 
 def collect(runs: Path) -> None:
-    """Write a row for each condition and recording, with the mean over seeds, and every seed, of each network."""
-    seeds: dict[str, list[list[dict[str, str]]]] = {}
+    """Add the scores of complete runs to those that were collected before, and make the tables of all.
+
+    The file has a row for each condition and recording, with the score of every seed of each network, and their mean.
+    """
+    table = {key(one): one for one in read_rows(KEPT)} if KEPT.is_file() else {}
+    before = {key(one): one["si_sdr"] for one in read_rows(runs / NOISY)} if not table else {}
+    seeds: dict[str, list[str]] = {}
     for run in runs_of_question():
+        column = of_seed(run.rung, run.seed)
         if (runs / run.name / SCORES).is_file():
-            seeds.setdefault(run.rung, []).append(read_rows(runs / run.name / SCORES))
-    before = {key(r): r["si_sdr"] for r in read_rows(runs / NOISY)}
-    table = []
-    for number, first in enumerate(next(iter(seeds.values()))[0]):
-        same = {rung: [found[number] for found in each] for rung, each in seeds.items()}
-        if any(key(r) != key(first) for each in same.values() for r in each):
-            raise SystemExit(f"{runs}: scores of other recordings; remove {SCORES} in all runs and score again")
-        scores = {rung: [float(r["si_sdr"]) for r in each] for rung, each in same.items()}
-        means = {rung: f"{np.mean(values):.3f}" for rung, values in scores.items()}
-        means |= {
-            of_seed(rung, place): f"{value:.3f}"
-            for rung, values in scores.items()
-            for place, value in enumerate(values)
-        }
-        noisy = before.get(key(first), before["dev", first["name"]])
-        table.append(
-            {name: first[name] for name in ("condition", "name", "speaker", "noise")} | {"noisy": noisy} | means
-        )
-    write_rows(KEPT, table)
+            found = {key(one): one for one in read_rows(runs / run.name / SCORES)}
+            for place, one in found.items() if not table else ():
+                noisy = before.get(place, before.get(("dev", one["name"]), ""))
+                table[place] = {name: one[name] for name in ("condition", "name", "speaker", "noise")}
+                table[place]["noisy"] = noisy
+            if found.keys() != table.keys():
+                raise SystemExit(f"{run.name}: scores of other recordings; remove its {SCORES} and score it again")
+            for place, one in found.items():
+                table[place][column] = one["si_sdr"]
+        if table and column in next(iter(table.values())):
+            seeds.setdefault(run.rung, []).append(column)
+    for one in table.values():
+        one |= {rung: f"{np.mean([float(one[column]) for column in each]):.3f}" for rung, each in seeds.items()}
+    rows = list(table.values())
+    write_rows(KEPT, rows)
     counts = {rung: len(each) for rung, each in seeds.items()}
-    tables = {"means": lambda family: means_table(table, family, counts), "pairs": partial(pairs_table, table)}
-    fill(PAGE, {name: lambda family, make=make: once_there(table, family, make) for name, make in tables.items()})
+    tables = {"means": lambda family: means_table(rows, family, counts), "pairs": partial(pairs_table, rows)}
+    fill(PAGE, {name: lambda family, make=make: once_there(rows, family, make) for name, make in tables.items()})
 
 
 def once_there(table: Sequence[dict[str, str]], family: str, make: Callable[[str], str]) -> str:
@@ -249,9 +252,9 @@ def once_there(table: Sequence[dict[str, str]], family: str, make: Callable[[str
     return make(family) if there else NOT_THERE
 
 
-def of_seed(rung: str, place: int) -> str:
-    """Return the column of a network's seed, counted from 0."""
-    return f"{rung}, seed {place + 1}"
+def of_seed(rung: str, seed: int) -> str:
+    """Return the column of a network with one seed."""
+    return f"{rung}, seed {seed}"
 
 
 def key(found: dict[str, str]) -> tuple[str, str]:
@@ -292,9 +295,10 @@ def pairs_table(table: Sequence[dict[str, str]], family: str) -> str:
         for of, less in pairs:
             values = column(given, family + of) - column(given, family + less)
             each = []
-            while {of_seed(family + of, len(each)), of_seed(family + less, len(each))} <= given[0].keys():
-                columns = (column(given, of_seed(family + one, len(each))) for one in (of, less))
-                each.append(f"{np.subtract(*columns).mean():+.2f}")
+            for seed in range(1, SEEDS + 1):
+                names = [of_seed(family + one, seed) for one in (of, less)]
+                if all(name in given[0] for name in names):
+                    each.append(f"{np.subtract(*(column(given, name) for name in names)).mean():+.2f}")
             cells.append(f"{difference(values, given)}; {', '.join(each)}")
         lines.append(f"| {condition} | {' | '.join(cells)} |")
     return "\n".join(lines)
