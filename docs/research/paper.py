@@ -32,6 +32,7 @@ from torch import Tensor
 from deepnmf_cli import checkpoint
 from deepnmf_cli.corpus.dataset import MixingSettings
 from deepnmf_cli.corpus.mixing import in_room, scale_to_snr
+from deepnmf_cli.corpus.sources import fingerprint
 from deepnmf_cli.experiment import Recordings, initial_network, open_corpus
 from deepnmf_cli.inference.nmf import DICTIONARY
 from deepnmf_cli.networks.frame_network import FrameNetwork
@@ -221,7 +222,7 @@ class Training:
         where = Recordings(corpus / "train/speech", corpus / "train/noise", used, corpus / "dev")
         source, _ = open_corpus(where, recipe)
         frames, cache = plan["frames"], runs / "cache"
-        key = digest("paper", row.seed)
+        key = digest("paper", row.seed, fingerprint(where))
         self.network = initial_network(recipe, source, cache=cache, key=key)
         self.store = FrameStore(
             source, recipe.front_end, self.network, frames["batch"], frames["frame_stride"], cache, key
