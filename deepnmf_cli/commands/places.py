@@ -194,6 +194,8 @@ def _place(output: str, file: _Input, several: bool) -> str:
             because = ", as there are several inputs" if several else ""
             raise UsageError(output, "no folder", f"a folder{because}", "Name a folder.")
         return str(path / file.relative.with_suffix(suffix_of(file.relative)))
+    if file.path != STREAM and not os.path.exists(file.path):
+        return output  # what is wrong is the input: a folder of this name would have had a folder as its output
     if is_media(path):
         extras.require("media", str(path))
     elif not is_writable(path):

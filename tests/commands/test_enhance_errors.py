@@ -130,6 +130,15 @@ def test_outputs_that_cannot_be(deepnmf, stub, noisy, output, code, message):
     assert listing() == ["noisy.wav"]
 
 
+@pytest.mark.parametrize("output", ["clean", "clean.wav"])
+def test_an_input_that_is_missing_is_named_before_its_output(deepnmf, stub, folder, output):
+    """A misspelt folder; the output is the right one for the folder that was meant."""
+    result = deepnmf("enhance", "recordngs", "-o", output)
+    assert result.code == EXIT_FAILED
+    assert "recordngs: found no readable file (No such file or directory)" in result.err
+    assert listing() == []
+
+
 def test_a_device_is_never_replaced(deepnmf, stub, noisy):
     os.mkfifo("clean.wav")
     result = deepnmf("enhance", "noisy.wav", "-o", "clean.wav", "--overwrite")
