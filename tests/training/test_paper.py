@@ -180,10 +180,11 @@ def test_tables_compare_the_same_files_and_give_intervals_over_clusters(tables) 
     }
     lines = tables.paper_table({"rows": table, "noisy": noisy, "dev": files}, "dev").splitlines()
     assert lines[2].startswith("| noisy |  |  | 0.00 | 3.00 | 1.50 [")
-    assert lines[3].startswith("| NMF, R = 9, C = 1, by Adam | 9 | 1 | 2.00 | 5.00 | 3.50 [")
-    assert [line.split(" | ")[0] for line in lines[4:]] == [
-        "| DNN, 2 x 64, no plateau",
+    assert lines[4].startswith("| NMF, R = 9, C = 1, by Adam | 9 | 1 | 2.00 | 5.00 | 3.50 [")
+    assert [line.split(" | ")[0] for line in lines[3:]] == [  # in order of size, as they were not given
         "| NMF, R = 9, C = 0, not trained",
+        "| NMF, R = 9, C = 1, by Adam",
+        "| DNN, 2 x 64, no plateau",
     ]
     for name, below in (("nmf-r9-c1-printed", 0.5), ("dnn-1x64", 2.0)):
         scores = {"SDR": [value - below for value in row["dev"]["SDR"]]}
@@ -191,6 +192,6 @@ def test_tables_compare_the_same_files_and_give_intervals_over_clusters(tables) 
     assert tables.paper_leads_table({"rows": table, "dev": files}, "dev").splitlines() == [
         "| SDR on dev, less that of | (38) | 1 x 64 | 2 x 64 |",
         "| --- | --- | --- | --- |",
-        "| NMF, R = 9, C = 1, by Adam | +0.50 [0.50, 0.50] | +2.00 [2.00, 2.00] | +0.00 [0.00, 0.00] |",
         "| NMF, R = 9, C = 0, not trained |  | +2.00 [2.00, 2.00] | +0.00 [0.00, 0.00] |",
+        "| NMF, R = 9, C = 1, by Adam | +0.50 [0.50, 0.50] | +2.00 [2.00, 2.00] | +0.00 [0.00, 0.00] |",
     ]
