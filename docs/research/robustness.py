@@ -20,7 +20,7 @@ import torch
 from experiment import Run, read_plan, unscored
 from report import NOT_THERE, difference, fill, read_rows, write_rows
 
-from deepnmf_cli import zoo
+from deepnmf_cli import checkpoint, zoo
 from deepnmf_cli.corpus.effects import clip, code
 from deepnmf_cli.corpus.mixing import Samples, in_room, is_silent, scale_to_snr
 from deepnmf_cli.networks.base import MaskNetwork
@@ -37,15 +37,19 @@ LEFT_OUT = ("animals", "human non-speech", "machinery/domestic/kitchen")
 ROOMS_HEARD = "reverbjs_*"
 """Rooms that networks hear in training; those of other sources are left out, 7 of 35."""
 SEED = 4
-SCORES, NOISY = "robustness.csv", "robustness-noisy.csv"
+SCORES, LAST, NOISY = "robustness.csv", "robustness-last.csv", "robustness-noisy.csv"
+"""Scores of the weights that training chose, of those at its end where constraints had a say in the choice, and of the
+mixtures."""
 FAMILIES = ("grid", "sparse-coding")
 SEEDS = 3
 VARIANTS = {
     "": "plain", "-supervised": "deep supervision", "-descent": "constraints", "-noise": "noise",
-    "-descent-noise": "constraints and noise",
+    "-descent-noise": "constraints and noise", "-descent-last": "constraints, at the end",
+    "-descent-noise-last": "constraints and noise, at the end",
 }  # fmt: skip
 """Suffix of a family's name in the plan -> its title here."""
-PAIRS = (("-descent-noise", "-noise"), ("-descent", ""), ("-noise", ""), ("-supervised", ""), ("-descent-noise", ""))
+PAIRS = (("-descent-noise", "-noise"), ("-descent", ""), ("-noise", ""), ("-supervised", ""), ("-descent-noise", ""),
+         ("-descent-noise-last", "-noise"), ("-descent-last", ""))  # fmt: skip
 """Pairs whose differences are reported; the first decides about the claim."""
 
 
@@ -201,13 +205,25 @@ def score(corpus: Path, runs: Path) -> None:
     }
     if not (runs / NOISY).is_file():
         write_rows(runs / NOISY, [row(name, one, one.noisy) for name, given in examples.items() for one in given])
-    for run in unscored(runs_of_question(), runs, SCORES):
+    chosen = [(run, SCORES) for run in unscored(runs_of_question(), runs, SCORES)]
+    constrained = [run for run in runs_of_question() if run.recipe.constraints.kind != "none"]
+    for run, scores in chosen + [(run, LAST) for run in unscored(constrained, runs, LAST)]:
         network, file = zoo.load(runs / run.name)
+        if scores == LAST:
+            become_last(network, runs / run.name)
         enhance = partial(enhanced, network, file.front_end)
         table = [row(name, one, enhance(one.noisy)) for name, given in examples.items() for one in given]
         for name in changed_networks(network):
             table += [row(name, one, enhance(one.noisy)) for one in examples["dev"]]
-        write_rows(runs / run.name / SCORES, table)
+        write_rows(runs / run.name / scores, table)
+
+
+@torch.no_grad()
+def become_last(network: MaskNetwork, folder: Path) -> None:
+    """Give a network the averaged weights at the end of its run, feasible or not."""
+    held, _ = checkpoint.load(folder / "resume.safetensors")
+    for number, parameter in enumerate(p for p in network.parameters() if p.requires_grad):
+        parameter.copy_(held[f"average.{number}"])
 
 
 def row(condition: str, example: Example, estimate: Samples) -> dict[str, str]:
@@ -223,20 +239,21 @@ def collect(runs: Path) -> None:
     table = {key(one): one for one in read_rows(KEPT)} if KEPT.is_file() else {}
     before = {key(one): one["si_sdr"] for one in read_rows(runs / NOISY)} if not table else {}
     seeds: dict[str, list[str]] = {}
-    for run in runs_of_question():
-        column = of_seed(run.rung, run.seed)
-        if (runs / run.name / SCORES).is_file():
-            found = {key(one): one for one in read_rows(runs / run.name / SCORES)}
+    for run, rung, scores in [(run, run.rung + end, file) for end, file in (("", SCORES), ("-last", LAST))
+                              for run in runs_of_question()]:  # fmt: skip
+        column = of_seed(rung, run.seed)
+        if (runs / run.name / scores).is_file():
+            found = {key(one): one for one in read_rows(runs / run.name / scores)}
             for place, one in found.items() if not table else ():
                 noisy = before.get(place, before.get(("dev", one["name"]), ""))
                 table[place] = {name: one[name] for name in ("condition", "name", "speaker", "noise")}
                 table[place]["noisy"] = noisy
             if found.keys() != table.keys():
-                raise SystemExit(f"{run.name}: scores of other recordings; remove its {SCORES} and score it again")
+                raise SystemExit(f"{run.name}: scores of other recordings; remove its {scores} and score it again")
             for place, one in found.items():
                 table[place][column] = one["si_sdr"]
         if table and column in next(iter(table.values())):
-            seeds.setdefault(run.rung, []).append(column)
+            seeds.setdefault(rung, []).append(column)
     for one in table.values():
         one |= {rung: f"{np.mean([float(one[column]) for column in each]):.3f}" for rung, each in seeds.items()}
     rows = list(table.values())
