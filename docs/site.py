@@ -23,13 +23,13 @@ ELSEWHERE = {
 """Files outside of this folder -> their places on the site."""
 
 DEMO = ROOT / "data" / "demo"
-SOUNDS = {f"listen/{name}.wav": DEMO / f"{name}.wav" for name in ("noisy", "enhanced", "clean")}
+SOUNDS = {DEMO / f"{name}.wav": f"listen/{name}.wav" for name in ("noisy", "enhanced", "clean")}
 
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 
 def on_files(files, config):
-    for path, place in {**ELSEWHERE, **{path: place for place, path in SOUNDS.items()}}.items():
+    for path, place in (ELSEWHERE | SOUNDS).items():
         files.append(File.generated(config, place, abs_src_path=str(path)))
     return files
 

@@ -170,6 +170,8 @@ class LayerTerms:
             def after(layer: int) -> Tensor:
                 return last if layer == self.network.unfolded.iterations else self._after(layer, masks)
 
+            speech = partial(_compressed_speech, batch.truth)
+            teacher = cache(lambda: speech(last.detach()))
             loss = total = objective(last)
             for layer, (supervision, distillation) in enumerate(self._weights, start=1):
                 if layer not in path.states or not (supervision or distillation):
@@ -177,9 +179,7 @@ class LayerTerms:
                 if supervision:
                     total = total + supervision * objective(after(layer))
                 if distillation:
-                    teacher = compressed(_speech(batch.truth, last.detach()), POWER)
-                    taught = relative_error(compressed(_speech(batch.truth, after(layer)), POWER), teacher)
-                    total = total + distillation * taught
+                    total = total + distillation * relative_error(speech(after(layer)), teacher())
             if self.constrained:
                 with torch.set_grad_enabled(self.multipliers.active):
                     found = slack(self._measures(batch, path, after), self.epsilon)
@@ -236,7 +236,7 @@ class LayerTerms:
         for layer in self._layers:
             state = path.states[layer]
             if kind == "target":
-                estimate = compressed(_speech(batch.truth, after(layer)), POWER)
+                estimate = _compressed_speech(batch.truth, after(layer))
                 error = relative_error(estimate, batch.truth.compressed_speech(POWER))
                 found.append(error.add(TINY).sqrt())
             elif kind == "objective":
@@ -262,6 +262,6 @@ def _stopped(network: MaskNetwork, layer: int) -> Iterator[None]:
         unfolded.depth = unfolded.iterations
 
 
-def _speech(truth: Truth, masks: Tensor) -> Tensor:
-    """Return the magnitude (B, F, T) of the speech estimated by `masks`, of the scaled mixtures."""
-    return mask_size(masks.float().unbind(1)) * truth.magnitude
+def _compressed_speech(truth: Truth, masks: Tensor) -> Tensor:
+    """Return `compressed` of the speech (B, F, T) that `masks` estimate, in the scaled mixtures."""
+    return compressed(mask_size(masks.float().unbind(1)) * truth.magnitude, POWER)

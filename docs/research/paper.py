@@ -394,7 +394,8 @@ def main() -> None:
                     write(given.runs / row.full_name / "result.json", found)
         return
     if given.verb == "score":
-        missing = [row.full_name for row in table if row.full_name not in kept["rows"] | found_of(table, given.runs)]
+        there = kept["rows"] | found_of(table, given.runs)
+        missing = [row.full_name for row in table if row.full_name not in there]
         if missing or not named:
             raise SystemExit(f"not scored on test: no results of {missing}, {len(named)} rows are named in [seeds]")
         for row in (row for row in table if row.name in named and "test" not in kept["rows"].get(row.full_name, {})):

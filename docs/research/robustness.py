@@ -50,7 +50,7 @@ VARIANTS = {
 """Suffix of a family's name in the plan -> its title here."""
 PAIRS = (("-descent-noise", "-noise"), ("-descent", ""), ("-noise", ""), ("-supervised", ""), ("-descent-noise", ""),
          ("-descent-noise-last", "-noise"), ("-descent-last", ""))  # fmt: skip
-"""Pairs whose differences are reported; the first decides about the claim."""
+"""Pairs whose differences are reported, over the seeds that both have; the first decides about the claim."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +197,15 @@ def runs_of_question() -> list[Run]:
     return [run for run in read_plan(PLAN) if run.rung in rungs]
 
 
+def sets_of_weights() -> list[tuple[Run, str, str]]:
+    """Return the run, the network's name here and the file of scores of all weights that are scored: those that
+    training chose, then those at the end of runs with constraints.
+    """
+    every = runs_of_question()
+    constrained = [run for run in every if run.recipe.constraints.kind != "none"]
+    return [(run, run.rung, SCORES) for run in every] + [(run, f"{run.rung}-last", LAST) for run in constrained]
+
+
 def score(corpus: Path, runs: Path) -> None:
     conditions = Conditions(corpus)
     examples = {
@@ -205,9 +214,9 @@ def score(corpus: Path, runs: Path) -> None:
     }
     if not (runs / NOISY).is_file():
         write_rows(runs / NOISY, [row(name, one, one.noisy) for name, given in examples.items() for one in given])
-    chosen = [(run, SCORES) for run in unscored(runs_of_question(), runs, SCORES)]
-    constrained = [run for run in runs_of_question() if run.recipe.constraints.kind != "none"]
-    for run, scores in chosen + [(run, LAST) for run in unscored(constrained, runs, LAST)]:
+    for run, _, scores in sets_of_weights():
+        if not any(unscored([run], runs, scores)):
+            continue
         network, file = zoo.load(runs / run.name)
         if scores == LAST:
             become_last(network, runs / run.name)
@@ -237,30 +246,33 @@ def collect(runs: Path) -> None:
     The file has a row for each condition and recording, with the score of every seed of each network, and their mean.
     """
     table = {key(one): one for one in read_rows(KEPT)} if KEPT.is_file() else {}
-    before = {key(one): one["si_sdr"] for one in read_rows(runs / NOISY)} if not table else {}
-    seeds: dict[str, list[str]] = {}
-    for run, rung, scores in [(run, run.rung + end, file) for end, file in (("", SCORES), ("-last", LAST))
-                              for run in runs_of_question()]:  # fmt: skip
-        column = of_seed(rung, run.seed)
-        if (runs / run.name / scores).is_file():
-            found = {key(one): one for one in read_rows(runs / run.name / scores)}
-            for place, one in found.items() if not table else ():
-                noisy = before.get(place, before.get(("dev", one["name"]), ""))
-                table[place] = {name: one[name] for name in ("condition", "name", "speaker", "noise")}
-                table[place]["noisy"] = noisy
-            if found.keys() != table.keys():
-                raise SystemExit(f"{run.name}: scores of other recordings; remove its {scores} and score it again")
-            for place, one in found.items():
-                table[place][column] = one["si_sdr"]
-        if table and column in next(iter(table.values())):
-            seeds.setdefault(rung, []).append(column)
-    for one in table.values():
-        one |= {rung: f"{np.mean([float(one[column]) for column in each]):.3f}" for rung, each in seeds.items()}
+    for run, rung, file in sets_of_weights():
+        if not (runs / run.name / file).is_file():
+            continue
+        found = {key(one): one for one in read_rows(runs / run.name / file)}
+        table = table or without_networks(found, runs)
+        if found.keys() != table.keys():
+            raise SystemExit(f"{run.name}: scores of other recordings; remove its {file} and score it again")
+        for place, one in table.items():
+            one[of_seed(rung, run.seed)] = found[place]["si_sdr"]
     rows = list(table.values())
+    for rung in dict.fromkeys(rung for _, rung, _ in sets_of_weights()):
+        if seeds := seeds_of(rows, rung):
+            for one in rows:
+                one[rung] = f"{np.mean([float(one[of_seed(rung, seed)]) for seed in seeds]):.3f}"
     write_rows(KEPT, rows)
-    counts = {rung: len(each) for rung, each in seeds.items()}
-    tables = {"means": lambda family: means_table(rows, family, counts), "pairs": partial(pairs_table, rows)}
+    tables = {"means": partial(means_table, rows), "pairs": partial(pairs_table, rows)}
     fill(PAGE, {name: lambda family, make=make: once_there(rows, family, make) for name, make in tables.items()})
+
+
+def without_networks(found: dict[tuple[str, str], dict[str, str]], runs: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """Return rows for the recordings that were found, with the scores of the mixtures only."""
+    noisy = {key(one): one["si_sdr"] for one in read_rows(runs / NOISY)}
+    names = ("condition", "name", "speaker", "noise")
+    return {
+        place: {name: one[name] for name in names} | {"noisy": noisy.get(place) or noisy["dev", one["name"]]}
+        for place, one in found.items()
+    }  # those of changed networks are those of dev
 
 
 def once_there(table: Sequence[dict[str, str]], family: str, make: Callable[[str], str]) -> str:
@@ -272,6 +284,11 @@ def once_there(table: Sequence[dict[str, str]], family: str, make: Callable[[str
 def of_seed(rung: str, seed: int) -> str:
     """Return the column of a network with one seed."""
     return f"{rung}, seed {seed}"
+
+
+def seeds_of(table: Sequence[dict[str, str]], rung: str) -> list[int]:
+    """Return the seeds of a network that have been scored."""
+    return [seed for seed in range(1, SEEDS + 1) if of_seed(rung, seed) in table[0]]
 
 
 def key(found: dict[str, str]) -> tuple[str, str]:
@@ -289,10 +306,10 @@ def column(given: Sequence[dict[str, str]], name: str) -> np.ndarray:
     return np.array([float(one[name]) for one in given])
 
 
-def means_table(table: Sequence[dict[str, str]], family: str, counts: dict[str, int]) -> str:
+def means_table(table: Sequence[dict[str, str]], family: str) -> str:
     """Return the mean SI-SDR in dB, with a row for each condition."""
     there = {variant: title for variant, title in VARIANTS.items() if family + variant in table[0]}
-    titles = [f"{title} ({counts[family + variant]})" for variant, title in there.items()]
+    titles = [f"{title} ({len(seeds_of(table, family + variant))})" for variant, title in there.items()]
     lines = ["| " + " | ".join(["condition", "noisy", *titles]) + " |", "|---" * (2 + len(there)) + "|"]
     for condition, given in by_condition(table).items():
         values = [column(given, name).mean() for name in ("noisy", *(family + variant for variant in there))]
@@ -311,12 +328,13 @@ def pairs_table(table: Sequence[dict[str, str]], family: str) -> str:
         cells = []
         for of, less in pairs:
             values = column(given, family + of) - column(given, family + less)
-            each = []
-            for seed in range(1, SEEDS + 1):
-                names = [of_seed(family + one, seed) for one in (of, less)]
-                if all(name in given[0] for name in names):
-                    each.append(f"{np.subtract(*(column(given, name) for name in names)).mean():+.2f}")
-            cells.append(f"{difference(values, given)}; {', '.join(each)}")
+            seeds = [seed for seed in seeds_of(table, family + of) if seed in seeds_of(table, family + less)]
+            apart = [
+                column(given, of_seed(family + of, seed)) - column(given, of_seed(family + less, seed))
+                for seed in seeds
+            ]
+            each = ", ".join(f"{one.mean():+.2f}" for one in apart)
+            cells.append(f"{difference(values, given)}; {each}")
         lines.append(f"| {condition} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -19,12 +19,23 @@ def scripts(monkeypatch):
     return robustness, depth, report
 
 
-def test_scores_of_several_machines_are_collected_together(scripts, tmp_path, monkeypatch):
+@pytest.fixture
+def page_of(tmp_path, monkeypatch):
+    """A function that gives a script an empty table and a page with marked places, which it returns."""
+
+    def page_of(script, *marks):
+        page = tmp_path / "page.md"
+        page.write_text("".join(f"<!-- {mark} -->\n<!-- end -->\n" for mark in marks))
+        monkeypatch.setattr(script, "KEPT", tmp_path / "kept.csv")
+        monkeypatch.setattr(script, "PAGE", page)
+        return page
+
+    return page_of
+
+
+def test_scores_of_several_machines_are_collected_together(scripts, page_of, tmp_path):
     robustness, _, report = scripts
-    page = tmp_path / "page.md"
-    page.write_text("<!-- means grid -->\n<!-- end -->\n<!-- pairs grid -->\n<!-- end -->\n")
-    monkeypatch.setattr(robustness, "KEPT", tmp_path / "kept.csv")
-    monkeypatch.setattr(robustness, "PAGE", page)
+    page = page_of(robustness, "means grid", "pairs grid")
     runs = {(run.rung, run.seed): run.name for run in robustness.runs_of_question()}
 
     def scored(folder: str, rung: str, seed: int, values: list[float]) -> None:
@@ -58,12 +69,9 @@ def test_scores_of_several_machines_are_collected_together(scripts, tmp_path, mo
     assert (tmp_path / "kept.csv").read_text() == before
 
 
-def test_depths_of_several_machines_are_collected_together(scripts, tmp_path, monkeypatch):
+def test_depths_of_several_machines_are_collected_together(scripts, page_of, tmp_path, monkeypatch):
     _, depth, report = scripts
-    page = tmp_path / "page.md"
-    page.write_text("<!-- depths grid -->\n<!-- end -->\n")
-    monkeypatch.setattr(depth, "KEPT", tmp_path / "kept.csv")
-    monkeypatch.setattr(depth, "PAGE", page)
+    page = page_of(depth, "depths grid")
     monkeypatch.setattr(depth, "FIGURE", tmp_path / "figure.png")
     runs = {run.rung: run.name for run in depth.runs_of_question()}
     for folder, rung, score in (("first", "grid", 5.0), ("second", "grid-supervised", 6.0)):
