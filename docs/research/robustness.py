@@ -319,22 +319,24 @@ def means_table(table: Sequence[dict[str, str]], family: str) -> str:
 
 def pairs_table(table: Sequence[dict[str, str]], family: str) -> str:
     """Return differences in dB with 95 % intervals over speakers and noises, then those of every seed, by which the
-    intervals do not widen. A column for each pair of `PAIRS`.
+    intervals do not widen. A column for each pair of `PAIRS`, over the seeds that both have.
     """
-    pairs = [pair for pair in PAIRS if all(family + variant in table[0] for variant in pair)]
+    seeds = {
+        (of, less): [seed for seed in seeds_of(table, family + of) if seed in seeds_of(table, family + less)]
+        for of, less in PAIRS
+    }
+    pairs = [pair for pair in PAIRS if seeds[pair]]
     titles = [f"{VARIANTS[of]} less {VARIANTS[less]}" for of, less in pairs]
     lines = ["| " + " | ".join(["condition", *titles]) + " |", "|---" * (1 + len(pairs)) + "|"]
     for condition, given in by_condition(table).items():
         cells = []
-        for of, less in pairs:
-            values = column(given, family + of) - column(given, family + less)
-            seeds = [seed for seed in seeds_of(table, family + of) if seed in seeds_of(table, family + less)]
+        for pair in pairs:
             apart = [
-                column(given, of_seed(family + of, seed)) - column(given, of_seed(family + less, seed))
-                for seed in seeds
+                np.subtract(*(column(given, of_seed(family + variant, seed)) for variant in pair))
+                for seed in seeds[pair]
             ]
             each = ", ".join(f"{one.mean():+.2f}" for one in apart)
-            cells.append(f"{difference(values, given)}; {each}")
+            cells.append(f"{difference(np.mean(apart, 0), given)}; {each}")
         lines.append(f"| {condition} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -59,7 +59,7 @@ def test_scores_of_several_machines_are_collected_together(scripts, page_of, tmp
     assert {row["noisy"] for row in rows} == {"1.000"}
     text = page.read_text()
     assert "| dev | 1.00 | 3.00 | 3.00 |" in text  # noise, both
-    assert "; +0.50 |" in text  # seed 1, the only one that both have, on dev: 3.0 against 2.5
+    assert "| dev | +0.50 [+0.00, +1.00]; +0.50 |" in text  # seed 1, the only one that both have: 3.0 against 2.5
     before = (tmp_path / "kept.csv").read_text()
     robustness.collect(tmp_path / "second")
     assert (tmp_path / "kept.csv").read_text() == before
