@@ -20,7 +20,7 @@ Segment = Callable[[np.random.Generator], Samples]
 
 PACKAGES = {
     "librosa": ("slow",),
-    "scipy": ("colour", "equalizer", "band_limit", "rumble", "small_room"),
+    "scipy": ("whisper", "colour", "equalizer", "band_limit", "rumble", "small_room"),
     "soxr": ("speed", "noise_speed", "coding"),
 }
 """Package -> the effects that need it, in addition to NumPy and soundfile."""
@@ -48,6 +48,8 @@ class AugmentationSettings:
     """Share whose speech has a vowel that is held, as in singing, calling and hesitating."""
     held_s: tuple[float, float] = (1.0, 3.8)
     """Range of the time for which it is held."""
+    whisper_probability: float = 0.0
+    """Share whose speech is whispered."""
     colour_probability: float = 0.0
     """Share whose speech passes through a random filter; noise likewise, independently, through another one."""
     babble_probability: float = 0.0
@@ -153,12 +155,14 @@ class Augmentation:
         return self.draw.uniform(*self.settings.noise_speed) if self._happens("noise_speed") else 1.0
 
     def speech(self, speech: Samples) -> Samples:
-        """Return dry speech (n,), possibly slowed, possibly with a sustained vowel, possibly coloured."""
+        """Return dry speech (n,), possibly slowed, with a sustained vowel, whispered or coloured."""
         if self._happens("slow"):
             slowed = effects.slowed(speech, self.draw.uniform(*self.settings.slow))
             speech = speech if is_silent(slowed) else slowed  # it is the first part, which may be a pause
         if self._happens("held"):
             speech = effects.held(speech, self.draw, self.rate_hz, self.settings.held_s)
+        if self._happens("whisper"):
+            speech = effects.whispered(speech, self.draw, self.rate_hz)
         return self._coloured(speech)
 
     def response(self) -> Samples | None:

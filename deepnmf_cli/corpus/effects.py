@@ -48,6 +48,15 @@ LARGEST_MP3_COMPRESSION = 0.999
 SHAPE_FROM_HZ = 60.0
 """Lowest frequency at which `reshaped` draws a gain; frequencies below it have the same gain."""
 
+FRAME_S = 0.04
+"""Length of the frames in which speech is analysed, above two of the longest pitch periods."""
+
+ENVELOPE_S = 0.0015
+"""Quefrencies of a spectral envelope lie below this time, pitch periods above it."""
+
+WHISPER_FROM_HZ = (300.0, 1500.0)
+"""Range of the frequency below which whispers are weak."""
+
 MP3_DELAY = 1105
 """Samples by which encoder (576) and decoder (529) delay an MP3 without a LAME tag, which low bit rates leave out."""
 
@@ -66,6 +75,31 @@ def slowed(samples: Samples, factor: float) -> Samples:
 
     part = samples[: max(1, round(len(samples) * factor))]
     return _fitted(librosa.effects.time_stretch(part, rate=len(part) / len(samples)), len(samples)).astype(np.float32)
+
+
+def whispered(speech: Samples, draw: np.random.Generator, rate_hz: int) -> Samples:
+    """Return speech (n,) as if it were whispered, at its level: noise with the spectral envelope of the speech.
+
+    The envelope of a frame is its cepstrum below ENVELOPE_S, and so without the pitch, as a spectrum again. Without the
+    voice, low frequencies are weak: those below WHISPER_FROM_HZ fall by 6 dB per octave.
+    """
+    from scipy.signal import istft, stft
+
+    frame = round(FRAME_S * rate_hz)
+    if len(speech) < frame or not speech.any():
+        return speech
+    hz, _, spectra = stft(speech, rate_hz, nperseg=frame)
+    magnitude = np.abs(spectra)
+    cepstrum = np.fft.irfft(np.log(magnitude + 1e-5 * magnitude.max()), frame, axis=0)
+    below = round(ENVELOPE_S * rate_hz)
+    cepstrum[below : frame - below + 1] = 0
+    envelope = np.exp(np.fft.rfft(cepstrum, axis=0).real)
+    _, _, breath = stft(draw.standard_normal(len(speech)), rate_hz, nperseg=frame)
+    lowest = np.exp(draw.uniform(*np.log(WHISPER_FROM_HZ)))
+    weakened = hz / np.hypot(hz, lowest)
+    whisper = istft(envelope * weakened[:, None] * breath, rate_hz, nperseg=frame)[1]
+    whisper = _fitted(whisper.astype(np.float32), len(speech))
+    return whisper * np.float32(rms(speech) / rms(whisper))
 
 
 def colour(draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -270,7 +304,7 @@ def small_room(draw: np.random.Generator, rate_hz: int) -> Samples:
 PITCH_HZ = (70.0, 400.0)
 """Range of the fundamental frequencies that are searched for."""
 
-FRAME_S, HOP_S = 0.04, 0.01
+HOP_S = 0.01
 
 VOICED = 0.8
 """Above this normalised autocorrelation at its pitch period, a frame counts as voiced."""

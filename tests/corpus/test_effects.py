@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from scipy.signal import butter, sosfilt
+from scipy.signal import butter, lfilter, sosfilt, welch
 
 from deepnmf_cli.corpus import effects
 from deepnmf_cli.corpus.effects import limit_band
@@ -311,6 +311,31 @@ def test_a_grain_is_the_window_nearest_to_its_place_that_fits_and_resembles_the_
     first = pulses[:6]
     for centre in range(16):
         np.testing.assert_array_equal(effects._aligned(pulses, centre, 3, first)[0][2], 1.0)
+
+
+def test_a_whisper_has_the_formants_of_speech_and_no_pitch() -> None:
+    pulses = np.zeros(2 * RATE)
+    pulses[:: RATE // 125] = 1.0
+    voice = 0.01 * pulses  # of a flat spectrum, with a formant at 2 kHz added
+    poles = [1, -2 * 0.97 * np.cos(2 * np.pi * 2000 / RATE), 0.97**2]
+    speech = (voice + 0.03 * lfilter([0.06], poles, pulses)).astype(np.float32)
+    speech[RATE:] = 0
+    whisper = effects.whispered(speech, draw(1), RATE)
+    assert whisper.shape == speech.shape and whisper.dtype == np.float32
+    assert autocorrelation(speech[:RATE], RATE // 125) > 0.95
+    assert abs(autocorrelation(whisper[:RATE], RATE // 125)) < 0.1
+    assert rms(whisper) == pytest.approx(rms(speech), rel=1e-3)
+    assert rms(whisper[RATE + RATE // 10 :]) < 1e-3 * rms(whisper[:RATE])
+    _, density = welch(whisper[:RATE], RATE, nperseg=512)
+    peak = 1500 + np.argmax(density[48:80]) * RATE / 512
+    assert abs(peak - 2000) < 150
+    quiet, loud = density[4:8].mean(), density[120:160].mean()  # 125 to 250 Hz, and 3.8 to 5 kHz, as loud before
+    assert 4 < 10 * np.log10(loud / quiet) < 25
+
+
+@pytest.mark.parametrize("speech", [np.zeros(RATE, np.float32), np.ones(100, np.float32)])
+def test_nothing_is_whispered_where_there_is_nothing(speech: np.ndarray) -> None:
+    np.testing.assert_array_equal(effects.whispered(speech, draw(), RATE), speech)
 
 
 @pytest.mark.parametrize("samples", [100, 4 * RATE])
