@@ -3,7 +3,8 @@
     python docs/research/flagship/quiet.py CLEAN NOISY MODEL|FOLDER ... [--every 5]
 
 CLEAN and NOISY are folders of equal names at 16 kHz; every n-th file is used. A model is a name or file; a folder holds
-what another program made of NOISY, and has no columns of sustained sounds. Prints a row of a Markdown table for each.
+what another program made of NOISY, and has no columns of sustained sounds and whispers. Prints a row of a Markdown
+table for each.
 """
 
 import argparse
@@ -17,8 +18,9 @@ from scipy.signal import lfilter
 
 from deepnmf_cli import load_enhancer
 from deepnmf_cli.corpus.clips import decode
-from deepnmf_cli.corpus.effects import held
+from deepnmf_cli.corpus.effects import held, whispered
 from deepnmf_cli.corpus.manifest import pair_folders
+from deepnmf_cli.corpus.mixing import scale_to_snr
 from deepnmf_cli.scoring.dnsmos import NAMES, dnsmos_score
 from deepnmf_cli.scoring.sdr import si_sdr
 
@@ -32,6 +34,9 @@ ENDS_DB = (-35, -25)
 PITCHES_HZ = (120, 210, 330)
 COLUMNS = ("SI-SDR", "PESQ", "ESTOI", "pauses: mean of frames", "pauses: energy", "ends kept", "SIG", "BAK", "OVRL")
 HELD_COLUMNS = ("real vowels at 1-2 s", "at 3-4 s", *(f"vowel of {f} Hz at 1-2 s" for f in PITCHES_HZ), "hum", "siren")
+WHISPERS_DB = (6, 30)
+WHISPER_COLUMNS = tuple(f"SI-SDR of whispers at {snr_db} dB" for snr_db in WHISPERS_DB)
+MORE_COLUMNS = HELD_COLUMNS + WHISPER_COLUMNS
 
 Enhance = Callable[[np.ndarray], np.ndarray]
 
@@ -115,6 +120,16 @@ def held_columns(enhance: Enhance, clips: list[np.ndarray]) -> list[float]:
     return [np.mean(early), np.mean(late), *vowels, *still]
 
 
+def whisper_columns(enhance: Enhance, pairs: list[list[np.ndarray]]) -> list[float]:
+    """WHISPER_COLUMNS in dB: speech whispered as in training, with the noise of its file at other SNRs."""
+    found = []
+    for number, (clean, noisy) in enumerate(pairs):
+        whisper = whispered(clean, np.random.default_rng(number), RATE)
+        mixtures = [whisper + scale_to_snr(whisper, noisy - clean, snr_db) for snr_db in WHISPERS_DB]
+        found.append([si_sdr(whisper, enhance(mixture)) for mixture in mixtures])
+    return list(np.mean(found, 0))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clean")
@@ -124,12 +139,12 @@ def main() -> None:
     given = parser.parse_args()
     names = pair_folders(given.clean, given.noisy)[:: given.every]
     pairs = [[decode(path, RATE) for path in pair] for pair in names]
-    print(f"{len(pairs)} files of {given.clean}\n\n| system | " + " | ".join((*COLUMNS, *HELD_COLUMNS)) + " |")
-    print("|---" * (len(COLUMNS) + len(HELD_COLUMNS) + 1) + "|")
+    print(f"{len(pairs)} files of {given.clean}\n\n| system | " + " | ".join((*COLUMNS, *MORE_COLUMNS)) + " |")
+    print("|---" * (len(COLUMNS) + len(MORE_COLUMNS) + 1) + "|")
     for system in given.systems:
         if Path(system).is_dir() and not (Path(system) / "model.safetensors").exists():
             outputs = [decode(Path(system) / Path(noisy).name, RATE) for _, noisy in names]
-            extra = [np.nan] * len(HELD_COLUMNS)
+            extra = [np.nan] * len(MORE_COLUMNS)
         else:
             enhancer = load_enhancer(system, "cpu")
 
@@ -137,7 +152,7 @@ def main() -> None:
                 return enhancer.enhance(samples[None], RATE)[0]
 
             outputs = [enhance(noisy) for _, noisy in pairs]
-            extra = held_columns(enhance, [clean for clean, _ in pairs[:20]])
+            extra = held_columns(enhance, [clean for clean, _ in pairs[:20]]) + whisper_columns(enhance, pairs)
         rows = [scores(clean, noisy, out[: len(clean)]) for (clean, noisy), out in zip(pairs, outputs)]
         means = [*np.nanmean(rows, 0), *extra]
         cells = ["" if np.isnan(value) else f"{value:.3g}" for value in means]
