@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from deepnmf_cli.corpus import effects
+from deepnmf_cli.corpus import effects, voice
 from deepnmf_cli.corpus.mixing import Samples, is_silent, rms, scale_to_snr
 
 STREAM = 1
@@ -115,8 +115,8 @@ class AugmentationSettings:
             raise ValueError("speeds lie between 0.25 and 4")
         if not 0.1 <= self.slow[0] <= self.slow[1] <= 1:
             raise ValueError("slow lies between 0.1 and 1")
-        if self.held_s[0] < 2 * effects.CROSSFADE_S:
-            raise ValueError(f"held_s is at least {2 * effects.CROSSFADE_S}")
+        if self.held_s[0] < 2 * voice.CROSSFADE_S:
+            raise ValueError(f"held_s is at least {2 * voice.CROSSFADE_S}")
         if self.babble_speakers[0] < 1 or self.clip_db[0] < 0 or self.mute_s[0] < 0:
             raise ValueError("babble_speakers must be at least 1, clip_db and mute_s not negative")
         if not all(0 <= end <= 1 for end in (*self.pause_share, *self.compression)):
@@ -157,12 +157,12 @@ class Augmentation:
     def speech(self, speech: Samples) -> Samples:
         """Return dry speech (n,), possibly slowed, with a sustained vowel, whispered or coloured."""
         if self._happens("slow"):
-            slowed = effects.slowed(speech, self.draw.uniform(*self.settings.slow))
+            slowed = voice.slowed(speech, self.draw.uniform(*self.settings.slow))
             speech = speech if is_silent(slowed) else slowed  # it is the first part, which may be a pause
         if self._happens("held"):
-            speech = effects.held(speech, self.draw, self.rate_hz, self.settings.held_s)
+            speech = voice.held(speech, self.draw, self.rate_hz, self.settings.held_s)
         if self._happens("whisper"):
-            speech = effects.whispered(speech, self.draw, self.rate_hz)
+            speech = voice.whispered(speech, self.draw, self.rate_hz)
         return self._coloured(speech)
 
     def response(self) -> Samples | None:

@@ -2,11 +2,6 @@
 
 Signals are float32, (n,) or (channels, n), and all channels are treated alike. Linear effects on a sum equal the sum of
 the effects on its parts, so that speech and noise may be filtered separately; `clip` and `code` depend on the sum.
-
-Speech may also hold a vowel (`held`): read speech has no voiced sound that is held for seconds, as in singing, calling
-and hesitating, and a network that has never met one takes it for a hum. A short stretch of recorded voice is prolonged
-by pitch-synchronous overlap-add (Moulines and Charpentier, Speech Communication 9, 1990): windows of two pitch periods,
-taken from places that wander to and fro in the stretch, are added at the periods of a new pitch contour.
 """
 
 import io
@@ -48,15 +43,6 @@ LARGEST_MP3_COMPRESSION = 0.999
 SHAPE_FROM_HZ = 60.0
 """Lowest frequency at which `reshaped` draws a gain; frequencies below it have the same gain."""
 
-FRAME_S = 0.04
-"""Length of the frames in which speech is analysed, above two of the longest pitch periods."""
-
-ENVELOPE_S = 0.0015
-"""Quefrencies of a spectral envelope lie below this time, pitch periods above it."""
-
-WHISPER_FROM_HZ = (300.0, 1500.0)
-"""Range of the frequency below which whispers are weak."""
-
 MP3_DELAY = 1105
 """Samples by which encoder (576) and decoder (529) delay an MP3 without a LAME tag, which low bit rates leave out."""
 
@@ -67,39 +53,6 @@ def change_speed(read: Callable[[int], Samples], length: int, factor: float) -> 
 
     samples = read(int(np.ceil(length * factor)) + 2)
     return soxr.resample(samples, factor, 1.0, quality="MQ")[:length].astype(np.float32)
-
-
-def slowed(samples: Samples, factor: float) -> Samples:
-    """Return the beginning of samples (n,), stretched to n samples at the same pitch, for a factor in (0, 1]."""
-    import librosa
-
-    part = samples[: max(1, round(len(samples) * factor))]
-    return _fitted(librosa.effects.time_stretch(part, rate=len(part) / len(samples)), len(samples)).astype(np.float32)
-
-
-def whispered(speech: Samples, draw: np.random.Generator, rate_hz: int) -> Samples:
-    """Return speech (n,) as if it were whispered, at its level: noise with the spectral envelope of the speech.
-
-    The envelope of a frame is its cepstrum below ENVELOPE_S, and so without the pitch, as a spectrum again. Without the
-    voice, low frequencies are weak: those below WHISPER_FROM_HZ fall by 6 dB per octave.
-    """
-    from scipy.signal import istft, stft
-
-    frame = round(FRAME_S * rate_hz)
-    if len(speech) < frame or not speech.any():
-        return speech
-    hz, _, spectra = stft(speech, rate_hz, nperseg=frame)
-    magnitude = np.abs(spectra)
-    cepstrum = np.fft.irfft(np.log(magnitude + 1e-5 * magnitude.max()), frame, axis=0)
-    below = round(ENVELOPE_S * rate_hz)
-    cepstrum[below : frame - below + 1] = 0
-    envelope = np.exp(np.fft.rfft(cepstrum, axis=0).real)
-    _, _, breath = stft(draw.standard_normal(len(speech)), rate_hz, nperseg=frame)
-    lowest = np.exp(draw.uniform(*np.log(WHISPER_FROM_HZ)))
-    weakened = hz / np.hypot(hz, lowest)
-    whisper = istft(envelope * weakened[:, None] * breath, rate_hz, nperseg=frame)[1]
-    whisper = _fitted(whisper.astype(np.float32), len(speech))
-    return whisper * np.float32(rms(speech) / rms(whisper))
 
 
 def colour(draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -146,7 +99,7 @@ def code(samples: Samples, rate_hz: int, codec: str, compression: float) -> Samp
         import soxr
 
         coded = code(soxr.resample(samples, rate_hz, known[-1]), known[-1], codec, compression)
-        return _fitted(soxr.resample(coded, known[-1], rate_hz), len(samples))
+        return fitted(soxr.resample(coded, known[-1], rate_hz), len(samples))
     peak = float(np.abs(samples).max(initial=0))
     if not peak:
         return samples
@@ -161,10 +114,10 @@ def code(samples: Samples, rate_hz: int, codec: str, compression: float) -> Samp
     decoded = np.asarray(soundfile.read(file, dtype="float32")[0], np.float32)
     if codec == "mp3" and len(decoded) > len(samples):
         decoded = decoded[MP3_DELAY:]
-    return _fitted(decoded, len(samples)) / scale
+    return fitted(decoded, len(samples)) / scale
 
 
-def _fitted(samples: Samples, length: int) -> Samples:
+def fitted(samples: Samples, length: int) -> Samples:
     """Return the first `length` samples, padded with zeros at the end if there are fewer."""
     return np.pad(samples, (0, max(0, length - len(samples))))[:length]
 
@@ -299,110 +252,3 @@ def small_room(draw: np.random.Generator, rate_hz: int) -> Samples:
     response = (1 - share) * response + share * dull
     response[0] += 1 / distance
     return (response * distance).astype(np.float32)
-
-
-PITCH_HZ = (70.0, 400.0)
-"""Range of the fundamental frequencies that are searched for."""
-
-HOP_S = 0.01
-
-VOICED = 0.8
-"""Above this normalised autocorrelation at its pitch period, a frame counts as voiced."""
-
-QUIETEST_DB = -20.0
-"""A voiced frame that is held is at most this far below the loudest frame."""
-
-STRETCH_S = 0.04
-"""How far the stretch reaches on either side of the chosen place, as long as the sound is voiced."""
-
-CROSSFADE_S = 0.01
-
-
-def held(speech: Samples, draw: np.random.Generator, rate_hz: int, held_s: tuple[float, float]) -> Samples:
-    """Return speech (n,) in which one voiced sound is held for a time from the range `held_s`, delaying the rest.
-
-    The pitch glides by up to a tenth of an octave and has vibrato; the level swells by a few dB. Speech without a
-    voiced frame is returned unchanged.
-    """
-    place = _voiced_stretch(speech, draw, rate_hz)
-    if place is None:
-        return speech
-    first, last, period = place
-    vowel = _prolonged(speech[first:last], period, int(draw.uniform(*held_s) * rate_hz), draw, rate_hz)
-    fade = min(round(CROSSFADE_S * rate_hz), last - first)
-    return _joined(_joined(speech[: first + fade], vowel, fade), speech[last - fade :], fade)[: len(speech)]
-
-
-def _joined(before: Samples, after: Samples, fade: int) -> Samples:
-    """Return `after` (m,) joined to `before` (n,) with `fade` samples of both overlapping: (n + m - fade,)."""
-    rise = np.linspace(0, 1, fade, dtype=np.float32)
-    crossing = before[-fade:] * (1 - rise) + after[:fade] * rise
-    return np.concatenate([before[:-fade], crossing, after[fade:]]).astype(np.float32, copy=False)
-
-
-def _voiced_stretch(speech: Samples, draw: np.random.Generator, rate_hz: int) -> tuple[int, int, float] | None:
-    """Return first sample, end and pitch period in samples of a voiced stretch, or None if nothing is voiced."""
-    frame, hop = round(FRAME_S * rate_hz), round(HOP_S * rate_hz)
-    if len(speech) < 2 * frame:
-        return None
-    frames = np.lib.stride_tricks.sliding_window_view(speech, frame)[::hop]
-    frames = frames - frames.mean(1, keepdims=True)
-    power = (frames**2).sum(1)
-    shortest, longest = (int(rate_hz / hz) for hz in PITCH_HZ[::-1])
-    size = 1 << (2 * frame).bit_length()
-    correlation = np.fft.irfft(np.abs(np.fft.rfft(frames, size)) ** 2, size)[:, : longest + 1]
-    # The overlap of a frame with itself shrinks with the lag.
-    correlation = correlation / (power[:, None] + 1e-12) * (frame / (frame - np.arange(longest + 1)))
-    lags = shortest + correlation[:, shortest:].argmax(1)
-    clear = correlation[np.arange(len(lags)), lags] > VOICED
-    voiced = clear & (power > 10 ** (QUIETEST_DB / 10) * power.max())
-    if not voiced.any():
-        return None
-    chosen = int(draw.choice(np.flatnonzero(voiced)))
-    low = high = chosen
-    reach = round(STRETCH_S / HOP_S)
-    while low > max(0, chosen - reach) and voiced[low - 1]:
-        low -= 1
-    while high < min(len(voiced) - 1, chosen + reach) and voiced[high + 1]:
-        high += 1
-    return low * hop, high * hop + frame, float(lags[chosen])
-
-
-def _prolonged(stretch: Samples, period: float, length: int, draw: np.random.Generator, rate_hz: int) -> Samples:
-    """Return a voiced stretch (m,) with the given pitch period, held for `length` samples at its mean power."""
-    half = round(period)
-    window = np.hanning(2 * half + 1)[:-1].astype(np.float32)
-    room = len(stretch) - 2 * half  # above 0: a frame is longer than two of the longest periods
-    time = np.arange(length) / rate_hz
-    octaves = draw.uniform(-0.1, 0.1) * time / time[-1] + draw.uniform(0, 0.03) * np.sin(
-        2 * np.pi * draw.uniform(3.0, 7.0) * time + draw.uniform(0, 2 * np.pi)
-    )
-    vowel, reference = np.zeros(length + 4 * half, np.float32), None
-    place, speed, at = draw.uniform(0, room), draw.uniform(0.05, 0.3), 0.0
-    while at < length + half:
-        centre = half + int(place) if room > half else half
-        # Take the place within a period that is in phase with the first grain; otherwise the sum would cancel.
-        grain, reference = _aligned(stretch, centre, half, reference)
-        vowel[int(at) : int(at) + 2 * half] += window * grain
-        step = period / 2 ** octaves[min(int(at), length - 1)]
-        at, place = at + step, place + speed * step
-        if not 0 <= place <= room:
-            place, speed = float(np.clip(place, 0, room)), -speed
-    vowel = vowel[half : half + length]
-    swell = draw.uniform(0, 3.0) * np.sin(2 * np.pi * draw.uniform(0.3, 1.5) * time + draw.uniform(0, 2 * np.pi))
-    vowel *= (10 ** (swell / 20)).astype(np.float32)
-    power = np.sqrt(np.mean(vowel**2) + 1e-20)
-    return vowel * np.float32(np.sqrt(np.mean(stretch**2)) / power)
-
-
-def _aligned(samples: Samples, centre: int, half: int, reference: Samples | None) -> tuple[Samples, Samples]:
-    """Return the window (2 half,) within half a period of `centre` that is most like the reference, and the latter."""
-    last = len(samples) - 2 * half
-    if reference is None:
-        first = min(max(centre - half, 0), last)
-        return samples[first : first + 2 * half], samples[first : first + 2 * half]
-    low = min(max(centre - half - half // 2, 0), last)
-    high = min(low + half, last)
-    around = samples[low : high + 2 * half]
-    first = low + int(np.correlate(around, reference, "valid").argmax())
-    return samples[first : first + 2 * half], reference

@@ -18,9 +18,9 @@ from scipy.signal import lfilter
 
 from deepnmf_cli import load_enhancer
 from deepnmf_cli.corpus.clips import decode
-from deepnmf_cli.corpus.effects import held, whispered
 from deepnmf_cli.corpus.manifest import pair_folders
 from deepnmf_cli.corpus.mixing import scale_to_snr
+from deepnmf_cli.corpus.voice import held, whispered
 from deepnmf_cli.scoring.dnsmos import NAMES, dnsmos_score
 from deepnmf_cli.scoring.sdr import si_sdr
 
