@@ -245,8 +245,8 @@ def collect(runs: Path) -> None:
 
     The file has a row for each condition and recording, with the score of every seed of each network, and their mean.
     """
-    table = {key(one): one for one in read_rows(KEPT)} if KEPT.is_file() else {}
-    for run, rung, file in sets_of_weights():
+    table, weights = {key(one): one for one in read_rows(KEPT)} if KEPT.is_file() else {}, sets_of_weights()
+    for run, rung, file in weights:
         if not (runs / run.name / file).is_file():
             continue
         found = {key(one): one for one in read_rows(runs / run.name / file)}
@@ -256,7 +256,7 @@ def collect(runs: Path) -> None:
         for place, one in table.items():
             one[of_seed(rung, run.seed)] = found[place]["si_sdr"]
     rows = list(table.values())
-    for rung in dict.fromkeys(rung for _, rung, _ in sets_of_weights()):
+    for rung in dict.fromkeys(rung for _, rung, _ in weights):
         if seeds := seeds_of(rows, rung):
             for one in rows:
                 one[rung] = f"{np.mean([float(one[of_seed(rung, seed)]) for seed in seeds]):.3f}"
