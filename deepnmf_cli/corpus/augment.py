@@ -48,6 +48,8 @@ class AugmentationSettings:
     """Share whose speech has a vowel that is held, as in singing, calling and hesitating."""
     held_s: tuple[float, float] = (1.0, 3.8)
     """Range of the time for which it is held."""
+    held_octaves: tuple[float, float] = (0.0, 0.0)
+    """Range of the shift of its pitch, in octaves; singers and callers go higher than readers."""
     whisper_probability: float = 0.0
     """Share whose speech is whispered."""
     colour_probability: float = 0.0
@@ -117,6 +119,8 @@ class AugmentationSettings:
             raise ValueError("slow lies between 0.1 and 1")
         if self.held_s[0] < 2 * voice.CROSSFADE_S:
             raise ValueError(f"held_s is at least {2 * voice.CROSSFADE_S}")
+        if not all(-1 <= end <= 2 for end in self.held_octaves):
+            raise ValueError("held_octaves lie between -1 and 2")
         if self.babble_speakers[0] < 1 or self.clip_db[0] < 0 or self.mute_s[0] < 0:
             raise ValueError("babble_speakers must be at least 1, clip_db and mute_s not negative")
         if not all(0 <= end <= 1 for end in (*self.pause_share, *self.compression)):
@@ -160,7 +164,7 @@ class Augmentation:
             slowed = voice.slowed(speech, self.draw.uniform(*self.settings.slow))
             speech = speech if is_silent(slowed) else slowed  # it is the first part, which may be a pause
         if self._happens("held"):
-            speech = voice.held(speech, self.draw, self.rate_hz, self.settings.held_s)
+            speech = voice.held(speech, self.draw, self.rate_hz, self.settings.held_s, self.settings.held_octaves)
         if self._happens("whisper"):
             speech = voice.whispered(speech, self.draw, self.rate_hz)
         return self._coloured(speech)

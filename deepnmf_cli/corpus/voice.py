@@ -19,8 +19,14 @@ from deepnmf_cli.corpus.mixing import Samples, rms
 FRAME_S = 0.04
 """Length of the frames in which speech is analysed, above two of the longest pitch periods."""
 
-ENVELOPE_S = 0.0015
-"""Quefrencies of a spectral envelope lie below this time, pitch periods above it."""
+ENVELOPE_S = (0.001, 0.0025)
+"""Range of the time below which quefrencies belong to a spectral envelope, and above which to the voice."""
+
+LOUD_DB = -25.0
+"""Frames above this level, from that of the loudest, are mostly voiced."""
+
+VOICE_LOSS = (0.0, 0.6)
+"""Range of the share of their level above LOUD_DB, in dB, that frames lose with the voice."""
 
 WHISPER_FROM_HZ = (300.0, 1500.0)
 """Range of the frequency below which whispers are weak."""
@@ -53,8 +59,9 @@ def slowed(samples: Samples, factor: float) -> Samples:
 def whispered(speech: Samples, draw: np.random.Generator, rate_hz: int) -> Samples:
     """Return speech (n,) as if it were whispered, at its level: noise with the spectral envelope of the speech.
 
-    The envelope of a frame is its cepstrum below ENVELOPE_S, and so without the pitch, as a spectrum again. Without the
-    voice, low frequencies are weak: those below WHISPER_FROM_HZ fall by 6 dB per octave.
+    The envelope of a frame is its cepstrum below a time from ENVELOPE_S, and so without the pitch, as a spectrum again.
+    Without the voice, low frequencies are weak: those below WHISPER_FROM_HZ fall by 6 dB per octave. Loud frames, which
+    are mostly voiced, lose most of their level (VOICE_LOSS).
     """
     from scipy.signal import istft, stft
 
@@ -63,29 +70,40 @@ def whispered(speech: Samples, draw: np.random.Generator, rate_hz: int) -> Sampl
         return speech
     hz, _, spectra = stft(speech, rate_hz, nperseg=frame)
     magnitude = np.abs(spectra)
-    cepstrum = np.fft.irfft(np.log(magnitude + 1e-5 * magnitude.max()), frame, axis=0)
-    below = round(ENVELOPE_S * rate_hz)
+    cepstrum = np.fft.irfft(np.log(magnitude + 1e-5 * magnitude.max(axis=0) + 1e-20), frame, axis=0)
+    below = round(draw.uniform(*ENVELOPE_S) * rate_hz)
     cepstrum[below : frame - below + 1] = 0
     envelope = np.exp(np.fft.rfft(cepstrum, axis=0).real)
     _, _, breath = stft(draw.standard_normal(len(speech)), rate_hz, nperseg=frame)
     lowest = np.exp(draw.uniform(*np.log(WHISPER_FROM_HZ)))
     weakened = hz / np.hypot(hz, lowest)
-    whisper = istft(envelope * weakened[:, None] * breath, rate_hz, nperseg=frame)[1]
+    level = np.sqrt(np.mean(magnitude**2, axis=0))
+    loudness = np.maximum(level / (10 ** (LOUD_DB / 20) * level.max()), 1)
+    softened = loudness ** -draw.uniform(*VOICE_LOSS)
+    whisper = istft(envelope * weakened[:, None] * softened * breath, rate_hz, nperseg=frame)[1]
     whisper = fitted(whisper.astype(np.float32), len(speech))
     return whisper * np.float32(rms(speech) / rms(whisper))
 
 
-def held(speech: Samples, draw: np.random.Generator, rate_hz: int, held_s: tuple[float, float]) -> Samples:
+def held(
+    speech: Samples,
+    draw: np.random.Generator,
+    rate_hz: int,
+    held_s: tuple[float, float],
+    octaves: tuple[float, float] = (0.0, 0.0),
+) -> Samples:
     """Return speech (n,) in which one voiced sound is held for a time from the range `held_s`, delaying the rest.
 
-    The pitch glides by up to a tenth of an octave and has vibrato; the level swells by a few dB. Speech without a
-    voiced frame is returned unchanged.
+    The pitch is that of the speech, shifted by a number of octaves from the range `octaves`; formants stay. It glides
+    by up to a tenth of an octave and has vibrato; the level swells by a few dB. Speech without a voiced frame is
+    returned unchanged.
     """
     place = _voiced_stretch(speech, draw, rate_hz)
     if place is None:
         return speech
     first, last, period = place
-    vowel = _prolonged(speech[first:last], period, int(draw.uniform(*held_s) * rate_hz), draw, rate_hz)
+    length = int(draw.uniform(*held_s) * rate_hz)
+    vowel = _prolonged(speech[first:last], period, length, draw.uniform(*octaves), draw, rate_hz)
     fade = min(round(CROSSFADE_S * rate_hz), last - first)
     return _joined(_joined(speech[: first + fade], vowel, fade), speech[last - fade :], fade)[: len(speech)]
 
@@ -125,15 +143,19 @@ def _voiced_stretch(speech: Samples, draw: np.random.Generator, rate_hz: int) ->
     return low * hop, high * hop + frame, float(lags[chosen])
 
 
-def _prolonged(stretch: Samples, period: float, length: int, draw: np.random.Generator, rate_hz: int) -> Samples:
-    """Return a voiced stretch (m,) with the given pitch period, held for `length` samples at its mean power."""
+def _prolonged(
+    stretch: Samples, period: float, length: int, shift: float, draw: np.random.Generator, rate_hz: int
+) -> Samples:
+    """Return a voiced stretch (m,) with the given pitch period, held for `length` samples at its mean power.
+
+    Its pitch is shifted by `shift` octaves.
+    """
     half = round(period)
     window = np.hanning(2 * half + 1)[:-1].astype(np.float32)
     room = len(stretch) - 2 * half  # above 0: a frame is longer than two of the longest periods
     time = np.arange(length) / rate_hz
-    octaves = draw.uniform(-0.1, 0.1) * time / time[-1] + draw.uniform(0, 0.03) * np.sin(
-        2 * np.pi * draw.uniform(3.0, 7.0) * time + draw.uniform(0, 2 * np.pi)
-    )
+    vibrato = np.sin(2 * np.pi * draw.uniform(3.0, 7.0) * time + draw.uniform(0, 2 * np.pi))
+    octaves = shift + draw.uniform(-0.1, 0.1) * time / time[-1] + draw.uniform(0, 0.03) * vibrato
     vowel, reference = np.zeros(length + 4 * half, np.float32), None
     place, speed, at = draw.uniform(0, room), draw.uniform(0.05, 0.3), 0.0
     while at < length + half:

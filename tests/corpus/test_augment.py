@@ -152,6 +152,8 @@ def test_snr_holds_for_noise_of_every_kind(corpus: Path) -> None:
         {"band_limits_hz": (200.0,)},
         {"compression": (0.5, 1.5)},
         {"mute_s": (-1.0, 1.0)},
+        {"held_s": (0.01, 1.0)},
+        {"held_octaves": (0.0, 2.5)},
     ],
 )
 def test_impossible_settings_are_refused(wrong: dict) -> None:
