@@ -8,6 +8,7 @@ table for each.
 """
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,9 +21,12 @@ from deepnmf_cli import load_enhancer
 from deepnmf_cli.corpus.clips import decode
 from deepnmf_cli.corpus.manifest import pair_folders
 from deepnmf_cli.corpus.mixing import scale_to_snr
-from deepnmf_cli.corpus.voice import held, whispered
+from deepnmf_cli.corpus.voice import held
 from deepnmf_cli.scoring.dnsmos import NAMES, dnsmos_score
 from deepnmf_cli.scoring.sdr import si_sdr
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "scenes"))
+from scenes import whispered  # which lies beside another script
 
 RATE = 16000
 FRAME = 256
@@ -121,10 +125,10 @@ def held_columns(enhance: Enhance, clips: list[np.ndarray]) -> list[float]:
 
 
 def whisper_columns(enhance: Enhance, pairs: list[list[np.ndarray]]) -> list[float]:
-    """WHISPER_COLUMNS in dB: speech whispered as in training, with the noise of its file at other SNRs."""
+    """WHISPER_COLUMNS in dB: speech whispered by linear prediction, unlike in training, in the noise of its file."""
     found = []
-    for number, (clean, noisy) in enumerate(pairs):
-        whisper = whispered(clean, np.random.default_rng(number), RATE)
+    for clean, noisy in pairs:
+        whisper = whispered(clean).astype(np.float32)
         mixtures = [whisper + scale_to_snr(whisper, noisy - clean, snr_db) for snr_db in WHISPERS_DB]
         found.append([si_sdr(whisper, enhance(mixture)) for mixture in mixtures])
     return list(np.mean(found, 0))
