@@ -22,12 +22,25 @@ def section(kind: type, table: Any, where: str) -> Any:
         raise RecipeError(where, shown(table), "a table of settings", "Write it as a [section].")
     hints = {name: hint for name, hint in get_type_hints(kind).items() if get_origin(hint) is not ClassVar}
     refuse_unknown(table, hints, where)
+    values = {key: _value(hints[key], value, f"{where} {key}") for key, value in table.items()}
     try:
-        return kind(**{key: _value(hints[key], value, f"{where} {key}") for key, value in table.items()})
+        return kind(**values)
     except ValueError as error:
+        wrong = [key for key, value in values.items() if _refused(kind, key, value)]
         named = [key for key in table if re.search(rf"\b{re.escape(key)}\b", str(error))]
-        found = ", ".join(f"{key} = {shown(table[key])}" for key in named or table)
+        found = ", ".join(f"{key} = {shown(table[key])}" for key in wrong or named or table)
         raise RecipeError(where, found, f"other values: {error}", "Mend the recipe.") from error
+
+
+def _refused(kind: type, key: str, value: Any) -> bool:
+    """Whether a dataclass of settings refuses one value, whatever the others are."""
+    try:
+        kind(**{key: value})
+    except ValueError:
+        return True
+    except TypeError:  # it needs others too
+        return False
+    return False
 
 
 def _value(kind: Any, value: Any, where: str) -> Any:

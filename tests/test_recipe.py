@@ -95,6 +95,12 @@ def test_values_out_of_range_stand_before_their_rule() -> None:
     )
 
 
+def test_of_a_rule_for_many_settings_those_that_break_it_are_named() -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_recipe("tiny", overrides=["augmentation.speed_probability=1.5", "augmentation.mute_probability=-1"])
+    assert caught.value.found == "speed_probability = 1.5, mute_probability = -1"
+
+
 def test_an_unknown_model_is_that_of_the_option() -> None:
     with pytest.raises(RecipeError, match=r"^--model: found 'nosuch'; expected one of .*dnn.*\. Choose one of them\.$"):
         read_recipe(None, "nosuch")
