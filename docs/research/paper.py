@@ -367,6 +367,46 @@ def write(path: Path, value: Any) -> None:
         partial.write_text(json.dumps(value))
 
 
+def train(table: list[Row], names: tuple[str, ...], plan: dict, corpus: Path, runs: Path) -> None:
+    """Train the rows whose names begin with one of `names`, or all, and write what each gives on dev."""
+    for row in table:
+        if names and not row.full_name.startswith(names):
+            continue
+        with taken(runs / row.full_name) as free:
+            if free and result(row, runs) is None:
+                print(row.full_name, flush=True)
+                write(runs / row.full_name / "result.json", Training(row, plan, corpus, runs).run())
+
+
+def score(table: list[Row], kept: dict[str, Any], plan: dict, corpus: Path, runs: Path) -> None:
+    """Score on test the rows that the plan names, each once. Raises SystemExit before all rows are trained."""
+    named, there = plan["seeds"]["rows"], kept["rows"] | found_of(table, runs)
+    missing = [row.full_name for row in table if row.full_name not in there]
+    if missing or not named:
+        raise SystemExit(f"not scored on test: no results of {missing}, {len(named)} rows are named in [seeds]")
+    for row in (row for row in table if row.name in named and "test" not in kept["rows"].get(row.full_name, {})):
+        path = runs / row.full_name / "test.json"
+        if result(row, runs) is None:
+            print(f"{row.full_name} has no weights here, and was not scored", flush=True)
+        elif not path.is_file():
+            print(row.full_name, flush=True)
+            network = Training(row, plan, corpus, runs).network
+            network.load_weights(checkpoint.load(path.with_name("best.safetensors"))[0])
+            write(path, scores(network, examples(network, corpus, "test"), tuple(METRICS)))
+
+
+def collect(table: list[Row], kept: dict[str, Any], corpus: Path, runs: Path) -> dict[str, Any]:
+    """Return what is kept of all rows, with what runs add to it, and of the mixtures they were scored on."""
+    kept["rows"] |= found_of(table, runs)
+    for part in ("dev", "test"):
+        listed = mixtures(corpus / part)
+        kept[part] = {key: [row[key] for row in listed] for key in ("name", "snr_db", "speaker", "noise")}
+        if part == "dev" or any("test" in row for row in kept["rows"].values()):
+            pairs = [[x.astype(np.float64) for x in pair] for pair in reverberant(corpus, part)]
+            kept["noisy"][part] = {"SDR": [round(METRICS["SDR"].compute(*pair, RATE_HZ), 3) for pair in pairs]}
+    return kept
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("verb", choices=["train", "score", "collect"])
@@ -378,43 +418,17 @@ def main() -> None:
     plan = tomllib.loads(given.plan.read_text())
     sizes = SizesPlan(given.plan.parent / plan["sizes"])
     results = collect_sizes(sizes, given.corpus, given.sizes)["runs"]
-    table, named = rows(plan, sizes, results), plan["seeds"]["rows"]
+    table = rows(plan, sizes, results)
+    for seed in range(2, plan["seeds"]["count"] + 1):
+        table += [row for row in rows(plan, sizes, results, seed) if row.name in plan["seeds"]["rows"]]
+    if given.verb == "train":
+        train(table, tuple(given.names), plan, given.corpus, given.runs)
+        return
     earlier = given.plan.with_suffix(".json")
     kept: dict[str, Any] = json.loads(earlier.read_text()) if earlier.is_file() else {"rows": {}, "noisy": {}}
-    for seed in range(2, plan["seeds"]["count"] + 1):
-        table += [row for row in rows(plan, sizes, results, seed) if row.name in named]
-    if given.verb == "train":
-        for row in table:
-            if given.names and not row.full_name.startswith(tuple(given.names)):
-                continue
-            with taken(given.runs / row.full_name) as free:
-                if free and result(row, given.runs) is None:
-                    print(row.full_name, flush=True)
-                    found = Training(row, plan, given.corpus, given.runs).run()
-                    write(given.runs / row.full_name / "result.json", found)
-        return
     if given.verb == "score":
-        there = kept["rows"] | found_of(table, given.runs)
-        missing = [row.full_name for row in table if row.full_name not in there]
-        if missing or not named:
-            raise SystemExit(f"not scored on test: no results of {missing}, {len(named)} rows are named in [seeds]")
-        for row in (row for row in table if row.name in named and "test" not in kept["rows"].get(row.full_name, {})):
-            path = given.runs / row.full_name / "test.json"
-            if result(row, given.runs) is None:
-                print(f"{row.full_name} has no weights here, and was not scored", flush=True)
-            elif not path.is_file():
-                print(row.full_name, flush=True)
-                network = Training(row, plan, given.corpus, given.runs).network
-                network.load_weights(checkpoint.load(path.with_name("best.safetensors"))[0])
-                write(path, scores(network, examples(network, given.corpus, "test"), tuple(METRICS)))
-    kept["rows"] |= found_of(table, given.runs)
-    for part in ("dev", "test"):
-        listed = mixtures(given.corpus / part)
-        kept[part] = {key: [row[key] for row in listed] for key in ("name", "snr_db", "speaker", "noise")}
-        if part == "dev" or any("test" in row for row in kept["rows"].values()):
-            pairs = [[x.astype(np.float64) for x in pair] for pair in reverberant(given.corpus, part)]
-            kept["noisy"][part] = {"SDR": [round(METRICS["SDR"].compute(*pair, RATE_HZ), 3) for pair in pairs]}
-    write(given.plan.with_suffix(".json"), kept)
+        score(table, kept, plan, given.corpus, given.runs)
+    write(earlier, collect(table, kept, given.corpus, given.runs))
 
 
 if __name__ == "__main__":
