@@ -143,6 +143,29 @@ def test_a_comparison_is_kept_without_what_can_be_computed_again(intervals, tmp_
     assert (kept / "origin.json").read_bytes() == before
 
 
+def test_a_new_version_of_a_system_takes_the_place_of_the_old_one(intervals, tmp_path):
+    kept, newer = tmp_path / "kept", tmp_path / "newer.json"
+    report = made_report()
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    intervals.main([str(tmp_path / "report.json"), "--of", "ours", "--compact", str(kept)])
+    before = intervals.read(kept / "origin.json")
+    noisy, ours = (next(one for one in report["systems"] if one["name"] == name) for name in ("noisy", "ours"))
+    rows = [row | {"SDR": row["SDR"] + 1} for row in ours["files"]]
+    newer.write_text(json.dumps(report | {"systems": [noisy, ours | {"files": rows}], "command": "deepnmf again"}))
+    intervals.main([str(kept / "origin.json"), "--of", "ours", "--take", str(newer)])
+    after = intervals.read(kept / "origin.json")
+    for old, new in zip(before["systems"], after["systems"], strict=True):
+        risen = [n["SDR"] - o["SDR"] for o, n in zip(old["files"], new["files"], strict=True)]
+        assert risen == pytest.approx([float(old["name"] == "ours")] * len(risen), abs=1e-3)
+    assert after["command"] == "deepnmf again" and after["remarks"][:-1] == before["remarks"]
+    assert after["remarks"][-1] == f"one, two: scored earlier, by {before['command']}"
+    assert after["remarks"][-1] in (kept / "report.md").read_text("utf-8")
+    for wrong in ({"reference": report["reference"] | {"sha256": "0"}}, {"systems": [noisy, ours | {"name": "other"}]}):
+        newer.write_text(json.dumps(report | wrong))
+        with pytest.raises(SystemExit):
+            intervals.main([str(kept / "origin.json"), "--take", str(newer)])
+
+
 def test_files_with_one_value_are_compared_by_themselves(intervals, tmp_path, capsys):
     report = made_report()
     (tmp_path / "report.json").write_text(json.dumps(report))

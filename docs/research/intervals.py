@@ -5,13 +5,15 @@
     python docs/research/intervals.py FOLDER/origin.json --of NAME ...
     python docs/research/intervals.py FOLDER/origin.json --only NAME --to models/NAME/report.json
     python docs/research/intervals.py FOLDER/origin.json --of NAME ... --where room=yes
+    python docs/research/intervals.py FOLDER/origin.json --of NAME ... --take REPORT.json
 
 This is for reports that were written before intervals took account of speakers and noises, and for those of many
 systems: with --of, the named systems come first, and only their differences to others are kept. report.json is
 rewritten, and so are report.md and the figures beside it if they exist. --compact writes what a repository should hold
 of a comparison: files.csv with rounded scores, origin.json with everything that is neither a score nor computed from
 scores, and the page and figures made from the two. --only writes the report of one system and the noisy input. --where
-prints the tables for the files that have a value in a column of files.csv.
+prints the tables for the files that have a value in a column of files.csv. --take replaces systems by those of the same
+names in a report on the same files, such as that of a new release, and leaves the others as they were.
 """
 
 import argparse
@@ -104,6 +106,23 @@ def only(report: dict, name: str) -> dict:
     return again(report | {"systems": systems})
 
 
+def updated(report: dict, newer: dict) -> dict:
+    """Return the report with the systems of a newer one in the place of those of the same names.
+
+    Raises SystemExit if the newer one is of other files, or has a system that the report lacks.
+    """
+    if newer["reference"]["sha256"] != report["reference"]["sha256"]:
+        raise SystemExit("the two reports are of different reference files")
+    new = {one["name"]: one for one in newer["systems"] if one["kind"] != NOISY}
+    names = [one["name"] for one in report["systems"] if one["kind"] != NOISY]
+    if unknown := new.keys() - set(names):
+        raise SystemExit(f"{', '.join(sorted(unknown))}: not among {', '.join(names)}")
+    told = {key: newer[key] for key in ("deepnmf", "command", "date", "machine", "packages")}
+    earlier = f"{', '.join(name for name in names if name not in new)}: scored earlier, by {report['command']}"
+    systems = [new.get(one["name"], one) for one in report["systems"]]
+    return report | told | {"systems": systems, "remarks": [*report["remarks"], earlier]}
+
+
 def where(report: dict, column: str, value: str) -> dict:
     """Return the report with the files that have a value in a column. Raises SystemExit if there are none."""
     systems = [one | {"files": [row for row in one["files"] if row.get(column) == value]} for one in report["systems"]]
@@ -137,6 +156,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--compact", type=Path, metavar="FOLDER")
     parser.add_argument("--only", metavar="NAME")
     parser.add_argument("--where", metavar="COLUMN=VALUE")
+    parser.add_argument("--take", type=Path, metavar="REPORT")
     parser.add_argument("--to", type=Path, metavar="FILE")
     given = parser.parse_args(arguments)
     if given.only and not given.to:
@@ -145,6 +165,8 @@ def main(arguments: list[str] | None = None) -> None:
         report = read(path)
         if given.only:
             _write_json(only(report, given.only), given.to)
+        elif given.take:
+            compact(updated(report, read(given.take)), given.of, path.parent)
         elif given.where:
             column, _, value = given.where.partition("=")
             print(markdown(again(where(report, column, value), given.of)))
