@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 if not os.environ.get("ORT_DISABLE_TELEMETRY"):
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = ["Enhancer", "SpeechActivity", "StreamingEnhancer", "enhance", "load_enhancer"]
 
 _MODULES = {
