@@ -103,7 +103,9 @@ def held(
         return speech
     first, last, period = place
     length = int(draw.uniform(*held_s) * rate_hz)
-    vowel = _prolonged(speech[first:last], period, length, draw.uniform(*octaves), draw, rate_hz)
+    low, high = octaves
+    shift = draw.uniform(low, high) if low < high else low  # so that what is drawn without shifts is as before
+    vowel = _prolonged(speech[first:last], period, length, shift, draw, rate_hz)
     fade = min(round(CROSSFADE_S * rate_hz), last - first)
     return _joined(_joined(speech[: first + fade], vowel, fade), speech[last - fade :], fade)[: len(speech)]
 
@@ -154,8 +156,9 @@ def _prolonged(
     window = np.hanning(2 * half + 1)[:-1].astype(np.float32)
     room = len(stretch) - 2 * half  # above 0: a frame is longer than two of the longest periods
     time = np.arange(length) / rate_hz
-    vibrato = np.sin(2 * np.pi * draw.uniform(3.0, 7.0) * time + draw.uniform(0, 2 * np.pi))
-    octaves = shift + draw.uniform(-0.1, 0.1) * time / time[-1] + draw.uniform(0, 0.03) * vibrato
+    glide, vibrato = draw.uniform(-0.1, 0.1), draw.uniform(0, 0.03)
+    beats = np.sin(2 * np.pi * draw.uniform(3.0, 7.0) * time + draw.uniform(0, 2 * np.pi))
+    octaves = shift + glide * time / time[-1] + vibrato * beats
     vowel, reference = np.zeros(length + 4 * half, np.float32), None
     place, speed, at = draw.uniform(0, room), draw.uniform(0.05, 0.3), 0.0
     while at < length + half:
