@@ -39,7 +39,7 @@ def _refused(kind: type, key: str, value: Any) -> bool:
     except ValueError:
         return True
     except TypeError:  # it needs others too
-        return False
+        pass
     return False
 
 

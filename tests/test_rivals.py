@@ -160,6 +160,9 @@ def test_a_new_version_of_a_system_takes_the_place_of_the_old_one(intervals, tmp
     assert after["command"] == "deepnmf again" and after["remarks"][:-1] == before["remarks"]
     assert after["remarks"][-1] == f"one, two: scored earlier, by {before['command']}"
     assert after["remarks"][-1] in (kept / "report.md").read_text("utf-8")
+    for name, remarks in (("ours", before["remarks"]), ("one", after["remarks"])):
+        intervals.main([str(kept / "origin.json"), "--only", name, "--to", str(tmp_path / "only.json")])
+        assert json.loads((tmp_path / "only.json").read_text())["remarks"] == remarks
     for wrong in ({"reference": report["reference"] | {"sha256": "0"}}, {"systems": [noisy, ours | {"name": "other"}]}):
         newer.write_text(json.dumps(report | wrong))
         with pytest.raises(SystemExit):

@@ -61,7 +61,7 @@ def whispered(speech: Samples, draw: np.random.Generator, rate_hz: int) -> Sampl
 
     The envelope of a frame is its cepstrum below a time from ENVELOPE_S, and so without the pitch, as a spectrum again.
     Without the voice, low frequencies are weak: those below WHISPER_FROM_HZ fall by 6 dB per octave. Loud frames, which
-    are mostly voiced, lose most of their level (VOICE_LOSS).
+    are mostly voiced, lose a part of their level (VOICE_LOSS).
     """
     from scipy.signal import istft, stft
 

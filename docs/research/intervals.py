@@ -37,6 +37,8 @@ COMPUTED = ("summary", "gain", "by_snr", "by_group", "files")
 
 DECIMALS = 4
 
+EARLIER = "scored earlier, by"
+
 
 def read(path: Path) -> dict:
     """Return the report in report.json, or that in origin.json with its files from files.csv."""
@@ -103,7 +105,8 @@ def only(report: dict, name: str) -> dict:
     systems = [one for one in report["systems"] if one["kind"] == NOISY or one["name"] == name]
     if len(systems) != 2:
         raise SystemExit(f"{name}: not among {', '.join(one['name'] for one in report['systems'])}")
-    return again(report | {"systems": systems})
+    remarks = [one for one in report["remarks"] if EARLIER not in one or name in one.partition(":")[0].split(", ")]
+    return again(report | {"systems": systems, "remarks": remarks})
 
 
 def updated(report: dict, newer: dict) -> dict:
@@ -118,7 +121,7 @@ def updated(report: dict, newer: dict) -> dict:
     if unknown := new.keys() - set(names):
         raise SystemExit(f"{', '.join(sorted(unknown))}: not among {', '.join(names)}")
     told = {key: newer[key] for key in ("deepnmf", "command", "date", "machine", "packages")}
-    earlier = f"{', '.join(name for name in names if name not in new)}: scored earlier, by {report['command']}"
+    earlier = f"{', '.join(name for name in names if name not in new)}: {EARLIER} {report['command']}"
     systems = [new.get(one["name"], one) for one in report["systems"]]
     return report | told | {"systems": systems, "remarks": [*report["remarks"], earlier]}
 
@@ -165,6 +168,8 @@ def main(arguments: list[str] | None = None) -> None:
         report = read(path)
         if given.only:
             _write_json(only(report, given.only), given.to)
+        elif given.take and path.name != ORIGIN_JSON:
+            raise SystemExit(f"{path}: --take is for {ORIGIN_JSON}")
         elif given.take:
             compact(updated(report, read(given.take)), given.of, path.parent)
         elif given.where:
