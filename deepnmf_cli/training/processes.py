@@ -5,6 +5,7 @@ batch, to rounding. The number of processes changes how long a run takes and not
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,12 @@ Given = TypeVar("Given")
 LONGEST_WAIT = timedelta(days=1)
 """Longest wait for another process, which may score dev recordings or draw figures. torchrun ends all processes when
 one fails."""
+
+
+FAREWELL_S = 0.2
+"""Seconds between the last exchange and the end of a process. gloo's threads let go of what was exchanged a moment
+after it, which takes the interpreter; where that is ending already, they abort the process (pytorch/pytorch, pull
+request 179291)."""
 
 
 @dataclass(frozen=True)
@@ -144,3 +151,4 @@ def joined(device: str) -> Iterator[tuple[Processes, str]]:
         yield Processes(distributed.get_rank(), distributed.get_world_size()), device
     finally:
         distributed.destroy_process_group()
+        time.sleep(FAREWELL_S)
