@@ -95,23 +95,23 @@ def test_a_grain_is_the_window_nearest_to_its_place_that_fits_and_resembles_the_
         np.testing.assert_array_equal(voice._aligned(pulses, centre, 3, first)[0][2], 1.0)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_whisper_has_the_formants_of_speech_and_no_pitch(seed: int) -> None:
+def test_a_whisper_has_the_formants_of_speech_and_no_pitch() -> None:
     pulses = np.zeros(2 * RATE)
     pulses[:: RATE // 125] = 1.0
     flat = 0.01 * pulses  # of a flat spectrum, with a formant at 2 kHz added
     poles = [1, -2 * 0.97 * np.cos(2 * np.pi * 2000 / RATE), 0.97**2]
     speech = (flat + 0.03 * lfilter([0.06], poles, pulses)).astype(np.float32)
     speech[RATE:] = 0
-    whisper = voice.whispered(speech, draw(seed), RATE)
-    assert whisper.shape == speech.shape and whisper.dtype == np.float32
+    whispers = [voice.whispered(speech, draw(seed), RATE) for seed in range(8)]  # whose envelopes differ
     assert autocorrelation(speech[:RATE], RATE // 125) > 0.95
-    assert abs(autocorrelation(whisper[:RATE], RATE // 125)) < 0.2  # what the formant alone may reach by chance
-    assert rms(whisper) == pytest.approx(rms(speech), rel=1e-3)
-    assert rms(whisper[RATE + RATE // 10 :]) < 1e-3 * rms(whisper[:RATE])
-    _, density = welch(whisper[:RATE], RATE, nperseg=512)
+    assert abs(np.mean([autocorrelation(whisper[:RATE], RATE // 125) for whisper in whispers])) < 0.1
+    for whisper in whispers:
+        assert whisper.shape == speech.shape and whisper.dtype == np.float32
+        assert rms(whisper) == pytest.approx(rms(speech), rel=1e-3)
+        assert rms(whisper[RATE + RATE // 10 :]) < 1e-3 * rms(whisper[:RATE])
+    density = np.mean([welch(whisper[:RATE], RATE, nperseg=512)[1] for whisper in whispers], 0)
     peak = 1500 + np.argmax(density[48:80]) * RATE / 512
-    assert abs(peak - 2000) < 250
+    assert abs(peak - 2000) < 150
     quiet, loud = density[4:8].mean(), density[120:160].mean()  # 125 to 250 Hz, and 3.8 to 5 kHz, as loud before
     assert 4 < 10 * np.log10(loud / quiet) < 25
 
