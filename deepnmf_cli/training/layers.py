@@ -170,7 +170,7 @@ class LayerTerms:
             def after(layer: int) -> Tensor:
                 return last if layer == self.network.unfolded.iterations else self._after(layer, masks)
 
-            speech = partial(_compressed_speech, batch.truth)
+            speech = partial(compressed_speech, batch.truth)
             teacher = cache(lambda: speech(last.detach()))
             loss = total = objective(last)
             for layer, (supervision, distillation) in enumerate(self._weights, start=1):
@@ -236,7 +236,7 @@ class LayerTerms:
         for layer in self._layers:
             state = path.states[layer]
             if kind == "target":
-                estimate = _compressed_speech(batch.truth, after(layer))
+                estimate = compressed_speech(batch.truth, after(layer))
                 error = relative_error(estimate, batch.truth.compressed_speech(POWER))
                 found.append(error.add(TINY).sqrt())
             elif kind == "objective":
@@ -262,6 +262,6 @@ def _stopped(network: MaskNetwork, layer: int) -> Iterator[None]:
         unfolded.depth = unfolded.iterations
 
 
-def _compressed_speech(truth: Truth, masks: Tensor) -> Tensor:
+def compressed_speech(truth: Truth, masks: Tensor) -> Tensor:
     """Return `compressed` of the speech (B, F, T) that `masks` estimate, in the scaled mixtures."""
     return compressed(mask_size(masks.float().unbind(1)) * truth.magnitude, POWER)

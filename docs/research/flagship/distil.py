@@ -20,11 +20,9 @@ from deepnmf_cli import experiment, model_file, zoo
 from deepnmf_cli.corpus.sources import Recordings
 from deepnmf_cli.networks.base import MaskNetwork
 from deepnmf_cli.recipe import Recipe, read_recipe
+from deepnmf_cli.training.layers import POWER, compressed_speech
 from deepnmf_cli.training.minibatch import Batch
-from deepnmf_cli.training.objectives import compressed, mask_size
 from deepnmf_cli.training.trainer import Trainer
-
-POWER = 0.5
 
 FLOOR = 0.01
 """Difference, as a share of the energy of clean speech, below which nothing more is to be learned: -20 dB."""
@@ -45,11 +43,12 @@ class Teaching:
         given = masks()
         loss = objective(given)
         true = batch.truth.compressed_speech(POWER)
+        own = compressed_speech(batch.truth, given)
         with torch.no_grad():
-            taught = self._speech(batch, batch.masks(self.teacher))
-            nearer = (taught - true).square().sum(1) < (self._speech(batch, given) - true).square().sum(1)
+            taught = compressed_speech(batch.truth, batch.masks(self.teacher))
+            nearer = (taught - true).square().sum(1) < (own - true).square().sum(1)
         self.share.append(float(nearer.float().mean()))
-        error = ((self._speech(batch, given) - taught).square().sum(1) * nearer).sum(-1)
+        error = ((own - taught).square().sum(1) * nearer).sum(-1)
         energy = true.square().sum((1, 2))  # never 0: `compressed` has a floor
         return loss + self.weight * 10 * torch.log10(error / energy + FLOOR).mean(), loss
 
@@ -59,10 +58,6 @@ class Teaching:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Restore a state."""
-
-    @staticmethod
-    def _speech(batch: Batch, masks: Tensor) -> Tensor:
-        return compressed(mask_size(masks.unbind(1)) * batch.truth.magnitude, POWER)
 
 
 def taught(teaching: Teaching, *given, **settings) -> Trainer:
