@@ -1,11 +1,13 @@
 """From a recipe and recordings to a trained model: what `deepnmf train` does, as functions."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -117,13 +119,13 @@ def take_weights(
     front_end: FrontEnd,
     partial: bool = False,
     say: Say = lambda sentence, warning: None,
-) -> None:
-    """Load those weights of a model file that the network, behind this front end, can begin with.
+) -> list[str]:
+    """Load those weights of a model file that the network, behind this front end, can begin with; return the names of
+    those that begin as usual, because the file does not have them.
 
     The weights of a grid are first moved to their places in this network (`relocated`); `MaskNetwork.fitting` says
     which are then taken. Raises ModelError if there are none, or if some do not fit and `partial` does not allow that.
-    Weights that only the network has begin as usual, and a message names them. What settings determine stays as this
-    network's settings say.
+    A message names the weights that begin as usual. What settings determine stays as this network's settings say.
     """
     given, kept_here = model_file.read(path), network.fixed_settings()
     moved = network.moved(given.weights, (given.network, given.front_end), front_end)
@@ -145,6 +147,7 @@ def take_weights(
             True,
         )
     network.load_weights(own | shared)
+    return new
 
 
 def _named(names: list[str]) -> str:
@@ -207,13 +210,12 @@ def train(
     teacher = None
     if opened.general is not None:
         assert init is not None  # as _require_for_tuning found
-        teacher = build(recipe.model, recipe.network)
-        take_weights(teacher, init, recipe.front_end, partial)
+        teacher = _teacher(recipe, init, partial, say)
         source = Taught(source, opened.general, recipe.tuning.own_share, teacher, recipe.front_end)
     material = describe_material(source, dev, init)
     taught = (material["init"], recipe.tuning.own_share) if teacher else ()
-    settings = map(changed, (recordings, recipe.mixing, recipe.augmentation))
-    key = digest(*settings, recipe.training.seed, fingerprint(recordings), *taught) if cache else ""
+    mixed = map(changed, (recordings, recipe.mixing, recipe.augmentation))
+    key = digest(*mixed, recipe.training.seed, fingerprint(recordings), *taught) if cache else ""
     if resume:
         for note in compare_material(journal, material):
             progress({"note": note})
@@ -225,28 +227,18 @@ def train(
 
     writing = nullcontext() if processes.rank else journal.begin(recipe.to_dict(), journal.material or material)
     with writing, _unpacked(opened.source, unpack, say):
-        if resume or teacher:
+        if teacher is not None:
+            network = copy.deepcopy(teacher)
+        elif resume:
             network = build(recipe.model, recipe.network)
         else:
             network = initial_network(recipe, source, interruptible, cache, key)
-        if init is not None and not resume:
-            take_weights(network, init, recipe.front_end, partial, say)
+            if init is not None:
+                take_weights(network, init, recipe.front_end, partial, say)
         if not processes.alone:
             source, key = Share(source, processes, recipe.training.batch), digest(key, processes.rank, processes.count)
 
         model_file.require_complete(network, journal.best_path)
-
-        def describe(path: Path, network: MaskNetwork, step: int, score: DevScore | None) -> ModelFile:
-            trained = {"steps": step, "version": __version__}
-            if score is not None:
-                trained |= {"dev_score": score.value, "dev_si_sdr": score.si_sdr}
-            if score is not None and score.pesq is not None:
-                trained["dev_pesq"] = score.pesq
-            if score is not None and score.pesq_estimated is not None:
-                trained["dev_pesq_estimated"] = score.pesq_estimated
-            provenance = {"recipe": recipe.provenance, "trained": trained}
-            return model_file.describe(path, network, recipe.front_end, provenance)
-
         frames, settings = None, recipe.training
         if settings.frame_stride > 1 and any(p.requires_grad for p in network.parameters()):
             assert isinstance(network, FrameNetwork)  # as recipes require
@@ -254,9 +246,19 @@ def train(
             frames = FrameStore(source, recipe.front_end, network, mixtures, settings.frame_stride, cache, key)
             if workers > 1:
                 say("training.frame_stride above 1: --workers has no effect, this process prepares the frames", True)
-        of_layers = {"depth": recipe.depth, "constraints": recipe.constraints}
-        loop = network, recipe.front_end, recipe.objective, settings, journal, describe, device, frames
-        trainer = Trainer(*loop, **of_layers, processes=processes)
+        trainer = Trainer(
+            network,
+            recipe.front_end,
+            recipe.objective,
+            settings,
+            journal,
+            _describer(recipe),
+            device,
+            frames,
+            depth=recipe.depth,
+            constraints=recipe.constraints,
+            processes=processes,
+        )
         if resume:
             trainer.resume()
             if trainer.scored_otherwise() and journal.best_path.is_file():
@@ -283,6 +285,33 @@ def train(
     if complete and not teacher and (worse := _worse(trainer)):
         progress({"worse": worse})
     return complete
+
+
+def _teacher(recipe: Recipe, init: Path, partial: bool, say: Say) -> MaskNetwork:
+    """Return the network of `init`, from which fine-tuning starts, and which shows it what not to forget.
+
+    Raises ModelError if `init` lacks weights of this network: drawn at random, they have nothing that could be kept.
+    """
+    network = build(recipe.model, recipe.network)
+    if new := take_weights(network, init, recipe.front_end, partial, say):
+        found, remedy = f"no weights for {_named(new)}", "Leave network.* out: fine-tuning is of the network of --init."
+        raise ModelError(init, found, "all that the network has", remedy)
+    return network
+
+
+def _describer(recipe: Recipe) -> Callable[[Path, MaskNetwork, int, DevScore | None], ModelFile]:
+    """Return a function that makes model files of the networks that a recipe trains, see `Trainer`."""
+
+    def describe(path: Path, network: MaskNetwork, step: int, score: DevScore | None) -> ModelFile:
+        trained: dict[str, Any] = {"steps": step, "version": __version__}
+        if score is not None:
+            scores = {"score": score.value, "si_sdr": score.si_sdr, "pesq": score.pesq}
+            scores["pesq_estimated"] = score.pesq_estimated
+            trained |= {f"dev_{name}": value for name, value in scores.items() if value is not None}
+        provenance = {"recipe": recipe.provenance, "trained": trained}
+        return model_file.describe(path, network, recipe.front_end, provenance)
+
+    return describe
 
 
 def require_shareable(recipe: Recipe, processes: Processes) -> None:

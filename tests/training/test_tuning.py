@@ -198,6 +198,17 @@ def test_fine_tuning_needs_a_model_and_speech(tiny_corpus: Path, model: Path, tm
         tiny(tuning={"own_share": 0.0})
 
 
+def test_a_network_that_lacks_weights_is_not_fine_tuned(tiny_corpus: Path, tmp_path: Path) -> None:
+    """They would be drawn at random, in the teacher as well."""
+    grid, path = {"single_bands": 8, "wide_bands": 4, "channels": 4}, tmp_path / "shallow.safetensors"
+    others = TINY | {"model": "grid", "tuning": {"own_share": 0.5}}
+    shallow, deep = (Recipe.from_dict(others | {"network": grid | {"iterations": count}}) for count in (1, 2))
+    model_file.describe(path, build("grid", shallow.network), shallow.front_end, {}).write()
+    with pytest.raises(ModelError, match=r"shallow.safetensors: found no weights for .*_1.*; expected all that the"):
+        train(deep, recordings(tiny_corpus), tmp_path / "run", init=path)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_recipe_without_a_model_takes_what_it_leaves_out_from_the_initial_one() -> None:
     initial = tiny(objective={"snr": 0.7})
     assert read_recipe(None, initial=lambda: initial) == initial
