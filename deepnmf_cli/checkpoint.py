@@ -1,6 +1,7 @@
 """Tensors and JSON in one .safetensors file, read without pickle; files and folders written atomically; hashes."""
 
 import errno
+import importlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 from deepnmf_cli.errors import ModelError, shortened
 
@@ -289,25 +291,25 @@ def save(path: str | Path, tensors: dict, meta: dict) -> None:
             raise ModelError(path, found, "room on the disk", "Free some space.") from error
 
 
-def load(path: str | Path) -> tuple[dict, dict]:
-    """Read (tensors, meta) as `save` wrote them.
+def load(path: str | Path, framework: Literal["pt", "np"] = "pt") -> tuple[dict, dict]:
+    """Read (tensors, meta) as `save` wrote them, the tensors as those of torch ("pt") or as arrays of NumPy ("np").
 
     Raises ModelError when the file is missing, damaged, of another kind, of a newer format, or holds weights that
     are not finite.
     """
-    import torch
     from safetensors import SafetensorError, safe_open
 
+    arrays = importlib.import_module({"pt": "torch", "np": "numpy"}[framework])
     path = Path(path)
     if not path.is_file():
         raise ModelError(
             path, "no file", "a model file ending in .safetensors", "Check the path or run `deepnmf models`."
         )
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework=framework) as file:
             meta = json.loads((file.metadata() or {}).get(_META_KEY, "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
-    except (SafetensorError, ValueError, RecursionError, OSError) as error:
+    except (SafetensorError, ValueError, TypeError, RecursionError, OSError) as error:
         raise ModelError(
             path,
             f"a damaged or truncated file ({shortened(error)})",
@@ -326,7 +328,7 @@ def load(path: str | Path) -> tuple[dict, dict]:
             "Update with `pip install --upgrade deepnmf`.",
         )
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if not arrays.isfinite(tensor).all():
             raise ModelError(
                 path, f"weights that are not finite in {name!r}", "finite weights", "Train the model again."
             )

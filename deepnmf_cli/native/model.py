@@ -5,7 +5,6 @@ innermost loop runs over adjacent numbers, and are padded with zeros to whole ve
 zero.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from deepnmf_cli.checkpoint import FORMAT
+from deepnmf_cli import checkpoint
 from deepnmf_cli.errors import DeepnmfError, ModelError, shortened
 from deepnmf_cli.settings import section
 from deepnmf_cli.signal import masks
@@ -110,22 +109,14 @@ def read(path: Path) -> tuple[NativeModel, FrontEnd]:
     """Return the model in a file, and its front end. Raises ModelError for a file that cannot be read, and for networks
     that the source cannot compute.
     """
-    from safetensors import SafetensorError, safe_open
-
-    remedy = "Choose --backend auto."
+    weights, meta = checkpoint.load(path, "np")
     try:
-        with safe_open(path, framework="np") as file:
-            meta = json.loads((file.metadata() or {})["deepnmf"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
-        if meta["format"] > FORMAT:
-            raise ValueError(f"format {meta['format']}, where this version knows {FORMAT} or older")
         tables = meta.get("recipe", meta)  # format 1 had them in the recipe
         front_end = section(FrontEnd, tables["front_end"], "front_end")
         return pack(tables["model"], tables["network"], weights, front_end), front_end
-    except (SafetensorError, OSError) as error:
-        raise ModelError(path, f"no readable model file ({shortened(error)})", "one", remedy) from error
     except (DeepnmfError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ModelError(path, f"what machine code cannot compute ({shortened(error)})", FAMILY, remedy) from error
+        found, remedy = f"what machine code cannot compute ({shortened(error)})", "Choose --backend auto."
+        raise ModelError(path, found, FAMILY, remedy) from error
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Models of repair, run in NumPy: a file holds the parameters of each layer."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,27 +89,18 @@ def shipped(task: str) -> Path:
 
 def load(path: Path) -> RepairModel:
     """Read a model. Raises ModelError for a file that does not hold one."""
-    from safetensors import SafetensorError, safe_open
-
+    weights, meta = checkpoint.load(path, "np")
+    if "repair" not in meta:
+        enhances = not meta.keys().isdisjoint(("network", "recipe"))
+        found = "a model of speech enhancement" if enhances else "no description of a model of repair"
+        raise ModelError(path, found, WANTED, "Choose another file.")
+    values = {name: array.astype(np.float64) for name, array in weights.items()}
     try:
-        with safe_open(path, framework="numpy") as file:
-            meta = json.loads((file.metadata() or {}).get("deepnmf", "null"))
-            if not isinstance(meta, dict) or "repair" not in meta:
-                raise ModelError(path, _other(meta), WANTED, "Choose another file.")
-            values = {name: file.get_tensor(name).astype(np.float64) for name in file.keys()}  # noqa: SIM118  no dict
         settings = section(RepairSettings, meta["repair"], str(path))
         layers = [_layer(values, k, settings.prox) for k in range(settings.layers)]
-    except (SafetensorError, RecipeError, ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+    except (RecipeError, ValueError, KeyError, TypeError) as error:
         raise ModelError(path, f"no model of repair ({shortened(error)})", WANTED, "Choose another file.") from error
-    if not all(np.isfinite(v).all() for v in values.values()):
-        raise ModelError(path, "weights that are not finite", "finite weights", "Train the model again.")
     return RepairModel(settings, layers)
-
-
-def _other(meta: Any) -> str:
-    """Say what a file holds, according to a description that is not that of a model of repair."""
-    described = isinstance(meta, dict) and ("recipe" in meta or "network" in meta)
-    return "a model of speech enhancement" if described else "no description of a model of repair"
 
 
 def _layer(values: dict[str, np.ndarray], k: int, prox: str) -> dict[str, np.ndarray]:

@@ -234,7 +234,7 @@ class Journal:
             meta["constraints"] = self.constraints
         if self.noisy is not None:
             meta["noisy"] = self.noisy
-        checkpoint.save(self.resume_path, tensors, meta | {"checksum": _checksum(tensors, meta)})
+        checkpoint.save(self.resume_path, tensors, meta | {"checksum": checksum(tensors, meta)})
 
     def load_resume(self) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[int, dict[str, Tensor]], dict]:
         """Return (model, average, optimiser state, progress) as saved, and restore the history.
@@ -277,7 +277,7 @@ class Journal:
             raise ModelError(self.resume_path, "a model", "a resume file", "Name the run folder, not a model.")
         meta.pop("format")
         # Files of earlier versions have no checksum.
-        if "checksum" in meta and meta.pop("checksum") != _checksum(tensors, meta):
+        if "checksum" in meta and meta.pop("checksum") != checksum(tensors, meta):
             raise self.damaged("another content than was written")
         return tensors, meta
 
@@ -322,7 +322,7 @@ def _require_numbers(values: Iterable[Any]) -> None:
         require(type(value) in (int, float), f"{value!r} in the place of a number")
 
 
-def _checksum(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
+def checksum(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
     """Return the checksum of what a resume file holds, as it will be read again."""
     found = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
     for name in sorted(tensors):

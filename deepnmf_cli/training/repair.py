@@ -20,14 +20,14 @@ from torch import Tensor
 
 from deepnmf_cli import checkpoint
 from deepnmf_cli.corpus.clips import ClipCache
-from deepnmf_cli.errors import CorpusError, RecipeError, UsageError, count, shortened
+from deepnmf_cli.errors import CorpusError, DeepnmfError, ModelError, RecipeError, UsageError, count, shortened
 from deepnmf_cli.repair import model
 from deepnmf_cli.repair.model import RepairSettings
 from deepnmf_cli.repair.projection import Observation, Problem, problem, unit_gain
 from deepnmf_cli.repair.unfolded import ConsistentProjection, network
 from deepnmf_cli.settings import apply_override, refuse_unknown, section
 from deepnmf_cli.signal.formats import scan
-from deepnmf_cli.training.journal import locked
+from deepnmf_cli.training.journal import checksum, locked, require
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 DECIMALS = ("loss", "dev_snr_db")
@@ -280,6 +280,10 @@ class _Run:
             rows = np.random.default_rng([schedule.seed, 2, self.step]).integers(schedule.examples, size=schedule.batch)
             batch = examples.part(torch.from_numpy(rows))
             loss = -batch.snr_db(self.unfolded(batch.problem)).mean()
+            if not loss.isfinite():
+                found = f"a loss of {loss.item()}"
+                remedy = f"Lower training.learning_rate; the run in {self.folder} keeps its last resume point."
+                raise DeepnmfError(f"step {self.step + 1}", found, "a finite loss", remedy)
             self.optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.unfolded.parameters(), 10.0)
@@ -320,7 +324,8 @@ class _Run:
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{number}.{key}": torch.as_tensor(value) for key, value in state.items()}
         kept = {"step": self.step, "best": self.best, "losses": self.losses, "rows": self.rows}
-        checkpoint.save(self.folder / LAST, tensors, kept | {"cpu_s": self._spent_s()})
+        kept["cpu_s"] = self._spent_s()
+        checkpoint.save(self.folder / LAST, tensors, kept | {"checksum": checksum(tensors, kept)})
         with checkpoint.atomic_path(self.folder / "history.csv") as partial, open(partial, "w", newline="") as file:
             writer = csv.DictWriter(file, ["step", "loss", "dev_snr_db", "cpu_s"])
             writer.writeheader()
@@ -328,24 +333,25 @@ class _Run:
                 writer.writerow(row | {k: f"{row[k]:.4f}" for k in DECIMALS if row[k] is not None})
 
     def restore(self) -> None:
-        """Take the state from the resume point, if the run has come to one."""
-        if not (self.folder / LAST).exists():
+        """Take the state from the resume point, if the run has come to one. Raises ModelError for a damaged one."""
+        if not (path := self.folder / LAST).exists():
             return
-        tensors, kept = checkpoint.load(self.folder / LAST)
-        weights = {k.removeprefix("weight."): v for k, v in tensors.items() if k.startswith("weight.")}
-        self.unfolded.load_state_dict(weights, False)
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("adam."):
+        tensors, kept = checkpoint.load(path)
+        kept.pop("format")
+        try:
+            require(kept.pop("checksum") == checksum(tensors, kept), "another content than was written")
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, parameter in self.unfolded.named_parameters():
+                parameter.data.copy_(tensors.pop(f"weight.{name}"))
+            for key, value in tensors.items():
                 _, number, name = key.split(".", 2)
                 state.setdefault(int(number), {})[name] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        try:
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
             self.step, self.best, self.losses, self.rows = (kept[key] for key in ("step", "best", "losses", "rows"))
             self._cpu_s += kept["cpu_s"]
-        except (KeyError, TypeError) as error:
-            found, remedy = "a resume point of an earlier version", "Begin in another folder."
-            raise UsageError(self.folder / LAST, found, "one of this version", remedy) from error
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            found, remedy = f"a damaged resume point ({shortened(error)})", "Restore it, or begin in another folder."
+            raise ModelError(path, found, "one that this version wrote", remedy) from error
 
 
 def _write(path: Path, text: str) -> None:

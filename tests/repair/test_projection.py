@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import torch
 
+from deepnmf_cli import checkpoint
 from deepnmf_cli.errors import ModelError
 from deepnmf_cli.repair import autoregression, model
 from deepnmf_cli.repair.projection import (
@@ -189,6 +190,15 @@ def test_a_file_that_lacks_a_parameter_is_refused(tmp_path, wrong):
         model.save(tmp_path / "m.safetensors", model.RepairSettings(layers=2), broken, {})
         with pytest.raises(ModelError, match=f"no model of repair .*{wrong}"):
             model.load(tmp_path / "m.safetensors")
+
+
+def test_a_file_of_a_newer_format_is_refused(tmp_path, monkeypatch):
+    values = network(ConsistentProjection(), 2).bank.values()
+    monkeypatch.setattr(checkpoint, "FORMAT", 99)
+    model.save(tmp_path / "m.safetensors", model.RepairSettings(layers=2), values, {})
+    monkeypatch.undo()
+    with pytest.raises(ModelError, match="found format 99; expected format 2 or older"):
+        model.load(tmp_path / "m.safetensors")
 
 
 @pytest.mark.parametrize("task", model.TASKS)

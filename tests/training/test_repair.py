@@ -7,7 +7,8 @@ import pytest
 import soundfile
 import torch
 
-from deepnmf_cli.errors import CorpusError, RecipeError, UsageError
+from deepnmf_cli import checkpoint
+from deepnmf_cli.errors import CorpusError, DeepnmfError, ModelError, RecipeError, UsageError
 from deepnmf_cli.recipe import recipes_folder
 from deepnmf_cli.repair import model
 from deepnmf_cli.training import journal, repair
@@ -95,6 +96,28 @@ def test_what_cannot_be_trained_is_said(speech, tmp_path):
     with pytest.raises(CorpusError, match="usable segments"):
         repair.train(recipe("declip", "damage.segment_s=60.0"), speech, tmp_path / "early")
     assert not list((tmp_path / "early").iterdir())  # which a second try may take
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(speech, tmp_path):
+    with pytest.raises(DeepnmfError, match=r"step \d: found a loss of .*Lower training.learning_rate"):
+        repair.train(recipe("declip", "training.learning_rate=1e30"), speech, tmp_path)
+
+
+@pytest.mark.parametrize("change", ["a weight is missing", "another step", "another tensor"])
+def test_a_damaged_resume_point_is_refused(speech, tmp_path, change):
+    assert not repair.train(recipe("declip"), speech, tmp_path, stop=lambda: True)
+    tensors, kept = checkpoint.load(tmp_path / repair.LAST)
+    kept.pop("format")
+    if change == "another step":
+        kept["step"] = "x"
+    elif change == "a weight is missing":
+        tensors.popitem()
+        kept["checksum"] = journal.checksum(tensors, {k: v for k, v in kept.items() if k != "checksum"})
+    else:
+        tensors["else"] = torch.zeros(1)
+    checkpoint.save(tmp_path / repair.LAST, tensors, kept)
+    with pytest.raises(ModelError, match=r"last.safetensors: found a damaged resume point \(.*\)"):
+        repair.train(recipe("declip"), speech, tmp_path, resume=True)
 
 
 def test_words_need_no_quotes(speech):
