@@ -1,7 +1,8 @@
 """Speech enhancement by deep unfolding: model-based inference, unfolded into networks and trained.
 
 `enhance(samples, rate_hz)` enhances an array in one call. `load_enhancer()` returns an `Enhancer` for whole recordings;
-its method `stream(rate_hz, channels)` starts a `StreamingEnhancer` for sound that arrives in pieces.
+its method `stream(rate_hz, channels)` starts a `StreamingEnhancer` for sound that arrives in pieces, and
+`enhance_file(enhancer, source, target)` applies it from file to file.
 
 Importing the package sets ORT_DISABLE_TELEMETRY=1, unless that variable already has a value.
 """
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from deepnmf_cli.enhancer import Enhancer
     from deepnmf_cli.signal.activity import SpeechActivity
     from deepnmf_cli.streaming import StreamingEnhancer
+    from deepnmf_cli.treatment import Treatment, enhance_file
     from deepnmf_cli.zoo import load_enhancer
 
 # ONNX Runtime would store an identifier of this machine in the user's home folder and send usage reports. It reads the
@@ -23,11 +25,13 @@ if not os.environ.get("ORT_DISABLE_TELEMETRY"):
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __version__ = "0.3.0"
-__all__ = ["Enhancer", "SpeechActivity", "StreamingEnhancer", "enhance", "load_enhancer"]
+__all__ = [
+    "Enhancer", "SpeechActivity", "StreamingEnhancer", "Treatment", "enhance", "enhance_file", "load_enhancer",
+]  # fmt: skip
 
 _MODULES = {
     "Enhancer": "enhancer", "SpeechActivity": "signal.activity", "StreamingEnhancer": "streaming", "enhance": "api",
-    "load_enhancer": "zoo",
+    "enhance_file": "treatment", "load_enhancer": "zoo", "Treatment": "treatment",
 }  # fmt: skip
 
 

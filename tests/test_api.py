@@ -19,7 +19,7 @@ from deepnmf_cli.networks import NETWORKS, build
 from deepnmf_cli.networks.backend import TorchBackend
 from deepnmf_cli.recipe import read_recipe
 
-DOCUMENTED = ["api", "enhancer", "signal.activity", "streaming", "zoo"]
+DOCUMENTED = ["api", "enhancer", "signal.activity", "streaming", "treatment", "zoo"]
 
 
 @pytest.fixture(scope="module")

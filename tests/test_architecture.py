@@ -27,7 +27,7 @@ LAYERS = [
     {"streaming", "model_file"},
     {"enhancer", "native"},
     {"training", "export", "inspector", "pace"},
-    {"recipe"},
+    {"recipe", "treatment"},
     {"zoo", "experiment"},
     {"api"},
     {"commands"},

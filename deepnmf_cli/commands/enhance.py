@@ -3,41 +3,44 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from deepnmf_cli.commands import console, remote
-from deepnmf_cli.commands.jobs import Batch, Engine, Enhanced, Settings, enhance_all, lengths, process_count
+from deepnmf_cli.commands.jobs import Batch, Engine, Settings, enhance_all, lengths, process_count
 from deepnmf_cli.commands.options import (
     AUTO,
+    FIXES,
     SEPARATE,
     TOGETHER,
-    NoiseProfile,
     backend_option,
+    clip_level_option,
     depth_option,
     device_option,
+    fix_option,
+    gaps_option,
     max_attenuation_option,
     mix_option,
     model_option,
     noise_profile_option,
     overwrite_option,
     quiet_option,
+    refuse_without_repair,
+    repair_options,
     skip_existing_option,
     verbose_option,
 )
 from deepnmf_cli.commands.places import STREAM, Job, Places, Plan, plan, refuse_streams
 from deepnmf_cli.commands.record import Record
-from deepnmf_cli.commands.repair_options import (
-    FIXES,
-    clip_level_option,
-    fix_option,
-    gaps_option,
-    refuse_without_repair,
-    repair_options,
-)
 from deepnmf_cli.errors import UsageError
 from deepnmf_cli.workers import Progress
+
+if TYPE_CHECKING:
+    from deepnmf_cli.treatment import Enhanced, NoiseProfile
+
+MASKS = {TOGETHER: False, SEPARATE: True, AUTO: None}
+"""What --channels means for `Treatment.separate`."""
 
 
 @click.command()
@@ -118,7 +121,7 @@ def command(
     max_attenuation_db: float | None,
     mix: float,
     channel_mode: str,
-    noise_profile: NoiseProfile | None,
+    noise_profile: "NoiseProfile | None",
     loudness_lufs: float | None,
     repair: bool,
     fixes: tuple[str, ...],
@@ -173,27 +176,18 @@ def command(
     places = Places(_plain(output), _plain(noise_out), in_place, speech=vad)
     planned = _plan([remote.plain(path) for path in inputs], places, overwrite or skip_existing, runner)
     refuse_streams(planned.jobs, as_json, skip_existing)
-    settings = Settings(
-        model,
-        device,
-        backend,
-        max_attenuation_db,
-        mix,
-        noise_profile,
-        overwrite,
-        depth,
-        channel_mode,
-        verbose,
-        loudness_lufs,
-        repair_options(inputs, fixes, gaps, clip_level_db) if repair else None,
-    )
+    from deepnmf_cli.treatment import Treatment
+
+    fixed = repair_options(inputs, fixes, gaps, clip_level_db) if repair else None
+    treatment = Treatment(max_attenuation_db, mix, MASKS[channel_mode], noise_profile, fixed, loudness_lufs)
+    settings = Settings(model, device, backend, treatment, overwrite, depth, verbose)
     batch = _Enhancing(planned, settings, runner, console.json_lines() if as_json else None, quiet, dry_run)
     several = len(planned.jobs) + len(planned.unreadable) > 1
     record = None
     with console.ended_by(batch.end):
         try:
             if several or skip_existing:
-                facts = _facts(settings, noise_out)
+                facts = _facts(settings, channel_mode, noise_out)
                 far = isinstance(planned, remote.RemotePlan)
                 record = remote.RemoteRecord("enhance", facts, planned) if far else Record("enhance", facts)
             todo = batch.begin(record, skip_existing, overwrite)
@@ -256,7 +250,7 @@ class _Enhancing(Batch):
     def results(self, jobs: Sequence[Job], seconds: float, progress: Progress) -> Iterator[tuple[Job, Any]]:
         return enhance_all(jobs, self._settings, self._engine, seconds, progress)
 
-    def report(self, job: Job, done: Enhanced) -> None:
+    def report(self, job: Job, done: "Enhanced") -> None:
         self.elapsed_s += done.elapsed_s
         info, clipped, notes = done.rewritten.info, done.rewritten.clipped, list(done.rewritten.notes)
         loudness = None
@@ -265,11 +259,11 @@ class _Enhancing(Batch):
             notes += filter(None, [done.loudness.note])
         row = self.row(job.source, job) | {
             "seconds": info.seconds, "rate_hz": info.rate_hz, "channels": info.channels,
-            "channel_mode": done.channel_mode, "clipped": sum(clipped.values()),
+            "channel_mode": SEPARATE if done.separate else TOGETHER, "clipped": sum(clipped.values()),
             "real_time_factor": done.elapsed_s / info.seconds, "notes": notes, "loudness": loudness,
             "speech": None if done.speech is None else [_spoken(stretch) for stretch in done.speech],
         }  # fmt: skip
-        if self._settings.channel_mode == AUTO and done.channel_mode == SEPARATE:
+        if self._settings.treatment.separate is None and done.separate:
             self.say(f"{job.source}: the channels have little in common; each was enhanced on its own.")
         warnings = [f"{job.source}: {note}." for note in notes]
         self.outcome.done(row, warnings + [_clipping(path, samples) for path, samples in clipped.items() if samples])
@@ -315,7 +309,7 @@ def _plan(inputs: Sequence[str], places: Places, may_exist: bool, engine: Engine
     return remote.plan(inputs, places, may_exist)
 
 
-def _facts(settings: Settings, removed: str | None) -> dict[str, Any]:
+def _facts(settings: Settings, channel_mode: str, removed: str | None) -> dict[str, Any]:
     """Return what determines an output besides its input, by names that a message can quote."""
     from deepnmf_cli import zoo
     from deepnmf_cli.checkpoint import file_hash
@@ -328,11 +322,12 @@ def _facts(settings: Settings, removed: str | None) -> dict[str, Any]:
             key: file_hash(file) if table[key] and (file := Path(table[key])).is_file() else None,
         }
 
+    done = settings.treatment
     return {
-        "model": file_hash(zoo.find(settings.model)), "--max-attenuation": settings.max_attenuation_db,
-        "--mix": settings.mix, "--depth": settings.depth, "--channels": settings.channel_mode,
-        "--loudness": settings.loudness_lufs, "--repair": content(settings.repair, "gaps"),
-        "--noise-profile": content(settings.noise_profile, "file"), "--noise-out": removed is not None,
+        "model": file_hash(zoo.find(settings.model)), "--max-attenuation": done.max_attenuation_db,
+        "--mix": done.mix, "--depth": settings.depth, "--channels": channel_mode, "--loudness": done.loudness_lufs,
+        "--repair": content(done.repair, "gaps"), "--noise-profile": content(done.noise_profile, "file"),
+        "--noise-out": removed is not None,
     }  # fmt: skip
 
 

@@ -130,8 +130,8 @@ def _heard(recording: Path | None, stretch: tuple[float, float], enhancer) -> tu
     from deepnmf_cli.signal import audio
 
     assert recording is not None
-    info = audio.info(recording)
-    samples, rate_hz = audio.read_stretch(recording, *stretch)
+    samples, info = audio.read_stretch(recording, *stretch)
+    rate_hz = info.rate_hz
     shown = samples.shape[1] / rate_hz
     facts = {
         "file": f"{info.seconds:.2f} s, {info.channels} channel(s) at {rate_hz} Hz, {info.container} {info.subtype}",

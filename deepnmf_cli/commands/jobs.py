@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from deepnmf_cli import checkpoint
 from deepnmf_cli.commands import console
-from deepnmf_cli.commands.options import AUTO, SEPARATE, TOGETHER, NoiseProfile, backend_for
+from deepnmf_cli.commands.options import backend_for
 from deepnmf_cli.commands.places import STREAM, Job, Plan, remove_leftovers
 from deepnmf_cli.commands.record import Record, still_needed
 from deepnmf_cli.commands.remote import as_files, is_url
@@ -20,11 +20,8 @@ from deepnmf_cli.errors import AudioError, DeepnmfError, ModelError
 from deepnmf_cli.workers import Progress, Work, Workers, available_cpus, work_here
 
 if TYPE_CHECKING:
-    from deepnmf_cli.repair.examine import RepairOptions
-    from deepnmf_cli.signal.activity import Stretch
     from deepnmf_cli.signal.formats import AudioInfo
-    from deepnmf_cli.signal.loudness import Loudness
-    from deepnmf_cli.signal.rewrite import Process, Rewritten
+    from deepnmf_cli.treatment import Enhanced, Treatment
 
 AUDIO_PER_PROCESS_S = 300.0
 """Length of audio that makes another process worth its start-up time and its memory."""
@@ -37,15 +34,10 @@ class Settings:
     model: str | None
     device: str
     backend: str
-    max_attenuation_db: float | None
-    mix: float
-    noise_profile: NoiseProfile | None = None
+    treatment: "Treatment"
     overwrite: bool = False
     depth: int | None = None
-    channel_mode: str = TOGETHER
     verbose: bool = False
-    loudness_lufs: float | None = None
-    repair: "RepairOptions | None" = None
 
 
 @dataclass(frozen=True)
@@ -56,18 +48,6 @@ class Engine:
     """Jobs at the same time; None: as many as pay off, or as the cluster has CPUs (or GPUs)."""
     ray: bool = False
     address: str | None = None
-
-
-@dataclass(frozen=True)
-class Enhanced:
-    """The outcome of a job, how its channels were enhanced, how long that took, and how loud it is."""
-
-    rewritten: "Rewritten"
-    channel_mode: str
-    elapsed_s: float
-    loudness: "Loudness | None" = None
-    speech: "list[Stretch] | None" = None
-    """Where there is speech, if that was asked for."""
 
 
 def lengths(jobs: Sequence[Job]) -> dict[Job, "AudioInfo"]:
@@ -180,7 +160,7 @@ class Shipped:
         """Read the files. Raises ModelError for a model that is not there, and AudioError for such a noise profile."""
         from deepnmf_cli import zoo
 
-        path, profile = zoo.find(settings.model), settings.noise_profile
+        path, profile = zoo.find(settings.model), settings.treatment.noise_profile
         files = [] if path.is_relative_to(zoo.models_folder()) else [path, *zoo.exports_of(path)]
         noise = None
         if profile is not None and profile.file is not None:
@@ -205,8 +185,9 @@ def prepare_shipped(shipped: Shipped) -> Work:
             (here / name).write_bytes(content)
         if shipped.model:
             settings = replace(settings, model=str(here / next(iter(shipped.model))))
-        if shipped.noise and (profile := settings.noise_profile):
-            settings = replace(settings, noise_profile=replace(profile, file=str(here / shipped.noise[0])))
+        if shipped.noise and (profile := settings.treatment.noise_profile):
+            here_too = replace(profile, file=str(here / shipped.noise[0]))
+            settings = replace(settings, treatment=replace(settings.treatment, noise_profile=here_too))
         path = zoo.find(settings.model)
         if checkpoint.file_hash(path) != shipped.sha256:
             remedy = "Install the same version of deepnmf on all machines."
@@ -220,10 +201,12 @@ def prepare(settings: Settings, threads: int | None = None, in_memory: bool = Fa
     `threads` limits those of a process that shares the CPUs. With `in_memory`, files of the model are not needed again.
     """
     from deepnmf_cli import zoo
+    from deepnmf_cli.treatment import enhance_file
 
     if settings.verbose:
         console.log()
-    profile = settings.noise_profile
+    treatment = settings.treatment
+    profile = treatment.noise_profile
     backend = backend_for(settings.backend, profile)
     enhancer = zoo.load_enhancer(settings.model, settings.device, backend, threads, settings.depth)
     if in_memory:
@@ -231,89 +214,18 @@ def prepare(settings: Settings, threads: int | None = None, in_memory: bool = Fa
     if profile is not None:
         enhancer.require_atoms()
     if profile is not None and profile.file is not None:
-        enhancer, profile = profile.teach(enhancer, profile.file, profile.file), None
+        enhancer, treatment = profile.of_file(enhancer), replace(treatment, noise_profile=None)
 
-    def work(job: Job, progress: Progress) -> Enhanced:
-        from deepnmf_cli.signal.rewrite import rewrite
-
-        begin = time.perf_counter()
+    def work(job: Job, progress: Progress) -> "Enhanced":
         with streams_as_files(job) as files:
-            name = "standard input" if job.source == STREAM else job.source
-            taught = profile.teach(enhancer, files.source, name) if profile is not None else enhancer
-
-            mode = TOGETHER if settings.channel_mode == AUTO else settings.channel_mode
-            activity = None
-            if job.speech is not None:
-                from deepnmf_cli.signal.activity import SpeechActivity
-
-                activity = SpeechActivity()
-
-            def process(blocks, rate_hz, channels):
-                nonlocal mode
-                if settings.channel_mode == AUTO and channels > 1 and _are_separate(files.source, name):
-                    mode = SEPARATE
-                limits, separate = (settings.max_attenuation_db, settings.mix), mode == SEPARATE
-                return taught.enhance_blocks(blocks, rate_hz, channels, *limits, separate=separate, activity=activity)
-
-            speech: list[Stretch] | None = None
-
-            def label(info: "AudioInfo") -> None:
-                nonlocal speech
-                if activity is not None and files.speech is not None:
-                    speech = activity.stretches(info.seconds)
-                    _write_labels(Path(files.speech), speech, settings.overwrite)
-
-            step, told, leveller, notes = process, progress, None, list[str]()
-            exact = settings.repair is not None
-            if settings.repair is not None:
-                step = _after_repair(process, settings.repair, files.source, name, progress, notes)
-            if settings.loudness_lufs is not None:
-                from deepnmf_cli.signal.loudness import Leveller
-
-                leveller = Leveller(settings.loudness_lufs, files.target)
-                step, told = leveller.after(step, progress), lambda seconds: None
-            done = rewrite(
-                files.source, files.target, step, files.removed,
-                name=name, overwrite=settings.overwrite, in_place=job.target == job.source, exact=exact,
-                progress=told, before_end=label,
+            return enhance_file(
+                enhancer, files.source, files.target, treatment,
+                removed=files.removed, speech=files.speech,
+                name="standard input" if job.source == STREAM else job.source,
+                overwrite=settings.overwrite, in_place=job.target == job.source, progress=progress,
             )  # fmt: skip
-            done = replace(done, notes=(*done.notes, *notes))
-        return Enhanced(done, mode, time.perf_counter() - begin, leveller.loudness if leveller else None, speech)
 
     return work
-
-
-def _write_labels(path: Path, stretches: "list[Stretch]", overwrite: bool) -> None:
-    """Write start, end and probability of each stretch, a line of three columns, which Audacity reads as labels."""
-    from deepnmf_cli.signal.audio import explaining
-
-    with explaining(path), checkpoint.atomic_path(path, overwrite) as partial:
-        partial.write_text("".join(f"{s.start_s:.3f}\t{s.end_s:.3f}\t{s.probability:.2f}\n" for s in stretches))
-
-
-def _after_repair(
-    process: "Process", options: "RepairOptions", source: str, name: str, progress: Progress, notes: list[str]
-) -> "Process":
-    """Return the process with the repair of `source` before it; at the end `notes` tells what could not be done."""
-    from deepnmf_cli.repair.examine import examine, repairer
-    from deepnmf_cli.repair.repairer import repaired
-
-    findings = examine(source, options, name, progress)
-
-    def both(blocks, rate_hz, channels):
-        used = repairer(findings, options, rate_hz, channels, name) if findings else None
-        if used:
-            blocks = repaired(blocks, used)
-        yield from process((block.astype("float32") for block in blocks), rate_hz, channels)
-        notes[:] = used.counts.notes if used else ()
-
-    return both
-
-
-def _are_separate(source: str, name: str) -> bool:
-    from deepnmf_cli.signal import coherence
-
-    return coherence.are_separate(source, name)
 
 
 @contextmanager

@@ -11,17 +11,20 @@ import click
 from deepnmf_cli.checkpoint import file_hash
 from deepnmf_cli.commands import console
 from deepnmf_cli.commands.jobs import Batch, on_this_machine, process_count, streams_as_files
-from deepnmf_cli.commands.options import overwrite_option, quiet_option, skip_existing_option, verbose_option
-from deepnmf_cli.commands.places import STREAM, Job, Places, Plan, plan, refuse_streams
-from deepnmf_cli.commands.record import Record
-from deepnmf_cli.commands.remote import is_url
-from deepnmf_cli.commands.repair_options import (
+from deepnmf_cli.commands.options import (
     clip_level_option,
     counted,
     fix_option,
     gaps_option,
+    overwrite_option,
+    quiet_option,
     repair_options,
+    skip_existing_option,
+    verbose_option,
 )
+from deepnmf_cli.commands.places import STREAM, Job, Places, Plan, plan, refuse_streams
+from deepnmf_cli.commands.record import Record
+from deepnmf_cli.commands.remote import is_url
 from deepnmf_cli.errors import UsageError
 from deepnmf_cli.workers import Progress, Work
 

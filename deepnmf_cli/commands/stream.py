@@ -13,30 +13,27 @@ import click
 
 from deepnmf_cli.commands import console
 from deepnmf_cli.commands.options import (
+    FIXES,
+    LONGEST_GAP_MS,
     SEPARATE,
     TOGETHER,
-    NoiseProfile,
     backend_for,
     backend_option,
+    counted,
     depth_option,
     device_option,
+    fix_option,
+    live_clip_level_option,
     live_noise_profile_option,
+    live_options,
     logging_option,
+    longest_gap_option,
     max_attenuation_option,
     mix_option,
     model_option,
     quiet_option,
-    require_file,
-)
-from deepnmf_cli.commands.repair_options import (
-    FIXES,
-    LONGEST_GAP_MS,
-    counted,
-    fix_option,
-    live_clip_level_option,
-    live_options,
-    longest_gap_option,
     refuse_without_repair,
+    require_file,
 )
 from deepnmf_cli.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated, UsageError
 from deepnmf_cli.signals import ending, handled
@@ -49,6 +46,7 @@ if TYPE_CHECKING:
     from deepnmf_cli.repair.live import LiveRepairer
     from deepnmf_cli.signal.pipe import PipeReader, Source
     from deepnmf_cli.signal.samples import Layout
+    from deepnmf_cli.treatment import NoiseProfile
 
 RATE_HZ, CHANNELS, FORMAT = 16000, 1, "s16le"
 """Layout that raw samples are assumed to have unless options say otherwise."""
@@ -75,18 +73,10 @@ class _Repair:
     repairer: "LiveRepairer | None" = None
 
     def begin(self, rate_hz: int, channels: int, name: str) -> int:
-        """Begin a recording; return by how many samples repair delays it. Fills a gap first, as the first computation
-        of a process takes many times as long as all others.
-        """
-        import numpy as np
+        """Begin a recording; return by how many samples repair delays it."""
+        from deepnmf_cli.repair.live import LiveRepairer, warm_up
 
-        from deepnmf_cli.repair.live import LiveRepairer
-
-        tone = 0.1 * np.sin(np.arange(round(0.2 * rate_hz)) * 2000 / rate_hz)
-        tone[len(tone) // 2 :][: round(0.004 * rate_hz)] = 0
-        warm = LiveRepairer(self.options, rate_hz, 1, self.longest_s)
-        warm.feed(tone[None])
-        warm.flush()
+        warm_up(self.options, rate_hz, self.longest_s)
         self.repairer = LiveRepairer(self.options, rate_hz, channels, self.longest_s, name)
         return self.repairer.latency_samples
 
@@ -183,7 +173,7 @@ def command(
     block_ms: float,
     max_attenuation_db: float | None,
     mix: float,
-    noise_profile: NoiseProfile | None,
+    noise_profile: "NoiseProfile | None",
     device: str,
     backend: str,
     depth: int | None,
@@ -245,7 +235,7 @@ def command(
     chosen = backend_for(backend, noise_profile, changes_depth=keep_up)
     enhancer = zoo.load_enhancer(model, device, chosen, threads=1, depth=depth)
     if noise_profile is not None and noise_profile.file is not None:
-        enhancer = noise_profile.teach(enhancer, noise_profile.file, noise_profile.file)
+        enhancer = noise_profile.of_file(enhancer)
     block_s, sound = block_ms / 1000, _Sound(rate_hz, channels[0], sample_format, channels[1])
     enhance = partial(
         enhancer.enhance_blocks, max_attenuation_db=max_attenuation_db, mix=mix, at_once=True, separate=sound.separate

@@ -1,6 +1,6 @@
 """Options of a repair, and the examination of a file for the damage that they name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +28,10 @@ class RepairOptions:
     models: tuple[tuple[str, str], ...] = ()
     """(task, file) of models that replace those that ship."""
 
-    def load(self, findings: Findings) -> dict[str, RepairModel]:
-        """Load the models that `findings` need, by task."""
-        needed = [model.GAPS] * bool(findings.spans) + [model.CLIPPING] * bool(findings.clipping)
+    def load(self, tasks: Iterable[str]) -> dict[str, RepairModel]:
+        """Load the models for some of `model.TASKS`, by task."""
         files = dict(self.models)
-        return {task: model.load(Path(files.get(task) or model.shipped(task))) for task in needed}
+        return {task: model.load(Path(files.get(task) or model.shipped(task))) for task in tasks}
 
 
 def examine(
@@ -82,7 +81,8 @@ def examine(
 
 def repairer(findings: Findings, options: RepairOptions, rate_hz: int, channels: int, name: str) -> Repairer:
     """Return the `Repairer` of a recording with these findings."""
-    return Repairer(findings, options.load(findings), rate_hz, channels, name)
+    tasks = [model.GAPS] * bool(findings.spans) + [model.CLIPPING] * bool(findings.clipping)
+    return Repairer(findings, options.load(tasks), rate_hz, channels, name)
 
 
 def wanted(kind: str, options: RepairOptions) -> bool:

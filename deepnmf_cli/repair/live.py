@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from deepnmf_cli.repair import CLICKS, CLIPPING
+from deepnmf_cli.repair import CLICKS, CLIPPING, model
 from deepnmf_cli.repair.detect import Scanner
 from deepnmf_cli.repair.examine import RepairOptions, refuse, wanted
 from deepnmf_cli.repair.repairer import Repairer
@@ -44,7 +44,7 @@ class LiveRepairer:
         clips = CLIPPING in options.fixes and options.clip_level_db is not None
         clipping = [Clipping(channel, self._level, self._level, GIVEN) for channel in range(channels) if clips]
         self._scanner = Scanner(rate_hz, channels, LOOK_S, longest_s, CLICKS in options.fixes, levels=False)
-        models = options.load(Findings([Span(0, 1, "")], clipping))
+        models = options.load([model.GAPS] + [model.CLIPPING] * bool(clipping))
         self._repairer = Repairer(Findings([], clipping), models, rate_hz, channels, name, longest_s, PIECE_S, MARGIN_S)
         self._came = 0
         self.found: Counter[str] = Counter()
@@ -105,3 +105,12 @@ def repaired_live(blocks: Iterable[np.ndarray], repairer: LiveRepairer) -> Itera
             yield done.astype(np.float32)
     if (done := repairer.flush()).size:
         yield done.astype(np.float32)
+
+
+def warm_up(options: RepairOptions, rate_hz: int, longest_s: float) -> None:
+    """Fill a gap in a tone: the first computation of a process takes many times as long as all others."""
+    tone = 0.1 * np.sin(np.arange(round(0.2 * rate_hz)) * 2000 / rate_hz)
+    tone[len(tone) // 2 :][: round(0.004 * rate_hz)] = 0
+    repairer = LiveRepairer(options, rate_hz, 1, longest_s)
+    repairer.feed(tone[None])
+    repairer.flush()

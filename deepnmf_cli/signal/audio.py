@@ -3,7 +3,7 @@
 import errno
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -283,18 +283,32 @@ def read(path: str | Path, dtype: SampleType = "float32") -> tuple[np.ndarray, i
         return np.concatenate(list(reader.blocks(dtype)), axis=1), reader.info.rate_hz
 
 
-def read_stretch(path: str | Path, start_s: float, end_s: float, name: str | None = None) -> tuple[np.ndarray, int]:
-    """Samples (channels, n) float32 between two times, and the rate in Hz; fewer if the file ends earlier.
+Process = Callable[[Iterable[np.ndarray], int, int], Iterator[np.ndarray]]
+"""(blocks (channels, n), rate_hz, channels) -> blocks (channels, m), aligned, as long in total."""
 
-    Raises AudioError as `AudioReader` does, and when the file has no sample after `start_s`.
+
+def read_stretch(
+    path: str | Path, start_s: float, end_s: float, name: str | None = None, process: Process | None = None
+) -> tuple[np.ndarray, AudioInfo]:
+    """Return samples (channels, n) float32 between two times, fewer if the file ends earlier, and what the file is.
+
+    With a `process`, they are what it makes of the file, of which it gets all the bits, as float64. Raises AudioError
+    as `AudioReader` does, and when the file has no sample after `start_s`.
     """
     with AudioReader(path, name) as reader:
-        first, end = (min(round(s * reader.info.rate_hz), reader.info.frames) for s in (start_s, end_s))
+        info = reader.info
+        first, end = (min(round(s * info.rate_hz), info.frames) for s in (start_s, end_s))
         if first >= end:
             expected, remedy = f"a stretch that begins at {start_s:g} s", "Name seconds inside the recording."
-            raise AudioError(reader.name, f"{reader.info.seconds:.2f} s of audio", expected, remedy)
-        found = np.concatenate(list(reader.blocks(start=first, end=end)), axis=1)
-        return found, reader.info.rate_hz
+            raise AudioError(reader.name, f"{info.seconds:.2f} s of audio", expected, remedy)
+        if process is None:
+            return np.concatenate(list(reader.blocks(start=first, end=end)), axis=1), info
+        made, at = [], 0
+        for block in process(reader.blocks("float64", check=False), info.rate_hz, info.channels):
+            made.append(block[:, max(0, first - at) : end - at].astype(np.float32))
+            if (at := at + block.shape[1]) >= end:
+                break
+        return np.concatenate(made, axis=1), info
 
 
 def _check_regular(path: Path, name: str) -> None:

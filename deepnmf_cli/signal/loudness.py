@@ -12,9 +12,8 @@ import numpy as np
 
 from deepnmf_cli import extras
 from deepnmf_cli.errors import UsageError
-from deepnmf_cli.signal.audio import BLOCK_FRAMES, explaining
+from deepnmf_cli.signal.audio import BLOCK_FRAMES, Process, explaining
 from deepnmf_cli.signal.media_writer import LAYOUTS
-from deepnmf_cli.signal.rewrite import Process
 
 SOFTEST_LUFS, LOUDEST_LUFS = -70.0, -5.0
 """Range of targets: from the gate below which R 128 ignores sound to what speech cannot reach without limiting."""

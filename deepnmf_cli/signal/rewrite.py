@@ -13,14 +13,11 @@ import numpy as np
 
 from deepnmf_cli.checkpoint import atomic_path
 from deepnmf_cli.errors import AudioError
-from deepnmf_cli.signal.audio import AudioReader, explaining
+from deepnmf_cli.signal.audio import AudioReader, Process, explaining
 from deepnmf_cli.signal.audio_writer import open_writer
 from deepnmf_cli.signal.formats import EXACT, AudioInfo, output_format
 
 logger = logging.getLogger(__name__)
-
-Process = Callable[[Iterable[np.ndarray], int, int], Iterator[np.ndarray]]
-"""(blocks (channels, n) float32, rate_hz, channels) -> blocks (channels, m) float32, aligned, as long in total."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +135,8 @@ def rewrite(
 
 
 def copied(source: str | Path, target: str | Path, overwrite: bool = True) -> Rewritten | None:
-    """Copy a file byte by byte, atomically. Raises AudioError as `rewrite` does.
+    """Copy a file byte by byte, atomically; a file that is its own target is left as it is. Raises AudioError as
+    `rewrite` does.
 
     Does nothing and returns None if the suffix of `target` asks for another container or sample format than that of
     `source`, or if `source` is damaged and `rewrite` makes a whole file with the same samples of it.
@@ -150,8 +148,9 @@ def copied(source: str | Path, target: str | Path, overwrite: bool = True) -> Re
     if notes and info.subtype in EXACT:
         return None
     _make_folder(Path(target).parent)
-    with explaining(Path(target)), atomic_path(target, overwrite) as partial:
-        shutil.copyfile(source, partial)
+    if not (overwrite and Path(target).exists() and Path(target).samefile(source)):
+        with explaining(Path(target)), atomic_path(target, overwrite) as partial:
+            shutil.copyfile(source, partial)
     return Rewritten(info, {}, notes)
 
 

@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 from deepnmf_cli import model_file
-from deepnmf_cli.commands import options as profiles
+from deepnmf_cli import treatment as profiles
 from deepnmf_cli.errors import EXIT_FAILED, EXIT_USAGE
 from deepnmf_cli.networks import build
 from deepnmf_cli.recipe import Recipe
@@ -79,6 +79,17 @@ def test_every_recording_has_its_own_stretch_and_pipes_have_one_too(deepnmf, tal
     assert deepnmf("enhance", "-", "-o", "pipe.wav", *options, stdin=Path("in/a.wav").read_bytes()).code == 0
     np.testing.assert_array_equal(read("out/a.wav"), read("alone.wav"))
     np.testing.assert_array_equal(read("out/a.wav"), read("pipe.wav"))
+
+
+def test_a_stretch_is_repaired_before_it_is_learned(deepnmf, talk, nmf_model):
+    damaged = read("talk.wav")
+    damaged[3000:3100] = np.nan
+    soundfile.write("damaged.wav", damaged, RATE_HZ, "FLOAT")
+    assert deepnmf("repair", "damaged.wav", "-o", "whole.wav").code == 0
+    options = ["--model", nmf_model, "--noise-profile", "0:0.8"]
+    assert deepnmf("enhance", "whole.wav", "-o", "expected.wav", *options).code == 0
+    assert deepnmf("enhance", "damaged.wav", "-o", "both.wav", "--repair", *options).code == 0
+    np.testing.assert_array_equal(read("both.wav"), read("expected.wav"))
 
 
 def test_streams_learn_from_a_file(deepnmf, talk, nmf_model):

@@ -69,6 +69,13 @@ def test_clean_sound_is_copied(deepnmf, tmp_path, clean, suffix):
     assert (tmp_path / f"in.repaired.{suffix}").read_bytes() == (tmp_path / f"in.{suffix}").read_bytes()
 
 
+def test_clean_sound_stays_untouched_in_place(deepnmf, write, clean):
+    before = (source := write("in.wav", clean)).stat()
+    assert deepnmf("repair", source, "--in-place").code == 0
+    after = source.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
 def test_a_file_that_was_never_finished_is_told_of_and_becomes_whole(deepnmf, write, clean, tmp_path):
     source = write("in.wav", clean)
     content = bytearray(source.read_bytes())
@@ -169,7 +176,7 @@ def test_impossible_input_is_an_error_and_leaves_nothing(deepnmf, write, clean, 
         ([source, "--fix", "noise"], 2, "none of gaps, clipping, clicks"),
         ([source, "--fix", "clicks", "--gaps", tmp_path / "all.txt"], 2, "--fix without gaps"),
         ([source, square, "--gaps", tmp_path / "all.txt"], 2, "several inputs"),
-        ([source, "--model", source], 1, "no model of repair"),
+        ([source, "--model", source], 1, "expected a complete .safetensors file"),
         ([source, *(2 * ["--model", DECLIP])], 2, "--model: found two models for declip; expected one for each"),
         ([source, "--model", ENHANCER], 1, "found a model of speech enhancement; expected a model of repair, which"),
         ([tmp_path / "gone.wav"], 1, "no readable file"),

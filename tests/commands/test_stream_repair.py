@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from deepnmf_cli.commands.repair_options import LONGEST_GAP_MS
+from deepnmf_cli.commands.options import LONGEST_GAP_MS
 from deepnmf_cli.errors import EXIT_FAILED, EXIT_USAGE
 from deepnmf_cli.repair.live import LONGEST_S
 

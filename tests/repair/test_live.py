@@ -11,6 +11,7 @@ from deepnmf_cli.errors import AudioError
 from deepnmf_cli.repair.detect import Scanner
 from deepnmf_cli.repair.examine import RepairOptions
 from deepnmf_cli.repair.live import LONGEST_S, LiveRepairer, repaired_live
+from deepnmf_cli.repair.model import TASKS
 from deepnmf_cli.repair.repairer import Repairer
 from deepnmf_cli.repair.spans import HARD, Clipping, Findings, Span
 
@@ -37,7 +38,7 @@ def offline(samples: np.ndarray, longest_s: float | None = None) -> np.ndarray:
     scanner.feed(samples)
     findings = Findings(scanner.finish().spans)
     limit = {} if longest_s is None else {"longest_s": longest_s}
-    repairer = Repairer(findings, RepairOptions().load(findings), RATE_HZ, len(samples), **limit)
+    repairer = Repairer(findings, RepairOptions().load(TASKS), RATE_HZ, len(samples), **limit)
     return np.concatenate([repairer.feed(samples), repairer.flush()], -1)
 
 
@@ -123,7 +124,7 @@ def test_held_samples_that_last_stay_as_they_are(sound):
 def test_a_marked_gap_that_is_too_long_becomes_silent(sound):
     samples = sound(1.0)[None]
     findings = Findings([Span(4000, 8000, "gap"), Span(8100, 8200, "gap")])
-    repairer = Repairer(findings, RepairOptions().load(findings), RATE_HZ, 1)
+    repairer = Repairer(findings, RepairOptions().load(TASKS), RATE_HZ, 1)
     found = np.concatenate([repairer.feed(samples), repairer.flush()], -1)
     assert not found[0, 4000:8000].any() and repairer.counts.notes == (
         "0.25 s of gaps too long to be filled are silent",
@@ -166,7 +167,7 @@ def test_short_streams_keep_their_length(length):
 def test_many_short_gaps_are_filled_in_few_groups(sound):
     samples = sound(1.0)[None]
     findings = Findings([Span(k, k + 1, "gap", 1.0, 0) for k in range(3000, 6000, 4)])
-    repairer = Repairer(findings, RepairOptions().load(findings), RATE_HZ, 1)
+    repairer = Repairer(findings, RepairOptions().load(TASKS), RATE_HZ, 1)
     groups = list(repairer._gaps[0].groups)
     assert len(groups) == 10 and all(end - first <= 320 for first, end in groups)
     assert all(a[1] <= b[0] for a, b in pairwise(groups))
@@ -183,7 +184,7 @@ def test_gaps_and_clipping_together_do_not_depend_on_pieces(sound):
     samples = np.clip(clean, -level, level)
     samples[0, 15900:16100] = 0
     findings = Findings([Span(15900, 16100, "zeros")], [Clipping(0, level, level, HARD)])
-    models = RepairOptions().load(findings)
+    models = RepairOptions().load(TASKS)
     outputs = []
     for size in (40000, 999):
         repairer = Repairer(findings, models, RATE_HZ, 1)
