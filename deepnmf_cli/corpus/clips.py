@@ -248,8 +248,10 @@ def decode(
     `like` is the file, with as many frames, by which that is decided, so that both files of a pair use the same
     channel. Raises CorpusError naming the file.
     """
-    channel = 0 if first_channel else one_channel(like or path, start, frames)
-    return _converted(path, _read(path, start, frames), channel, rate_hz)
+    with _opened(path) as file:  # once, if that shows which channel to take: opening takes longer than decoding
+        first_channel |= like in (None, path) and file.info.channels == 1
+        channel = 0 if first_channel else one_channel(like or path, start, frames)
+        return _converted(path, _blocks(file, start, frames), channel, rate_hz)
 
 
 def converted(path: Path, samples: NDArray[np.float32], own_rate_hz: int, rate_hz: int) -> Samples:
@@ -283,7 +285,7 @@ def one_channel(path: Path, start: int = 0, frames: int | None = None) -> int | 
     with _opened(path) as file:
         if file.info.channels == 1:
             return None
-    return _loudest_if_lost(samples for samples, _ in _read(path, start, frames))
+        return _loudest_if_lost(samples for samples, _ in _blocks(file, start, frames))
 
 
 def _loudest_if_lost(blocks: Iterable[NDArray[np.float32]]) -> int | None:
@@ -312,9 +314,7 @@ def explaining(path: Path) -> Iterator[None]:
         raise CorpusError(path, error.found, error.expected, error.remedy) from error
 
 
-def _read(path: Path, start: int, frames: int | None) -> Iterator[Block]:
-    with _opened(path) as file:
-        block = max(1, READ_SAMPLES // file.info.channels)
-        end = None if frames is None else start + frames
-        for samples in file.blocks(frames=block, start=min(start, file.info.frames) or None, end=end):
-            yield samples.T, file.info.rate_hz
+def _blocks(file: AudioReader, start: int, frames: int | None) -> Iterator[Block]:
+    block, end = max(1, READ_SAMPLES // file.info.channels), None if frames is None else start + frames
+    for samples in file.blocks(frames=block, start=min(start, file.info.frames) or None, end=end):
+        yield samples.T, file.info.rate_hz

@@ -11,6 +11,7 @@ from deepnmf_cli.corpus.clips import ClipCache, decode
 from deepnmf_cli.corpus.dataset import MixingSettings, MixtureDataset, PairDataset
 from deepnmf_cli.corpus.manifest import Clip
 from deepnmf_cli.corpus.mixing import rms
+from deepnmf_cli.signal.audio import AudioReader
 
 RATE = 16000
 
@@ -31,16 +32,25 @@ def mostly_silent(seconds: float, first: float) -> np.ndarray:
 @pytest.fixture
 def decoded(monkeypatch) -> list[int]:
     """Long begins at 2 s; gets the frames of every block that is decoded."""
-    counts, read = [], clips._read
+    counts, blocks = [], clips._blocks
 
-    def counting(path: Path, start: int, frames: int | None):
-        for samples, rate_hz in read(path, start, frames):
+    def counting(file: AudioReader, start: int, frames: int | None):
+        for samples, rate_hz in blocks(file, start, frames):
             counts.append(len(samples))
             yield samples, rate_hz
 
     monkeypatch.setattr(clips, "LONG_S", 2.0)
-    monkeypatch.setattr(clips, "_read", counting)
+    monkeypatch.setattr(clips, "_blocks", counting)
     return counts
+
+
+@pytest.mark.parametrize(("channels", "times"), [(1, 1), (2, 2)])
+def test_a_recording_of_one_channel_is_opened_once(tmp_path: Path, monkeypatch, channels: int, times: int) -> None:
+    soundfile.write(path := tmp_path / "a.flac", noise(1.0, RATE, channels), RATE)
+    opened = []
+    monkeypatch.setattr(clips, "AudioReader", lambda path: opened.append(path) or AudioReader(path))
+    decode(path, RATE)
+    assert opened == [path] * times
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.aiff"])
