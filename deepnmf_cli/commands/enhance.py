@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deepnmf_cli.commands import console, remote
-from deepnmf_cli.commands.jobs import Batch, Engine, Settings, enhance_all, lengths, process_count
+from deepnmf_cli.commands.jobs import Call, Engine, Settings, enhance_all, headers, process_count
 from deepnmf_cli.commands.options import (
     AUTO,
     FIXES,
@@ -218,7 +218,7 @@ def _check_masks(model: str | None, depth: int | None) -> None:
         console.warn(f"--vad was measured with {names}: where {model} leaves more noise, that may be taken for speech.")
 
 
-class _Enhancing(Batch):
+class _Enhancing(Call):
     """The work of one call."""
 
     def __init__(self, planned: Plan, settings: Settings, engine: Engine, tell: Any, quiet: bool, dry: bool) -> None:
@@ -227,7 +227,7 @@ class _Enhancing(Batch):
 
     def list(self, jobs: Sequence[Job]) -> None:
         """Report what `run` would do."""
-        known = lengths(jobs)
+        known = headers(jobs)
         for job in jobs:
             info = known.get(job)
             size = (

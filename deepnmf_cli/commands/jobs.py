@@ -50,7 +50,7 @@ class Engine:
     address: str | None = None
 
 
-def lengths(jobs: Sequence[Job]) -> dict[Job, "AudioInfo"]:
+def headers(jobs: Sequence[Job]) -> dict[Job, "AudioInfo"]:
     """Return what the headers of the inputs say; files that will fail, standard input and URLs are left out."""
     from deepnmf_cli.signal import audio
 
@@ -260,7 +260,7 @@ def streams_as_files(job: Job) -> Iterator[Job]:
         sys.stdout.buffer.flush()
 
 
-class Batch(ABC):
+class Call(ABC):
     """The work of one call. Reports are rows of JSON to `tell`, or sentences if that is None."""
 
     def __init__(
@@ -306,7 +306,7 @@ class Batch(ABC):
 
     def run(self, jobs: Sequence[Job], record: Record | None) -> None:
         """Do all jobs, and report the outcome of each."""
-        known = lengths(jobs)
+        known = headers(jobs)
         if not self.dry:
             remove_leftovers(self.planned.jobs)
             require_space(known)

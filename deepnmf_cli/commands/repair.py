@@ -10,7 +10,7 @@ import click
 
 from deepnmf_cli.checkpoint import file_hash
 from deepnmf_cli.commands import console
-from deepnmf_cli.commands.jobs import Batch, on_this_machine, process_count, streams_as_files
+from deepnmf_cli.commands.jobs import Call, on_this_machine, process_count, streams_as_files
 from deepnmf_cli.commands.options import (
     clip_level_option,
     counted,
@@ -139,7 +139,7 @@ class Done:
     filled_s: float = 0.0
 
 
-class _Repairing(Batch):
+class _Repairing(Call):
     """The work of one call; in a dry run, files are examined only."""
 
     def __init__(self, planned: Plan, settings: Settings, asked: int | None, tell: Any, quiet: bool) -> None:

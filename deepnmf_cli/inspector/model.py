@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from deepnmf_cli.enhancer import Enhancer
+from deepnmf_cli.inference.nmf import DICTIONARY
 from deepnmf_cli.inspector.panels import Panel, Section
 from deepnmf_cli.inspector.recording import Heard, hear, hertz
 from deepnmf_cli.networks.backend import TorchBackend
@@ -27,8 +28,6 @@ MOST_UNITS = 6
 """Largest number of units of the grid that are shown as pictures."""
 
 ATOM_RANGE_DB = 40.0
-DICTIONARY = "dictionary"
-"""Name of the dictionary in the parameters of all algorithms with atoms."""
 
 
 @dataclass(frozen=True)
@@ -107,16 +106,21 @@ def atoms(model: Inspected) -> tuple[np.ndarray, np.ndarray] | None:
     Each spectrum has a peak of 1, and they are sorted by the centres of their energy. The spectrum of an atom over
     several frames is the mean over these.
     """
-    network, unfolded = model.network, _unfolded(model.network)
+    unfolded = _unfolded(model.network)
     if unfolded is None or DICTIONARY not in unfolded.bank.ties:
         return None
+    spectra, speech = _spectra(model.network, unfolded), unfolded.algorithm.atoms[0]
+    spectra = spectra / spectra.max(0).clip(1e-12)
+    return _sorted(spectra[:, :speech])[0], _sorted(spectra[:, speech:])[0]
+
+
+def _spectra(network: MaskNetwork, unfolded: Unfolded) -> np.ndarray:
+    """Return the spectra (F, R) of the first layer's atoms, each the mean over the frames of an atom."""
     dictionary = unfolded.bank.value(DICTIONARY, 0).detach().cpu()
-    speech = unfolded.algorithm.atoms[0]
     spectra = dictionary.unflatten(0, (-1, unfolded.algorithm.bins)).abs().mean(0)
     if isinstance(network, BandNetwork):
         spectra = network.spread(spectra.T).T
-    spectra = (spectra / spectra.amax(0).clamp_min(1e-12)).numpy()
-    return _sorted(spectra[:, :speech])[0], _sorted(spectra[:, speech:])[0]
+    return spectra.numpy()
 
 
 def _sorted(spectra: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -148,10 +152,7 @@ def activations(model: Inspected, heard: Heard) -> Section | None:
         return None
     values = _use(_states(model.network, heard)[unfolded.iterations])
     speech = found[0].shape[1]
-    dictionary = unfolded.bank.value(DICTIONARY, 0).cpu().unflatten(0, (-1, unfolded.algorithm.bins)).abs().mean(0)
-    if isinstance(model.network, BandNetwork):
-        dictionary = model.network.spread(dictionary.T).T
-    spectra = dictionary.numpy()
+    spectra = _spectra(model.network, unfolded)
     panels = []
     for name, part in (("speech", slice(0, speech)), ("noise", slice(speech, None))):
         rows = values[part][_sorted(spectra[:, part])[1]]
@@ -176,9 +177,9 @@ def _states(network: MaskNetwork, heard: Heard) -> dict[int, Any]:
     """Return the state after each layer, by its number, for the network's whole input as one block."""
     unfolded = _unfolded(network)
     assert unfolded is not None
-    with unfolded.remembered() as path:
+    with unfolded.remembered() as trace:
         network(torch.from_numpy(heard.inputs)[None])
-        return dict(path.states)
+        return dict(trace.states)
 
 
 FOLLOWED = ("level", "speech", "noise", "mask", "onset", "peak in frequency")

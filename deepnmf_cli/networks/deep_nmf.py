@@ -130,9 +130,9 @@ class DeepNmf(FrameNetwork):
 
     def train_last(self, layers: int) -> None:
         """Let gradients reach the last `layers` of the trained layers only, the readout being the last of all."""
-        ties, held = self.settings.ties, self.unfolded.bank
+        ties, bank = self.settings.ties, self.unfolded.bank
         for slot in ties.trained:
-            parameter = getattr(held, f"{DICTIONARY}_{slot}").free
+            parameter = bank.held(DICTIONARY, slot).free
             parameter.requires_grad_(ties.first_layer(slot) > self.settings.iterations - layers)
 
     @property

@@ -42,7 +42,7 @@ class GridFieldNetwork(GridWiring):
         inputs, unfolded = (observed.permute(1, 3, 2, 0).flatten(1, 2), before), self.unfolded
         layers = [unfolded.bank.layer(k) for k in range(unfolded.depth)]
         # The machine code cannot remember the state after each layer, or disturb states between layers.
-        states = unfolded.algorithm.in_machine_code(*inputs, layers) if unfolded.path is None else None
+        states = unfolded.algorithm.in_machine_code(*inputs, layers) if unfolded.trace is None else None
         if states is None:
             marginals, last = unfolded.infer(inputs)
         else:

@@ -88,7 +88,7 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, int]:
     estimate, found_hz = _read(pair.estimate, pair.rate_hz)
     if pair.reference is None:
         return estimate, estimate, found_hz
-    reference, rate_hz = _read(pair.reference, pair.rate_hz)
+    reference, rate_hz = read_reference(pair)
     if found_hz != rate_hz:
         _refuse(pair, f"a sampling rate of {found_hz} Hz", f"{rate_hz} Hz", "Choose one with --rate.")
     if len(estimate) != len(reference):
@@ -100,6 +100,12 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, int]:
     if not (frames := min(found, expected)):
         _refuse(pair, f"no sample at {rate_hz} Hz", "at least one", "Leave the file out, or choose a higher --rate.")
     return reference[:, :frames], estimate[:, :frames], rate_hz
+
+
+def read_reference(pair: Pair) -> tuple[np.ndarray, int]:
+    """Return (reference, rate_hz) of a pair that has one: float64 (channels, samples). Raises AudioError."""
+    assert pair.reference is not None
+    return _read(pair.reference, pair.rate_hz)
 
 
 def _read(path: Path, to_hz: int | None) -> tuple[np.ndarray, int]:

@@ -13,7 +13,7 @@ import numpy as np
 from deepnmf_cli.errors import DeepnmfError, ModelError
 from deepnmf_cli.scoring import words
 from deepnmf_cli.scoring.metrics import METRICS, RECOGNITION, metric_of
-from deepnmf_cli.scoring.pairing import Pair, read_pair
+from deepnmf_cli.scoring.pairing import Pair, read_pair, read_reference
 from deepnmf_cli.scoring.perceptual import NoScore
 from deepnmf_cli.scoring.sdr import lag_s
 from deepnmf_cli.signals import leave_to_owner
@@ -74,11 +74,14 @@ def score_pair(pair: Pair, metrics: Sequence[str] | None = None) -> Scores:
     return _score(pair, *read_pair(pair), metrics)
 
 
-def score_speech(pair: Pair, speech: np.ndarray, metrics: Sequence[str] | None = None) -> Scores:
-    """Compare `speech` (C, N), in the place of the pair's second file, with the reference."""
-    reference, _, rate_hz = read_pair(pair)
+def score_speech(pair: Pair, speech: np.ndarray, rate_hz: int, metrics: Sequence[str] | None = None) -> Scores:
+    """Compare `speech` (C, N), which was made of the pair's second file, with as much of the reference.
+
+    Both files must have passed `read_pair`, which returns N samples at `rate_hz`.
+    """
     estimate = speech.astype(np.float64)
-    return _score(pair, estimate if pair.reference is None else reference, estimate, rate_hz, metrics)
+    reference = estimate if pair.reference is None else read_reference(pair)[0][:, : estimate.shape[1]]
+    return _score(pair, reference, estimate, rate_hz, metrics)
 
 
 def _score(
@@ -128,7 +131,7 @@ def score_enhanced(
             found = f"an enhanced signal of shape {speech.shape}, or samples in it that are not finite"
             expected = f"finite samples of shape {noisy.shape}"
             raise ModelError(pair.estimate, found, expected, "Choose another model, or train it again.")
-        return pair, speech, metrics
+        return pair, speech, rate_hz, metrics
 
     return _gather(pairs, pool, score_speech, task, progress, finished)
 

@@ -23,7 +23,7 @@ from deepnmf_cli.training.minibatch import Batch, FrameBatch
 from deepnmf_cli.training.objectives import TINY, Truth, compressed, mask_size, relative_error
 from deepnmf_cli.training.primal_dual import ConstraintSettings, Multipliers, slack
 from deepnmf_cli.unfold.implicit import Settled
-from deepnmf_cli.unfold.network import Path
+from deepnmf_cli.unfold.network import Trace
 from deepnmf_cli.unfold.recurrent import RecurrentUnfolded
 
 POWER = 0.5
@@ -163,7 +163,7 @@ class LayerTerms:
             generator.manual_seed((self._seed * STEPS_PER_SEED + self._steps) % LARGEST_SEED)
             noise = LayerNoise(self.network.unfolded.iterations, self.constraints.noise_after, generator)
         self._steps += 1
-        with self.network.unfolded.remembered(noise) as path:
+        with self.network.unfolded.remembered(noise) as trace:
             last = masks()
 
             @cache
@@ -174,7 +174,7 @@ class LayerTerms:
             teacher = cache(lambda: speech(last.detach()))
             loss = total = objective(last)
             for layer, (supervision, distillation) in enumerate(self._weights, start=1):
-                if layer not in path.states or not (supervision or distillation):
+                if layer not in trace.states or not (supervision or distillation):
                     continue
                 if supervision:
                     total = total + supervision * objective(after(layer))
@@ -182,7 +182,7 @@ class LayerTerms:
                     total = total + distillation * relative_error(speech(after(layer)), teacher())
             if self.constrained:
                 with torch.set_grad_enabled(self.multipliers.active):
-                    found = slack(self._measures(batch, path, after), self.epsilon)
+                    found = slack(self._measures(batch, trace, after), self.epsilon)
                 total = self.multipliers.lagrangian(total, found)
                 self.multipliers.ascend(found)
                 self._slack, self._since = self._slack + found.detach(), self._since + 1
@@ -193,10 +193,10 @@ class LayerTerms:
         """Return the slack (K,) of the network as it is, without noise, from means over all batches."""
         measures = []
         for batch in batches:
-            with self.network.unfolded.remembered() as path:
+            with self.network.unfolded.remembered() as trace:
                 batch.masks(self.network)
                 masks = partial(batch.masks, self.network)
-                measures.append(self._measures(batch, path, partial(self._after, masks=masks)))
+                measures.append(self._measures(batch, trace, partial(self._after, masks=masks)))
         return slack(torch.stack(measures).mean(0), self.epsilon)
 
     def feasible(self, found: Tensor) -> bool:
@@ -229,20 +229,20 @@ class LayerTerms:
         self._steps, self._since = moved["counts"].tolist()
         self._reference = {name: moved[f"reference.{name}"] for name in self._reference}
 
-    def _measures(self, batch: Batch | FrameBatch, path: Path, after: Callable[[int], Tensor]) -> Tensor:
+    def _measures(self, batch: Batch | FrameBatch, trace: Trace, after: Callable[[int], Tensor]) -> Tensor:
         """Return the measures m_0 .. m_K (K + 1,) of the constraint's kind, given the masks after each layer."""
         kind, algorithm = self.constraints.kind, self.network.unfolded.algorithm
         found = []
         for layer in self._layers:
-            state = path.states[layer]
+            state = trace.states[layer]
             if kind == "target":
                 estimate = compressed_speech(batch.truth, after(layer))
                 error = relative_error(estimate, batch.truth.compressed_speech(POWER))
                 found.append(error.add(TINY).sqrt())
             elif kind == "objective":
-                found.append(algorithm.objective(path.evidence, state, self._reference).mean())
+                found.append(algorithm.objective(trace.evidence, state, self._reference).mean())
             else:
-                step = algorithm.step(path.evidence, state, self._reference) - state
+                step = algorithm.step(trace.evidence, state, self._reference) - state
                 found.append(step.square().mean().add(TINY**2).sqrt())
         return torch.stack(found)
 

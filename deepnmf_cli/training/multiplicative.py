@@ -81,7 +81,7 @@ class MultiplicativeDescent:
         """Take one step and return the loss before it."""
         parts, loss = self.parts(batch)
         for index, slot in enumerate(self.slots):
-            held, pair = getattr(self.network.unfolded.bank, f"{DICTIONARY}_{slot}"), parts[f"{DICTIONARY}_{slot}"]
+            held, pair = self.network.unfolded.bank.held(DICTIONARY, slot), parts[f"{DICTIONARY}_{slot}"]
             if not held.free.requires_grad:  # its turn in greedy training has not come
                 continue
             if self.rule == "multiplicative":

@@ -25,7 +25,7 @@ Disturb = Callable[[int, Any], Any]
 
 
 @dataclass
-class Path:
+class Trace:
     """States of the layers for one evidence: the state after each layer that ran, by the number of the layer.
 
     `Unfolded` remembers them before any disturbance, recurrent networks after it.
@@ -53,7 +53,7 @@ class Bank(nn.Module):
         names of what settings alone determine.
         """
         super().__init__()
-        self.settings = frozenset(settings)
+        self.of_settings = frozenset(settings)
         self.ties = dict(ties)
         self.kinds = dict(kinds)
         for name, table in self.ties.items():
@@ -103,9 +103,13 @@ class Bank(nn.Module):
         else:
             self.add_module(key, NonNegative(value, kind))
 
+    def held(self, name: str, slot: int) -> Any:
+        """Return what holds `name` in `slot`: a tensor, a `NonNegative`, or a module supplied by an algorithm."""
+        return getattr(self, f"{name}_{slot}")
+
     def value(self, name: str, slot: int) -> Any:
         """Return the value of `name` in `slot`: a tensor, or a module supplied by an algorithm."""
-        held = getattr(self, f"{name}_{slot}")
+        held = self.held(name, slot)
         return held() if isinstance(held, NonNegative) else held
 
     def layer(self, k: int) -> dict[str, Any]:
@@ -115,7 +119,7 @@ class Bank(nn.Module):
 
     def fixed_settings(self) -> set[str]:
         """Return the names, as in `values()`, of fixed slots that settings alone determine."""
-        slots = ((name, slot) for name in self.settings for slot in range(self.ties[name].count))
+        slots = ((name, slot) for name in self.of_settings for slot in range(self.ties[name].count))
         return {f"{name}_{slot}" for name, slot in slots if slot not in self.ties[name].trained}
 
     def values(self) -> dict[str, Tensor]:
@@ -158,7 +162,7 @@ class Unfolded(nn.Module, Generic[Evidence, State, Method]):
     """Number of layers that run unless a call says otherwise: all K, or fewer for a network that is stopped early."""
     disturb: Disturb | None = None
     """Function that changes states between layers unless a call says otherwise."""
-    path: Path | None = None
+    trace: Trace | None = None
     """States kept for the present evidence; see `remembered`."""
 
     def __init__(self, algorithm: Method, iterations: int, bank: Bank) -> None:
@@ -183,8 +187,8 @@ class Unfolded(nn.Module, Generic[Evidence, State, Method]):
         disturb = disturb or self.disturb
         for k in range(first, self.iterations):
             state = self.algorithm.step(evidence, state, self.bank.layer(k))
-            if self.path is not None:
-                self.path.states[k + 1] = state
+            if self.trace is not None:
+                self.trace.states[k + 1] = state
             if disturb is not None:
                 state = disturb(k + 1, state)
             yield state
@@ -208,30 +212,30 @@ class Unfolded(nn.Module, Generic[Evidence, State, Method]):
         `fixed_state(evidence)` if it has been computed already.
         """
         depth = self._depth(depth)
-        if self.path is not None and depth in self.path.states:
-            state = self.path.states[depth]
+        if self.trace is not None and depth in self.trace.states:
+            state = self.trace.states[depth]
             return self.readout(evidence, state), state
         if fixed is None or depth < self.fixed_layers:
             first, state = 0, self.start(evidence)
         else:
             first, state = self.fixed_layers, fixed
-        if self.path is not None:
-            self.path.evidence, self.path.states[first] = evidence, state
+        if self.trace is not None:
+            self.trace.evidence, self.trace.states[first] = evidence, state
         state = self._advance(evidence, state, first, depth)
         return self.readout(evidence, state), state
 
     @contextmanager
-    def remembered(self, disturb: Disturb | None = None) -> Iterator[Path]:
+    def remembered(self, disturb: Disturb | None = None) -> Iterator[Trace]:
         """Keep the states of one evidence while the context lasts, so that all layers can be read out at the cost of
         one pass: `infer` at full depth runs the layers, and at a lower depth reuses their states.
 
         `disturb` changes the input of the next layer, as in `states`.
         """
-        self.path, self.disturb = Path(), disturb
+        self.trace, self.disturb = Trace(), disturb
         try:
-            yield self.path
+            yield self.trace
         finally:
-            self.path = self.disturb = None
+            self.trace = self.disturb = None
 
     def forward(self, evidence: Evidence) -> Any:
         """Return y = g(x, phi) for the state after `self.depth` layers."""

@@ -49,10 +49,10 @@ class RecurrentUnfolded(Unfolded[Any, Tensor, Recurrence[Tensor]]):
         Every frame runs all layers, so that `fixed` is not used. States that are `remembered` include a disturbance.
         """
         depth = self._depth(depth)
-        if self.path is not None:
-            if depth not in self.path.states:
-                self.path.evidence, self.path.states = evidence, dict(enumerate(self.trajectory(evidence, depth)))
-            states = self.path.states[depth]
+        if self.trace is not None:
+            if depth not in self.trace.states:
+                self.trace.evidence, self.trace.states = evidence, dict(enumerate(self.trajectory(evidence, depth)))
+            states = self.trace.states[depth]
             return self.readout(evidence, states), states[:, -1]
         if not self.recurrent:
             states = self.trajectory(evidence, depth)[-1]

@@ -11,7 +11,7 @@ import soundfile
 from deepnmf_cli import zoo
 from deepnmf_cli.commands import console
 from deepnmf_cli.commands import jobs as batch
-from deepnmf_cli.commands.jobs import lengths, longest_first, process_count
+from deepnmf_cli.commands.jobs import headers, longest_first, process_count
 from deepnmf_cli.commands.places import Job
 from deepnmf_cli.commands.record import RECORD
 from deepnmf_cli.errors import EXIT_FAILED, EXIT_SOME_FAILED, EXIT_USAGE
@@ -263,7 +263,7 @@ def test_processes_begin_with_the_longest_file(recordings):
         soundfile.write(name, np.zeros(frames), RATE_HZ)
     Path("bad.wav").write_text("not sound")
     jobs = [Job(name, f"out/{name}") for name in ("bad.wav", "a.wav", "b.wav", "c.wav", "d.wav")]
-    ordered = longest_first(jobs, lengths(jobs))
+    ordered = longest_first(jobs, headers(jobs))
     assert [job.source for job in ordered] == ["b.wav", "d.wav", "c.wav", "a.wav", "bad.wav"]
 
 

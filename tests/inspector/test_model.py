@@ -80,9 +80,9 @@ def test_atoms_are_sorted_and_their_activations_stand_in_the_same_order():
 def test_units_are_compared_with_what_they_may_follow(grid, voice, hiss):
     heard = hear(grid.enhancer, (voice(1.0) + hiss(1.0))[None], RATE_HZ)
     network = grid.network
-    with torch.inference_mode(), network.unfolded.remembered() as path:
+    with torch.inference_mode(), network.unfolded.remembered() as trace:
         masks, _ = network(torch.from_numpy(heard.inputs)[None])
-        spins = torch.tanh(path.states[3][0][:, 0]).numpy()
+        spins = torch.tanh(trace.states[3][0][:, 0]).numpy()
     np.testing.assert_allclose(masks[0, 0].numpy(), heard.mask, atol=1e-5)  # one pass is what the stream did
     section = units(grid, heard)
     (header, rows) = section.table

@@ -125,9 +125,9 @@ def test_measures_are_those_of_the_layers_one_by_one(kind: str) -> None:
         for parameter in network.parameters():
             parameter += 0.1  # what is measured is the algorithm's own objective, that of the beginning
         total(terms, batch)
-        with network.unfolded.remembered() as path:
+        with network.unfolded.remembered() as trace:
             batch.masks(network)
-        evidence, states = path.evidence, [path.states[k] for k in range(LAYERS + 1)]
+        evidence, states = trace.evidence, [trace.states[k] for k in range(LAYERS + 1)]
         algorithm = network.unfolded.algorithm
         if kind == "target":
             masks = [network.unfolded.readout(evidence, state)[:, 0].mT for state in states]

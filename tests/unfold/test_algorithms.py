@@ -475,23 +475,23 @@ def test_all_layers_are_read_out_after_one_pass(name: str) -> None:
     case, network = CASES[name], disturbed(CASES[name].network())
     with torch.no_grad():
         expected = [output(network.readout(case.evidence, state)) for state in network.trajectory(case.evidence)]
-        with network.remembered() as path:
+        with network.remembered() as trace:
             network(case.evidence)
             network.states = None  # none runs again
             found = [output(network.infer(case.evidence, depth=depth)[0]) for depth in range(LAYERS + 1)]
-        assert sorted(path.states) == list(range(LAYERS + 1))
+        assert sorted(trace.states) == list(range(LAYERS + 1))
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
-    assert network.path is None
+    assert network.trace is None
 
 
 def test_what_is_remembered_is_what_a_layer_made_not_what_the_next_one_got() -> None:
     network = CASES["ista"].network()
     with torch.no_grad():
         plain = network.trajectory(MIXTURE)
-        with network.remembered(lambda k, state: torch.zeros_like(state) if k == 2 else state) as path:
+        with network.remembered(lambda k, state: torch.zeros_like(state) if k == 2 else state) as trace:
             network(MIXTURE)
-    assert torch.equal(path.states[2], plain[2]) and torch.equal(path.states[3], plain[1])
-    assert path.evidence is MIXTURE and network.disturb is None
+    assert torch.equal(trace.states[2], plain[2]) and torch.equal(trace.states[3], plain[1])
+    assert trace.evidence is MIXTURE and network.disturb is None
 
 
 def test_a_depth_that_does_not_exist_is_refused() -> None:

@@ -146,11 +146,11 @@ def noisy(size: float, scale: Tensor, draw: torch.Generator) -> Callable[[int, T
 
 def walk(made: Unfolded, x: Tensor, disturb: Callable | None = None) -> list[Tensor]:
     """[y_0, ..., y_K], each before any noise on it."""
-    with made.remembered(disturb) as path:
+    with made.remembered(disturb) as trace:
         state = made.start(x)
         for _ in made.states(x, state):
             pass
-    return [state, *(path.states[k] for k in range(1, LAYERS + 1))]
+    return [state, *(trace.states[k] for k in range(1, LAYERS + 1))]
 
 
 def measures(task: Task, plan: Plan, states: list[Tensor], x: Tensor, target: Tensor) -> Tensor:

@@ -117,11 +117,11 @@ def noisy(norm: float, draw: torch.Generator, falling: bool) -> Disturb:
 
 def walk(made: Unfolded, evidence: Masked, disturb: Disturb = None) -> list[Tensor]:
     """[x_0, ..., x_K], each before any noise on it."""
-    with made.remembered(disturb) as path:
+    with made.remembered(disturb) as trace:
         state = made.start(evidence)
         for _ in made.states(evidence, state):
             pass
-    return [state, *(path.states[k] for k in range(1, LAYERS + 1))]
+    return [state, *(trace.states[k] for k in range(1, LAYERS + 1))]
 
 
 def train(plan: Plan, x: Tensor, flow: dict[str, Tensor], steps: int, seed: int) -> tuple[Unfolded, list[dict]]:
