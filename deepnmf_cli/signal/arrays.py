@@ -30,7 +30,7 @@ def like(values: np.ndarray, array: Array) -> Array:
     return sys.modules["torch"].from_numpy(values).to(array)
 
 
-@cache
+@cache  # never dropped: a CUDA graph that captured one would read freed memory
 def _on_gpu(content: bytes, kind: str, shape: tuple[int, ...], dtype: Any, device: Any) -> Array:
     """Constants that stay on the GPU: every copy would wait for it, and CUDA graphs cannot contain one."""
     values = np.frombuffer(content, kind).reshape(shape).copy()
