@@ -155,8 +155,8 @@ def load_enhancer(
     `backend` "torch" runs the weights; "onnx" runs what `deepnmf export` made of them, on the CPU and without torch,
     whose import takes seconds; "native" runs the weights of grids in the machine code that `deepnmf build-native` made.
     If no GPU is to be used, "auto" chooses "native" if possible, or else "onnx" if there is an export of these weights
-    beside them. `threads` limits those of the matrix products, for "torch" in the whole process from now on; None leaves
-    the choice to torch, and gives "onnx" one.
+    beside them. `threads` limits those of the matrix products, for "torch" in the whole process from then on; None
+    leaves the choice to torch, and gives "onnx" one.
 
     `depth` stops the network after that many of its layers. An ONNX file has all of them, so "auto" does not choose
     "onnx" then.
