@@ -239,18 +239,14 @@ def train(
             source, key = Share(source, processes, recipe.training.batch), digest(key, processes.rank, processes.count)
 
         model_file.require_complete(network, journal.best_path)
-        frames, settings = None, recipe.training
-        if settings.frame_stride > 1 and any(p.requires_grad for p in network.parameters()):
-            assert isinstance(network, FrameNetwork)  # as recipes require
-            mixtures = processes.part(settings.batch)
-            frames = FrameStore(source, recipe.front_end, network, mixtures, settings.frame_stride, cache, key)
-            if workers > 1:
-                say("training.frame_stride above 1: --workers has no effect, this process prepares the frames", True)
+        frames = _frames(network, source, recipe, processes, cache, key)
+        if frames is not None and workers > 1:
+            say("training.frame_stride above 1: --workers has no effect, this process prepares the frames", True)
         trainer = Trainer(
             network,
             recipe.front_end,
             recipe.objective,
-            settings,
+            recipe.training,
             journal,
             _describer(recipe),
             device,
@@ -260,14 +256,7 @@ def train(
             processes=processes,
         )
         if resume:
-            trainer.resume()
-            if trainer.scored_otherwise() and journal.best_path.is_file():
-                say("dev: PESQ is computed in another way than before, and the best model is scored again", True)
-                (trainer.best,) = _score_of(model_file.read(journal.best_path), recipe, dev, device).values()
-                trainer.began = {}
-            if trainer.step > settings.steps:
-                expected = f"at most training.steps = {settings.steps}"
-                raise UsageError(folder, f"{trainer.step} steps done", expected, "Raise training.steps.")
+            _resume(trainer, recipe, dev, device, say)
         if init is not None and trainer.step == 0 and not network.annealing:
             given = model_file.read(init)
             trainer.began |= (scored := _score_of(given, recipe, dev, device))
@@ -297,6 +286,31 @@ def _teacher(recipe: Recipe, init: Path, partial: bool, say: Say) -> MaskNetwork
         found, remedy = f"no weights for {_named(new)}", "Leave network.* out: fine-tuning is of the network of --init."
         raise ModelError(init, found, "all that the network has", remedy)
     return network
+
+
+def _frames(
+    network: MaskNetwork, source: ExampleSource, recipe: Recipe, processes: Processes, cache: Path | None, key: str
+) -> FrameStore | None:
+    """Return what the network trains on if that is single frames of mixtures, else None."""
+    settings = recipe.training
+    if settings.frame_stride == 1 or not any(p.requires_grad for p in network.parameters()):
+        return None
+    assert isinstance(network, FrameNetwork)  # as recipes require
+    mixtures = processes.part(settings.batch)
+    return FrameStore(source, recipe.front_end, network, mixtures, settings.frame_stride, cache, key)
+
+
+def _resume(trainer: Trainer, recipe: Recipe, dev: list[Pair], device: str, say: Say) -> None:
+    """Continue a run. Raises UsageError if it has made more steps than the recipe asks for."""
+    trainer.resume()
+    best = trainer.journal.best_path
+    if trainer.scored_otherwise() and best.is_file():
+        say("dev: PESQ is computed in another way than before, and the best model is scored again", True)
+        (trainer.best,) = _score_of(model_file.read(best), recipe, dev, device).values()
+        trainer.began = {}
+    if trainer.step > (steps := recipe.training.steps):
+        expected = f"at most training.steps = {steps}"
+        raise UsageError(trainer.journal.folder, f"{trainer.step} steps done", expected, "Raise training.steps.")
 
 
 def _describer(recipe: Recipe) -> Callable[[Path, MaskNetwork, int, DevScore | None], ModelFile]:
