@@ -1,5 +1,6 @@
 """`deepnmf inspect`: look into a recording, a model, or what a model makes of a recording layer by layer."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -7,7 +8,7 @@ import click
 from deepnmf_cli import extras
 from deepnmf_cli.checkpoint import atomic_path
 from deepnmf_cli.commands import console
-from deepnmf_cli.commands.options import overwrite_option, quiet_option
+from deepnmf_cli.commands.options import overwrite_option, quiet_option, stretch_of
 from deepnmf_cli.errors import EXIT_DONE, DeepnmfError, UsageError
 
 LONGEST_S = 20.0
@@ -145,12 +146,9 @@ def _stretch(text: str | None) -> tuple[float, float]:
     """Return where the part to inspect begins and ends. Raises UsageError for a text that is not START:END."""
     if text is None:
         return 0.0, LONGEST_S
-    start, colon, end = text.partition(":")
-    try:
-        stretch = float(start or 0), float(end) if end else float(start or 0) + LONGEST_S
-        if colon and 0 <= stretch[0] < stretch[1] < float("inf"):
-            return stretch
-    except ValueError:
-        pass
+    with suppress(ValueError):
+        if found := stretch_of(text):
+            start, end = found
+            return start, start + LONGEST_S if end is None else end
     expected = "START:END in seconds, as in 10:20"
     raise UsageError("--seconds", f"{text!r}", expected, "Correct it.")

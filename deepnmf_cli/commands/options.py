@@ -110,23 +110,32 @@ quiet_option = click.option(
 _STRETCH = re.compile(r"(\d*\.?\d*):(\d*\.?\d*)")
 
 
+def stretch_of(text: str) -> tuple[float, float | None] | None:
+    """Return START and END of a text START:END in seconds: 0 and None where they are left out; None for other texts.
+
+    Raises ValueError, which says what is wrong, for a lone dot and for an end that does not lie behind the start.
+    """
+    if (match := _STRETCH.fullmatch(text)) is None:
+        return None
+    if "." in match.groups():
+        raise ValueError(f"{text!r} is neither START:END in seconds nor a file.")
+    start, end = float(match[1] or 0), float(match[2]) if match[2] else None
+    if end is not None and end <= start:
+        raise ValueError(f"{text!r} ends before it starts.")
+    return start, end
+
+
 def _profile(context: click.Context, option: click.Parameter, value: str | None) -> "NoiseProfile | None":
     """A callback for the option: START:END in seconds, either of which may be left out, or the name of a file."""
     if value is None:
         return None
     from deepnmf_cli.treatment import NoiseProfile
 
-    match = _STRETCH.fullmatch(value)
-    if match is None:
-        return NoiseProfile(value)
-    start, end = match.groups()
     try:
-        profile = NoiseProfile(None, float(start or 0), float(end) if end else None)
-    except ValueError as error:  # a lone dot
-        raise click.BadParameter(f"{value!r} is neither START:END in seconds nor a file.", context, option) from error
-    if profile.end_s is not None and profile.end_s <= profile.start_s:
-        raise click.BadParameter(f"{value!r} ends before it starts.", context, option)
-    return profile
+        found = stretch_of(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, option) from error
+    return NoiseProfile(value) if found is None else NoiseProfile(None, *found)
 
 
 _ATOMS = "There must be no speech in it. For models with atoms, such as deep-nmf."
