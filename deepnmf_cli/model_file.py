@@ -99,6 +99,9 @@ def read(path: str | Path) -> ModelFile:
     weights, meta = checkpoint.load(path)
     meta.pop("format")
     tables = meta.get("recipe", meta)  # where format 1 had them, or where they are
+    if "repair" in meta:
+        remedy = "Pass it to `deepnmf repair --model`, or choose another file."
+        raise ModelError(path, "a model of repair", "a model of speech enhancement", remedy)
     if not isinstance(tables, Mapping) or "model" not in tables:
         remedy = "Choose the run's best.safetensors."
         raise ModelError(path, "no description of a network", "a model file, such as best.safetensors", remedy)

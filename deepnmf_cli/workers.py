@@ -50,6 +50,8 @@ class Workers:
     def __init__(self, count: int, prepare: Callable[..., Work], *arguments: Any) -> None:
         self.count, self._prepare, self._arguments = count, prepare, arguments
         self._processes: dict[Connection, SpawnProcess] = {}
+        self.died = False
+        """Whether a process has ended on its own, which leaves what it was writing."""
 
     def __enter__(self) -> Self:
         try:
@@ -94,6 +96,7 @@ class Workers:
                     kind, content = connection.recv()
                 except (EOFError, OSError):
                     self._processes.pop(connection).join()
+                    self.died = True
                     if connection not in prepared:
                         raise lost("workers") from None
                     self._start()

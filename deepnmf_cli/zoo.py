@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 DEFAULT_MODEL = "base"
 """The model that `deepnmf enhance` uses when none is named."""
 
+DEVICES, BACKENDS = ("auto", "cpu", "cuda"), ("auto", "native", "onnx", "torch")
+
 MODEL_FILE, REPORT_FILE, CARD_FILE = "model.safetensors", "report.json", "README.md"
 
 EXPORTED, EXPORTED_STREAMING = ".onnx", ".streaming.onnx"
@@ -168,6 +170,7 @@ def load_enhancer(
         Enhancer('deep-nmf', torch on cpu)
     """
     begin = time.perf_counter()
+    _require_choices(device, backend, threads)
     exported = _light_backend(find(name), device, backend, threads, depth)
     if exported:
         enhancer = _from_export(exported, depth, find(name))
@@ -183,6 +186,7 @@ def load_described(
     """Return `load_enhancer` and `info` of a model, reading its weights once; `info` is about the layers that run."""
     path = find(name)
     sha256 = file_hash(path)
+    _require_choices(device, backend)
     exported = _light_backend(path, device, backend, None, depth, sha256)
     reported = _reported(name, sha256) if depth is None else None
     if exported and reported:
@@ -194,6 +198,15 @@ def load_described(
         return _from_export(exported, depth, path), reported or _counted(name, network, file)
     enhancer = _from_weights(network, file, device, None, depth)
     return enhancer, reported or _counted(name, network, file)
+
+
+def _require_choices(device: str, backend: str, threads: int | None = None) -> None:
+    """Raise UsageError for values that name neither a device, nor a backend, nor a number of threads."""
+    for what, value, known in (("device", device, DEVICES), ("backend", backend, BACKENDS)):
+        if value not in known:
+            raise UsageError(what, repr(value), f"one of {', '.join(known)}", "Choose one of these.")
+    if threads is not None and threads < 1:
+        raise UsageError("threads", f"{threads}", "at least one, or None", "Correct the number.")
 
 
 def _from_weights(

@@ -55,6 +55,15 @@ def enhancer(request):
     return load_enhancer("tiny", "cpu", request.param)
 
 
+@pytest.mark.parametrize(
+    "given", [{"device": "gpu"}, {"device": "cuda:0"}, {"backend": "abacus"}, {"threads": 0}, {"threads": -1}]
+)
+def test_values_that_a_model_cannot_run_by_are_refused(given):
+    (what,) = given
+    with pytest.raises(UsageError, match=f"^{what}: found .*; expected (one of auto|at least one)"):
+        load_enhancer("tiny", **given)
+
+
 BAD_SHAPES = [
     (np.zeros((16000, 2)), "16000 channels.*x.T"), (np.zeros((16000, 1)), "16000 channels.*x.T"),
     (np.zeros(16000), r"shape \(16000,\).*x\[None\]"), (np.zeros((0, 100)), "0 channels"),

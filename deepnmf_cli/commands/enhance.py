@@ -173,7 +173,9 @@ def command(
     if engine == "ray" and gaps != AUTO:  # marks one recording, in a file that other machines may not see
         raise UsageError("--gaps", "--engine ray beside it", "one recording on this machine", "Leave --engine out.")
     runner = Engine(jobs, engine == "ray", address)
-    places = Places(_plain(output), _plain(noise_out), in_place, speech=vad)
+    profile = noise_profile.file if noise_profile is not None else None
+    read = tuple(path for path in (profile, None if gaps == AUTO else gaps) if path is not None)
+    places = Places(_plain(output), _plain(noise_out), in_place, speech=vad, read=read)
     planned = _plan([remote.plain(path) for path in inputs], places, overwrite or skip_existing, runner)
     refuse_streams(planned.jobs, as_json, skip_existing)
     from deepnmf_cli.treatment import Treatment

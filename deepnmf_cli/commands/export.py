@@ -75,6 +75,11 @@ def command(
         raise UsageError(target, "another suffix", f"a name that ends in {zoo.EXPORTED}", "Change the name.")
     if target.exists() and not overwrite:
         raise UsageError(target, "a file of that name", "a new name", "Choose another, or pass --overwrite.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        found = f"that it cannot be made ({error.strerror})"
+        raise UsageError(target.parent, found, "a folder for the file", "Choose another folder.") from error
     difference = zoo.export(model, target, streaming, weights, share_weights)
     if not quiet:
         size = target.stat().st_size / 1000

@@ -91,7 +91,7 @@ VARIABLES = "DEEPNMF"
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": VARIABLES})
-@click.version_option(__version__, "-V", "--version", prog_name="deepnmf")
+@click.version_option(__version__, "-V", "--version", prog_name="deepnmf", allow_from_autoenv=False)
 @click.pass_context
 def main(context: click.Context) -> None:
     """Enhance noisy speech with networks made by deep unfolding.

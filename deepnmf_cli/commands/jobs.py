@@ -127,6 +127,8 @@ def on_this_machine(
     threads = max(1, available_cpus() // processes)
     with Workers(processes, prepare, settings, threads) as workers:
         yield from workers.run(jobs, progress, name=lambda job: job.source)
+    if workers.died:
+        remove_leftovers(jobs)
 
 
 @contextmanager

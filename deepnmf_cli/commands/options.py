@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -17,18 +17,22 @@ if TYPE_CHECKING:
     from deepnmf_cli.treatment import NoiseProfile
 
 
-def _refuse_nan(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
-    """A callback for numbers that refuses NaN: comparisons with it are all false, so click's ranges accept it."""
-    if value is not None and math.isnan(value):
-        raise click.BadParameter("nan is not a number.", context, option)
-    return value
+class NumberRange(click.FloatRange):
+    """A range of numbers without NaN, which click's ranges accept: comparisons with it are all false."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail("nan is not a number.", param, ctx)
+        return number
 
 
 def refuse_endless(context: click.Context, option: click.Parameter, value: float | None) -> float | None:
     """A callback for numbers that must be finite."""
-    if value is not None and math.isinf(value):
-        raise click.BadParameter("inf is not finite.", context, option)
-    return _refuse_nan(context, option, value)
+    if value is not None and not math.isfinite(value):
+        what = "a number" if math.isnan(value) else "finite"
+        raise click.BadParameter(f"{value} is not {what}.", context, option)
+    return value
 
 
 model_option = click.option(
@@ -56,16 +60,14 @@ max_attenuation_option = click.option(
     "--max-attenuation",
     "max_attenuation_db",
     metavar="DB",
-    type=click.FloatRange(min=0),
-    callback=_refuse_nan,
+    type=NumberRange(min=0),
     show_default="no limit",
     help="Attenuate no sound by more than this. It leaves some noise and sounds more natural; 12 to 20 is common.",
 )
 mix_option = click.option(
     "--mix",
     metavar="SHARE",
-    type=click.FloatRange(0, 1),
-    callback=_refuse_nan,
+    type=NumberRange(0, 1),
     default=1.0,
     show_default=True,
     help="Share of the enhanced sound in the output; the rest is the input. 0.8 leaves some noise.",
@@ -220,7 +222,7 @@ LONGEST_GAP_MS = 40.0
 """Longest gap that streams fill unless told otherwise."""
 
 longest_gap_option = click.option(
-    "--longest-gap", "longest_gap_ms", metavar="MS", type=click.FloatRange(5, 100), default=LONGEST_GAP_MS,
+    "--longest-gap", "longest_gap_ms", metavar="MS", type=NumberRange(5, 100), default=LONGEST_GAP_MS,
     show_default=True,
     help="With --repair: longest gap to fill. It adds a delay: 129 ms for 20, 149 ms for 40, 258 ms for 100.",
 )  # fmt: skip
@@ -260,7 +262,8 @@ def repair_options(
         raise UsageError("--gaps", "--fix without gaps", "gaps among --fix", "Leave one of them out.")
     if clip_level_db is not None and CLIPPING not in fixes:
         raise UsageError("--clip-level", "--fix without clipping", "clipping among --fix", "Leave one of them out.")
-    files = tuple((model.load(Path(file)).settings.task, file) for file in models)
+    found = [model.find(name) for name in models]
+    files = tuple((model.load(file).settings.task, str(file)) for file in found)
     if len(tasks := [task for task, _ in files]) > len(set(tasks)):
         raise UsageError("--model", f"two models for {max(tasks, key=tasks.count)}", "one for each", "Leave one out.")
     return RepairOptions(fixes, None if gaps == AUTO else gaps, clip_level_db, files)

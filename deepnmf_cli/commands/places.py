@@ -55,6 +55,8 @@ class Places:
     """What is added to the names of inputs to name their outputs, if no names are given."""
     speech: bool = False
     """Whether times of speech go beside the outputs."""
+    read: tuple[str, ...] = ()
+    """Other files that the call reads, which are no more replaced than its inputs."""
 
     def job(self, source: str, target: str, removed: str | None) -> Job:
         """Return the job of an input. Raises UsageError for times of speech beside standard output."""
@@ -106,10 +108,12 @@ def plan(inputs: Sequence[str], places: Places, may_exist: bool) -> Plan:
         files, unwritable = _writable(files)
         failures += unwritable
     jobs = [places.job(file.path, _target(places, file, several), _removed(places, file, several)) for file in files]
+    jobs, unnameable = _nameable(jobs)
+    failures += unnameable
     left_out = []
     if places.output is None and not places.in_place:
         jobs, left_out = _without_outputs(jobs)
-    _check_outputs(jobs, places.in_place, may_exist)
+    _check_outputs(jobs, places, may_exist)
     return Plan(jobs, failures, left_out)
 
 
@@ -209,6 +213,21 @@ def _place(output: str, file: _Input, several: bool) -> str:
     return output
 
 
+def _nameable(jobs: Sequence[Job]) -> tuple[list[Job], list[tuple[str, AudioError]]]:
+    """Return the jobs whose outputs can have their names, and the others with the reason."""
+    chosen, failures = [], []
+    for job in jobs:
+        try:
+            for path in job.outputs:
+                path.exists()
+        except OSError as error:  # ENAMETOOLONG: nothing of this name can exist
+            found = f"a name that no file can have ({error.strerror})"
+            failures.append((job.source, AudioError(path, found, "a shorter one", "Name the output, or rename it.")))
+        else:
+            chosen.append(job)
+    return chosen, failures
+
+
 def _without_outputs(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
     """Return the jobs whose input is not an output of another job, and a sentence for each of the others."""
     makers = {os.path.realpath(path): job for job in jobs for path in job.outputs}
@@ -222,8 +241,10 @@ def _without_outputs(jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
     return chosen, left_out
 
 
-def _check_outputs(jobs: Sequence[Job], in_place: bool, may_exist: bool) -> None:
-    inputs = {_identity(Path(job.source)) for job in jobs if job.source != STREAM} - {None}
+def _check_outputs(jobs: Sequence[Job], places: Places, may_exist: bool) -> None:
+    sources = [Path(path) for path in (*(job.source for job in jobs), *places.read) if path != STREAM]
+    # The path tells an input that an output will be once a folder exists: NEW/../name.
+    inputs = {_identity(path) for path in sources} - {None} | {os.path.realpath(path) for path in sources}
     outputs: list[Path] = []
     seen: dict[str, Job] = {}
     for job, path in [(each, path) for each in jobs for path in each.outputs]:
@@ -231,11 +252,11 @@ def _check_outputs(jobs: Sequence[Job], in_place: bool, may_exist: bool) -> None
         if place in seen:
             refuse_shared(path, seen[place], job)
         seen[place] = job
-        if in_place and path == Path(job.source):
+        if places.in_place and path == Path(job.source):
             continue
         outputs.append(path)
         # The identity is the same through a symbolic or hard link, whatever the two are called.
-        if _identity(path) in inputs:
+        if place in inputs or _identity(path) in inputs:
             remedy = "Choose another name or folder, or pass --in-place."
             raise UsageError(path, "an output that is an input", "another file", remedy)
         if path.exists() and not path.is_file():

@@ -12,6 +12,7 @@ from deepnmf_cli.checkpoint import file_hash
 from deepnmf_cli.commands import console
 from deepnmf_cli.commands.jobs import Call, on_this_machine, process_count, streams_as_files
 from deepnmf_cli.commands.options import (
+    AUTO,
     clip_level_option,
     counted,
     fix_option,
@@ -102,7 +103,8 @@ def command(
     if address := next((place for place in (*inputs, output) if place and is_url(place)), None):
         raise UsageError(address, "an address", "a file or folder", "Copy recordings from and to there, or mount it.")
     options = repair_options(inputs, fixes, gaps, clip_level_db, models)
-    planned = plan(inputs, Places(output, None, in_place, REPAIRED), may_exist=overwrite or skip_existing or dry_run)
+    places = Places(output, None, in_place, REPAIRED, read=() if gaps == AUTO else (gaps,))
+    planned = plan(inputs, places, may_exist=overwrite or skip_existing or dry_run)
     refuse_streams(planned.jobs, as_json, skip_existing)
     settings = Settings(options, overwrite or in_place, dry_run, verbose)
     batch = _Repairing(planned, settings, jobs, console.json_lines() if as_json else None, quiet)

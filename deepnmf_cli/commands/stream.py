@@ -17,6 +17,7 @@ from deepnmf_cli.commands.options import (
     LONGEST_GAP_MS,
     SEPARATE,
     TOGETHER,
+    NumberRange,
     backend_for,
     backend_option,
     counted,
@@ -137,7 +138,7 @@ def _channels(context: click.Context, option: click.Parameter, value: str) -> tu
     " input that looks like a compressed file is refused.",
 )  # fmt: skip
 @click.option(
-    "--block", "block_ms", metavar="MS", type=click.FloatRange(1, 10_000), default=16, show_default=True,
+    "--block", "block_ms", metavar="MS", type=NumberRange(1, 10_000), default=16, show_default=True,
     help="Length of the blocks to process. Longer blocks need less computation and add delay.",
 )  # fmt: skip
 @max_attenuation_option

@@ -12,7 +12,7 @@ import click
 
 from deepnmf_cli import extras
 from deepnmf_cli.commands import console
-from deepnmf_cli.commands.options import device_option, logging_option, refuse_endless
+from deepnmf_cli.commands.options import NumberRange, device_option, logging_option, refuse_endless
 from deepnmf_cli.errors import EXIT_DONE, EXIT_TERMINATED, CorpusError, DeepnmfError, UsageError
 from deepnmf_cli.signals import ending, handled
 
@@ -48,7 +48,7 @@ DEFAULT_RECIPE = "base"
 )
 @click.option("--partial", is_flag=True, help="With --init: take only the weights that fit.")
 @click.option(
-    "--minutes", metavar="N", type=click.FloatRange(0, min_open=True), callback=refuse_endless,
+    "--minutes", metavar="N", type=NumberRange(0, min_open=True), callback=refuse_endless,
     help="Stop after this time, with a dev score and a resume point; save every minute.  [default: the last step]",
 )  # fmt: skip
 @click.option("--resume", is_flag=True, help="Continue the run in the output folder.")
@@ -95,7 +95,7 @@ def command(
 ) -> int:
     """Train a model on folders of speech and noise.
 
-    RECIPE is a TOML file or the name of a recipe that ships, such as grid, deep-nmf, dnn or belief-propagation. The
+    RECIPE is a TOML file or the name of a recipe that ships, such as base, deep-nmf, dnn or belief-propagation. The
     default is the recipe of --model, or else of --init, or else base. A recipe without a model, such as fine-tune,
     takes whatever it does not set from the model of --init. The recipes fill-gaps and declip train models for `deepnmf
     repair` and need only --speech.

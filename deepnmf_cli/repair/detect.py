@@ -25,13 +25,15 @@ from deepnmf_cli.repair.spans import (
     Span,
     joined,
 )
+from deepnmf_cli.signal.samples import LARGEST
 
 PIECE_S = 8.0
 """Minimum length of a piece that is scanned at once."""
 
 BIN, LOWEST = 0.005, 1e-4
 """Width of the histogram's bins, half a percent of the amplitude, and the lower end of the first, -80 dB."""
-BINS = math.ceil(math.log(1e5) / BIN)
+BINS = math.ceil(math.log(LARGEST / LOWEST) / BIN)
+"""They reach up to the largest sample that is accepted: in a last bin for all that is louder, peaks would pile up."""
 
 LEAST_PEAKS = 10
 """Minimum number of peaks in a pile; fewer may be due to chance."""

@@ -21,6 +21,9 @@ FILE, REPORT_FILE, CARD_FILE = "repair.safetensors", "report.json", "README.md"
 GAPS, CLIPPING = "fill-gaps", "declip"
 TASKS = (GAPS, CLIPPING)
 
+BEST = "best.safetensors"
+"""Name of the best model in the folder of a run."""
+
 MOST_LAYERS = 100
 
 WANTED = "a model of repair, which `deepnmf train fill-gaps` or declip writes"
@@ -85,6 +88,11 @@ def save(path: Path, settings: RepairSettings, values: Mapping[str, Any], proven
 def shipped(task: str) -> Path:
     """The file of the model that ships for a task."""
     return checkpoint.shipped_folder("models", "models") / task / FILE
+
+
+def find(name: str | Path) -> Path:
+    """Return the file of a model that a user named: a folder of a run stands for the best model in it."""
+    return Path(name, BEST) if Path(name).is_dir() else Path(name)
 
 
 def load(path: Path) -> RepairModel:

@@ -39,7 +39,7 @@ def from_foreign(samples: Any, channels_first: bool | None = None) -> tuple[np.n
 
 def _from_tensor(tensor: Any, channels_first: bool | None) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
     torch = sys.modules["torch"]
-    values = tensor.detach().cpu()
+    values = tensor.detach().cpu().resolve_neg()
     # NumPy has no bfloat16.
     samples, restored = from_foreign(
         (values.float() if values.dtype == torch.bfloat16 else values).numpy(), channels_first

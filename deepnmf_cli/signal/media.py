@@ -346,6 +346,10 @@ def _content(path: str, size: int, mtime_ns: int) -> Content:
     return Content(frames, promised, decoder.start_s or 0.0, decoder.other_bytes, tuple(notes))
 
 
+_CRASHING_PLANES = 8
+"""From so many planes on, PyAV 18 reads one more than a frame has, and the process crashes."""
+
+
 def _channels(frame: Any) -> int:
     return frame.layout.nb_channels
 
@@ -356,7 +360,12 @@ def _kind(frame: Any) -> str:
 
 def _samples(frame: Any) -> np.ndarray:
     """The samples (n, channels) of a frame, float32 where that holds them exactly."""
-    array, kind = frame.to_ndarray(), _kind(frame)
+    kind = _kind(frame)
+    if frame.format.is_planar and _channels(frame) >= _CRASHING_PLANES:
+        from av import AudioResampler
+
+        (frame,) = AudioResampler(format=kind).resample(frame)
+    array = frame.to_ndarray()
     array = array.T if frame.format.is_planar else array.reshape(-1, _channels(frame))
     scale = _FULL_SCALE.get(kind)
     if scale is None:

@@ -121,11 +121,9 @@ class MediaWriter:
     def _encode(self, samples: np.ndarray) -> None:
         import av
 
-        values = samples.astype(np.float32)
-        if self._kind == "flt":
-            values = values.T.reshape(1, -1)
-        layout = self._sound.codec_context.layout
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(values), format=self._kind, layout=layout)
+        # Packed for all encoders, which convert by themselves: PyAV cannot fill eight planes of a frame.
+        values = np.ascontiguousarray(samples.T, np.float32).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(values, format="flt", layout=self._sound.codec_context.layout)
         frame.rate, frame.time_base = self._rate_hz, Fraction(1, self._rate_hz)
         frame.pts = self._start + self.frames
         self.frames += samples.shape[1]

@@ -90,11 +90,11 @@ def rewrite(
     `progress` receives the seconds of audio done since its last call. `before_end` is called when all is done, before
     any output exists: if it raises, none is left. Missing folders of the outputs are made once the source has been
     opened. With `exact`, the process gets all the bits of the source as float64, including samples that are not finite.
-    Raises AudioError; without `overwrite` also for a file that exists at the end, unless it is the target `in_place`.
-    Nothing half-written stays.
+    Raises AudioError; without `overwrite` also for a file that exists at the end, unless it is the target `in_place`,
+    and for a source that is replaced by the target and has changed since it was opened. Nothing half-written stays.
     """
     with AudioReader(source, name) as reader, ExitStack() as outputs:
-        info = reader.info
+        info, begun = reader.info, _state(source) if _is_one_file(source, target) else None
         for path in filter(None, (target, removed)):
             _make_folder(Path(path).parent)
         replaces = overwrite or in_place
@@ -130,6 +130,9 @@ def rewrite(
         if writer.frames != info.frames:
             raise ValueError(f"the process returned {writer.frames} frames for {info.frames}")
         before_end(info)
+        if begun is not None and _state(source) != begun:
+            expected, remedy = "one that stays as it is until its result replaces it", "It was left alone: try again."
+            raise AudioError(reader.name, "a file that has changed meanwhile", expected, remedy)
         clipped = {out.path: out.clipped for out in (writer, rest) if out is not None}
         return Rewritten(info, clipped, tuple(dict.fromkeys((*reader.notes, *writer.notes))))
 
@@ -148,10 +151,23 @@ def copied(source: str | Path, target: str | Path, overwrite: bool = True) -> Re
     if notes and info.subtype in EXACT:
         return None
     _make_folder(Path(target).parent)
-    if not (overwrite and Path(target).exists() and Path(target).samefile(source)):
+    if not (overwrite and _is_one_file(source, target)):
         with explaining(Path(target)), atomic_path(target, overwrite) as partial:
             shutil.copyfile(source, partial)
     return Rewritten(info, {}, notes)
+
+
+def _is_one_file(source: str | Path, target: str | Path) -> bool:
+    return Path(target).exists() and Path(target).samefile(source)
+
+
+def _state(path: str | Path) -> tuple[int, int, int]:
+    """Return what changes with the content of a file, or when another takes its name."""
+    try:
+        found = Path(path).stat()
+    except OSError as error:
+        raise AudioError(path, f"a file that is gone ({error.strerror})", "one that stays", "Try again.") from error
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _make_folder(folder: Path) -> None:

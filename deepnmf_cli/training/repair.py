@@ -29,7 +29,7 @@ from deepnmf_cli.settings import apply_override, refuse_unknown, section
 from deepnmf_cli.signal.formats import scan
 from deepnmf_cli.training.journal import checksum, locked, require
 
-BEST, LAST = "best.safetensors", "last.safetensors"
+LAST = "last.safetensors"
 DECIMALS = ("loss", "dev_snr_db")
 QUIET = 1e-3**0.5
 """Damage in parts whose mean power is below this share of that of the clip (-15 dB) is not learned from: nobody hears a
@@ -307,7 +307,7 @@ class _Run:
             self.best = score
             seconds = self.recipe.training.batch * self.recipe.damage.segment_s * self.step
             provenance = {"recipe": self.facts, "step": self.step, "dev_snr_db": score, "seconds_heard": seconds}
-            model.save(self.folder / BEST, self.recipe.repair, self.unfolded.bank.values(), provenance)
+            model.save(self.folder / model.BEST, self.recipe.repair, self.unfolded.bank.values(), provenance)
         loss = float(np.mean(self.losses)) if self.losses else None
         self.losses.clear()
         self.rows.append({"step": self.step, "loss": loss, "dev_snr_db": score, "cpu_s": self._spent_s()})

@@ -122,6 +122,17 @@ def test_sound_alone_becomes_m4a_and_no_video(deepnmf, stub, folder, sound):
     assert listing() == ["film.m4a", "film.mp4", "in.wav", "out.m4a"]
 
 
+def test_eight_channels_come_back(deepnmf, stub, folder):
+    """PyAV crashes on frames with eight planes."""
+    levels = np.linspace(0.1, 0.5, 8)
+    soundfile.write("in.wav", levels * np.sin(np.arange(RATE_HZ) / 20)[:, None], RATE_HZ, "FLOAT")
+    assert deepnmf("enhance", "in.wav", "-o", "out.m4a").code == 0
+    assert deepnmf("enhance", "out.m4a", "-o", "back.wav").code == 0
+    found = np.abs(audio.read("back.wav")[0][:, RATE_HZ // 4 : -RATE_HZ // 4]).max(1)
+    others = [0, 1, 2, 4, 5, 6, 7]  # AAC keeps little of the fourth, which is for deep sounds
+    np.testing.assert_allclose(found[others], 0.25 * levels[others], rtol=0.05)
+
+
 def test_what_a_container_cannot_hold_is_an_error_that_leaves_nothing(deepnmf, stub, folder, sound):
     made.write(Path("in.mp4"), sound, RATE_HZ, picture_s=0.4)
     result = deepnmf("enhance", "in.mp4", "-o", "out.webm")

@@ -119,6 +119,41 @@ def test_in_place_that_fails_leaves_the_input(deepnmf, stub, noisy, monkeypatch)
     assert noisy.read_bytes() == before and listing() == ["noisy.wav"]
 
 
+def test_in_place_leaves_an_input_that_changes_meanwhile(deepnmf, stub, noisy, monkeypatch):
+    blocks, newer = stub.enhance_blocks, b"somebody wrote this"
+
+    def slow(*arguments, **options):
+        yield from blocks(*arguments, **options)
+        noisy.write_bytes(newer)
+
+    monkeypatch.setattr(stub, "enhance_blocks", slow)
+    result = deepnmf("enhance", "noisy.wav", "--in-place")
+    assert result.code == EXIT_FAILED and "noisy.wav: found a file that has changed meanwhile" in result.err
+    assert noisy.read_bytes() == newer and listing() == ["noisy.wav"]
+
+
+@pytest.mark.parametrize("arguments", [
+    ["-o", "new/../noisy.wav"], ["-o", "a.wav", "--noise-out", "new/../noisy.wav"],
+    ["-o", "room.wav", "--noise-profile", "room.wav"],
+    ["-o", "gaps.wav", "--repair", "--gaps", "gaps.txt", "--noise-out", "gaps.txt"],
+    ["-o", "gaps.wav", "--vad", "--repair", "--gaps", "gaps.vad.txt"],
+])  # fmt: skip
+def test_what_is_read_is_not_replaced(deepnmf, stub, noisy, arguments):
+    for name in ("room.wav", "gaps.txt", "gaps.vad.txt"):
+        Path(name).write_bytes(noisy.read_bytes())
+    before = {name: Path(name).read_bytes() for name in listing()}
+    assert deepnmf("enhance", "noisy.wav", "--overwrite", *arguments).code == EXIT_USAGE
+    assert {name: Path(name).read_bytes() for name in listing()} == before
+
+
+def test_a_name_that_is_too_long_fails_alone(deepnmf, stub, noisy):
+    long = "a" * 251 + ".wav"
+    Path(long).write_bytes(noisy.read_bytes())
+    result = deepnmf("enhance", long, "noisy.wav")
+    assert result.code == EXIT_SOME_FAILED and Path("noisy.enhanced.wav").is_file()
+    assert "found a name that no file can have (File name too long)" in result.err
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["noisy.wav", "-o", "a.wav"], "--in-place: found -o beside it"), (["-"], "--in-place: found standard input"),
     (["noisy.wav", "--noise-out", "noisy.wav"], "Choose another --noise-out."),

@@ -34,11 +34,22 @@ def test_help_lists_every_command(deepnmf):
         (["enhance", "x.wav", "-o", "y.wav", "--device", "abacus"], "'abacus' is not one of"),
         (["enhance", "x.wav", "-o", "y.wav", "--max-attenuation", "-3"], "x>=0"),
         (["enhance", "x.wav", "-o", "y.wav", "--max-attenuation", "nan"], "'--max-attenuation': nan is not a number"),
+        (["stream", "--block", "nan"], "'--block': nan is not a number"),
+        (["stream", "--repair", "--longest-gap", "nan"], "'--longest-gap': nan is not a number"),
+        (["train", "--minutes", "nan", "-o", "run"], "'--minutes': nan is not a number"),
+        (["train", "--minutes", "inf", "-o", "run"], "'--minutes': inf is not finite"),
     ],
 )
 def test_wrong_usage_exits_with_two(deepnmf, arguments, message):
     result = deepnmf(*arguments)
     assert result.code == EXIT_USAGE and message in result.err and result.out == b""
+
+
+@pytest.mark.parametrize("value", ["0.3.0", "1"])
+def test_a_variable_for_the_version_is_that_of_somebody_else(deepnmf, monkeypatch, value):
+    monkeypatch.setenv("DEEPNMF_VERSION", value)
+    result = deepnmf("models")
+    assert result.code == 0 and b"multiply-adds" in result.out
 
 
 def values(command):

@@ -76,6 +76,17 @@ def test_clean_sound_stays_untouched_in_place(deepnmf, write, clean):
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
+def test_a_run_stands_for_its_best_model(deepnmf, write, clean, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "best.safetensors").write_bytes(Path(DECLIP).read_bytes())
+    source = write("in.wav", np.clip(clean, -0.2, 0.2), "FLOAT")
+    for name, model in {"folder": tmp_path / "run", "file": DECLIP}.items():
+        assert deepnmf("repair", source, "--model", model, "-o", tmp_path / f"{name}.wav").code == 0
+    assert (tmp_path / "folder.wav").read_bytes() == (tmp_path / "file.wav").read_bytes()
+    refused = deepnmf("enhance", source, "--model", tmp_path / "run", "-o", tmp_path / "x.wav")
+    assert refused.code == 1 and "found a model of repair; expected a model of speech enhancement" in refused.err
+
+
 def test_a_file_that_was_never_finished_is_told_of_and_becomes_whole(deepnmf, write, clean, tmp_path):
     source = write("in.wav", clean)
     content = bytearray(source.read_bytes())

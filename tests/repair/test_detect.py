@@ -32,8 +32,14 @@ def test_nothing_is_found_in_clean_sound(sound):
     assert not scan(np.zeros(40000))
 
 
+@pytest.mark.parametrize("gain", [50.0, 1000.0, 32768.0, 1e10])
+def test_nothing_is_found_in_clean_sound_far_beyond_full_scale(gain):
+    samples = soundfile.read(DEMO.with_name("noisy.wav"))[0]
+    assert not scan(samples).clipping and not scan(gain * samples).clipping
+
+
 @pytest.mark.parametrize("share", [0.3, 0.7])
-@pytest.mark.parametrize("gain", [1.0, 0.1])
+@pytest.mark.parametrize("gain", [1.0, 0.1, 1000.0])
 def test_clipping_is_found_at_any_level(sound, share, gain):
     samples, level = clipped(sound(4.0), share)
     found = scan(np.rint(gain * samples * 32768) / 32768).clipping
