@@ -205,7 +205,7 @@ class Enhancer:
         """Return this enhancer with additional knowledge of a noise, learned from samples (C, N) of that noise alone.
 
         Models with atoms (deep NMF, discriminative NMF, sparse NMF) that torch runs can learn a noise. Raises
-        UsageError for others, and AudioError for samples that are silent or shorter than about a third of a second.
+        UsageError for others, and AudioError for samples that are silent or shorter than about a sixth of a second.
         """
         backend = self.require_atoms().with_noise(self._heard(samples, rate_hz))
         return Enhancer(backend, self.front_end, name=self.name)

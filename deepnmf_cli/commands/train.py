@@ -126,6 +126,8 @@ def command(
     extras.require("train", "deepnmf train", ("torch",))
     if tensorboard:
         extras.require("tensorboard", "--tensorboard")
+    if partial and init is None:
+        raise UsageError("--partial", "no --init", "a model whose weights may be taken in part", "Name one.")
     if rir and not speech:
         remedy = "List them in the manifest with the role rir, or leave them out."
         raise UsageError("--rir", "no --speech", "room responses beside folders of speech and noise", remedy)

@@ -44,7 +44,7 @@ class _Window:
 
 _OGG_BEGINS, _OGG_ENDS = 2, 4
 _BITS_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
-_BEGINS_LATE = "its first pages with samples are missing, or damaged"
+_BEGINS_LATE = "its first pages with samples are missing"
 _OGG_AUDIO = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ")
 
 
@@ -57,6 +57,8 @@ class _Page(NamedTuple):
     number: int
     body: bytes
     """The first bytes of the body."""
+    behind_damage: bool
+    """Whether bytes that are no page lie between this page and the one before it."""
 
 
 @dataclass
@@ -90,8 +92,9 @@ class _Link:
         stream = self.streams.setdefault(page.serial, _Stream())
         # A radio station on the Internet sends the headers, and then what is on air while one listens.
         has_gap = page.number != stream.next_number
-        stream.lost |= has_gap and stream.has_samples
-        stream.begins_late |= has_gap and not stream.has_samples
+        is_lost = has_gap and (stream.has_samples or page.behind_damage)
+        stream.lost |= is_lost
+        stream.begins_late |= has_gap and not is_lost
         stream.has_samples |= page.has_samples
         stream.next_number, stream.ended = (page.number + 1) % (1 << 32), bool(page.flags & _OGG_ENDS)
 
@@ -121,7 +124,7 @@ def ogg_parts(file: BinaryIO, size: int) -> list[Part]:
 
 def _ogg_pages(window: _Window) -> Iterator[_Page]:
     """Yield all pages that are whole: the decoder silently skips the others."""
-    position = 0
+    position = end = 0
     while (position := window.find(b"OggS", position)) + 27 <= window.size:
         head = window.at(position, 27)
         table = window.at(position + 27, head[26])
@@ -132,8 +135,9 @@ def _ogg_pages(window: _Window) -> Iterator[_Page]:
             continue
         granule, number = (int.from_bytes(head[a:b], "little") for a, b in ((6, 14), (18, 22)))
         has_samples = 0 < granule < 1 << 63  # -1: no packet ends here
-        yield _Page(position, stop, head[5], has_samples, head[14:18], number, window.at(body, 8))
-        position = stop
+        begin = window.at(body, 8)
+        yield _Page(position, stop, head[5], has_samples, head[14:18], number, begin, position != end)
+        position = end = stop
 
 
 def _has_its_checksum(page: bytes) -> bool:

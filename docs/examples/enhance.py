@@ -5,11 +5,14 @@ One channel, at the rate of the model; every frame is handled as if it had just 
 """
 
 import json
+import os
 import sys
 
-import numpy as np
-import onnxruntime
-import soundfile
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it when it is imported
+
+import numpy as np  # noqa: E402
+import onnxruntime  # noqa: E402
+import soundfile  # noqa: E402
 
 
 class RunningMean:

@@ -241,11 +241,10 @@ def test_a_damaged_page_of_ogg_is_noticed(tmp_path, subtype, rate_hz):
     whole = encoded(tmp_path, "OGG", subtype, samples, rate_hz)
     pages = [match.start() for match in re.finditer(b"OggS", whole)]
     assert len(pages) > 8
-    for page in pages[3:]:
+    for page in pages[2:]:
         refused(tmp_path, put(whole, page + 100, b"\0\1\2"), "an Ogg stream", "incomplete")
-    found, notes = read(tmp_path, put(whole, pages[2] + 100, b"\0\1\2"))
-    assert found.shape[1] < samples.shape[1]
-    assert notes == ("its first pages with samples are missing, or damaged",)
+    found, notes = read(tmp_path, whole[: pages[2]] + whole[pages[3] :])  # as a listener who joins late gets it
+    assert found.shape[1] < samples.shape[1] and notes == ("its first pages with samples are missing",)
 
 
 def pages_of(stream, serial):
