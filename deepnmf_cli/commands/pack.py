@@ -48,7 +48,7 @@ class Part(click.ParamType):
 @click.argument("corpora", metavar="CORPUS...", nargs=-1, required=True, type=FOLDER)
 @click.option("-o", "--output", type=FOLDER, required=True, help="Folder to write; must be new or empty.")
 @click.option("--max-size", type=Size(), default="40MB", show_default=True, help="Largest total size of its files.")
-@click.option("--dev", type=FOLDER, help="Folder with clean/ and noisy/; as many pairs as fit into 15 % of the pack go with it.")
+@click.option("--dev", type=FOLDER, help="Folder with clean/ and noisy/; pairs that fit into 15 % of the pack join it.")
 @click.option(
     "--part", type=Part(), default="1/1", show_default=True,
     help="Take only every N-th recording, starting with the I-th, to make N packs that share no recording.",

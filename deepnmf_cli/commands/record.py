@@ -45,8 +45,16 @@ class Record:
         self._begun: dict[Job, Stamp] = {}
 
     def begin(self, job: Job) -> None:
-        """Remember the state of the input, so that a change from here on is noticed next time."""
+        """Remember the state of the input, so that a change from here on is noticed next time.
+
+        Raises AudioError if the job replaces its input and no line can be added to the record: without it, the next
+        run would change the file once more.
+        """
         self._begun[job] = checkpoint.stamp(Path(job.source))
+        file = Path(job.target).parent / RECORD
+        if job.target == job.source and not os.access(file if file.exists() else file.parent, os.W_OK):
+            expected = f"a place to note that {job.source} was changed, which would be changed again next time"
+            raise AudioError(file, "no permission to write it", expected, "Make it writable.")
 
     def state(self, job: Job, replaces: bool) -> "State":
         """Return what exists of the outputs of a job that has begun.
@@ -64,7 +72,7 @@ class Record:
             return State(needed=True)
         line = self._line(target) if target not in missing else None
         if line is not None:
-            other = self._changed(line) or ("of an earlier input" if line["input"] != list(self._begun[job]) else "")
+            other = self._changed(line) or self._other_input(line, job)
             problem = incomplete(target, other, missing)
         else:
             problem = _unlike(job, missing)
@@ -76,8 +84,9 @@ class Record:
 
     def _state_in_place(self, job: Job, missing: Sequence[Path], replaces: bool) -> "State":
         """The same for a job whose output replaces its input, which does not permit replacing what goes beside it."""
-        self._begun[job] = self._as_recorded(Path(job.source), self._begun[job])
-        line = _made(self._on(Path(job.source)), list(self._begun[job]), self._command)
+        lines = self._in_place(Path(job.source))
+        self._begun[job] = _as_recorded(lines, Path(job.source), self._begun[job])
+        line = _made(lines, list(self._begun[job]), self._command)
         beside = [path for path in job.outputs if path not in missing and path != Path(job.source)]
         if line is None and beside and not replaces:
             raise AudioError(beside[0], "a file that was there before", "a new name", REDO)
@@ -102,10 +111,12 @@ class Record:
         line = {"output": target.name, "stamp": checkpoint.stamp(target), "input": self._begun[job], **self._made_by}
         if in_place:
             line["sha256"] = checkpoint.file_hash(target)
+        else:
+            line["source"] = os.path.realpath(job.source)
         with suppress(OSError), (target.parent / RECORD).open("a+b") as file:
             checkpoint.reached(f"{RECORD}: line")
             file.write(_after_a_line(file) + json.dumps(line).encode() + b"\n")
-            if in_place:  # without its line, the next run would change the file once more
+            if in_place:
                 file.flush()
                 os.fsync(file.fileno())
 
@@ -123,6 +134,14 @@ class Record:
         names = [name for name, value in self._facts.items() if line.get(name) != value]
         return f"with another {' and another '.join(names)}" if names else ""
 
+    def _other_input(self, line: dict[str, Any], job: Job) -> str:
+        """Return of what else an output was made; empty if that was the input as it is, which may have been moved."""
+        if line["input"] != list(self._begun[job]):
+            return "of an earlier input"
+        source = line.get("source")  # which earlier versions did not write
+        is_another = source is not None and source != os.path.realpath(job.source) and os.path.exists(source)
+        return f"of {source}" if is_another else ""
+
     def _line(self, target: Path) -> dict[str, Any] | None:
         """The line on an output as it is, or as it was before other commands changed it in place."""
         lines, now = self._on(target), list(checkpoint.stamp(target))
@@ -131,14 +150,16 @@ class Record:
             return lines[-1]
         return made
 
-    def _as_recorded(self, path: Path, now: Stamp) -> Stamp:
-        """Return the stamp by which lines know a file that was changed in place: copies of it have other times."""
-        alike = [line for line in self._on(path) if line["stamp"][0] == now[0] and "sha256" in line]
-        if alike and list(now) not in [line["stamp"] for line in alike]:
-            content = checkpoint.file_hash(path)
-            alike = [line for line in alike if line["sha256"] == content]
-            return tuple(alike[-1]["stamp"]) if alike else now
-        return now
+    def _in_place(self, path: Path) -> list[dict[str, Any]]:
+        """All lines on a file that was changed in place, the newest last, also if it was called otherwise then."""
+        if lines := self._on(path):
+            return lines
+        size = checkpoint.stamp(path)[0]
+        others = self._lines[path.parent / RECORD].values()
+        if not any(line["stamp"][0] == size and "sha256" in line for lines in others for line in lines):
+            return []
+        content = checkpoint.file_hash(path)
+        return next((lines for lines in others if any(line.get("sha256") == content for line in lines)), [])
 
     def _on(self, target: Path) -> list[dict[str, Any]]:
         """All lines on an output, the newest last."""
@@ -146,6 +167,16 @@ class Record:
         if file not in self._lines:
             self._lines[file] = _read(file)
         return self._lines[file].get(target.name, [])
+
+
+def _as_recorded(lines: Sequence[dict[str, Any]], path: Path, now: Stamp) -> Stamp:
+    """Return the stamp by which lines know a file that was changed in place: copies of it have other times."""
+    alike = [line for line in lines if line["stamp"][0] == now[0] and "sha256" in line]
+    if alike and list(now) not in [line["stamp"] for line in alike]:
+        content = checkpoint.file_hash(path)
+        alike = [line for line in alike if line["sha256"] == content]
+        return tuple(alike[-1]["stamp"]) if alike else now
+    return now
 
 
 def _after_a_line(file: IO[bytes]) -> bytes:
@@ -194,8 +225,8 @@ def still_needed(
     """
     todo, unknown = [], 0
     for job in jobs:
-        record.begin(job)
         try:
+            record.begin(job)
             state = record.state(job, overwrite) if skip else State(needed=True)
         except DeepnmfError as error:
             outcome.failed(row(job), error)

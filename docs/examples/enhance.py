@@ -10,9 +10,9 @@ import sys
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it when it is imported
 
-import numpy as np  # noqa: E402
-import onnxruntime  # noqa: E402
-import soundfile  # noqa: E402
+import numpy as np
+import onnxruntime
+import soundfile
 
 
 class RunningMean:

@@ -248,6 +248,40 @@ def test_a_file_that_is_no_output_of_the_input_is_not_replaced(deepnmf, stub, no
     assert is_half("clean.wav", "noisy.wav")
 
 
+def test_another_recording_of_equal_name_size_and_time_is_another_input(deepnmf, stub, folder, hiss):
+    for number, day in enumerate(("day1", "day2")):
+        Path(day).mkdir()
+        for name in ("0.wav", "1.wav"):
+            soundfile.write(f"{day}/{name}", hiss(0.1, seed=number), RATE_HZ)
+            os.utime(f"{day}/{name}", (1e9, 1e9))
+    assert deepnmf("enhance", "day1", "-o", "out").code == 0
+    result = deepnmf("enhance", "day2", "-o", "out", "--skip-existing")
+    assert "out/0.wav was made of" in result.err and "day1/0.wav. Pass --overwrite beside" in result.err
+    assert deepnmf("enhance", "day2", "-o", "out", "--skip-existing", "--overwrite").code == 0
+    assert is_half("out/0.wav", "day2/0.wav")
+    Path("day2").rename("moved")  # the same recordings, elsewhere
+    assert deepnmf("enhance", "moved", "-o", "out", "--skip-existing").err == "2 files skipped.\n"
+
+
+def test_a_file_that_was_changed_in_place_is_known_by_another_name(deepnmf, stub, recordings):
+    assert deepnmf("enhance", "recordings", "--in-place").code == EXIT_SOME_FAILED
+    Path("recordings/one.wav").rename("recordings/1.wav")
+    shutil.copy("recordings/1.wav", "recordings/uno.wav")
+    before = {name: Path(name).read_bytes() for name in ("recordings/1.wav", "recordings/uno.wav")}
+    result = deepnmf("enhance", "recordings", "--in-place", "--skip-existing")
+    assert result.code == EXIT_SOME_FAILED and "3 files skipped" in result.err
+    assert all(Path(name).read_bytes() == content for name, content in before.items())
+
+
+def test_in_place_needs_a_place_to_note_it(deepnmf, stub, recordings, monkeypatch):
+    before, access = Path("recordings/one.wav").read_bytes(), os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != RECORD and access(path, mode))
+    Path("recordings", RECORD).write_text("")
+    result = deepnmf("enhance", "recordings/one.wav", "--in-place", "--skip-existing")
+    assert result.code == EXIT_FAILED and f"recordings/{RECORD}: found no permission to write it" in result.err
+    assert Path("recordings/one.wav").read_bytes() == before
+
+
 def test_speech_without_its_noise_is_not_complete(deepnmf, stub, noisy):
     arguments = ["enhance", "noisy.wav", "-o", "a.wav", "--noise-out", "b.wav", "--skip-existing"]
     assert deepnmf(*arguments).code == 0

@@ -99,6 +99,7 @@ def test_interrupt_stops_after_a_step_and_resume_completes(corpus: Path, tmp_pat
         ([], "found no complete source of recordings"),
         (["--speech", "speech"], "found no complete source of recordings"),
         (["--speech", "speech", "--noise", "noise", "--pairs", "dev"], "found more than one source"),
+        (["--speech", "speech", "--noise", "noise", "--partial"], "--partial: found no --init"),
     ],
 )
 def test_sources_must_be_complete_and_one(deepnmf, tmp_path: Path, options: list[str], message: str) -> None:
