@@ -101,7 +101,7 @@ TELLING = {"report_folder", "overwrite", "examples", "jobs", "as_json", "latex",
     help="A CSV file with the columns name and text: what is said in each recording.",
 )  # fmt: skip
 @click.option(
-    "--rate", "rate_hz", metavar="HZ", type=click.IntRange(min=1000),
+    "--rate", "rate_hz", metavar="HZ", type=click.IntRange(1000, 768_000),
     help="Resample all recordings to this rate first, for example --rate 16000 for VoiceBank+DEMAND.",
 )  # fmt: skip
 @click.option(

@@ -162,7 +162,7 @@ class AudioReader:
         if not len(block):
             raise self._cut_short(self._position, self.info.frames, because)
         self._position += len(block)
-        return block
+        return block if self.info.order is None else block[:, self.info.order]
 
     def _open(self, part: Part) -> SequentialFile | MediaFile:
         if self._is_media:

@@ -18,6 +18,7 @@ from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal import metadata
 from deepnmf_cli.signal.audio import BLOCK_FRAMES, SequentialFile, explaining, reason
 from deepnmf_cli.signal.formats import (
+    FOR_DEEP_SOUNDS,
     LIMITS,
     MEDIA,
     PCM_BITS,
@@ -51,6 +52,9 @@ class AudioWriter:
     def __init__(self, path: Path, partial: Path, info: AudioInfo, about: Metadata) -> None:
         self.path, self.frames, self.clipped = path, 0, 0
         self.container, self.subtype = info.container, info.subtype
+        self._places = None if info.order is None else np.argsort(info.order)
+        if info.order is not None and info.channels > 5:
+            self.notes = (FOR_DEEP_SOUNDS.format(info.subtype.title()),)
         size = data_bytes(info)
         if size > (limit := LIMIT_BYTES.get(info.container, size)):
             found, expected = f"{size / 1e9:.1f} GB of samples", f"at most {limit / 1e9:.1f} GB in {info.container}"
@@ -96,7 +100,8 @@ class AudioWriter:
         for start in range(0, samples.shape[1], BLOCK_FRAMES):
             with explaining(self.path):
                 checkpoint.reached(f"{self.path.name}: block")
-                self._file.write(encoded[:, start : start + BLOCK_FRAMES].T)
+                block = encoded[:, start : start + BLOCK_FRAMES].T
+                self._file.write(block if self._places is None else block[:, self._places])
         self.frames += samples.shape[1]
         return stored
 

@@ -140,6 +140,15 @@ _NOT_BY_FFMPEG = frozenset({
 """Those of UNREADABLE without a header or without a decoder; the extra [media] reads the others."""
 
 
+VORBIS_ORDER = {3: (0, 2, 1), 5: (0, 2, 1, 3, 4), 6: (0, 2, 1, 5, 3, 4), 7: (0, 2, 1, 6, 5, 3, 4),
+                8: (0, 2, 1, 7, 5, 6, 3, 4)}  # fmt: skip
+"""Number of channels -> where in a file of Vorbis or Opus the loudspeakers stand, in the order of WAV (section 4.3.9 of
+the Vorbis I specification, RFC 7845): left, right, centre, deep sounds, and those behind. libsndfile leaves theirs."""
+
+FOR_DEEP_SOUNDS = "its fourth channel is taken for that of deep sounds (LFE), of which {} keeps little above 120 Hz"
+"""Note on more than five channels in a lossy codec."""
+
+
 @dataclass(frozen=True)
 class AudioInfo:
     """What a file holds: `frames` samples in each of `channels`, and how they are stored (libsndfile's names)."""
@@ -153,6 +162,12 @@ class AudioInfo:
     @property
     def seconds(self) -> float:
         return self.frames / self.rate_hz
+
+    @property
+    def order(self) -> tuple[int, ...] | None:
+        """Where in the file the channels stand, in the order of WAV; None if that is theirs."""
+        is_vorbis = self.container == "OGG" and self.subtype in ("VORBIS", "OPUS")
+        return VORBIS_ORDER.get(self.channels) if is_vorbis else None
 
 
 def audio_suffixes() -> frozenset[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from deepnmf_cli import checkpoint
 from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal.audio import explaining
-from deepnmf_cli.signal.formats import AudioInfo
+from deepnmf_cli.signal.formats import FOR_DEEP_SOUNDS, AudioInfo, is_media
 from deepnmf_cli.signal.media import TAGS, MediaError, MediaFile, open_container, reason
 from deepnmf_cli.signal.metadata import Metadata
 
@@ -66,6 +66,8 @@ class MediaWriter:
                 self._file.metadata.update(self._copy.tags or told)
                 self._add_sound(encoder, info)
             self.notes = self._copy.notes
+            if info.channels > 5 and (source is None or not is_media(source)):
+                self.notes += (FOR_DEEP_SOUNDS.format(info.subtype),)
             self._start = round(self._copy.start_s * info.rate_hz) if self._copy.has_pictures else 0
             self._open = stack.pop_all()
 

@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -11,6 +12,7 @@ import soundfile
 from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal import audio, formats, media
 from deepnmf_cli.signal.audio import AudioReader
+from deepnmf_cli.signal.rewrite import rewrite
 from tests import media as made
 
 RATE_HZ = 16000
@@ -245,3 +247,22 @@ def test_media_cut_or_changed_anywhere_give_samples_or_an_error(tmp_path, name, 
             assert error.where == str(path)
     assert outcomes == {"notes", "read", "error"}
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("suffix", ["ogg", "opus"])
+@pytest.mark.parametrize("channels", [2, 3, 4, 5, 6, 7, 8])
+def test_loudspeakers_of_ogg_are_those_that_ffmpeg_hears(tmp_path, channels, suffix):
+    """Vorbis and Opus have the centre second and deep sounds last; WAV has them third and fourth."""
+    tones_hz = 40 + 10 * np.arange(channels)  # one for each channel
+    seconds = np.arange(2 * 48000)[:, None] / 48000
+    soundfile.write(tmp_path / "a.wav", 0.3 * np.sin(2 * np.pi * tones_hz * seconds), 48000, "FLOAT")
+    done = rewrite(tmp_path / "a.wav", path := tmp_path / f"a.{suffix}", lambda blocks, rate_hz, channels: blocks)
+    assert [note.split(" (LFE)")[0] for note in done.notes] == (
+        ["its fourth channel is taken for that of deep sounds"] if channels > 5 else []
+    )
+    resampler, heard = av.AudioResampler(format="flt"), []
+    with av.open(str(path)) as file:
+        for frame in file.decode(audio=0):
+            heard += [packed.to_ndarray().reshape(-1, channels).T for packed in resampler.resample(frame)]
+    for found in (np.concatenate(heard, 1), audio.read(path)[0]):
+        assert list(np.abs(np.fft.rfft(found[:, 24000:72000])).argmax(1)) == list(tones_hz)
