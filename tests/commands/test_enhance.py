@@ -16,6 +16,7 @@ from deepnmf_cli.commands.places import Job
 from deepnmf_cli.commands.record import RECORD
 from deepnmf_cli.errors import EXIT_FAILED, EXIT_SOME_FAILED, EXIT_USAGE
 from deepnmf_cli.signal import audio
+from deepnmf_cli.workers import Workers
 
 RATE_HZ = 16000
 
@@ -316,3 +317,21 @@ def test_one_sample_is_enough(deepnmf, tiny_model, folder):
     soundfile.write("one.wav", np.array([0.25]), RATE_HZ)
     assert deepnmf("enhance", "one.wav", "-o", "out.wav", "--model", tiny_model).code == 0
     assert read("out.wav").shape == (1, 1)
+
+
+@pytest.mark.parametrize("died", [True, False])
+def test_what_a_killed_process_was_writing_is_removed(folder, monkeypatch, died):
+    class OneDied(Workers):
+        def __enter__(self):
+            self.died = died
+            return self
+
+        def run(self, tasks, progress, name=str):
+            yield from ((task, None) for task in tasks)
+
+    monkeypatch.setattr(batch, "Workers", OneDied)
+    Path("out").mkdir()
+    (partial := Path("out/.a-abcdefgh.deepnmf-partial.wav")).write_bytes(b"RIFF")
+    work = [Job("a.wav", "out/a.wav"), Job("b.wav", "out/b.wav")]
+    assert len(list(batch.on_this_machine(work, lambda *_: None, None, 2, lambda seconds: None))) == 2
+    assert partial.exists() != died
