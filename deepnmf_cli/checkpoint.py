@@ -312,9 +312,9 @@ def load(path: str | Path, framework: Literal["pt", "np"] = "pt") -> tuple[dict,
     except (SafetensorError, ValueError, TypeError, RecursionError, OSError) as error:
         raise ModelError(
             path,
-            f"a damaged or truncated file ({shortened(error)})",
+            f"no .safetensors file, or a damaged or truncated one ({shortened(error)})",
             "a complete .safetensors file",
-            "Copy or train the model again.",
+            "Choose another file, or copy or train the model again.",
         ) from error
     if not isinstance(meta, dict) or not isinstance(meta.get("format"), int):
         raise ModelError(

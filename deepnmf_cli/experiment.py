@@ -121,7 +121,7 @@ def take_weights(
     say: Say = lambda sentence, warning: None,
 ) -> list[str]:
     """Load those weights of a model file that the network, behind this front end, can begin with; return the names of
-    those that begin as usual, because the file does not have them.
+    those that begin as usual, because the file does not have them, or not in that shape.
 
     The weights of a grid are first moved to their places in this network (`relocated`); `MaskNetwork.fitting` says
     which are then taken. Raises ModelError if there are none, or if some do not fit and `partial` does not allow that.
@@ -283,7 +283,7 @@ def _teacher(recipe: Recipe, init: Path, partial: bool, say: Say) -> MaskNetwork
     """
     network = build(recipe.model, recipe.network)
     if new := take_weights(network, init, recipe.front_end, partial, say):
-        found, remedy = f"no weights for {_named(new)}", "Leave network.* out: fine-tuning is of the network of --init."
+        found, remedy = f"no fitting weights for {_named(new)}", "Leave out --set network.* and front_end.*."
         raise ModelError(init, found, "all that the network has", remedy)
     return network
 

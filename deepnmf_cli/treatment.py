@@ -129,6 +129,8 @@ def enhance_file(
 
     Raises:
         AudioError: If a file cannot be read or written, or a noise profile is missing, too short or silent.
+        ModelError: If a model of repair cannot be read.
+        MissingExtraError: If loudness is asked for without the extra [media].
         UsageError: If the model cannot do what is asked, or another value is out of range.
 
     Examples:
@@ -182,7 +184,10 @@ class _Way:
             from deepnmf_cli.repair.examine import examine
 
             self._findings = examine(source, repair, name, progress)
-        if (profile := treatment.noise_profile) is not None:
+        profile = treatment.noise_profile
+        if profile is not None and profile.file is not None:
+            enhancer = profile.of_file(enhancer)
+        elif profile is not None:
             enhancer = profile.taught(enhancer, source, name, self.repaired if repair is not None else None)
         self._enhancer = enhancer
 

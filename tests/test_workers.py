@@ -66,6 +66,7 @@ if __name__ == "__main__":
             print(task, "->", result, flush=True)
             time.sleep(0.5 if task == "last" else 0)
     print("progress", total)
+    print("died", workers.died, file=sys.stderr if os.environ.get("TELL") else open(os.devnull, "w"))
 """
 
 
@@ -99,9 +100,9 @@ def wait_for(condition, seconds: float = 30.0) -> None:
 
 
 def test_each_process_is_prepared_once_and_a_failure_stays_its_own(start, tmp_path):
-    process = start("x", *"abcdef", "bad", "g")
+    process = start("x", *"abcdef", "bad", "g", TELL="1")
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 0 and err == ""
+    assert process.returncode == 0 and err == "died False\n"
     *results, total = out.splitlines()
     assert sorted(results) == sorted(
         [*(f"{t} -> x{t}" for t in "abcdefg"), "bad -> bad: found a; expected b. c"]
@@ -111,8 +112,8 @@ def test_each_process_is_prepared_once_and_a_failure_stays_its_own(start, tmp_pa
 
 
 def test_a_process_that_dies_fails_its_task_and_is_replaced(start, tmp_path):
-    out, err = start("x", "deadly", "a", "deadly", "b", "deadly", "c").communicate(timeout=60)
-    assert err == "" and all(f"{t} -> x{t}" in out for t in "abc")
+    out, err = start("x", "deadly", "a", "deadly", "b", "deadly", "c", TELL="1").communicate(timeout=60)
+    assert err == "died True\n" and all(f"{t} -> x{t}" in out for t in "abc")
     assert out.count("deadly -> deadly: found a process that ended unexpectedly") == 3
 
 

@@ -109,9 +109,7 @@ def enhance_all(
     """
     if engine.ray:
         with _cluster(settings, engine, len(jobs)) as workers:
-            yield from workers.run(jobs, progress, name=lambda job: job.source)
-        if workers.died:
-            remove_leftovers(jobs)
+            yield from _shared_out(jobs, workers, progress)
         return
     processes = process_count(engine.jobs, len(jobs), seconds, settings.device, settings.backend)
     yield from on_this_machine(jobs, prepare, settings, processes, progress)
@@ -126,9 +124,16 @@ def on_this_machine(
         return
     threads = max(1, available_cpus() // processes)
     with Workers(processes, prepare, settings, threads) as workers:
+        yield from _shared_out(jobs, workers, progress)
+
+
+def _shared_out(jobs: Sequence[Job], workers: Any, progress: Progress) -> Iterator[tuple[Job, Any]]:
+    """Yield (job, result) of the work of several processes; what those left that died is removed at the end."""
+    try:
         yield from workers.run(jobs, progress, name=lambda job: job.source)
-    if workers.died:
-        remove_leftovers(jobs)
+    finally:
+        if workers.died:
+            remove_leftovers(jobs)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Pairs of files from INPUT... and the options for outputs: what `deepnmf enhance` reads, and where it writes."""
 
+import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -213,18 +214,24 @@ def _place(output: str, file: _Input, several: bool) -> str:
     return output
 
 
+def _is_too_long(path: Path) -> bool:
+    try:
+        path.lstat()
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
+
+
 def _nameable(jobs: Sequence[Job]) -> tuple[list[Job], list[tuple[str, AudioError]]]:
     """Return the jobs whose outputs can have their names, and the others with the reason."""
     chosen, failures = [], []
     for job in jobs:
-        try:
-            for path in job.outputs:
-                path.exists()
-        except OSError as error:  # ENAMETOOLONG: nothing of this name can exist
-            found = f"a name that no file can have ({error.strerror})"
-            failures.append((job.source, AudioError(path, found, "a shorter one", "Name the output, or rename it.")))
-        else:
+        too_long = next((path for path in job.outputs if _is_too_long(path)), None)
+        if too_long is None:
             chosen.append(job)
+        else:
+            found, remedy = "a name that is too long for a file there", "Name the output, or rename the input."
+            failures.append((job.source, AudioError(too_long, found, "a shorter one", remedy)))
     return chosen, failures
 
 

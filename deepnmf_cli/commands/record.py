@@ -139,8 +139,10 @@ class Record:
         if line["input"] != list(self._begun[job]):
             return "of an earlier input"
         source = line.get("source")  # which earlier versions did not write
-        is_another = source is not None and source != os.path.realpath(job.source) and os.path.exists(source)
-        return f"of {source}" if is_another else ""
+        with suppress(OSError):  # a file that is gone may have been moved here
+            if source is not None and not os.path.samefile(source, job.source):
+                return f"of {source}"
+        return ""
 
     def _line(self, target: Path) -> dict[str, Any] | None:
         """The line on an output as it is, or as it was before other commands changed it in place."""
@@ -152,14 +154,13 @@ class Record:
 
     def _in_place(self, path: Path) -> list[dict[str, Any]]:
         """All lines on a file that was changed in place, the newest last, also if it was called otherwise then."""
-        if lines := self._on(path):
-            return lines
-        size = checkpoint.stamp(path)[0]
-        others = self._lines[path.parent / RECORD].values()
-        if not any(line["stamp"][0] == size and "sha256" in line for lines in others for line in lines):
-            return []
+        own, now = self._on(path), checkpoint.stamp(path)
+        everything = [own, *self._lines[path.parent / RECORD].values()]
+        of_its_size = any(line["stamp"][0] == now[0] and "sha256" in line for lines in everything for line in lines)
+        if list(now) in [line["stamp"] for line in own] or not of_its_size:
+            return own
         content = checkpoint.file_hash(path)
-        return next((lines for lines in others if any(line.get("sha256") == content for line in lines)), [])
+        return next((lines for lines in everything if any(line.get("sha256") == content for line in lines)), own)
 
     def _on(self, target: Path) -> list[dict[str, Any]]:
         """All lines on an output, the newest last."""

@@ -1,6 +1,7 @@
 """Recordings at URLs such as s3://bucket/folder, through fsspec: listings, copies, and records of batches."""
 
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -98,7 +99,7 @@ def plan(inputs: Sequence[str], places: Places, may_exist: bool) -> RemotePlan:
         places.job(place, _target(output, name, several), places.removed and _target(places.removed, name, several))
         for place, name in files
     ]
-    _check(jobs)
+    _check(jobs, places.read)
     folder, slash, _ = output.rpartition("/")
     root = output if several else folder + slash or "."
     there: dict[str, Entry] = {}
@@ -126,11 +127,12 @@ def _target(output: str, relative: PurePosixPath, several: bool) -> str:
     return output
 
 
-def _check(jobs: Sequence[Job]) -> None:
+def _check(jobs: Sequence[Job], read: Sequence[str]) -> None:
     sources, seen = {job.source for job in jobs}, dict[str, Job]()
+    kept = {os.path.realpath(path) for path in read}
     for job in jobs:
         for path in job.written:
-            if path in sources:
+            if path in sources or (not is_url(path) and os.path.realpath(path) in kept):
                 raise UsageError(path, "an output that is an input", "another file", "Choose another name or folder.")
             if path in seen:
                 refuse_shared(path, seen[path], job)

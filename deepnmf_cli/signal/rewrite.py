@@ -4,7 +4,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -129,10 +129,10 @@ def rewrite(
         )  # fmt: skip
         if writer.frames != info.frames:
             raise ValueError(f"the process returned {writer.frames} frames for {info.frames}")
-        before_end(info)
         if begun is not None and _state(source) != begun:
             expected, remedy = "one that stays as it is until its result replaces it", "It was left alone: try again."
             raise AudioError(reader.name, "a file that has changed meanwhile", expected, remedy)
+        before_end(info)
         clipped = {out.path: out.clipped for out in (writer, rest) if out is not None}
         return Rewritten(info, clipped, tuple(dict.fromkeys((*reader.notes, *writer.notes))))
 
@@ -158,7 +158,9 @@ def copied(source: str | Path, target: str | Path, overwrite: bool = True) -> Re
 
 
 def _is_one_file(source: str | Path, target: str | Path) -> bool:
-    return Path(target).exists() and Path(target).samefile(source)
+    with suppress(OSError):  # such as a target that is not there, or a name that is too long
+        return Path(target).samefile(source)
+    return False
 
 
 def _state(path: str | Path) -> tuple[int, int, int]:

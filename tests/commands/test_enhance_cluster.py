@@ -435,6 +435,10 @@ def test_one_file_its_noise_and_paths_beside_addresses(deepnmf, stub, memory):
     assert result.code == EXIT_DONE, result.err
     assert memory.exists("/x.wav") and soundfile.info("noise.wav").frames == RATE_HZ
     assert deepnmf("enhance", "in/a.wav", "-o", "memory://deep/y.flac").code == EXIT_DONE
+    before = Path("noise.wav").read_bytes()
+    options = ["--noise-profile", "noise.wav", "--overwrite"]
+    assert deepnmf("enhance", "memory://in/a.wav", "-o", "./noise.wav", *options).code == EXIT_USAGE
+    assert Path("noise.wav").read_bytes() == before
     assert deepnmf("enhance", f"file://{os.getcwd()}/in/a.wav", "-o", "z.wav").code == EXIT_DONE
     result = deepnmf("enhance", "memory://in/bad.wav", "-o", "memory://bad.wav")
     assert result.code == EXIT_FAILED and "memory://in/bad.wav: found no audio" in result.err

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 
-from deepnmf_cli import model_file
+from deepnmf_cli import Treatment, enhance_file, load_enhancer, model_file
 from deepnmf_cli import treatment as profiles
 from deepnmf_cli.errors import EXIT_FAILED, EXIT_USAGE
 from deepnmf_cli.networks import build
@@ -90,6 +90,13 @@ def test_a_stretch_is_repaired_before_it_is_learned(deepnmf, talk, nmf_model):
     assert deepnmf("enhance", "whole.wav", "-o", "expected.wav", *options).code == 0
     assert deepnmf("enhance", "damaged.wav", "-o", "both.wav", "--repair", *options).code == 0
     np.testing.assert_array_equal(read("both.wav"), read("expected.wav"))
+
+
+def test_a_treatment_learns_from_its_file(deepnmf, talk, nmf_model):
+    assert deepnmf("enhance", "talk.wav", "-o", "a.wav", "--model", nmf_model, "--noise-profile", "room.wav").code == 0
+    treatment = Treatment(noise_profile=profiles.NoiseProfile("room.wav"))
+    enhance_file(load_enhancer(nmf_model, "cpu", "torch"), "talk.wav", "b.wav", treatment)
+    np.testing.assert_array_equal(read("a.wav"), read("b.wav"))
 
 
 def test_streams_learn_from_a_file(deepnmf, talk, nmf_model):

@@ -232,7 +232,7 @@ def test_what_cannot_be_computed_is_an_error_when_asked_for(cache, tiny_model, m
     for name, message in (
         (tiny_model, "found what machine code cannot compute (the network dnn); expected a grid"),
         ("deep-nmf", "the network deep-nmf"),
-        (zoo.find("tiny").with_suffix(".onnx"), "found a damaged or truncated file"),
+        (zoo.find("tiny").with_suffix(".onnx"), "found no .safetensors file, or a damaged or truncated one"),
     ):
         with pytest.raises(ModelError, match=re.escape(message)):
             zoo.load_enhancer(name, backend="native")

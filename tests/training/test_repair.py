@@ -120,6 +120,15 @@ def test_a_damaged_resume_point_is_refused(speech, tmp_path, change):
         repair.train(recipe("declip"), speech, tmp_path, resume=True)
 
 
+@pytest.mark.parametrize("name", [model.BEST, repair.LAST, repair.HISTORY])
+def test_what_a_run_replaces_must_be_that_of_a_run(speech, tmp_path, name):
+    (tmp_path / name).write_bytes(b"precious")
+    for resume in (False, True):
+        with pytest.raises(UsageError, match=f"found {name}, which a run replaces"):
+            repair.train(recipe("declip"), speech, tmp_path, resume)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(name, b"precious")]
+
+
 def test_words_need_no_quotes(speech):
     assert recipe("declip", "repair.prox=pew").repair == recipe("declip", 'repair.prox="pew"').repair
 

@@ -204,7 +204,9 @@ def test_a_network_that_lacks_weights_is_not_fine_tuned(tiny_corpus: Path, tmp_p
     others = TINY | {"model": "grid", "tuning": {"own_share": 0.5}}
     shallow, deep = (Recipe.from_dict(others | {"network": grid | {"iterations": count}}) for count in (1, 2))
     model_file.describe(path, build("grid", shallow.network), shallow.front_end, {}).write()
-    with pytest.raises(ModelError, match=r"shallow.safetensors: found no weights for .*_1.*; expected all that the"):
+    with pytest.raises(
+        ModelError, match=r"shallow.safetensors: found no fitting weights for .*_1.*; expected all that the"
+    ):
         train(deep, recordings(tiny_corpus), tmp_path / "run", init=path)
     assert not (tmp_path / "run").exists()
 
