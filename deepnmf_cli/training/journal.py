@@ -38,9 +38,6 @@ _RECIPE = "recipe of the run"
 COLUMNS = (
     "step", "hours", "loss", "dev_score", "dev_si_sdr", "dev_pesq", "dev_pesq_estimated", "learning_rate", "seconds"
 )  # fmt: skip
-DERIVED = ("last.safetensors", "history.csv", "curves.png", "constraints.csv", "constraints.png", "tuning.csv")
-"""Files that only a folder with a resume point may have: a run replaces them."""
-
 OPTIONAL = ("loss", "dev_pesq", "dev_pesq_estimated")
 """Columns in which the number may be missing."""
 
@@ -107,12 +104,9 @@ class Journal:
             if self.resume_path.exists():
                 remedy = "Continue it with --resume, or choose another."
                 raise UsageError(self.folder, "a run", "an empty or new folder", remedy)
-            if self.best_path.exists():
+            if self.best_path.exists() or self.last_path.exists():
                 remedy = "Choose another, or move the model away."
                 raise UsageError(self.folder, "a model without a resume point", "an empty or new folder", remedy)
-            if kept := next((name for name in DERIVED if (self.folder / name).exists()), None):
-                remedy = "Choose another folder, or move the file away."
-                raise UsageError(self.folder, f"{kept}, which a run replaces", "an empty or new folder", remedy)
             return
         if not self.resume_path.is_file():
             found, remedy = "no run to resume", "Leave out --resume, or choose another."

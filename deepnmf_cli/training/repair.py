@@ -29,7 +29,7 @@ from deepnmf_cli.settings import apply_override, refuse_unknown, section
 from deepnmf_cli.signal.formats import scan
 from deepnmf_cli.training.journal import checksum, locked, require
 
-LAST, HISTORY = "last.safetensors", "history.csv"
+LAST = "last.safetensors"
 DECIMALS = ("loss", "dev_snr_db")
 QUIET = 1e-3**0.5
 """Damage in parts whose mean power is below this share of that of the clip (-15 dB) is not learned from: nobody hears a
@@ -238,10 +238,9 @@ def train(
         note = output / "recipe.json"
         if note.exists() and not resume:
             raise UsageError(output, "a run", "an empty folder", "Pass --resume to go on, or choose another folder.")
-        there = next((name for name in (model.BEST, LAST, HISTORY) if (output / name).exists()), None)
-        if there and not note.exists():
-            remedy = "Choose another folder, or move the file away."
-            raise UsageError(output, f"{there}, which a run replaces", "an empty folder", remedy)
+        if not note.exists() and any((output / name).exists() for name in (model.BEST, LAST)):
+            remedy = "Choose another, or move the model away."
+            raise UsageError(output, "a model that is of no run", "an empty or new folder", remedy)
         if resume and not note.exists():
             raise UsageError(output, "no run to resume", f"a folder with {note.name}", "Leave out --resume.")
         if resume and _recipe_of(note) != facts:
@@ -330,7 +329,7 @@ class _Run:
         kept = {"step": self.step, "best": self.best, "losses": self.losses, "rows": self.rows}
         kept["cpu_s"] = self._spent_s()
         checkpoint.save(self.folder / LAST, tensors, kept | {"checksum": checksum(tensors, kept)})
-        with checkpoint.atomic_path(self.folder / HISTORY) as partial, open(partial, "w", newline="") as file:
+        with checkpoint.atomic_path(self.folder / "history.csv") as partial, open(partial, "w", newline="") as file:
             writer = csv.DictWriter(file, ["step", "loss", "dev_snr_db", "cpu_s"])
             writer.writeheader()
             for row in self.rows:

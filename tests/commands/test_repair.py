@@ -308,13 +308,14 @@ def test_gaps_close_to_each_other_at_high_rates_take_little_memory(clean):
 
 def test_chunks_of_any_size_give_the_same(clean):
     from deepnmf_cli.repair.examine import RepairOptions
+    from deepnmf_cli.repair.model import TASKS
     from deepnmf_cli.repair.repairer import Repairer
     from deepnmf_cli.repair.spans import HARD, Clipping, Findings, Span
 
     level = 0.6 * np.abs(clean).max()
     samples = np.clip(lost(clean), -level, level)[None]
     findings = Findings([Span(f, f + 160, "zeros") for f in (7600, 20600, 33400)], [Clipping(0, level, level, HARD)])
-    models = RepairOptions().load(findings)
+    models = RepairOptions().load(TASKS)
     found = []
     for size in (48000, 1000, 16001):
         repairer = Repairer(findings, models, RATE_HZ, 1)
