@@ -147,8 +147,9 @@ def enhance_file(
     process, told = way.through, progress
     leveller = None
     if treatment.loudness_lufs is not None:
-        from deepnmf_cli.signal.loudness import Leveller
+        from deepnmf_cli.signal.loudness import Leveller, check
 
+        check(treatment.loudness_lufs, removed)
         leveller = Leveller(treatment.loudness_lufs, target)
         process, told = leveller.after(process, progress), lambda seconds: None
     stretches: list[Stretch] = []

@@ -25,7 +25,7 @@ _PEAK_STEP = 0.0005
 """FFmpeg's filter rounds peaks to three decimals; this is added to be on the safe side."""
 
 
-def check(target_lufs: float, removed: str | None) -> None:
+def check(target_lufs: float, removed: str | Path | None) -> None:
     """Raise UsageError for a target out of range or with a file of the noise, and MissingExtraError without PyAV."""
     if not SOFTEST_LUFS <= target_lufs <= LOUDEST_LUFS:
         expected = f"{SOFTEST_LUFS:g} to {LOUDEST_LUFS:g} LUFS"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from deepnmf_cli.errors import EXIT_FAILED, EXIT_USAGE
+from deepnmf_cli import Treatment, enhance_file
+from deepnmf_cli.errors import EXIT_FAILED, EXIT_USAGE, UsageError
 from deepnmf_cli.signal import audio
 from deepnmf_cli.signal.loudness import Leveller, Meter
 
@@ -125,6 +126,16 @@ def test_what_cannot_be_is_refused_before_the_work(deepnmf, stub, tmp_path, monk
     soundfile.write("in.wav", tone(-30, 0.1), RATE_HZ)
     result = deepnmf("enhance", "in.wav", "-o", "out.wav", *arguments)
     assert result.code == EXIT_USAGE and message in result.err and os.listdir() == ["in.wav"]
+
+
+def test_python_refuses_what_the_command_refuses(stub, tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(-20, 1), RATE_HZ)
+    source, target, noise = (tmp_path / name for name in ("a.wav", "b.wav", "n.wav"))
+    with pytest.raises(UsageError, match="--noise-out beside it"):
+        enhance_file(stub, source, target, Treatment(loudness_lufs=-16.0), removed=noise)
+    with pytest.raises(UsageError, match="found 3; expected -70 to -5 LUFS"):
+        enhance_file(stub, source, target, Treatment(loudness_lufs=3.0))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
 
 
 def test_without_the_extra_the_option_names_it(deepnmf, stub, tmp_path, monkeypatch, without_media):
