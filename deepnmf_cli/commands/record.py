@@ -116,7 +116,7 @@ class Record:
         with suppress(OSError), (target.parent / RECORD).open("a+b") as file:
             checkpoint.reached(f"{RECORD}: line")
             file.write(_after_a_line(file) + json.dumps(line).encode() + b"\n")
-            if in_place:
+            if in_place:  # without its line, the next run would change the file once more
                 file.flush()
                 os.fsync(file.fileno())
 
