@@ -42,6 +42,7 @@ class Record:
         self._command = command
         self._facts = json.loads(json.dumps(facts))
         self._lines: dict[Path, dict[str, list[dict[str, Any]]]] = {}
+        self._sizes: dict[Path, dict[int, list[list[dict[str, Any]]]]] = {}
         self._begun: dict[Job, Stamp] = {}
 
     def begin(self, job: Job) -> None:
@@ -155,12 +156,20 @@ class Record:
     def _in_place(self, path: Path) -> list[dict[str, Any]]:
         """All lines on a file that was changed in place, the newest last, also if it was called otherwise then."""
         own, now = self._on(path), checkpoint.stamp(path)
-        everything = [own, *self._lines[path.parent / RECORD].values()]
-        of_its_size = any(line["stamp"][0] == now[0] and "sha256" in line for lines in everything for line in lines)
-        if list(now) in [line["stamp"] for line in own] or not of_its_size:
+        alike = self._by_size(path.parent / RECORD).get(now[0], [])
+        if list(now) in [line["stamp"] for line in own] or not alike:
             return own
         content = checkpoint.file_hash(path)
-        return next((lines for lines in everything if any(line.get("sha256") == content for line in lines)), own)
+        return next((lines for lines in (own, *alike) if any(line.get("sha256") == content for line in lines)), own)
+
+    def _by_size(self, file: Path) -> dict[int, list[list[dict[str, Any]]]]:
+        """Return the lines of a record on each file that was changed in place, by the sizes that it had after that."""
+        if file not in self._sizes:
+            found = self._sizes[file] = {}
+            for lines in self._lines[file].values():
+                for size in {line["stamp"][0] for line in lines if "sha256" in line}:
+                    found.setdefault(size, []).append(lines)
+        return self._sizes[file]
 
     def _on(self, target: Path) -> list[dict[str, Any]]:
         """All lines on an output, the newest last."""
