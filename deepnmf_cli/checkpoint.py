@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from deepnmf_cli.errors import ModelError, shortened
+from deepnmf_cli.errors import DeepnmfError, ModelError, shortened
 
 if sys.platform == "win32":
     fcntl = None
@@ -274,6 +274,15 @@ def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+def make_folder(folder: Path, purpose: str, error: type[DeepnmfError]) -> None:
+    """Make a folder and those above it that are missing. Raises `error`, which says what it is for, if it cannot."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as cause:
+        found = f"that it cannot be made ({cause.strerror})"
+        raise error(folder, found, f"a folder for {purpose}", "Choose another folder.") from cause
 
 
 def save(path: str | Path, tensors: dict, meta: dict) -> None:

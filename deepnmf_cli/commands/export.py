@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from deepnmf_cli.checkpoint import make_folder
 from deepnmf_cli.commands import console
 from deepnmf_cli.commands.options import overwrite_option, quiet_option
 from deepnmf_cli.errors import EXIT_DONE, UsageError
@@ -75,11 +76,7 @@ def command(
         raise UsageError(target, "another suffix", f"a name that ends in {zoo.EXPORTED}", "Change the name.")
     if target.exists() and not overwrite:
         raise UsageError(target, "a file of that name", "a new name", "Choose another, or pass --overwrite.")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        found = f"that it cannot be made ({error.strerror})"
-        raise UsageError(target.parent, found, "a folder for the file", "Choose another folder.") from error
+    make_folder(target.parent, "the file", UsageError)
     difference = zoo.export(model, target, streaming, weights, share_weights)
     if not quiet:
         size = target.stat().st_size / 1000

@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 
-from deepnmf_cli.checkpoint import atomic_path
+from deepnmf_cli.checkpoint import atomic_path, make_folder
 from deepnmf_cli.errors import AudioError
 from deepnmf_cli.signal.audio import AudioReader, Process, explaining
 from deepnmf_cli.signal.audio_writer import open_writer
@@ -96,7 +96,7 @@ def rewrite(
     with AudioReader(source, name) as reader, ExitStack() as outputs:
         info, begun = reader.info, _state(source) if _is_one_file(source, target) else None
         for path in filter(None, (target, removed)):
-            _make_folder(Path(path).parent)
+            make_folder(Path(path).parent, "the outputs", AudioError)
         replaces = overwrite or in_place
         rest = None
         if removed:
@@ -150,7 +150,7 @@ def copied(source: str | Path, target: str | Path, overwrite: bool = True) -> Re
         return None
     if notes and info.subtype in EXACT:
         return None
-    _make_folder(Path(target).parent)
+    make_folder(Path(target).parent, "the outputs", AudioError)
     if not (overwrite and _is_one_file(source, target)):
         with explaining(Path(target)), atomic_path(target, overwrite) as partial:
             shutil.copyfile(source, partial)
@@ -170,14 +170,6 @@ def _state(path: str | Path) -> tuple[int, int, int]:
     except OSError as error:
         raise AudioError(path, f"a file that is gone ({error.strerror})", "one that stays", "Try again.") from error
     return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        found = f"that it cannot be made ({error.strerror})"
-        raise AudioError(folder, found, "a folder for the outputs", "Choose another folder.") from error
 
 
 def _like(info: AudioInfo, path: str | Path) -> AudioInfo:

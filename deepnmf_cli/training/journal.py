@@ -145,11 +145,7 @@ class Journal:
 
         Raises UsageError if the folder cannot be created, or if another process trains in it.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            found = f"that it cannot be made ({error.strerror})"
-            raise UsageError(self.folder, found, "a folder for the run", "Choose another folder.") from error
+        checkpoint.make_folder(self.folder, "the run", UsageError)
         with locked(self.folder):
             if self._is_new and self.resume_path.exists():
                 found, remedy = "a run that began meanwhile", "Continue it with --resume, or choose another."
